@@ -1,0 +1,1 @@
+//! Kubernetes: server-side apply, tolerant watches, owner proofs, events, time conversion.

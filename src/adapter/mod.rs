@@ -1,0 +1,6 @@
+//! The edges: every request to a server leaves from here, with a timeout.
+
+pub mod kubernetes;
+pub mod objectstore;
+pub mod openbao;
+pub mod operationlock;

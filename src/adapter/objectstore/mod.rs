@@ -1,0 +1,1 @@
+//! Object stores: from a target in a spec to an `object_store` client, object keys, and the backup manifest.

@@ -1,0 +1,1 @@
+//! Custom resources: types, their schema and admission rules, and nothing else.

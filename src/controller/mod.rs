@@ -1,0 +1,1 @@
+//! One file per kind: its watches, its reconcile (a table of contents), its error policy and what it reports.

@@ -1,0 +1,1 @@
+//! The data mover: snapshot archives streamed, verified, stored and fetched in constant memory.

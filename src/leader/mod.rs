@@ -1,0 +1,1 @@
+//! Leader election over a Lease: a pure decision, a conflict-checked write, fail-stop on loss.

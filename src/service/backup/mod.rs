@@ -1,0 +1,1 @@
+//! Backups: when one is due, how it runs, what is kept.

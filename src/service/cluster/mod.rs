@@ -1,0 +1,1 @@
+//! The desired cluster: observe, validate, build, apply, status.

@@ -1,0 +1,1 @@
+//! Restores: refuse early, submit once, prove, restart.

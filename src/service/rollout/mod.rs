@@ -1,0 +1,1 @@
+//! One change carried through several clusters.

@@ -1,0 +1,1 @@
+//! Rolling upgrades that can stop, turn back, and be rolled back.
