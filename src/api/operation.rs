@@ -1,0 +1,1 @@
+//! `OpenBaoOperation`: one thing that happened, or is happening, to a cluster.
