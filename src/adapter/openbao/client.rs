@@ -1,0 +1,303 @@
+//! One server, one client.
+
+use super::{
+    AutopilotState, Error, Health, HealthState, InitRequest, InitResponse, LeaderView, RaftConfiguration, Result, Token,
+    types::HealthBody,
+};
+use reqwest::{Method, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use std::{net::SocketAddr, time::Duration};
+
+/// How long an unauthenticated look at a server may take. While self-init runs, TCP connects and TLS hangs.
+pub const POLL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long any other call may take: during a restore, authenticated calls hang until it is done.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most of an error body that we read and repeat.
+const DETAIL_LIMIT: usize = 400;
+
+/// Where one server is and how it proves that it is the one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The pod's name, for messages.
+    pub pod: String,
+    /// Pod IP and API port.
+    pub address: SocketAddr,
+    /// The name its certificate must carry.
+    pub tls_name: String,
+    /// PEM bundle it must chain to; `None` is plain HTTP (Development profile only).
+    pub ca_pem: Option<String>,
+}
+
+/// A client for one server.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    pod: String,
+}
+
+impl Client {
+    /// Builds a client that trusts the cluster's CA only, follows no redirect, uses no proxy and keeps no idle connection.
+    pub fn new(endpoint: &Endpoint) -> Result<Self> {
+        let configure = |source| Error::Configure { pod: endpoint.pod.clone(), source };
+        let mut builder = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .pool_max_idle_per_host(0)
+            .connect_timeout(POLL_TIMEOUT)
+            .resolve(&endpoint.tls_name, endpoint.address);
+        let scheme = match &endpoint.ca_pem {
+            Some(pem) => {
+                let roots = reqwest::Certificate::from_pem_bundle(pem.as_bytes()).map_err(configure)?;
+                builder = builder.tls_certs_only(roots).https_only(true);
+                "https"
+            }
+            None => "http",
+        };
+        Ok(Self {
+            http: builder.build().map_err(configure)?,
+            base: format!("{scheme}://{}:{}", endpoint.tls_name, endpoint.address.port()),
+            pod: endpoint.pod.clone(),
+        })
+    }
+
+    /// The pod this client talks to.
+    pub fn pod(&self) -> &str {
+        &self.pod
+    }
+
+    /// The server's word about itself, without a token.
+    pub async fn health(&self) -> Result<Health> {
+        let (status, body) = self.exchange(Method::GET, "sys/health", None, None, POLL_TIMEOUT).await?;
+        let state = match status.as_u16() {
+            200 => HealthState::Active,
+            429 => HealthState::Standby,
+            501 => HealthState::Uninitialized,
+            503 => HealthState::Sealed,
+            _ => HealthState::Troubled,
+        };
+        // In trouble (500 right after a restore) the body is an error list, not a health report: that is an answer too.
+        let body: HealthBody = match serde_json::from_slice(&body) {
+            Ok(body) => body,
+            Err(_) if state == HealthState::Troubled => {
+                HealthBody { initialized: false, sealed: false, version: String::new(), cluster_id: None }
+            }
+            Err(source) => return Err(self.undecodable("GET sys/health", source)),
+        };
+        Ok(Health {
+            state,
+            initialized: body.initialized,
+            sealed: body.sealed,
+            version: body.version,
+            cluster_id: body.cluster_id.filter(|id| !id.is_empty()),
+        })
+    }
+
+    /// Whom the server follows, without a token. Hangs while a restore runs (hence the timeout).
+    pub async fn leader(&self) -> Result<LeaderView> {
+        self.read("sys/leader", None, POLL_TIMEOUT).await
+    }
+
+    /// Initialises an empty server. The answer exists only once: store it before anything else.
+    pub async fn init(&self, request: &InitRequest) -> Result<InitResponse> {
+        // Initialising creates storage and keys: it took seconds on a slow disk.
+        self.call(Method::PUT, "sys/init", None, Some(&json!(request)), Duration::from_mins(1)).await
+    }
+
+    /// Logs in with a JWT; the token is as short-lived as the role says.
+    pub async fn login_jwt(&self, mount: &str, role: &str, jwt: &SecretString) -> Result<Token> {
+        #[derive(Deserialize)]
+        struct Login {
+            auth: Auth,
+        }
+        #[derive(Deserialize)]
+        struct Auth {
+            client_token: String,
+        }
+        let body = json!({ "role": role, "jwt": jwt.expose_secret() });
+        let login: Login =
+            self.call(Method::POST, &format!("auth/{mount}/login"), None, Some(&body), CALL_TIMEOUT).await?;
+        Ok(Token::new(login.auth.client_token))
+    }
+
+    /// Whether the token is known here. `Denied` means it is not: proof that another state was restored.
+    pub async fn lookup_self(&self, token: &Token) -> Result<()> {
+        self.read::<Value>("auth/token/lookup-self", Some(token), CALL_TIMEOUT).await.map(drop)
+    }
+
+    /// Asks the leader to give up. Answered before anything happens: look who leads afterwards.
+    pub async fn step_down(&self, token: &Token) -> Result<()> {
+        self.write(Method::PUT, "sys/step-down", token, None).await
+    }
+
+    /// Raft members.
+    pub async fn raft_configuration(&self, token: &Token) -> Result<RaftConfiguration> {
+        #[derive(Deserialize)]
+        struct Config {
+            config: RaftConfiguration,
+        }
+        let answer: Data<Config> = self.read("sys/storage/raft/configuration", Some(token), CALL_TIMEOUT).await?;
+        Ok(answer.data.config)
+    }
+
+    /// Autopilot's judgement.
+    pub async fn autopilot_state(&self, token: &Token) -> Result<AutopilotState> {
+        let answer: Data<AutopilotState> =
+            self.read("sys/storage/raft/autopilot/state", Some(token), CALL_TIMEOUT).await?;
+        Ok(answer.data)
+    }
+
+    /// Removes a raft member; idempotent (an unknown id is answered with 204 too).
+    pub async fn remove_peer(&self, token: &Token, node_id: &str) -> Result<()> {
+        let body = json!({ "server_id": node_id });
+        self.write(Method::POST, "sys/storage/raft/remove-peer", token, Some(&body)).await
+    }
+
+    /// Writes an ACL policy.
+    pub async fn put_policy(&self, token: &Token, name: &str, policy: &str) -> Result<()> {
+        let body = json!({ "policy": policy });
+        self.write(Method::PUT, &format!("sys/policies/acl/{name}"), token, Some(&body)).await
+    }
+
+    /// Whether an ACL policy exists.
+    pub async fn policy_exists(&self, token: &Token, name: &str) -> Result<bool> {
+        match self.read::<Value>(&format!("sys/policies/acl/{name}"), Some(token), CALL_TIMEOUT).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes an ACL policy; idempotent.
+    pub async fn delete_policy(&self, token: &Token, name: &str) -> Result<()> {
+        self.write(Method::DELETE, &format!("sys/policies/acl/{name}"), token, None).await
+    }
+
+    /// Reads any path.
+    pub async fn get(&self, token: &Token, path: &str) -> Result<Value> {
+        self.read(path, Some(token), CALL_TIMEOUT).await
+    }
+
+    /// Writes any path whose answer does not matter: mounts, roles and configuration when access is set up.
+    pub async fn put(&self, token: &Token, path: &str, body: &impl Serialize) -> Result<()> {
+        let body = serde_json::to_value(body).map_err(|source| self.undecodable(&format!("PUT {path}"), source))?;
+        self.write(Method::PUT, path, token, Some(&body)).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, path: &str, token: Option<&Token>, timeout: Duration) -> Result<T> {
+        self.call(Method::GET, path, token, None, timeout).await
+    }
+
+    async fn write(&self, method: Method, path: &str, token: &Token, body: Option<&Value>) -> Result<()> {
+        let request = format!("{method} {path}");
+        let (status, answer) = self.exchange(method, path, Some(token), body, CALL_TIMEOUT).await?;
+        if status.is_success() { Ok(()) } else { Err(self.refused(status, &request, &answer)) }
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&Token>,
+        body: Option<&Value>,
+        timeout: Duration,
+    ) -> Result<T> {
+        let request = format!("{method} {path}");
+        let (status, answer) = self.exchange(method, path, token, body, timeout).await?;
+        if !status.is_success() {
+            return Err(self.refused(status, &request, &answer));
+        }
+        serde_json::from_slice(&answer).map_err(|source| self.undecodable(&request, source))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&Token>,
+        body: Option<&Value>,
+        timeout: Duration,
+    ) -> Result<(StatusCode, bytes::Bytes)> {
+        let described = format!("{method} {path}");
+        let mut request = self.http.request(method, format!("{}/v1/{path}", self.base)).timeout(timeout);
+        if let Some(token) = token {
+            request = request.header("X-Vault-Token", token.0.expose_secret());
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let failed = |source: reqwest::Error| {
+            // A URL in the error would repeat the path only; the pod is named by us.
+            let source = source.without_url();
+            if source.is_timeout() {
+                Error::TimedOut { pod: self.pod.clone(), request: described.clone(), timeout }
+            } else {
+                Error::Unreachable { pod: self.pod.clone(), request: described.clone(), source }
+            }
+        };
+        let answer = request.send().await.map_err(failed)?;
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(failed)?;
+        Ok((status, body))
+    }
+
+    fn refused(&self, status: StatusCode, request: &str, body: &[u8]) -> Error {
+        let (pod, request, detail) = (self.pod.clone(), request.to_owned(), detail(body));
+        match status.as_u16() {
+            403 => Error::Denied { pod, request, detail },
+            503 => Error::Sealed { pod, request, detail },
+            status => Error::Refused { pod, request, status, detail },
+        }
+    }
+
+    fn undecodable(&self, request: &str, source: serde_json::Error) -> Error {
+        Error::Decode { pod: self.pod.clone(), request: request.to_owned(), source }
+    }
+}
+
+#[derive(Deserialize)]
+struct Data<T> {
+    data: T,
+}
+
+/// The server's own words on one line: `{"errors": ["1 error occurred:\n\t* permission denied\n\n"]}` reads badly as it is.
+fn detail(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Errors {
+        #[serde(default)]
+        errors: Vec<String>,
+    }
+    let text = match serde_json::from_slice::<Errors>(body) {
+        Ok(answer) => answer.errors.join("; "),
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    let text = text.replace("1 error occurred:", "").split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = text.trim_start_matches("* ").to_owned();
+    if text.is_empty() { "no reason given".to_owned() } else { text.chars().take(DETAIL_LIMIT).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::detail;
+
+    #[test]
+    fn the_servers_error_list_becomes_one_line() {
+        let body = br#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#;
+        assert_eq!(detail(body), "permission denied");
+    }
+
+    #[test]
+    fn an_empty_answer_says_so_and_a_long_one_is_cut() {
+        assert_eq!(detail(b"{}"), "no reason given");
+        assert_eq!(detail("x".repeat(9000).as_bytes()).len(), super::DETAIL_LIMIT);
+    }
+
+    #[test]
+    fn a_token_is_not_printed() {
+        assert!(!format!("{:?}", super::Token::new("s.verysecret")).contains("verysecret"));
+    }
+}
