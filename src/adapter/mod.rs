@@ -4,3 +4,4 @@ pub mod kubernetes;
 pub mod objectstore;
 pub mod openbao;
 pub mod operationlock;
+pub mod settings;

@@ -1,1 +1,12 @@
 //! Kubernetes: server-side apply, tolerant watches, owner proofs, events, time conversion.
+//!
+//! Every request made here ends: the client is built with a read timeout and without automatic retries, because the work
+//! queue retries with better knowledge ([`client`]).
+
+pub mod apply;
+pub mod client;
+pub mod events;
+pub mod feed;
+pub mod owner;
+pub mod time;
+pub mod token;

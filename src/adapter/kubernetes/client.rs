@@ -1,0 +1,82 @@
+//! How our Kubernetes client is configured.
+
+use kube::Config;
+use std::time::Duration;
+
+/// How long the API server may stay silent on an ordinary request, and on a watch (whose own timeout of 290 s it exceeds).
+const READ_TIMEOUT: Duration = Duration::from_secs(295);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest that one ordinary request may take before its reconcile gives up and requeues.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Prepares a configuration for an operator: kube's default retries up to 15 times with a backoff of minutes inside one
+/// request, which blocks a reconcile far longer than its own requeue would.
+pub fn prepare(mut config: Config) -> Config {
+    config.default_retry = false;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.write_timeout = Some(READ_TIMEOUT);
+    config
+}
+
+/// A request that got no answer in [`REQUEST_TIMEOUT`], or that the API server refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The API server's answer, or a transport error.
+    #[error(transparent)]
+    Kube(Box<kube::Error>),
+    /// Nothing came back; whether the server acted is unknown.
+    #[error("the API server did not answer within {REQUEST_TIMEOUT:?}")]
+    TimedOut,
+}
+
+impl From<kube::Error> for RequestError {
+    fn from(error: kube::Error) -> Self {
+        Self::Kube(Box::new(error))
+    }
+}
+
+impl RequestError {
+    fn api(&self, is: fn(&kube::core::Status) -> bool) -> bool {
+        match self {
+            Self::Kube(error) => matches!(&**error, kube::Error::Api(status) if is(status)),
+            Self::TimedOut => false,
+        }
+    }
+
+    /// 404.
+    pub fn is_not_found(&self) -> bool {
+        self.api(kube::core::Status::is_not_found)
+    }
+
+    /// 409 because the object moved on.
+    pub fn is_conflict(&self) -> bool {
+        self.api(kube::core::Status::is_conflict)
+    }
+
+    /// 409 because the name is taken.
+    pub fn is_already_exists(&self) -> bool {
+        self.api(kube::core::Status::is_already_exists)
+    }
+
+    /// 403.
+    pub fn is_forbidden(&self) -> bool {
+        self.api(kube::core::Status::is_forbidden)
+    }
+
+    /// 422: the object can never be accepted as it is.
+    pub fn is_invalid(&self) -> bool {
+        self.api(kube::core::Status::is_invalid)
+    }
+}
+
+/// Runs one request with its deadline.
+pub async fn timed<T>(
+    request: impl Future<Output = Result<T, kube::Error>> + Send,
+) -> Result<T, RequestError> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(RequestError::TimedOut),
+    }
+}

@@ -1,0 +1,222 @@
+//! One watch per kind, shared by whoever needs it.
+//!
+//! A feed keeps a store up to date and says on a broadcast channel which object was touched or deleted. Controllers wake on
+//! these notes instead of opening watches of their own, so a kind is watched, decoded and held in memory once. A feed that
+//! fails (a missing kind, a forbidden list) retries by itself and disturbs nobody: in kube's controller an error of any
+//! watched kind pauses every trigger.
+
+use futures::{Stream, StreamExt, future, stream};
+use kube::{
+    Api, Resource,
+    core::DeserializeGuard,
+    runtime::{
+        WatchStreamExt,
+        reflector::{ObjectRef, Store, store},
+        watcher,
+    },
+};
+use serde::de::DeserializeOwned;
+use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+/// How many notes a slow listener may fall behind before it is told to look at everything.
+const NOTES: usize = 4096;
+
+/// Something happened to an object of a watched kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// `OpenBaoCluster`, `Pod`, …
+    pub kind: &'static str,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The cluster it belongs to: its own name for a cluster, `spec.cluster` or the label otherwise.
+    pub cluster: Option<String>,
+    /// The operation it belongs to, by label.
+    pub operation: Option<String>,
+    /// It is gone.
+    pub deleted: bool,
+}
+
+/// The channel that all feeds of one scope share.
+#[derive(Clone, Debug)]
+pub struct Notes(broadcast::Sender<Touched>);
+
+impl Default for Notes {
+    fn default() -> Self {
+        Self(broadcast::channel(NOTES).0)
+    }
+}
+
+impl Notes {
+    /// Tells everybody. Nobody listening is fine.
+    pub fn tell(&self, touched: Touched) {
+        drop(self.0.send(touched));
+    }
+
+    /// The objects of kind `K` to reconcile: `pick` translates a note, `all` answers when notes were missed.
+    pub fn wakes<K>(
+        &self,
+        pick: impl Fn(&Touched) -> Vec<ObjectRef<K>> + Send + 'static,
+        all: impl Fn() -> Vec<ObjectRef<K>> + Send + 'static,
+    ) -> impl Stream<Item = ObjectRef<K>> + Send + 'static
+    where
+        K: Resource<DynamicType = ()> + 'static,
+    {
+        stream::unfold(self.0.subscribe(), |mut notes| async move {
+            let received = match notes.recv().await {
+                Ok(touched) => Ok(touched),
+                Err(broadcast::error::RecvError::Lagged(missed)) => Err(missed),
+                Err(broadcast::error::RecvError::Closed) => return None,
+            };
+            Some((received, notes))
+        })
+        .flat_map(move |received| {
+            stream::iter(match received {
+                Ok(touched) => pick(&touched),
+                Err(missed) => {
+                    tracing::warn!(missed, "fell behind on watch events: looking at every object");
+                    all()
+                }
+            })
+        })
+    }
+}
+
+/// What a feed reports of an object beside its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ties {
+    /// See [`Touched::cluster`].
+    pub cluster: Option<String>,
+    /// See [`Touched::operation`].
+    pub operation: Option<String>,
+}
+
+/// Starts watching `K` until `stop`. Objects that cannot be read as `K` (written before a rule existed) are reported to
+/// `malformed` and left out; the others are not disturbed.
+pub fn start<K>(
+    api: Api<DeserializeGuard<K>>,
+    selector: watcher::Config,
+    notes: Notes,
+    ties: fn(&K) -> Ties,
+    malformed: impl Fn(&'static str, &kube::core::error_boundary::InvalidObject) + Send + Sync + 'static,
+    stop: CancellationToken,
+) -> Store<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let (reader, mut writer) = store::<K>();
+    let kind: &'static str = Box::leak(K::kind(&()).into_owned().into_boxed_str());
+    let task = async move {
+        let mut events = watcher(api, selector).default_backoff().boxed();
+        // Objects that a fresh list no longer holds were deleted while nobody watched.
+        let mut known: HashMap<(String, String), Touched> = HashMap::new();
+        let mut listed: HashMap<(String, String), Touched> = HashMap::new();
+        while let Some(event) = events.next().await {
+            let event = match event {
+                Ok(event) => event,
+                Err(error) => {
+                    tracing::warn!(kind, error = %error, "watch failed, trying again");
+                    continue;
+                }
+            };
+            let touched = match &event {
+                watcher::Event::Apply(object) | watcher::Event::InitApply(object) => note(kind, object, ties, false),
+                watcher::Event::Delete(object) => note(kind, object, ties, true),
+                watcher::Event::Init | watcher::Event::InitDone => None,
+            };
+            if let watcher::Event::Apply(DeserializeGuard(Err(invalid)))
+            | watcher::Event::InitApply(DeserializeGuard(Err(invalid))) = &event
+            {
+                malformed(kind, invalid);
+            }
+            if let Some(event) = valid(event, &writer.as_reader()) {
+                if matches!(event, watcher::Event::Init) {
+                    listed.clear();
+                }
+                let done = matches!(event, watcher::Event::InitDone);
+                let listing = matches!(event, watcher::Event::InitApply(_));
+                writer.apply_watcher_event(&event);
+                if done {
+                    for (key, mut gone) in std::mem::take(&mut known) {
+                        if !listed.contains_key(&key) {
+                            gone.deleted = true;
+                            notes.tell(gone);
+                        }
+                    }
+                    known = std::mem::take(&mut listed);
+                    // The store answers with the fresh list only from here on, so the listed objects are told now.
+                    known.values().cloned().for_each(|touched| notes.tell(touched));
+                } else if let Some(touched) = touched {
+                    let key = (touched.namespace.clone(), touched.name.clone());
+                    if listing {
+                        listed.insert(key, touched);
+                    } else {
+                        if touched.deleted {
+                            known.remove(&key);
+                        } else {
+                            known.insert(key, touched.clone());
+                        }
+                        notes.tell(touched);
+                    }
+                }
+            }
+        }
+    };
+    tokio::spawn(async move {
+        let task = std::pin::pin!(task);
+        future::select(task, std::pin::pin!(stop.cancelled())).await;
+    });
+    reader
+}
+
+fn note<K>(kind: &'static str, object: &DeserializeGuard<K>, ties: fn(&K) -> Ties, deleted: bool) -> Option<Touched>
+where
+    K: Resource<DynamicType = ()>,
+{
+    let (meta, ties) = match &object.0 {
+        Ok(object) => (object.meta(), ties(object)),
+        // Unreadable, but it can still go away.
+        Err(invalid) if deleted => (&invalid.metadata, Ties::default()),
+        Err(_) => return None,
+    };
+    Some(Touched {
+        kind,
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone()?,
+        cluster: ties.cluster,
+        operation: ties.operation,
+        deleted,
+    })
+}
+
+/// The event as the store should see it. An object that became unreadable keeps its last readable form there: it still
+/// exists, and whoever asks the store whether it exists must not be told otherwise.
+fn valid<K>(event: watcher::Event<DeserializeGuard<K>>, reader: &Store<K>) -> Option<watcher::Event<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
+    K::DynamicType: Hash + Eq,
+{
+    let last = |meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
+        let reference = ObjectRef::new(meta.name.as_deref()?);
+        let reference = match &meta.namespace {
+            Some(namespace) => reference.within(namespace),
+            None => reference,
+        };
+        reader.get(&reference).map(Arc::unwrap_or_clone)
+    };
+    match event {
+        watcher::Event::Apply(DeserializeGuard(Ok(object))) => Some(watcher::Event::Apply(object)),
+        watcher::Event::Apply(DeserializeGuard(Err(_))) => None,
+        watcher::Event::InitApply(DeserializeGuard(Ok(object))) => Some(watcher::Event::InitApply(object)),
+        watcher::Event::InitApply(DeserializeGuard(Err(invalid))) => {
+            last(&invalid.metadata).map(watcher::Event::InitApply)
+        }
+        watcher::Event::Delete(DeserializeGuard(Ok(object))) => Some(watcher::Event::Delete(object)),
+        watcher::Event::Delete(DeserializeGuard(Err(invalid))) => last(&invalid.metadata).map(watcher::Event::Delete),
+        watcher::Event::Init => Some(watcher::Event::Init),
+        watcher::Event::InitDone => Some(watcher::Event::InitDone),
+    }
+}
