@@ -72,9 +72,7 @@ impl RequestError {
 }
 
 /// Runs one request with its deadline.
-pub async fn timed<T>(
-    request: impl Future<Output = Result<T, kube::Error>> + Send,
-) -> Result<T, RequestError> {
+pub async fn timed<T>(request: impl Future<Output = Result<T, kube::Error>> + Send) -> Result<T, RequestError> {
     match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(RequestError::TimedOut),

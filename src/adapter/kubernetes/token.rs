@@ -39,12 +39,7 @@ pub enum TokenError {
 
 /// Asks for a token of service account `namespace/name` that only `audience` accepts. The operator's role allows this for
 /// its own name alone.
-pub async fn request(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-    audience: &str,
-) -> Result<SecretString, TokenError> {
+pub async fn request(client: &Client, namespace: &str, name: &str, audience: &str) -> Result<SecretString, TokenError> {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let body = TokenRequest {
         spec: TokenRequestSpec {

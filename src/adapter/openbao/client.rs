@@ -1,8 +1,8 @@
 //! One server, one client.
 
 use super::{
-    AutopilotState, Error, Health, HealthState, InitRequest, InitResponse, LeaderView, RaftConfiguration, Result, Token,
-    types::HealthBody,
+    AutopilotState, Error, Health, HealthState, InitRequest, InitResponse, LeaderView, RaftConfiguration, Result,
+    Token, types::HealthBody,
 };
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
