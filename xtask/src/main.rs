@@ -1,1 +1,73 @@
-fn main() {}
+//! `cargo xtask`: the project's commands.
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use xtask::devcluster::{Devcluster, images};
+use xtask::report::say;
+
+/// The project's commands: a real Kubernetes in one command, and everything that is done on it.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the devcluster: a real single-node Kubernetes in namespaces of its own
+    Up,
+    /// Stop the devcluster and leave nothing of it behind
+    Down,
+    /// Run a command in the node's network, with this machine's files visible
+    In {
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        command: Vec<String>,
+    },
+    /// Print the path of the devcluster's kubeconfig
+    Kubeconfig,
+    /// Import image archives into the devcluster
+    Load {
+        #[arg(required = true)]
+        archives: Vec<std::path::PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            say(format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let cluster = Devcluster::from_environment()?;
+    match command {
+        Command::Up => cluster.up()?,
+        Command::Down => cluster.down()?,
+        Command::In { command } => {
+            // Replaces this process, so that signals, stdin, stdout and the exit status are the command's own.
+            let error = cluster.inside()?.args(command).exec();
+            return Err(anyhow::Error::from(error).context("could not start nsenter"));
+        }
+        Command::Kubeconfig => {
+            let path = cluster.kubeconfig();
+            anyhow::ensure!(path.exists(), "no devcluster is up: run `cargo xtask up` first");
+            writeln!(std::io::stdout(), "{}", path.display())?;
+        }
+        Command::Load { archives } => {
+            for archive in archives {
+                images::import(&cluster, &std::path::absolute(&archive)?)?;
+                say(format!("imported {}", archive.display()));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
