@@ -1,1 +1,6 @@
-//! Logs, metrics, health endpoints.
+//! Logs, metrics, health endpoints: how the outside sees this process.
+
+pub mod health;
+pub mod logs;
+pub mod requests;
+pub mod server;
