@@ -1,1 +1,3 @@
 //! The desired cluster: observe, validate, build, apply, status.
+
+pub mod names;

@@ -1,0 +1,205 @@
+//! Every name, label and address that belongs to a cluster, in one place: other parts find objects by these functions,
+//! never by spelling a name themselves.
+
+use std::collections::BTreeMap;
+
+/// Port of the API (TLS, or plain HTTP in the Development profile).
+pub const API_PORT: u16 = 8200;
+/// Port of raft and request forwarding between members (always TLS of OpenBao's own making).
+pub const CLUSTER_PORT: u16 = 8201;
+/// The mount at which self-init sets up JWT login.
+pub const JWT_MOUNT: &str = "jwt";
+/// The role of the operator's own service account.
+pub const OPERATOR_ROLE: &str = "openbao-operator";
+/// The role of backup Jobs.
+pub const BACKUP_ROLE: &str = "openbao-operator-backup";
+/// The role of restore Jobs.
+pub const RESTORE_ROLE: &str = "openbao-operator-restore";
+/// Marker policies of a restore start with this; the operator's role may write nothing else under `sys/policies/acl`.
+pub const MARKER_PREFIX: &str = "openbao-operator-marker-";
+
+/// Label: which cluster an object belongs to.
+pub const CLUSTER_LABEL: &str = "openbao.org/cluster";
+/// Label: which operation a Job or its pod belongs to.
+pub const OPERATION_LABEL: &str = "openbao.org/operation";
+/// Label: what part of the cluster a pod is.
+pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+/// [`COMPONENT_LABEL`] of OpenBao servers. Pods of Jobs carry the cluster's label too, so selectors need this one.
+pub const SERVER_COMPONENT: &str = "server";
+/// Label: who made the object. The operator watches only what carries it.
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// [`MANAGED_BY_LABEL`] of everything of ours.
+pub const MANAGER: &str = "openbao-operator";
+/// Written by OpenBao on its own pod. A hint only: it is known to stay wrong for ever (`docs`: labels are wake-ups).
+pub const ACTIVE_LABEL: &str = "openbao-active";
+
+/// The volume claim template of the StatefulSet.
+pub const DATA_VOLUME: &str = "data";
+/// Key of the unseal Secret that holds the 32 raw bytes.
+pub const UNSEAL_KEY_FIELD: &str = "key";
+/// Key id of a generated static key unless the spec names another.
+pub const DEFAULT_KEY_ID: &str = "operator-generated-v1";
+
+/// The StatefulSet, which is also the headless Service and the servers' default service account.
+pub fn statefulset(cluster: &str) -> String {
+    cluster.to_owned()
+}
+
+/// The headless Service that gives every pod its DNS name.
+pub fn headless_service(cluster: &str) -> String {
+    cluster.to_owned()
+}
+
+/// The Service for clients: any ready member; standbys forward.
+pub fn public_service(cluster: &str) -> String {
+    format!("{cluster}-public")
+}
+
+/// The Service of the leader only.
+pub fn active_service(cluster: &str) -> String {
+    format!("{cluster}-active")
+}
+
+/// Pod `ordinal` of the cluster.
+pub fn pod(cluster: &str, ordinal: u32) -> String {
+    format!("{cluster}-{ordinal}")
+}
+
+/// The ordinal of a pod or claim of this cluster, `None` for anything else's.
+pub fn ordinal_of(cluster: &str, pod: &str) -> Option<u32> {
+    let digits = pod.strip_prefix(cluster)?.strip_prefix('-')?;
+    // "01" and "+1" parse as numbers but are nobody's ordinal.
+    let ordinal: u32 = digits.parse().ok()?;
+    (ordinal.to_string() == digits).then_some(ordinal)
+}
+
+/// The volume claim of pod `ordinal`.
+pub fn data_claim(cluster: &str, ordinal: u32) -> String {
+    format!("{DATA_VOLUME}-{cluster}-{ordinal}")
+}
+
+/// The ordinal of a data claim of this cluster, `None` for anything else's.
+pub fn ordinal_of_claim(cluster: &str, claim: &str) -> Option<u32> {
+    ordinal_of(cluster, claim.strip_prefix(DATA_VOLUME)?.strip_prefix('-')?)
+}
+
+/// The name that pod's certificate carries and that clients must ask for when they dial it by address.
+pub fn tls_name(cluster: &str, namespace: &str, pod: &str) -> String {
+    format!("{pod}.{cluster}.{namespace}.svc")
+}
+
+/// The name that every member's certificate carries: what a joining member asks for, since it finds peers by address.
+pub fn shared_tls_name(cluster: &str, namespace: &str) -> String {
+    format!("{cluster}.{namespace}.svc")
+}
+
+/// CA certificate and key (`ca.crt`, `ca.key`). Only the operator reads it; no pod mounts it.
+pub fn ca_secret(cluster: &str) -> String {
+    format!("{cluster}-tls-ca")
+}
+
+/// Serving certificate (`tls.crt`, `tls.key`, `ca.crt`). In `External` mode somebody else fills it.
+pub fn server_secret(cluster: &str) -> String {
+    format!("{cluster}-tls-server")
+}
+
+/// The static unseal key.
+pub fn unseal_secret(cluster: &str) -> String {
+    format!("{cluster}-unseal-key")
+}
+
+/// Root token and recovery keys; only without self-init.
+pub fn root_token_secret(cluster: &str) -> String {
+    format!("{cluster}-root-token")
+}
+
+/// The public CA bundle (`ca.crt`) that Jobs and clients mount.
+pub fn ca_config_map(cluster: &str) -> String {
+    format!("{cluster}-ca")
+}
+
+/// The servers' configuration.
+pub fn config_map(cluster: &str) -> String {
+    format!("{cluster}-config")
+}
+
+/// The `initialize` stanza: exists only between the first pod's grant and the end of the bootstrap.
+pub fn bootstrap_config_map(cluster: &str) -> String {
+    format!("{cluster}-bootstrap")
+}
+
+/// Service account of backup Jobs; exists only while the cluster has a backup target.
+pub fn backup_service_account(cluster: &str) -> String {
+    format!("{cluster}-backup")
+}
+
+/// Service account of restore Jobs.
+pub fn restore_service_account(cluster: &str) -> String {
+    format!("{cluster}-restore")
+}
+
+/// Role and binding with which servers label their own pods and find their peers.
+pub fn server_role(cluster: &str) -> String {
+    format!("{cluster}-server")
+}
+
+/// The audience of tokens for this cluster. One per cluster: a token for one is worthless at another.
+pub fn audience(namespace: &str, cluster: &str) -> String {
+    format!("openbao:{namespace}/{cluster}")
+}
+
+/// The `sub` of a service account's token.
+pub fn subject(namespace: &str, service_account: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{service_account}")
+}
+
+/// The labels of everything that belongs to the cluster.
+pub fn labels(cluster: &str) -> BTreeMap<String, String> {
+    [
+        ("app.kubernetes.io/name", "openbao"),
+        ("app.kubernetes.io/instance", cluster),
+        (MANAGED_BY_LABEL, MANAGER),
+        (CLUSTER_LABEL, cluster),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect()
+}
+
+/// What selects the cluster's servers and nothing else, neither Jobs nor another cluster's pods.
+pub fn server_selector(cluster: &str) -> BTreeMap<String, String> {
+    [("app.kubernetes.io/name", "openbao"), (CLUSTER_LABEL, cluster), (COMPONENT_LABEL, SERVER_COMPONENT)]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ordinal_is_read_only_from_names_that_the_statefulset_could_have_made() {
+        assert_eq!(ordinal_of("kelp", "kelp-0"), Some(0));
+        assert_eq!(ordinal_of("kelp", "kelp-12"), Some(12));
+        for other in ["kelp", "kelp-", "kelp-a", "kelp-01", "kelp-+1", "kelp-2-0", "other-0", "kelpx-0"] {
+            assert_eq!(ordinal_of("kelp", other), None, "{other}");
+        }
+        // Two clusters whose names start alike must not see each other's pods.
+        assert_eq!(ordinal_of("kelp", "kelp-2-0"), None);
+        assert_eq!(ordinal_of("kelp-2", "kelp-2-0"), Some(0));
+    }
+
+    #[test]
+    fn a_claim_belongs_to_the_pod_whose_name_it_carries() {
+        assert_eq!(ordinal_of_claim("kelp", &data_claim("kelp", 3)), Some(3));
+        assert_eq!(ordinal_of_claim("kelp", "kelp-3"), None);
+        assert_eq!(ordinal_of_claim("kelp", "data-other-3"), None);
+    }
+
+    #[test]
+    fn what_selects_servers_leaves_out_the_pods_of_jobs() {
+        let job = labels("kelp");
+        assert!(server_selector("kelp").iter().any(|(key, value)| job.get(key) != Some(value)));
+    }
+}
