@@ -54,12 +54,18 @@ pub(super) fn base(cluster: &Devcluster) -> Result<()> {
         ..Image::default()
     };
     oci::write(&pause, &folder.join("base-pause.tar"))?;
+    let busybox =
+        Image { reference: BUSYBOX.into(), cmd: vec!["/bin/sh".into()], entries: shell(), ..Image::default() };
+    oci::write(&busybox, &folder.join("base-busybox.tar"))?;
+    Ok(())
+}
+
+/// A shell and its commands, as the first entries of an image.
+pub(super) fn shell() -> Vec<Entry> {
     let mut entries =
         vec![Entry::folder("bin"), Entry::folder("tmp").mode(0o1777), Entry::program("bin/busybox", "/bin/busybox")];
     entries.extend(BUSYBOX_COMMANDS.iter().map(|name| Entry::symlink(&format!("bin/{name}"), "busybox")));
-    let busybox = Image { reference: BUSYBOX.into(), cmd: vec!["/bin/sh".into()], entries, ..Image::default() };
-    oci::write(&busybox, &folder.join("base-busybox.tar"))?;
-    Ok(())
+    entries
 }
 
 /// Makes an archive's image known to the node. A pod started afterwards gets it, also under a tag that existed before.

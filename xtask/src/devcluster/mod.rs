@@ -7,6 +7,7 @@ pub mod images;
 mod node;
 pub mod parts;
 mod pki;
+pub mod wheels;
 
 use std::env;
 use std::fs::{self, File, TryLockError};
@@ -116,8 +117,9 @@ impl Devcluster {
         self.port_is_free()?;
         parts::build(self, parts::NODE)?;
         images::base(self)?;
+        let later = wheels::archives(self)?;
         machine::disk(&self.root, machine::DISK_WARM)?;
-        if let Err(error) = node::start(self) {
+        if let Err(error) = node::start(self, &later) {
             // Nothing half-started stays behind; the logs do, to be read.
             node::stop(self).context("and what had started could not be stopped")?;
             return Err(error);

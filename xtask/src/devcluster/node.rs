@@ -2,7 +2,7 @@
 //! crash could leave wrong.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -198,7 +198,8 @@ fn make_cgroups(cluster: &Devcluster) -> Result<()> {
 }
 
 /// Starts a node and waits until it is Ready.
-pub fn start(cluster: &Devcluster) -> Result<()> {
+/// `later` are image archives that are imported once it is: a pod that is faster waits for its own.
+pub fn start(cluster: &Devcluster, later: &[PathBuf]) -> Result<()> {
     let (node, logs) = (cluster.node_folder(), cluster.logs());
     remove(&logs)?;
     for folder in [&logs, &node, &node.join("run")] {
@@ -208,6 +209,10 @@ pub fn start(cluster: &Devcluster) -> Result<()> {
         let target = node.join("conf").join(target);
         fs::create_dir_all(target.parent().unwrap_or(&node))?;
         fs::write(&target, cluster.render(source)?).with_context(|| format!("could not write {}", target.display()))?;
+    }
+    let mut list = fs::File::create(node.join("conf/later-images"))?;
+    for archive in later {
+        writeln!(list, "{}", archive.display())?;
     }
     report::step("certificates", || pki::write(cluster, &node.join("pki")))?;
     make_cgroups(cluster)?;
