@@ -3,7 +3,9 @@
 //! | file | what |
 //! |---|---|
 //! | [`archive`] | what a snapshot archive must be, and what can be read from it without a key |
+//! | [`environment`] | names of what a Job hands to the mover |
 //! | [`protocol`] | what mover and operator say to each other: plain data |
 
 pub mod archive;
+pub mod environment;
 pub mod protocol;
