@@ -1,0 +1,113 @@
+//! Scheduled backups: when, where to, and how long they are kept.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::common::SecretRef;
+use crate::api::target::BackupTarget;
+
+/// Backups of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupSpec {
+    /// Five-field cron, for example `0 3 * * *`. Without it backups are only taken on demand. Missed ticks count as one;
+    /// a changed schedule counts from now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 9, max = 128))]
+    pub schedule: Option<String>,
+    /// Time zone of the schedule, for example `Europe/Amsterdam`. Default `UTC`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub time_zone: Option<String>,
+    /// Each run starts up to this much later, by a fixed amount per cluster, so that many clusters don't start at once.
+    /// Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32))]
+    pub jitter: Option<String>,
+    /// Stop the schedule. Backups on demand still work. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
+    /// Where backups go.
+    pub target: BackupTarget,
+    /// Which backups are kept. Empty removes none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+    /// Reading backups back and checking them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifySpec>,
+    /// The OpenBao role (mount `jwt`) that backup Jobs log in with. Default `openbao-operator-backup`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub jwt_auth_role: Option<String>,
+    /// Secret whose key `token` holds an OpenBao token to use instead of a JWT login.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_secret_ref: Option<SecretRef>,
+    /// Image of the Jobs; default is the operator's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+}
+
+/// Which backups are kept. A backup stays if any `keep…` rule wants it; then `maxAge` and `maxCount` cut. The newest, the
+/// last verified, pinned ones, sources of live restores and the backup of a still revertible upgrade always stay.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// At most so many. 0 or nothing means no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub max_count: Option<i32>,
+    /// None older than this, for example `720h`. `0s` or nothing means no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32))]
+    pub max_age: Option<String>,
+    /// The newest so many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub keep_last: Option<i32>,
+    /// The newest of each of so many hours that have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub keep_hourly: Option<i32>,
+    /// The newest of each of so many days that have one. Days, like all of these, are UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub keep_daily: Option<i32>,
+    /// The newest of each of so many ISO weeks that have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub keep_weekly: Option<i32>,
+    /// The newest of each of so many months that have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub keep_monthly: Option<i32>,
+    /// The newest of each of so many years that have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub keep_yearly: Option<i32>,
+    /// All that are younger than this, for example `72h`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32))]
+    pub keep_within: Option<String>,
+}
+
+/// Reading backups back and checking them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifySpec {
+    /// When the newest backup is read back and checked, five-field cron in the backup's time zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 9, max = 128))]
+    pub schedule: Option<String>,
+}
+
+/// Access for restores.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreAccess {
+    /// The OpenBao role that restore Jobs log in with, created at self-initialisation. Default `openbao-operator-restore`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub jwt_auth_role: Option<String>,
+}

@@ -1,0 +1,197 @@
+//! `OpenBaoCluster`: what a cluster should be, one file per part of its spec, and what it is.
+
+pub mod audit;
+pub mod backup;
+pub mod configuration;
+pub mod network;
+pub mod observability;
+pub mod plugins;
+pub mod selfinit;
+pub mod status;
+pub mod storage;
+pub mod tls;
+pub mod unseal;
+pub mod upgrade;
+pub mod workload;
+
+use k8s_openapi::api::core::v1::{LocalObjectReference, PodSecurityContext};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use self::audit::AuditDevice;
+use self::backup::{BackupSpec, RestoreAccess};
+use self::configuration::Configuration;
+use self::network::{GatewaySpec, IngressSpec, NetworkSpec, ServiceSpec};
+use self::observability::{Observability, Telemetry};
+use self::plugins::Plugin;
+use self::selfinit::SelfInit;
+use self::status::OpenBaoClusterStatus;
+use self::storage::Storage;
+use self::tls::Tls;
+use self::unseal::Unseal;
+use self::upgrade::UpgradeSpec;
+use self::workload::{
+    ImageVerification, InitContainer, Maintenance, PodSettings, ServiceAccountSettings, WorkloadHardening,
+};
+use super::common::{Request, is_default};
+
+/// A cluster of OpenBao servers with integrated (Raft) storage. The shortest legal one names a version and a volume size.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "openbao.org",
+    version = "v1alpha1",
+    kind = "OpenBaoCluster",
+    plural = "openbaoclusters",
+    shortname = "bao",
+    shortname = "baoc",
+    category = "openbao",
+    namespaced,
+    status = "OpenBaoClusterStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "A cluster of OpenBao servers with integrated (Raft) storage.",
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.currentVersion"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready"),
+    printcolumn(name = "Leader", type_ = "string", json_path = ".status.activeLeader"),
+    printcolumn(name = "Operation", type_ = "string", json_path = ".status.operationLock.operation"),
+    printcolumn(name = "Last Backup", type_ = "date", json_path = ".status.backup.lastSuccess"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenBaoClusterSpec {
+    /// The OpenBao version to run, for example `2.7.2`. A higher one is an upgrade; a lower one is refused by condition.
+    #[schemars(length(min = 1, max = 64))]
+    pub version: String,
+    /// Full image of the servers; default is the operator's repository with `version` as tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+    /// Number of servers, all of them voters. 3 bear the loss of one, 5 of two. An even number is allowed, bears no more
+    /// losses than one less, and is warned about. Default 3.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 1, max = 9))]
+    pub replicas: i32,
+    /// Start nothing new: no changes, no scheduled backups. A running operation goes on to its next safe point, and
+    /// deletion works. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// How strict to be. `Hardened` demands what production needs, `Development` allows everything and says so. Without
+    /// it nothing extra is demanded, and the condition `ProductionReady` tells what is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
+    /// What goes when this object is deleted. Default `Retain`.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+    /// The volume of each server.
+    pub storage: Storage,
+    /// Certificates of the servers.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tls: Tls,
+    /// The Service for clients, `<name>-public`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceSpec>,
+    /// An Ingress in front of the client Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<IngressSpec>,
+    /// A Gateway API route to the client Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<GatewaySpec>,
+    /// Inputs for the NetworkPolicies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkSpec>,
+    /// OpenBao's own settings.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub configuration: Configuration,
+    /// Audit devices written into the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub audit: Vec<AuditDevice>,
+    /// Plugins written into the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub plugins: Vec<Plugin>,
+    /// OpenBao's telemetry block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<Telemetry>,
+    /// How the cluster is monitored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observability: Option<Observability>,
+    /// How the servers unseal. Default: a static key made by the operator and kept in a Secret.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unseal: Unseal,
+    /// What OpenBao sets up by itself at its first start. With it no root token is ever stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub self_init: Option<SelfInit>,
+    /// Scheduled backups, and where backups and restores go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupSpec>,
+    /// Access for restores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreAccess>,
+    /// How upgrades are done.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub upgrade: UpgradeSpec,
+    /// Resources, placement and metadata of the server pods.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pod: PodSettings,
+    /// Pod-level security settings that replace the operator's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<PodSecurityContext>,
+    /// The service account of the servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<ServiceAccountSettings>,
+    /// Secrets to pull images with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Signature check of the OpenBao image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_verification: Option<ImageVerification>,
+    /// Signature check of the operator's own helper images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator_image_verification: Option<ImageVerification>,
+    /// Accepted for manifests of the Go operator; this operator needs no init container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_container: Option<InitContainer>,
+    /// Extra restrictions on the server pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload_hardening: Option<WorkloadHardening>,
+    /// Maintenance, and restarts on request.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub maintenance: Maintenance,
+    /// Accepted for manifests of the Go operator. This operator has no break-glass mode; see `requests`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub break_glass_ack: Option<String>,
+    /// What a person asks of the cluster: `Release` (a lock whose holder is gone) or `Retry` (of `status.upgrade.heldTarget`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["nonce".into()]))]
+    pub requests: Vec<Request>,
+}
+
+fn default_replicas() -> i32 {
+    3
+}
+
+/// How strict to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Profile {
+    /// Demands what production needs.
+    Hardened,
+    /// Allows everything, and says that it is not for production.
+    Development,
+}
+
+/// What goes with a deleted cluster. Backups in object stores always stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// Volumes and the Secrets without which they are worthless (unseal key, root token, CA) stay.
+    #[default]
+    Retain,
+    /// Volumes go, and the Secrets with them.
+    DeletePVCs,
+    /// Everything in the namespace that belongs to the cluster goes.
+    DeleteAll,
+}

@@ -1,0 +1,157 @@
+//! How clients reach the cluster, and what its pods may reach.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::networking::v1::{NetworkPolicyEgressRule, NetworkPolicyIngressRule};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::common::yes;
+
+/// The Service for clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// `ClusterIP`, `NodePort` or `LoadBalancer`. Default `ClusterIP`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    pub type_: Option<String>,
+    /// Put on the Service.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// An Ingress in front of the client Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IngressSpec {
+    /// Whether to create it. Default false.
+    #[serde(default)]
+    pub enabled: bool,
+    /// Host name.
+    #[schemars(length(min = 1, max = 253))]
+    pub host: String,
+    /// Path prefix. Default `/`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub path: Option<String>,
+    /// Ingress class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub class_name: Option<String>,
+    /// Secret with the certificate for the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub tls_secret_name: Option<String>,
+    /// Put on the Ingress.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A Gateway API route to the client Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewaySpec {
+    /// Whether to create it.
+    #[serde(default)]
+    pub enabled: bool,
+    /// The Gateway to attach to.
+    pub gateway_ref: GatewayRef,
+    /// Host name.
+    #[schemars(length(min = 1, max = 253))]
+    pub hostname: String,
+    /// Path prefix. Default `/`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub path: Option<String>,
+    /// Listener of the Gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub listener_name: Option<String>,
+    /// Put on the route.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+    /// Route TLS untouched (a `TLSRoute`) instead of HTTP. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls_passthrough: bool,
+    /// TLS between Gateway and servers.
+    #[serde(rename = "backendTLS", skip_serializing_if = "Option::is_none")]
+    pub backend_tls: Option<BackendTls>,
+}
+
+/// A Gateway, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayRef {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its namespace; default is the cluster's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+}
+
+/// TLS between Gateway and servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendTls {
+    /// Whether to create a `BackendTLSPolicy`. Default true.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Name to expect in the servers' certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub hostname: Option<String>,
+}
+
+impl Default for BackendTls {
+    fn default() -> Self {
+        Self { enabled: true, hostname: None }
+    }
+}
+
+/// Inputs for the NetworkPolicies.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkSpec {
+    /// Addresses of the API server, for example `10.96.0.1/32`. Default: found out.
+    #[serde(rename = "apiServerCIDR", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub api_server_cidr: Option<String>,
+    /// Addresses behind the API server's Service, for networks that filter after translation.
+    #[serde(rename = "apiServerEndpointIPs", default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 64)))]
+    pub api_server_endpoint_ips: Vec<String>,
+    /// Namespace of the cluster's DNS. Default `kube-system`.
+    #[serde(default = "default_dns_namespace")]
+    #[schemars(length(min = 1, max = 63))]
+    pub dns_namespace: String,
+    /// More that the pods may reach, for example a KMS or an object store.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub egress_rules: Vec<NetworkPolicyEgressRule>,
+    /// More that may reach the pods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub ingress_rules: Vec<NetworkPolicyIngressRule>,
+}
+
+fn default_dns_namespace() -> String {
+    "kube-system".to_owned()
+}
+
+impl Default for NetworkSpec {
+    fn default() -> Self {
+        Self {
+            api_server_cidr: None,
+            api_server_endpoint_ips: Vec::new(),
+            dns_namespace: default_dns_namespace(),
+            egress_rules: Vec::new(),
+            ingress_rules: Vec::new(),
+        }
+    }
+}

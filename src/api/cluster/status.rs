@@ -1,0 +1,319 @@
+//! What a cluster is. Each part has one writer with a field manager of its own; none of them writes another's fields.
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::common::HandledRequest;
+
+/// What a cluster is.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenBaoClusterStatus {
+    /// One word for the whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<ClusterPhase>,
+    /// The spec generation this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The version all members run; during an upgrade still the old one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_version: Option<String>,
+    /// The pod that leads, by its own word and uncontradicted by the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active_leader: Option<String>,
+    /// Pods that are Ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_replicas: Option<i32>,
+    /// Ready and wanted members, for example `3/3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<String>,
+    /// How many more voters may fail before the cluster stops.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_tolerance: Option<i32>,
+    /// OpenBao has been initialised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initialized: Option<bool>,
+    /// It initialised itself; no root token exists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub self_initialized: Option<bool>,
+    /// OpenBao's own id of the cluster, on which all members must agree.
+    #[serde(rename = "clusterID", skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// One entry per member.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub members: Vec<MemberStatus>,
+    /// Raised whenever the lock changes hands. It never goes back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation_fence: Option<i64>,
+    /// Who may change the cluster right now. Absent means nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(merge_strategy = StructMerge::Atomic)]
+    pub operation_lock: Option<OperationLock>,
+    /// A restore that waits or runs, by name. Backups and upgrades start nothing new while it is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending_restore: Option<String>,
+    /// Backups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupStatus>,
+    /// The upgrade under way, or the target that is held back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<UpgradeStatus>,
+    /// The last value of `spec.maintenance.restartAt` that was carried out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_restart_at: Option<String>,
+    /// The last 20 answers to `spec.requests`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["nonce".into()]))]
+    pub handled_requests: Vec<HandledRequest>,
+    /// Available, Degraded, Progressing and more; each says in words what it knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// One word for the whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ClusterPhase {
+    /// Not serving yet for the first time.
+    #[default]
+    Initializing,
+    /// Serving.
+    Running,
+    /// An upgrade holds the lock.
+    Upgrading,
+    /// A backup holds the lock.
+    BackingUp,
+    /// A restore holds the lock.
+    Restoring,
+    /// A restart or other maintenance holds the lock.
+    Maintenance,
+    /// Cannot serve without help; the conditions say which.
+    Failed,
+}
+
+/// One member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// The pod.
+    pub name: String,
+    /// The version its server says it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// What it does.
+    #[serde(default)]
+    pub state: MemberState,
+    /// Whether it votes, as far as the leader tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub voter: Option<bool>,
+    /// How far it has applied the log. Only while an operation runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub applied_index: Option<i64>,
+}
+
+/// What a member does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum MemberState {
+    /// Leads.
+    Active,
+    /// Follows and forwards.
+    Standby,
+    /// Runs, but cannot read its data.
+    Sealed,
+    /// Runs, not part of the cluster yet.
+    Joining,
+    /// Does not answer.
+    #[default]
+    Down,
+}
+
+/// Who may change the cluster right now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OperationLock {
+    /// What for.
+    pub operation: LockOperation,
+    /// Who, for example `openbaocluster/backup` or `openbaorestore/nightly`.
+    pub holder: String,
+    /// UID of the operation or restore that does the work; a namesake made later is another holder.
+    #[serde(rename = "holderUID")]
+    pub holder_uid: String,
+    /// Name of the `OpenBaoOperation`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation_ref: Option<String>,
+    /// What it is doing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Held, or parked.
+    #[serde(default)]
+    pub mode: LockMode,
+    /// The value of `status.operationFence` when it was taken.
+    #[serde(default)]
+    pub fence: i64,
+    /// When it was taken.
+    pub acquired_at: DateTime<Utc>,
+    /// When its holder last confirmed it. A lock is never released by age.
+    pub renewed_at: DateTime<Utc>,
+}
+
+/// What a lock is held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum LockOperation {
+    /// A backup.
+    Backup,
+    /// An upgrade.
+    Upgrade,
+    /// A restore.
+    Restore,
+    /// Anything else: restarts, certificate rotation, workflows.
+    Maintenance,
+}
+
+impl LockOperation {
+    /// The word in status, events and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Backup => "Backup",
+            Self::Upgrade => "Upgrade",
+            Self::Restore => "Restore",
+            Self::Maintenance => "Maintenance",
+        }
+    }
+}
+
+impl std::fmt::Display for LockOperation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Held, or parked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum LockMode {
+    /// Nothing else may run.
+    #[default]
+    Held,
+    /// An upgrade waits before its cutover: scheduled backups may run.
+    Parked,
+}
+
+/// Backups.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupStatus {
+    /// When the last good backup was taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<DateTime<Utc>>,
+    /// Its object key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_key: Option<String>,
+    /// Its size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_size_bytes: Option<i64>,
+    /// How long it took, for example `3.2s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_duration: Option<String>,
+    /// The last operation, good or bad.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_operation: Option<String>,
+    /// When the last attempt failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<DateTime<Utc>>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure_message: Option<String>,
+    /// Failures since the last success.
+    #[serde(default)]
+    pub consecutive_failures: i32,
+    /// When the next scheduled run starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_run: Option<DateTime<Utc>>,
+    /// The schedule and time zone that `nextRun` was computed from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// The last tick that was run or skipped; each is used once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_scheduled: Option<DateTime<Utc>>,
+    /// When a backup was last read back and found good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_verified: Option<DateTime<Utc>>,
+    /// The key that was found good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_verified_key: Option<String>,
+    /// When the next read-back starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_verify: Option<DateTime<Utc>>,
+    /// The last scheduled run that was left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_skip: Option<BackupSkip>,
+    /// The last value of the annotation `openbao.org/trigger-backup` that was acted on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_trigger: Option<String>,
+}
+
+/// A scheduled run that was left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupSkip {
+    /// The tick.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<DateTime<Utc>>,
+    /// Why.
+    pub reason: String,
+    /// Why, in words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// The upgrade under way, or the target that is held back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpgradeStatus {
+    /// The version it goes to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The version it comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The step under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// The `OpenBaoOperation` that does it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    /// What is waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What the pods' template must show now. The cluster's own reconcile renders it; nobody else writes the template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directive: Option<UpgradeDirective>,
+    /// A target that was aborted or rolled back. It is not tried again until the spec changes or a `Retry` is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_target: Option<String>,
+    /// Why it is held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_reason: Option<String>,
+    /// When it began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<DateTime<Utc>>,
+    /// When leadership began to move. From then on there is no way back but a restore.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub point_of_no_return_at: Option<DateTime<Utc>>,
+}
+
+/// What the pods' template must show.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpgradeDirective {
+    /// The version.
+    pub version: String,
+    /// The image.
+    pub image: String,
+}

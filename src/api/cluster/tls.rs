@@ -1,0 +1,70 @@
+//! Certificates of the servers.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::common::yes;
+
+/// Certificates of the servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// Serve TLS. Default true; without it everything, tokens included, crosses the network in the clear.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Who makes the certificates. Default `OperatorManaged`.
+    #[serde(default)]
+    pub mode: TlsMode,
+    /// `OperatorManaged` only: a certificate is made anew when less than this of its life remains. Default `720h`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32))]
+    pub rotation_period: Option<String>,
+    /// More DNS names or IP addresses for the certificate.
+    #[serde(rename = "extraSANs", default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
+    pub extra_sans: Vec<String>,
+    /// `ACME` only: where OpenBao gets its certificates by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acme: Option<Acme>,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { enabled: true, mode: TlsMode::default(), rotation_period: None, extra_sans: Vec::new(), acme: None }
+    }
+}
+
+/// Who makes the certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum TlsMode {
+    /// The operator, from a CA of its own per cluster.
+    #[default]
+    OperatorManaged,
+    /// Someone else, into the Secrets `<name>-tls-server` and `<name>-tls-ca`.
+    External,
+    /// OpenBao itself, from an ACME server.
+    #[serde(rename = "ACME")]
+    Acme,
+}
+
+/// Where OpenBao gets its certificates by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Acme {
+    /// The ACME server's directory.
+    #[serde(rename = "directoryURL")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub directory_url: String,
+    /// One domain. Use `domains`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub domain: Option<String>,
+    /// The domains to ask certificates for. Not together with `domain`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 253)))]
+    pub domains: Vec<String>,
+    /// Contact for the ACME account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 3, max = 254))]
+    pub email: Option<String>,
+}

@@ -1,0 +1,175 @@
+//! `OpenBaoRollout`: one version brought to several clusters, in order, with a barrier before leadership moves.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::common::{HandledRequest, Request};
+
+/// Brings one version to several clusters of a namespace.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "openbao.org",
+    version = "v1alpha1",
+    kind = "OpenBaoRollout",
+    plural = "openbaorollouts",
+    shortname = "baorollout",
+    category = "openbao",
+    namespaced,
+    status = "OpenBaoRolloutStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "Brings one version to several clusters, in order.",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenBaoRolloutSpec {
+    /// The OpenBao version every member gets.
+    #[schemars(length(min = 1, max = 64))]
+    pub version: String,
+    /// Full image; default is the operator's repository with the version as tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+    /// The clusters, in the order they are worked on.
+    #[schemars(length(min = 1, max = 100))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["cluster".into()]))]
+    pub members: Vec<RolloutMember>,
+    /// `rolling`: one member after the other. `barrier`: prepare one after the other, then move leadership in order.
+    /// `parallel`: prepare all at once, then move leadership in order. Default `rolling`.
+    #[serde(default = "default_policy")]
+    #[schemars(length(min = 1, max = 32))]
+    pub policy: String,
+    /// What a failed member does to those after it. `halt`: none starts. `continue`: they go on. `pause`: they wait for
+    /// a `Release` request. The rollout's verdict is failed in all three. Default `halt`.
+    #[serde(default = "default_on_failure")]
+    #[schemars(length(min = 1, max = 32))]
+    pub on_failure: String,
+    /// Prepare every member, then wait for a person to let leadership move. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub defer_cutover: bool,
+    /// What a person asks of the running rollout; the only part of the spec that may change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["nonce".into()]))]
+    pub requests: Vec<Request>,
+}
+
+fn default_policy() -> String {
+    "rolling".to_owned()
+}
+
+fn default_on_failure() -> String {
+    "halt".to_owned()
+}
+
+/// One cluster of a rollout.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutMember {
+    /// Name of an `OpenBaoCluster` in the same namespace.
+    #[schemars(length(min = 1, max = 63))]
+    pub cluster: String,
+}
+
+/// How far a rollout is.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenBaoRolloutStatus {
+    /// Where the whole stands.
+    #[serde(default)]
+    pub phase: RolloutPhase,
+    /// Members done and in all, for example `1/3`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub progress: String,
+    /// What happens now, what is waited for and from whom, or why it ended.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// The spec generation this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// One entry per member, in the order of the spec.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["cluster".into()]))]
+    pub members: Vec<RolloutMemberStatus>,
+    /// The last 20 answers to `spec.requests`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["nonce".into()]))]
+    pub handled_requests: Vec<HandledRequest>,
+    /// RolloutComplete.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// Where a rollout stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum RolloutPhase {
+    /// Seen, not begun.
+    #[default]
+    Pending,
+    /// Members are worked on.
+    Running,
+    /// All members are parked before the move of leadership and wait for a person.
+    WaitingForCutover,
+    /// A failed member waits for a `Release`.
+    Paused,
+    /// Every member has the version.
+    Completed,
+    /// At least one member failed.
+    Failed,
+    /// A person stopped it.
+    Stopped,
+    /// This release of the operator cannot do it; nothing was touched.
+    NotSupported,
+}
+
+/// How far one member is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutMemberStatus {
+    /// The cluster.
+    pub cluster: String,
+    /// Where it stands.
+    #[serde(default)]
+    pub state: RolloutMemberState,
+    /// The `OpenBaoOperation` that does the work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    /// What is waited for, or why it ended.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// Where one member stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum RolloutMemberState {
+    /// Not begun.
+    #[default]
+    Pending,
+    /// Standbys are being brought to the version.
+    Preparing,
+    /// Parked before the move of leadership; keeps its cluster's lock.
+    WaitingForCutover,
+    /// Leadership moves. No request is accepted now.
+    CuttingOver,
+    /// Being watched before it counts as done.
+    Soaking,
+    /// Done.
+    Completed,
+    /// Failed for good.
+    Failed,
+    /// Failed, may be tried again.
+    FailedRetryable,
+    /// Stopped by a person.
+    Stopped,
+    /// Never begun, and never will be.
+    Cancelled,
+    /// Brought back to the old version.
+    Reverted,
+}
