@@ -106,23 +106,30 @@ fn cut_off_anywhere_it_is_refused() {
     }
 }
 
-/// Header fields of the gzip layer that describe nothing (the text flag, time, extra flags, system) may differ: the content can't.
+/// A few bits say nothing about the content: header fields of the gzip layer (text flag, time, extra flags, system) and
+/// the fill bits before a stored block. Any other flip is refused; and these leave everything but the file's own digest as it was.
 #[test]
 fn a_flipped_bit_anywhere_is_refused_or_touches_no_content() {
     let good = inspect(STATIC_272).unwrap();
+    let mut unnoticed = 0;
     for at in 0..STATIC_272.len() {
         // One bit per byte, another one each time, keeps the run short; all eight in the layers' own fields.
         let bits: Vec<usize> = if at < 600 || at > STATIC_272.len() - 1100 { (0..8).collect() } else { vec![at % 8] };
         for bit in bits {
             let mut bytes = STATIC_272.to_vec();
             bytes[at] ^= 1 << bit;
-            if let Ok(found) = inspect(&bytes) {
-                assert!((3..10).contains(&at), "bit {bit} of byte {at} went unnoticed");
-                assert_eq!((found.sums, found.sealed_sums), (good.sums.clone(), good.sealed_sums.clone()));
+            if let Ok(mut found) = inspect(&bytes) {
                 assert_ne!(found.inspection.sha256, good.inspection.sha256);
+                found.inspection.sha256.clone_from(&good.inspection.sha256);
+                assert_eq!(found, good, "bit {bit} of byte {at}");
+                unnoticed += usize::from(!(3..10).contains(&at));
             }
         }
     }
+    assert!(
+        unnoticed <= 10,
+        "{unnoticed} flips outside of the header went unnoticed: five fill bits per stored block are all"
+    );
 }
 
 /// Flips below the gzip checksum: what a forger can do, who makes the trailer fit.
