@@ -107,7 +107,7 @@ fn cut_off_anywhere_it_is_refused() {
 }
 
 /// A few bits say nothing about the content: header fields of the gzip layer (text flag, time, extra flags, system) and
-/// the fill bits before a stored block. Any other flip is refused; and these leave everything but the file's own digest as it was.
+/// the fill bits of the deflate layer. Any other flip is refused; and these leave everything but the file's own digest as it was.
 #[test]
 fn a_flipped_bit_anywhere_is_refused_or_touches_no_content() {
     let good = inspect(STATIC_272).unwrap();
