@@ -1,1 +1,7 @@
-//! Backups: when one is due, how it runs, what is kept.
+//! Backups that are provably good: when one is due, what runs it, and what is kept.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`schedule`] | when something is due: cron, zone, jitter (pure) |
+
+pub mod schedule;
