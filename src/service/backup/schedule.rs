@@ -73,7 +73,8 @@ impl Schedule {
         // A jitter is capped by the distance of two ticks anyway; an absurd one must not overflow.
         let jitter = TimeDelta::from_std(jitter).unwrap_or(TimeDelta::MAX);
         let normal = cron.split_whitespace().collect::<Vec<_>>().join(" ");
-        let text = format!("{normal} {zone}{}", if jitter.is_zero() { String::new() } else { format!(" ~{jitter_text}") });
+        let text =
+            format!("{normal} {zone}{}", if jitter.is_zero() { String::new() } else { format!(" ~{jitter_text}") });
         let schedule = Self { cron: parsed, zone, jitter, text };
         if schedule.tick_after(DateTime::UNIX_EPOCH).is_none() {
             return Err(ScheduleError::Never { schedule: cron.to_owned() });
@@ -225,8 +226,10 @@ mod tests {
         assert_eq!(of("a"), of("a"));
         let different: std::collections::BTreeSet<_> = (0..50).map(|n| of(&format!("uid-{n}"))).collect();
         assert!(different.len() > 25, "{}", different.len());
-        let days: std::collections::BTreeSet<_> =
-            (0..10).map(|day| (of("a") + TimeDelta::days(day)).time()).chain([spread.next(of("a"), "a").time()]).collect();
+        let days: std::collections::BTreeSet<_> = (0..10)
+            .map(|day| (of("a") + TimeDelta::days(day)).time())
+            .chain([spread.next(of("a"), "a").time()])
+            .collect();
         assert!(days.len() > 1, "the same minute every day would make one quiet hour crowded");
     }
 
