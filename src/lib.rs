@@ -9,5 +9,6 @@ pub mod api;
 pub mod controller;
 pub mod datapath;
 pub mod leader;
+pub mod operator;
 pub mod service;
 pub mod telemetry;

@@ -13,16 +13,18 @@ pub struct Leadership {
     until: watch::Receiver<Until>,
 }
 
-/// The side that grants: extended by each renewed lease, ended on loss, on shutdown, or by being dropped.
-#[derive(Debug)]
+/// The side that grants: extended by each renewed lease, ended on loss or shutdown by whoever learns of it first.
+#[derive(Clone, Debug)]
 pub struct Term {
     until: watch::Sender<Until>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Until {
-    /// Nobody has granted anything (a standby), or the term is over. It does not come back.
+    /// Nothing was granted yet: a standby.
     Nobody,
+    /// The term has ended. It does not come back, not even by a renewal that was under way.
+    Over,
     /// May act strictly before this moment.
     Moment(Instant),
     /// Leader election is switched off: this process is the only one by arrangement.
@@ -45,7 +47,7 @@ impl Leadership {
     /// True while an effect may begin. Ask right before it: the answer is only as fresh as the question.
     pub fn still_leader(&self) -> bool {
         match *self.until.borrow() {
-            Until::Nobody => false,
+            Until::Nobody | Until::Over => false,
             Until::Moment(moment) => Instant::now() < moment,
             Until::Ever => true,
         }
@@ -57,7 +59,7 @@ impl Leadership {
         loop {
             let now = *until.borrow_and_update();
             match now {
-                Until::Nobody => return,
+                Until::Nobody | Until::Over => return,
                 // A dropped sender cannot take back what was granted for ever.
                 Until::Ever => match until.changed().await {
                     Ok(()) => {}
@@ -78,17 +80,27 @@ impl Leadership {
 impl Term {
     /// May act until `moment`, which only moves forward while the term lasts.
     pub fn extend(&self, moment: Instant) {
-        self.until.send_replace(Until::Moment(moment));
+        self.grant(Until::Moment(moment));
     }
 
     /// Alone by arrangement: no deadline.
     pub fn for_ever(&self) {
-        self.until.send_replace(Until::Ever);
+        self.grant(Until::Ever);
+    }
+
+    fn grant(&self, until: Until) {
+        self.until.send_if_modified(|now| {
+            let lasts = *now != Until::Over;
+            if lasts {
+                *now = until;
+            }
+            lasts
+        });
     }
 
     /// From here on nothing may begin.
     pub fn end(&self) {
-        self.until.send_replace(Until::Nobody);
+        self.until.send_replace(Until::Over);
     }
 }
 
@@ -120,6 +132,8 @@ mod tests {
         term.end();
         waiter.await.unwrap();
         assert!(!leadership.still_leader());
+        term.extend(Instant::now() + Duration::from_secs(10));
+        assert!(!leadership.still_leader(), "a renewal that was under way brings nothing back");
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use tokio::time::Instant;
 
-use super::decide::Seen;
+use super::decide::{Decision, Seen, decide};
 use super::{LEASE_DURATION, REQUEST_TIMEOUT};
 
 #[derive(Debug, thiserror::Error)]
@@ -120,37 +120,52 @@ pub(super) fn holder(lease: &Lease) -> Option<&str> {
 
 /// What was last seen, and since when by our own clock.
 #[derive(Debug, Default)]
-pub(super) struct Observer {
-    known: Option<Option<(Lease, Seen)>>,
+pub(super) enum Observer {
+    /// No answer yet.
+    #[default]
+    Unknown,
+    /// There is no such lease.
+    Absent,
+    Present(Box<(Lease, Seen)>),
 }
 
 impl Observer {
-    /// `None` until something was seen; `Some(None)` when there is no lease.
-    pub(super) fn known(&self) -> Option<Option<&Seen>> {
-        self.known.as_ref().map(|known| known.as_ref().map(|(_, seen)| seen))
+    /// What to do now; `None` while nothing is known.
+    pub(super) fn decide(&self, me: &str, now: Instant) -> Option<Decision> {
+        match self {
+            Self::Unknown => None,
+            Self::Absent => Some(decide(None, me, now)),
+            Self::Present(known) => Some(decide(Some(&known.1), me, now)),
+        }
     }
 
+    /// The version to replace.
     pub(super) fn lease(&self) -> Option<&Lease> {
-        self.known.as_ref()?.as_ref().map(|(lease, _)| lease)
+        match self {
+            Self::Unknown | Self::Absent => None,
+            Self::Present(known) => Some(&known.0),
+        }
     }
 
     /// Only a changed spec is a sign of life: an annotation that somebody sets must not prolong a dead holder's term.
     pub(super) fn note(&mut self, lease: Option<Lease>, now: Instant) {
-        self.known = Some(lease.map(|lease| {
-            let since = match &self.known {
-                Some(Some((before, seen))) if before.spec == lease.spec => seen.since,
-                _ => now,
-            };
-            let spec = lease.spec.as_ref();
-            let seen = Seen {
-                holder: spec.and_then(|spec| spec.holder_identity.clone()),
-                duration: spec
-                    .and_then(|spec| u64::try_from(spec.lease_duration_seconds?).ok())
-                    .map_or(LEASE_DURATION, Duration::from_secs),
-                since,
-            };
-            (lease, seen)
-        }));
+        let Some(lease) = lease else {
+            *self = Self::Absent;
+            return;
+        };
+        let since = match self {
+            Self::Present(known) if known.0.spec == lease.spec => known.1.since,
+            _ => now,
+        };
+        let spec = lease.spec.as_ref();
+        let seen = Seen {
+            holder: spec.and_then(|spec| spec.holder_identity.clone()),
+            duration: spec
+                .and_then(|spec| u64::try_from(spec.lease_duration_seconds?).ok())
+                .map_or(LEASE_DURATION, Duration::from_secs),
+            since,
+        };
+        *self = Self::Present(Box::new((lease, seen)));
     }
 }
 
@@ -178,6 +193,10 @@ mod tests {
         }
     }
 
+    fn wait_until(moment: Instant) -> Option<Decision> {
+        Some(Decision::Wait { until: moment })
+    }
+
     #[test]
     fn seeing_the_same_content_again_does_not_prolong_the_holders_term() {
         let start = Instant::now();
@@ -186,21 +205,18 @@ mod tests {
         let mut annotated = lease("moss", 1);
         annotated.metadata.resource_version = Some("9".to_owned());
         observer.note(Some(annotated), start + Duration::from_secs(9));
-        assert_eq!(observer.known().unwrap().unwrap().since, start);
-        assert_eq!(
-            observer.lease().unwrap().metadata.resource_version.as_deref(),
-            Some("9"),
-            "the version is kept fresh"
-        );
-        observer.note(Some(lease("moss", 2)), start + Duration::from_secs(10));
-        assert_eq!(observer.known().unwrap().unwrap().since, start + Duration::from_secs(10));
+        assert_eq!(observer.decide("fern", start), wait_until(start + LEASE_DURATION));
+        assert_eq!(observer.lease().unwrap().metadata.resource_version.as_deref(), Some("9"), "the version is fresh");
+        let renewed = start + Duration::from_secs(10);
+        observer.note(Some(lease("moss", 2)), renewed);
+        assert_eq!(observer.decide("fern", renewed), wait_until(renewed + LEASE_DURATION));
     }
 
     #[test]
-    fn nothing_is_known_before_the_first_answer() {
+    fn nothing_is_decided_before_the_first_answer() {
         let mut observer = Observer::default();
-        assert!(observer.known().is_none());
+        assert_eq!(observer.decide("fern", Instant::now()), None);
         observer.note(None, Instant::now());
-        assert_eq!(observer.known(), Some(None));
+        assert_eq!(observer.decide("fern", Instant::now()), Some(Decision::Create));
     }
 }

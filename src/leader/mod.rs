@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapter::leadership::Term;
-use decide::{Decision, decide};
+use decide::Decision;
 use lease::{Leases, Observer};
 
 /// How long others wait for a silent holder. With the watch this is also the take-over time after a kill.
@@ -43,6 +43,13 @@ pub struct Held {
     lease: Lease,
     /// When the last successful write was *begun*: the deadline counts from there.
     renewed: Instant,
+}
+
+impl Held {
+    /// The holder stops by itself at this moment unless it renews before.
+    pub fn may_act_until(&self) -> Instant {
+        self.renewed + RENEW_DEADLINE
+    }
 }
 
 /// Why leadership ended.
@@ -72,7 +79,7 @@ impl Candidate {
         let mut not_before = Instant::now();
         loop {
             // Before the first answer nothing is known, and there is nothing to decide on.
-            let decision = observer.known().map(|known| decide(known, &self.identity, Instant::now()));
+            let decision = observer.decide(&self.identity, Instant::now());
             let wake = match decision {
                 None => None,
                 Some(Decision::Wait { until }) => Some(until),
@@ -121,14 +128,17 @@ impl Candidate {
     /// Renews until leadership is lost (the term is then over already) or `stop` is called, which gives the lease
     /// back for [`Candidate::release`].
     pub async fn keep(&self, mut held: Held, term: &Term, stop: &CancellationToken) -> Result<Held, Lost> {
-        term.extend(held.renewed + RENEW_DEADLINE);
+        term.extend(held.may_act_until());
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(held),
                 () = tokio::time::sleep_until(held.renewed + RENEW_EVERY) => {}
             }
-            let outcome = self.renew(&mut held, term).await;
-            if let Err(lost) = outcome {
+            let renewed = tokio::select! {
+                () = stop.cancelled() => return Ok(held),
+                renewed = self.renew(&mut held, term) => renewed,
+            };
+            if let Err(lost) = renewed {
                 term.end();
                 return Err(lost);
             }
@@ -137,7 +147,7 @@ impl Candidate {
 
     /// One renewal, tried until its deadline.
     async fn renew(&self, held: &mut Held, term: &Term) -> Result<(), Lost> {
-        let deadline = held.renewed + RENEW_DEADLINE;
+        let deadline = held.may_act_until();
         while Instant::now() < deadline {
             let begun = Instant::now();
             match self.leases.renew(&held.lease, &self.identity).await {
@@ -172,7 +182,15 @@ impl Candidate {
     /// Hands the lease over: the next candidate's watch sees it at once. Call only when nothing acts any more.
     /// A failure costs the next one the lease's duration and nothing else.
     pub async fn release(&self, held: Held) {
-        match self.leases.release(&held.lease).await {
+        let mut outcome = self.leases.release(&held.lease).await;
+        // A renewal that a stop cut short may have been written without our knowing its version.
+        if outcome.as_ref().is_err_and(lease::Error::lost_race)
+            && let Ok(Some(fresh)) = self.leases.read().await
+            && lease::holder(&fresh) == Some(self.identity.as_str())
+        {
+            outcome = self.leases.release(&fresh).await;
+        }
+        match outcome {
             Ok(()) => tracing::info!(lease = self.leases.name(), "lease released"),
             Err(error) => tracing::warn!(
                 lease = self.leases.name(),
