@@ -1,0 +1,97 @@
+{{- define "openbao-operator.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "openbao-operator.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "openbao-operator.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "openbao-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "openbao-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{- define "openbao-operator.labels" -}}
+{{ include "openbao-operator.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "openbao-operator.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "openbao-operator.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- required "serviceAccount.name is needed when serviceAccount.create is false" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "openbao-operator.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the operator does in a namespace whose clusters it runs. The same rules as a ClusterRole or as Roles. */}}
+{{- define "openbao-operator.rules" -}}
+# Our own kinds. Clusters and restores belong to people: the operator only marks them. Operations are its records.
+- apiGroups: [openbao.org]
+  resources: [openbaoclusters, openbaorestores, openbaorollouts]
+  verbs: [get, list, watch, update, patch]
+- apiGroups: [openbao.org]
+  resources: [openbaooperations]
+  verbs: [get, list, watch, create, update, patch, delete]
+- apiGroups: [openbao.org]
+  resources: [openbaoclusters/status, openbaorestores/status, openbaooperations/status, openbaorollouts/status]
+  verbs: [get, update, patch]
+# Clusters that enforce it ask for this right before an owner reference may block deletion.
+- apiGroups: [openbao.org]
+  resources: [openbaoclusters/finalizers, openbaorestores/finalizers, openbaooperations/finalizers, openbaorollouts/finalizers]
+  verbs: [update]
+# What a cluster is made of.
+- apiGroups: [apps]
+  resources: [statefulsets]
+  verbs: [get, list, watch, create, update, patch, delete]
+- apiGroups: [""]
+  resources: [services, serviceaccounts]
+  verbs: [get, list, watch, create, update, patch, delete]
+# update: granted on to the mover of one operation, for one ConfigMap by name.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, watch, create, update, patch, delete]
+# TLS, unseal key, credentials that a spec names. Never listed or watched.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, create, update, patch, delete]
+# delete restarts a member. get, update and patch are granted on to OpenBao, which labels its own pods.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, update, patch, delete]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, list, watch, update, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, update, patch, delete]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, update, patch, delete]
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [roles, rolebindings]
+  verbs: [get, list, watch, create, update, patch, delete]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
