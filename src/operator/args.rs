@@ -25,12 +25,7 @@ pub struct Args {
     pod_name: String,
 
     /// The service account that the operator runs as: the only one it asks tokens for
-    #[arg(
-        long,
-        env = "OPENBAO_OPERATOR_SERVICE_ACCOUNT",
-        default_value = "openbao-operator",
-        value_name = "NAME"
-    )]
+    #[arg(long, env = "OPENBAO_OPERATOR_SERVICE_ACCOUNT", default_value = "openbao-operator", value_name = "NAME")]
     service_account: String,
 
     /// The image of backup and restore Jobs: the operator's own
@@ -179,10 +174,7 @@ mod tests {
             let error = parse(&[&format!("--requeue-standard={bad}")]).unwrap_err().to_string();
             assert!(error.contains("90s"), "the message shows a good value: {error}");
         }
-        assert_eq!(
-            parse(&["--requeue-standard=2m"]).unwrap().settings[0].requeue_standard,
-            Duration::from_secs(120)
-        );
+        assert_eq!(parse(&["--requeue-standard=2m"]).unwrap().settings[0].requeue_standard, Duration::from_secs(120));
     }
 
     #[test]

@@ -20,8 +20,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn served(client: &Client, waiting: impl Fn(String)) {
     let mut said = String::new();
     loop {
-        let answer =
-            tokio::time::timeout(REQUEST_TIMEOUT, client.list_api_group_resources(GROUP_VERSION)).await;
+        let answer = tokio::time::timeout(REQUEST_TIMEOUT, client.list_api_group_resources(GROUP_VERSION)).await;
         let why = match answer {
             Ok(Ok(list)) => match missing(list.resources.iter().map(|resource| resource.name.as_str())) {
                 None => return,
@@ -41,7 +40,9 @@ pub async fn served(client: &Client, waiting: impl Fn(String)) {
 }
 
 fn awaited(missing: &str) -> String {
-    format!("the custom resource definitions {missing} of {GROUP_VERSION}: install the chart with its CRDs, or apply crds/")
+    format!(
+        "the custom resource definitions {missing} of {GROUP_VERSION}: install the chart with its CRDs, or apply crds/"
+    )
 }
 
 fn missing<'a>(served: impl Iterator<Item = &'a str>) -> Option<String> {

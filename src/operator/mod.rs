@@ -23,7 +23,8 @@ pub fn main() -> ExitCode {
 
     let arguments: Vec<_> = std::env::args_os().collect();
     if let Some(arguments) = mover_arguments(&arguments) {
-        let _ = arguments; return ExitCode::FAILURE;
+        let _ = arguments;
+        return ExitCode::FAILURE;
     }
     let plan = Args::parse_from(arguments).plan();
     if let Err(error) = crate::telemetry::logs::init(plan.log_format) {
@@ -83,7 +84,10 @@ mod tests {
     fn the_binary_is_a_mover_by_its_name_or_by_its_first_word() {
         let wanted = Some(vec!["/usr/bin/bao-backup".to_owned(), "verify".to_owned()]);
         assert_eq!(mover(&["/usr/bin/bao-backup", "verify"]), wanted);
-        assert_eq!(mover(&["openbao-operator", "bao-backup", "verify"]), Some(vec!["bao-backup".into(), "verify".into()]));
+        assert_eq!(
+            mover(&["openbao-operator", "bao-backup", "verify"]),
+            Some(vec!["bao-backup".into(), "verify".into()])
+        );
         assert_eq!(mover(&["openbao-operator", "--log-format", "bao-backup"]), None);
         assert_eq!(mover(&["openbao-operator"]), None);
     }

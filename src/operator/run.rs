@@ -179,7 +179,10 @@ fn start(client: kube::Client, settings: Vec<Settings>, leadership: Leadership, 
     let mut tasks = JoinSet::new();
     for settings in settings {
         let _ = (&client, &settings, &leadership);
-        tasks.spawn({ let stop = stop.clone(); async move { stop.cancelled().await } });
+        tasks.spawn({
+            let stop = stop.clone();
+            async move { stop.cancelled().await }
+        });
     }
     readiness.set(Stage::Leading);
     Work { tasks, stop }
