@@ -1,0 +1,285 @@
+//! Certificates: issuing (operator-managed) and judging (whoever made them). Pure but for the randomness of new keys.
+//!
+//! One serving certificate covers all members: a wildcard for the pods, so that scaling changes no certificate, and every
+//! Service name. Whether a certificate is good is asked the way a client asks: does it verify for that name, now?
+
+use chrono::{DateTime, Utc};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use rustls::{
+    RootCertStore,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    sign::CertifiedKey,
+};
+use secrecy::{ExposeSecret, SecretString};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+
+use super::names;
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// How long a serving certificate lives unless its rotation period asks for more.
+const SERVING_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+/// How long the operator's own authority lives.
+const CA_LIFETIME: Duration = Duration::from_secs(3650 * 86_400);
+/// Certificates start in the past, since clocks of nodes differ.
+const BACKDATED: Duration = Duration::from_secs(3600);
+/// Reissue when less than this is left, unless the spec says otherwise.
+pub const DEFAULT_ROTATION: Duration = Duration::from_secs(30 * 86_400);
+
+/// A certificate could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// The key or certificate generator refused.
+    #[error("failed to make {what}")]
+    Generate {
+        /// `the authority` or `the serving certificate`.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: rcgen::Error,
+    },
+    /// The Secret that should hold the authority holds something else.
+    #[error("the certificate authority in the Secret cannot be used to sign")]
+    Authority(#[source] rcgen::Error),
+    /// A SAN of the spec is neither a DNS name nor an address.
+    #[error("{name:?} is not a DNS name or IP address: correct spec.tls.extraSANs")]
+    Name {
+        /// The name.
+        name: String,
+        /// Why.
+        #[source]
+        source: rcgen::Error,
+    },
+}
+
+/// A certificate with its private key, both PEM.
+#[derive(Debug, Clone)]
+pub struct KeyedCert {
+    /// One certificate.
+    pub cert: String,
+    /// Its key, PKCS #8.
+    pub key: SecretString,
+}
+
+/// A new authority for one cluster.
+pub fn new_authority(cluster: &str, namespace: &str, now: DateTime<Utc>) -> Result<KeyedCert, IssueError> {
+    let failed = |source| IssueError::Generate { what: "the authority", source };
+    let key = KeyPair::generate().map_err(failed)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name(&format!("OpenBao {namespace}/{cluster}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    span(&mut params, now, CA_LIFETIME);
+    let cert = params.self_signed(&key).map_err(failed)?;
+    Ok(KeyedCert { cert: pem(&cert.pem()), key: pem(&key.serialize_pem()).into() })
+}
+
+/// A new serving certificate for `names`, signed by `authority`.
+pub fn issue(
+    authority: &KeyedCert,
+    names: &BTreeSet<String>,
+    rotation: Duration,
+    now: DateTime<Utc>,
+) -> Result<KeyedCert, IssueError> {
+    let failed = |source| IssueError::Generate { what: "the serving certificate", source };
+    let signer = KeyPair::from_pem(authority.key.expose_secret()).map_err(IssueError::Authority)?;
+    let signer = Issuer::from_ca_cert_pem(&authority.cert, signer).map_err(IssueError::Authority)?;
+    let key = KeyPair::generate().map_err(failed)?;
+    for name in names {
+        CertificateParams::new(vec![name.clone()])
+            .map_err(|source| IssueError::Name { name: name.clone(), source })?;
+    }
+    let mut params = CertificateParams::new(names.iter().cloned().collect::<Vec<_>>()).map_err(failed)?;
+    params.distinguished_name = common_name("OpenBao server");
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    // Members are clients of each other when they join.
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    span(&mut params, now, lifetime(rotation));
+    let cert = params.signed_by(&key, &signer).map_err(failed)?;
+    Ok(KeyedCert { cert: pem(&cert.pem()), key: pem(&key.serialize_pem()).into() })
+}
+
+/// A certificate must outlive its rotation period by far, or it would be reissued all the time.
+fn lifetime(rotation: Duration) -> Duration {
+    SERVING_LIFETIME.max(rotation * 2)
+}
+
+fn span(params: &mut CertificateParams, now: DateTime<Utc>, lifetime: Duration) {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let now = epoch + Duration::from_secs(u64::try_from(now.timestamp()).unwrap_or(0));
+    params.not_before = now - BACKDATED;
+    params.not_after = now + lifetime;
+}
+
+fn common_name(text: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, text);
+    name
+}
+
+/// PEM with the line ends of this system: some tools stumble over CRLF.
+fn pem(text: &str) -> String {
+    text.replace("\r\n", "\n")
+}
+
+/// Every name that clients, members and the operator use for this cluster, and the spec's own.
+pub fn serving_names(cluster: &str, namespace: &str, extra: &[String]) -> BTreeSet<String> {
+    let mut all: BTreeSet<String> = ["localhost", "127.0.0.1", "::1"].into_iter().map(str::to_owned).collect();
+    for service in
+        [names::headless_service(cluster), names::public_service(cluster), names::active_service(cluster)]
+    {
+        all.insert(service.clone());
+        all.extend(["", ".svc", ".svc.cluster.local"].map(|suffix| format!("{service}.{namespace}{suffix}")));
+    }
+    all.extend(
+        ["", ".svc", ".svc.cluster.local"].map(|suffix| format!("*.{cluster}.{namespace}{suffix}")),
+    );
+    all.extend(extra.iter().cloned());
+    all
+}
+
+/// What is wrong with a serving certificate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// The PEM does not parse, or key and certificate do not belong together.
+    #[error("tls.crt and tls.key are not a usable pair: {0}")]
+    Pair(String),
+    /// ca.crt holds no certificate.
+    #[error("ca.crt holds no certificate authority: {0}")]
+    Bundle(String),
+    /// A client that asks for this name would refuse it.
+    #[error("it does not verify for {name}: {cause}")]
+    Refused {
+        /// The name asked for.
+        name: String,
+        /// The verifier's words.
+        cause: String,
+    },
+}
+
+/// Judges a serving certificate as a client would, for each of `needed` (wildcards are tried with a host in place of the
+/// star). Returns when it expires.
+pub fn judge(
+    cert: &str,
+    key: &SecretString,
+    bundle: &str,
+    needed: &BTreeSet<String>,
+    now: DateTime<Utc>,
+) -> Result<DateTime<Utc>, Flaw> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = CertificateDer::pem_slice_iter(cert.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| Flaw::Pair(error.to_string()))?;
+    let Some((leaf, intermediates)) = chain.split_first() else {
+        return Err(Flaw::Pair("tls.crt holds no certificate".into()));
+    };
+    let expires = expiry(leaf).ok_or_else(|| Flaw::Pair("tls.crt holds no X.509 certificate".into()))?;
+    let private = PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes())
+        .map_err(|_| Flaw::Pair("tls.key holds no private key".into()))?;
+    CertifiedKey::from_der(chain.clone(), private, &provider).map_err(|error| Flaw::Pair(error.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
+        let root = root.map_err(|error| Flaw::Bundle(error.to_string()))?;
+        roots.add(root).map_err(|error| Flaw::Bundle(error.to_string()))?;
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| Flaw::Bundle(error.to_string()))?;
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.timestamp()).unwrap_or(0)));
+    for name in needed {
+        let refused = |cause: String| Flaw::Refused { name: name.clone(), cause };
+        let host = name.replacen("*.", "any.", 1);
+        let host = match host.parse::<IpAddr>() {
+            Ok(address) => ServerName::from(address),
+            Err(_) => ServerName::try_from(host).map_err(|error| refused(error.to_string()))?,
+        };
+        verifier
+            .verify_server_cert(leaf, intermediates, &host, &[], now)
+            .map_err(|error| refused(error.to_string()))?;
+    }
+    Ok(expires)
+}
+
+/// Whether a good certificate should be replaced already.
+pub fn is_due(expires: DateTime<Utc>, rotation: Duration, now: DateTime<Utc>) -> bool {
+    // A rotation period longer than the certificate's life would mean "always".
+    let left = (expires - now).to_std().unwrap_or_default();
+    left < rotation.max(DAY)
+}
+
+fn expiry(cert: &CertificateDer<'_>) -> Option<DateTime<Utc>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(cert).ok()?;
+    DateTime::from_timestamp(parsed.validity().not_after.timestamp(), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
+    }
+
+    fn issued(extra: &[&str]) -> (KeyedCert, KeyedCert, BTreeSet<String>) {
+        let now = at("2026-11-21T09:00:00Z");
+        let ca = new_authority("kelp", "reef", now).unwrap();
+        let extra: Vec<String> = extra.iter().map(|&name| name.to_owned()).collect();
+        let names = serving_names("kelp", "reef", &extra);
+        let serving = issue(&ca, &names, DEFAULT_ROTATION, now).unwrap();
+        (ca, serving, names)
+    }
+
+    #[test]
+    fn an_issued_certificate_verifies_for_every_pod_service_and_extra_name() {
+        let (ca, serving, mut names) = issued(&["bao.example.org", "10.1.2.3"]);
+        names.insert(names::tls_name("kelp", "reef", "kelp-17"));
+        names.insert(names::shared_tls_name("kelp", "reef"));
+        let until = judge(&serving.cert, &serving.key, &ca.cert, &names, at("2026-11-21T09:00:00Z")).unwrap();
+        assert_eq!(until, at("2027-11-21T09:00:00Z"));
+    }
+
+    #[test]
+    fn a_certificate_is_refused_for_a_name_it_lacks_another_authority_another_key_and_after_its_end() {
+        let (ca, serving, names) = issued(&[]);
+        let now = at("2026-11-21T09:00:00Z");
+        let more = BTreeSet::from(["elsewhere.example.org".to_owned()]);
+        assert!(matches!(judge(&serving.cert, &serving.key, &ca.cert, &more, now), Err(Flaw::Refused { .. })));
+        let (other_ca, other, _) = issued(&[]);
+        assert!(matches!(judge(&serving.cert, &serving.key, &other_ca.cert, &names, now), Err(Flaw::Refused { .. })));
+        assert!(matches!(judge(&serving.cert, &other.key, &ca.cert, &names, now), Err(Flaw::Pair(_))));
+        let late = at("2028-01-01T00:00:00Z");
+        assert!(matches!(judge(&serving.cert, &serving.key, &ca.cert, &names, late), Err(Flaw::Refused { .. })));
+        assert!(matches!(judge("", &serving.key, &ca.cert, &names, now), Err(Flaw::Pair(_))));
+        assert!(matches!(judge(&serving.cert, &serving.key, "", &names, now), Err(Flaw::Bundle(_))));
+    }
+
+    #[test]
+    fn no_rotation_period_makes_a_fresh_certificate_due_at_once() {
+        let now = at("2026-11-21T09:00:00Z");
+        for days in [0, 1, 30, 365, 3000] {
+            let rotation = DAY * days;
+            let expires = now + lifetime(rotation);
+            assert!(!is_due(expires, rotation, now), "{days} days");
+            assert!(is_due(expires, rotation, expires), "{days} days, at the end");
+        }
+    }
+
+    #[test]
+    fn a_bad_extra_name_is_named() {
+        let now = at("2026-11-21T09:00:00Z");
+        let ca = new_authority("kelp", "reef", now).unwrap();
+        let names = BTreeSet::from(["bücher".to_owned()]);
+        let error = issue(&ca, &names, DEFAULT_ROTATION, now).unwrap_err();
+        assert!(matches!(error, IssueError::Name { name, .. } if name == "bücher"));
+    }
+
+    #[test]
+    fn a_key_does_not_show_itself() {
+        let (ca, ..) = issued(&[]);
+        assert!(!format!("{ca:?}").contains("PRIVATE"));
+    }
+}
