@@ -264,10 +264,7 @@ mod tests {
     #[test]
     fn text_cannot_leave_its_quotes_whatever_it_holds() {
         let nasty = Body::new().set("policy", "path \"a\\b\" {\n}\r\t${x} $y \u{7}");
-        assert_eq!(
-            nasty.to_string(),
-            "policy = \"path \\\"a\\\\b\\\" {\\n}\\r\\t\\u0024{x} $y \\u0007\"\n"
-        );
+        assert_eq!(nasty.to_string(), "policy = \"path \\\"a\\\\b\\\" {\\n}\\r\\t\\u0024{x} $y \\u0007\"\n");
     }
 
     #[test]

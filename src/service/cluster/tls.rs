@@ -89,8 +89,7 @@ pub fn issue(
     let signer = Issuer::from_ca_cert_pem(&authority.cert, signer).map_err(IssueError::Authority)?;
     let key = KeyPair::generate().map_err(failed)?;
     for name in names {
-        CertificateParams::new(vec![name.clone()])
-            .map_err(|source| IssueError::Name { name: name.clone(), source })?;
+        CertificateParams::new(vec![name.clone()]).map_err(|source| IssueError::Name { name: name.clone(), source })?;
     }
     let mut params = CertificateParams::new(names.iter().cloned().collect::<Vec<_>>()).map_err(failed)?;
     params.distinguished_name = common_name("OpenBao server");
@@ -129,15 +128,11 @@ fn pem(text: &str) -> String {
 /// Every name that clients, members and the operator use for this cluster, and the spec's own.
 pub fn serving_names(cluster: &str, namespace: &str, extra: &[String]) -> BTreeSet<String> {
     let mut all: BTreeSet<String> = ["localhost", "127.0.0.1", "::1"].into_iter().map(str::to_owned).collect();
-    for service in
-        [names::headless_service(cluster), names::public_service(cluster), names::active_service(cluster)]
-    {
+    for service in [names::headless_service(cluster), names::public_service(cluster), names::active_service(cluster)] {
         all.insert(service.clone());
         all.extend(["", ".svc", ".svc.cluster.local"].map(|suffix| format!("{service}.{namespace}{suffix}")));
     }
-    all.extend(
-        ["", ".svc", ".svc.cluster.local"].map(|suffix| format!("*.{cluster}.{namespace}{suffix}")),
-    );
+    all.extend(["", ".svc", ".svc.cluster.local"].map(|suffix| format!("*.{cluster}.{namespace}{suffix}")));
     all.extend(extra.iter().cloned());
     all
 }
