@@ -9,7 +9,7 @@ use kube::CustomResourceExt;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::{OpenBaoCluster, OpenBaoRestore, OpenBaoRollout};
+use super::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OpenBaoRollout};
 
 /// Fields whose type is Kubernetes' own. The field keeps its description, what is inside loses it.
 const BORROWED: [&str; 9] = [
@@ -47,7 +47,10 @@ pub enum ManifestError {
 
 /// The definitions of all kinds, in the order people meet them.
 pub fn crds() -> Result<Vec<CustomResourceDefinition>, ManifestError> {
-    [OpenBaoCluster::crd(), OpenBaoRestore::crd(), OpenBaoRollout::crd()].into_iter().map(finished).collect()
+    [OpenBaoCluster::crd(), OpenBaoRestore::crd(), OpenBaoOperation::crd(), OpenBaoRollout::crd()]
+        .into_iter()
+        .map(finished)
+        .collect()
 }
 
 /// File name and content of each definition. The same types always give the same bytes.
