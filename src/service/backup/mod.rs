@@ -3,5 +3,9 @@
 //! | file | what |
 //! |---|---|
 //! | [`schedule`] | when something is due: cron, zone, jitter (pure) |
+//! | [`store`] | a target as an operation freezes it (pure) |
+//! | [`jobs`] | the mover's Jobs and the objects beside them, also a restore's (pure) |
 
+pub mod jobs;
 pub mod schedule;
+pub mod store;

@@ -1,0 +1,536 @@
+//! The mover's Jobs, and the objects beside them. Pure: values in, manifests out; backup, retention, verification and
+//! restore all build their Jobs here, so that there is one place to look for what a Job of ours may do.
+//!
+//! Every Job has a deterministic name, is controlled by its operation, never retries by itself (`backoffLimit: 0`: the
+//! saga engine counts attempts), runs restricted, and holds one token per audience and one credential mount.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobSpec},
+        core::v1::{
+            Capabilities, ConfigMap, ConfigMapProjection, ConfigMapVolumeSource, Container, DownwardAPIProjection,
+            DownwardAPIVolumeFile, EmptyDirVolumeSource, EnvVar, EnvVarSource, KeyToPath, LocalObjectReference,
+            ObjectFieldSelector, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec,
+            ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+            ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+        },
+        rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{ObjectMeta, OwnerReference},
+    },
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::store::Store;
+use crate::api::Retention;
+use crate::datapath::environment::{self as env, path};
+use crate::datapath::protocol::Peer;
+use crate::service::cluster::names;
+
+/// Annotation: the UID of the operation that a Job, or an object beside it, was made for. With the owner reference it is
+/// the proof that the Job is ours: a name may have been used before.
+pub const OPERATION_UID: &str = "openbao.org/operation-uid";
+/// Annotation: the operation's whole name; the label is shortened to what labels may hold.
+pub const OPERATION_NAME: &str = "openbao.org/operation-name";
+
+/// The user that the images run as; also the group of files in mounted volumes.
+const USER: i64 = 65532;
+/// Kubernetes' limit for names that become labels, such as a Job's.
+const NAME_LIMIT: usize = 63;
+/// The mover ends this long before Kubernetes would kill it, so that it can abort its upload and say why.
+const MARGIN: TimeDelta = TimeDelta::seconds(20);
+/// How long a mover that is told to stop may take to abort its upload.
+const GRACE_SECONDS: i64 = 30;
+/// Life of projected tokens; the kubelet renews them in time.
+const TOKEN_SECONDS: i64 = 600;
+/// The audience that AWS expects of a web identity.
+const AWS_AUDIENCE: &str = "sts.amazonaws.com";
+
+/// The operation that a Job works for.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    pub name: String,
+    pub uid: String,
+    pub namespace: String,
+    pub cluster: String,
+    pub cluster_uid: String,
+    /// For the manifest: why, and who asked.
+    pub intent: String,
+    pub actor: String,
+    /// Controller reference to the operation.
+    pub owner: OwnerReference,
+}
+
+/// How the mover logs in to OpenBao. Frozen with the operation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Login {
+    pub mount: String,
+    pub role: String,
+    pub audience: String,
+    /// Config map with `ca.crt`; `None`: the cluster serves without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_config_map: Option<String>,
+    /// A user's Secret with the key `token`, used instead of the JWT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_secret: Option<String>,
+}
+
+/// Which stored backup is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Source {
+    /// A whole key, never joined with the prefix.
+    Key(String),
+    /// The newest complete backup of this cluster.
+    Latest,
+    /// The newest complete one taken before this time.
+    Before(DateTime<Utc>),
+}
+
+/// What a Job does.
+#[derive(Clone, Debug)]
+pub enum Task<'a> {
+    /// Takes a snapshot, verifies it, stores it under `key`.
+    Backup {
+        key: &'a str,
+        login: &'a Login,
+        peers: &'a [Peer],
+        expected_size: Option<u64>,
+        key_fingerprint: Option<&'a str>,
+    },
+    /// Reads a stored backup again from end to end.
+    Verify { source: &'a Source },
+    /// Applies retention, finishes what an earlier run began, and removes `remove` in any case.
+    Prune {
+        retention: Option<&'a Retention>,
+        protected: &'a BTreeMap<String, String>,
+        remove: &'a [String],
+        dry_run: bool,
+    },
+    /// Downloads, verifies, reports, waits for leave, and submits once.
+    Restore { source: &'a Source, login: &'a Login, waive: &'a [String], submit: bool },
+}
+
+/// One Job.
+#[derive(Clone, Debug)]
+pub struct Mover<'a> {
+    pub operation: &'a Operation,
+    /// See [`job_name`].
+    pub name: &'a str,
+    pub task: Task<'a>,
+    pub store: &'a Store,
+    pub image: &'a str,
+    pub image_pull_secrets: &'a [LocalObjectReference],
+    pub service_account: &'a str,
+    /// When everything is over. The mover is told a little less.
+    pub deadline: DateTime<Utc>,
+    pub now: DateTime<Utc>,
+}
+
+/// `<operation>-<what>`, deterministic, at most 63 characters: a long one ends in a digest instead of being cut, so that
+/// two long names never become one.
+pub fn job_name(operation: &str, what: &str) -> String {
+    let whole = format!("{operation}-{what}");
+    if whole.len() <= NAME_LIMIT {
+        return whole;
+    }
+    let digest = Sha256::digest(whole.as_bytes());
+    let short = digest.iter().take(4).fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte));
+    let tail = format!("-{short:08x}-{what}");
+    let head: String = operation.chars().take(NAME_LIMIT.saturating_sub(tail.len())).collect();
+    format!("{}{tail}", head.trim_end_matches(['-', '.']))
+}
+
+/// Name of the Job of one attempt at a step: attempts after the first carry their number.
+pub fn attempt_name(operation: &str, what: &str, attempt: i32) -> String {
+    if attempt <= 1 { job_name(operation, what) } else { job_name(operation, &format!("{what}-{attempt}")) }
+}
+
+/// Name of the config map, role and binding through which mover and operator talk.
+pub fn mover_name(operation: &str) -> String {
+    job_name(operation, "mover")
+}
+
+/// The labels of everything that belongs to an operation.
+pub fn labels(operation: &Operation, component: &str) -> BTreeMap<String, String> {
+    let mut labels = names::labels(&operation.cluster);
+    labels.insert(names::COMPONENT_LABEL.to_owned(), component.to_owned());
+    labels.insert(names::OPERATION_LABEL.to_owned(), operation_label(&operation.name));
+    labels
+}
+
+/// The operation's name as a label value.
+pub fn operation_label(operation: &str) -> String {
+    if operation.len() <= NAME_LIMIT { operation.to_owned() } else { job_name(operation, "op") }
+}
+
+impl Task<'_> {
+    /// The mover's subcommand, and the component label of the Job.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Backup { .. } => "backup",
+            Self::Verify { .. } => "verify",
+            Self::Prune { .. } => "prune",
+            Self::Restore { .. } => "restore",
+        }
+    }
+
+    fn login(&self) -> Option<&Login> {
+        match self {
+            Self::Backup { login, .. } | Self::Restore { login, .. } => Some(login),
+            Self::Verify { .. } | Self::Prune { .. } => None,
+        }
+    }
+
+    /// Only what has to hold a whole archive gets a disk.
+    fn needs_scratch(&self) -> bool {
+        matches!(self, Self::Backup { .. } | Self::Restore { .. })
+    }
+
+    fn variables(&self) -> Result<Vec<(&'static str, String)>, serde_json::Error> {
+        let mut list: Vec<(&'static str, String)> = Vec::new();
+        match self {
+            Self::Backup { key, peers, expected_size, key_fingerprint, .. } => {
+                list.push((env::KEY, (*key).to_owned()));
+                list.push((env::PEERS, serde_json::to_string(peers)?));
+                list.extend(expected_size.map(|size| (env::EXPECTED_SIZE, size.to_string())));
+                list.extend(key_fingerprint.map(|print| (env::KEY_FINGERPRINT, print.to_owned())));
+            }
+            Self::Verify { source } => list.push(source.variable()),
+            Self::Prune { retention, protected, remove, dry_run } => {
+                if let Some(retention) = retention {
+                    list.push((env::RETENTION, serde_json::to_string(retention)?));
+                }
+                list.push((env::PROTECTED, serde_json::to_string(protected)?));
+                if !remove.is_empty() {
+                    list.push((env::REMOVE, serde_json::to_string(remove)?));
+                }
+                if *dry_run {
+                    list.push((env::DRY_RUN, true.to_string()));
+                }
+            }
+            Self::Restore { source, waive, submit, .. } => {
+                list.push(source.variable());
+                if !waive.is_empty() {
+                    list.push((env::WAIVE, serde_json::to_string(waive)?));
+                }
+                list.push((env::SUBMIT, submit.to_string()));
+            }
+        }
+        if let Some(login) = self.login() {
+            list.push((env::JWT_MOUNT, login.mount.clone()));
+            list.push((env::JWT_ROLE, login.role.clone()));
+            list.push((env::AUDIENCE, login.audience.clone()));
+            list.push(match &login.token_secret {
+                Some(_) => (env::TOKEN_FILE, format!("{}/token", path::TOKEN)),
+                None => (env::JWT_FILE, format!("{}/token", path::JWT)),
+            });
+            list.extend(login.ca_config_map.as_ref().map(|_| (env::CA_FILE, format!("{}/ca.crt", path::CA))));
+        }
+        Ok(list)
+    }
+}
+
+impl Source {
+    fn variable(&self) -> (&'static str, String) {
+        match self {
+            Self::Key(key) => (env::KEY, key.clone()),
+            Self::Latest => (env::LATEST, true.to_string()),
+            Self::Before(time) => (env::BEFORE, time.to_rfc3339_opts(SecondsFormat::Secs, true)),
+        }
+    }
+}
+
+/// The Job. It fails only when plain data cannot be written as JSON, which no input causes.
+pub fn job(mover: &Mover<'_>) -> Result<Job, serde_json::Error> {
+    let seconds = (mover.deadline - mover.now).num_seconds().max(60);
+    let mut pod_labels = mover.store.pod_labels.clone();
+    // Ours win: a user's label must not make a Job's pod look like a server.
+    pod_labels.extend(labels(mover.operation, mover.task.word()));
+    let pieces = Pieces::of(mover);
+    Ok(Job {
+        metadata: metadata(mover.operation, mover.name, mover.task.word()),
+        spec: Some(JobSpec {
+            backoff_limit: Some(0),
+            active_deadline_seconds: Some(seconds),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(pod_labels),
+                    annotations: Some(annotations(mover.operation)),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(PodSpec {
+                    service_account_name: Some(mover.service_account.to_owned()),
+                    automount_service_account_token: Some(false),
+                    enable_service_links: Some(false),
+                    restart_policy: Some("Never".to_owned()),
+                    termination_grace_period_seconds: Some(GRACE_SECONDS),
+                    security_context: Some(pod_security()),
+                    image_pull_secrets: (!mover.image_pull_secrets.is_empty())
+                        .then(|| mover.image_pull_secrets.to_vec()),
+                    containers: vec![Container {
+                        name: "mover".to_owned(),
+                        image: Some(mover.image.to_owned()),
+                        image_pull_policy: Some("IfNotPresent".to_owned()),
+                        command: Some(vec![path::PROGRAM.to_owned(), mover.task.word().to_owned()]),
+                        env: Some(variables(mover)?),
+                        resources: Some(resources()),
+                        security_context: Some(container_security()),
+                        volume_mounts: Some(pieces.mounts),
+                        ..Container::default()
+                    }],
+                    volumes: Some(pieces.volumes),
+                    ..PodSpec::default()
+                }),
+            },
+            ..JobSpec::default()
+        }),
+        status: None,
+    })
+}
+
+/// The mover's own config map, empty: the mover reports into it, the operator grants in it.
+pub fn mover_config_map(operation: &Operation) -> ConfigMap {
+    ConfigMap { metadata: metadata(operation, &mover_name(&operation.name), "mover"), ..ConfigMap::default() }
+}
+
+/// The right to that one config map and nothing else.
+pub fn mover_role(operation: &Operation) -> Role {
+    let name = mover_name(&operation.name);
+    Role {
+        metadata: metadata(operation, &name, "mover"),
+        rules: Some(vec![PolicyRule {
+            api_groups: Some(vec![String::new()]),
+            resources: Some(vec!["configmaps".to_owned()]),
+            resource_names: Some(vec![name]),
+            verbs: ["get", "list", "watch", "update", "patch"].map(str::to_owned).to_vec(),
+            ..PolicyRule::default()
+        }]),
+    }
+}
+
+/// Gives that right to the service account of the Job.
+pub fn mover_binding(operation: &Operation, service_account: &str) -> RoleBinding {
+    let name = mover_name(&operation.name);
+    RoleBinding {
+        metadata: metadata(operation, &name, "mover"),
+        role_ref: RoleRef { api_group: "rbac.authorization.k8s.io".to_owned(), kind: "Role".to_owned(), name },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".to_owned(),
+            name: service_account.to_owned(),
+            namespace: Some(operation.namespace.clone()),
+            ..Subject::default()
+        }]),
+    }
+}
+
+fn metadata(operation: &Operation, name: &str, component: &str) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: Some(operation.namespace.clone()),
+        labels: Some(labels(operation, component)),
+        annotations: Some(annotations(operation)),
+        owner_references: Some(vec![operation.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+fn annotations(operation: &Operation) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (OPERATION_UID.to_owned(), operation.uid.clone()),
+        (OPERATION_NAME.to_owned(), operation.name.clone()),
+    ])
+}
+
+fn variables(mover: &Mover<'_>) -> Result<Vec<EnvVar>, serde_json::Error> {
+    let operation = mover.operation;
+    let by_time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let mut list = vec![
+        (env::TARGET, serde_json::to_string(&mover.store.target)?),
+        (env::NAMESPACE, operation.namespace.clone()),
+        (env::CLUSTER, operation.cluster.clone()),
+        (env::CLUSTER_UID, operation.cluster_uid.clone()),
+        (env::OPERATION, operation.name.clone()),
+        (env::OPERATION_UID, operation.uid.clone()),
+        (env::INTENT, operation.intent.clone()),
+        (env::ACTOR, operation.actor.clone()),
+        (env::CONFIG_MAP, mover_name(&operation.name)),
+        (env::DEADLINE, by_time(mover.deadline - MARGIN)),
+    ];
+    list.extend(mover.task.variables()?);
+    if mover.store.credentials_secret.is_some() {
+        list.push((env::CREDENTIALS_DIR, path::CREDENTIALS.to_owned()));
+    }
+    if mover.task.needs_scratch() {
+        list.push((env::SCRATCH, path::SCRATCH.to_owned()));
+    }
+    if let Some(role) = &mover.store.target.role_arn {
+        // The names that AWS's own clients look for.
+        list.push(("AWS_ROLE_ARN", role.clone()));
+        list.push(("AWS_WEB_IDENTITY_TOKEN_FILE", format!("{}/token", path::CLOUD)));
+    }
+    let mut variables: Vec<EnvVar> = list
+        .into_iter()
+        .map(|(name, value)| EnvVar { name: name.to_owned(), value: Some(escaped(&value)), value_from: None })
+        .collect();
+    for (name, field) in [(env::POD_NAME, "metadata.name"), (env::POD_UID, "metadata.uid")] {
+        let field_ref = ObjectFieldSelector { field_path: field.to_owned(), api_version: None };
+        let value_from = EnvVarSource { field_ref: Some(field_ref), ..EnvVarSource::default() };
+        variables.push(EnvVar { name: name.to_owned(), value: None, value_from: Some(value_from) });
+    }
+    Ok(variables)
+}
+
+/// The kubelet expands `$(NAME)` in values and takes `$$` for `$`; what a person wrote must arrive as it was written.
+fn escaped(value: &str) -> String {
+    value.replace('$', "$$")
+}
+
+/// The pod's volumes, each with its mount.
+#[derive(Default)]
+struct Pieces {
+    volumes: Vec<Volume>,
+    mounts: Vec<VolumeMount>,
+}
+
+impl Pieces {
+    fn of(mover: &Mover<'_>) -> Self {
+        let mut pieces = Self::default();
+        pieces.add("kubernetes", path::KUBERNETES, true, |v| v.projected = Some(kubernetes_access()));
+        if mover.task.needs_scratch() {
+            pieces.add("scratch", path::SCRATCH, false, |v| v.empty_dir = Some(EmptyDirVolumeSource::default()));
+        }
+        if let Some(login) = mover.task.login() {
+            match &login.token_secret {
+                Some(secret) => pieces.add("openbao", path::TOKEN, true, |v| v.secret = Some(secret_files(secret))),
+                None => {
+                    pieces.add("openbao", path::JWT, true, |v| v.projected = Some(token_file(Some(&login.audience))));
+                }
+            }
+            if let Some(ca) = &login.ca_config_map {
+                pieces.add("ca", path::CA, true, |v| {
+                    v.config_map = Some(ConfigMapVolumeSource { name: ca.clone(), ..ConfigMapVolumeSource::default() });
+                });
+            }
+        }
+        if let Some(secret) = &mover.store.credentials_secret {
+            pieces.add("credentials", path::CREDENTIALS, true, |v| v.secret = Some(secret_files(secret)));
+        }
+        if mover.store.target.role_arn.is_some() {
+            pieces.add("cloud", path::CLOUD, true, |v| v.projected = Some(token_file(Some(AWS_AUDIENCE))));
+        }
+        if let Some(claim) = &mover.store.claim {
+            // Only who writes backups may write to the volume.
+            let read_only = matches!(mover.task, Task::Verify { .. } | Task::Restore { .. });
+            pieces.add("store", path::STORE, read_only, |v| {
+                v.persistent_volume_claim =
+                    Some(PersistentVolumeClaimVolumeSource { claim_name: claim.clone(), read_only: None });
+            });
+        }
+        pieces
+    }
+
+    fn add(&mut self, name: &str, at: &str, read_only: bool, source: impl FnOnce(&mut Volume)) {
+        let mut volume = Volume { name: name.to_owned(), ..Volume::default() };
+        source(&mut volume);
+        self.volumes.push(volume);
+        self.mounts.push(VolumeMount {
+            name: name.to_owned(),
+            mount_path: at.to_owned(),
+            read_only: read_only.then_some(true),
+            ..VolumeMount::default()
+        });
+    }
+}
+
+fn secret_files(secret: &str) -> SecretVolumeSource {
+    SecretVolumeSource {
+        secret_name: Some(secret.to_owned()),
+        default_mode: Some(0o440),
+        ..SecretVolumeSource::default()
+    }
+}
+
+fn token_source(audience: Option<&str>) -> VolumeProjection {
+    VolumeProjection {
+        service_account_token: Some(ServiceAccountTokenProjection {
+            audience: audience.map(str::to_owned),
+            expiration_seconds: Some(TOKEN_SECONDS),
+            path: "token".to_owned(),
+        }),
+        ..VolumeProjection::default()
+    }
+}
+
+fn token_file(audience: Option<&str>) -> ProjectedVolumeSource {
+    ProjectedVolumeSource { sources: Some(vec![token_source(audience)]), default_mode: Some(0o440) }
+}
+
+/// What a Kubernetes client expects to find: the automatic mount, but with a short-lived token of the API server's own
+/// audience, and only in this container.
+fn kubernetes_access() -> ProjectedVolumeSource {
+    let ca = ConfigMapProjection {
+        name: "kube-root-ca.crt".to_owned(),
+        items: Some(vec![KeyToPath { key: "ca.crt".to_owned(), path: "ca.crt".to_owned(), mode: None }]),
+        optional: None,
+    };
+    let namespace = DownwardAPIVolumeFile {
+        path: "namespace".to_owned(),
+        field_ref: Some(ObjectFieldSelector { field_path: "metadata.namespace".to_owned(), api_version: None }),
+        ..DownwardAPIVolumeFile::default()
+    };
+    ProjectedVolumeSource {
+        sources: Some(vec![
+            token_source(None),
+            VolumeProjection { config_map: Some(ca), ..VolumeProjection::default() },
+            VolumeProjection {
+                downward_api: Some(DownwardAPIProjection { items: Some(vec![namespace]) }),
+                ..VolumeProjection::default()
+            },
+        ]),
+        default_mode: Some(0o440),
+    }
+}
+
+/// `requests` small enough for any node; no processor limit, because a throttled reader holds up OpenBao's leadership.
+fn resources() -> ResourceRequirements {
+    let quantities = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned()))).collect()
+    };
+    ResourceRequirements {
+        requests: Some(quantities(&[("cpu", "100m"), ("memory", "64Mi")])),
+        limits: Some(quantities(&[("memory", "256Mi")])),
+        ..ResourceRequirements::default()
+    }
+}
+
+fn pod_security() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(USER),
+        run_as_group: Some(USER),
+        fs_group: Some(USER),
+        fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+        ..PodSecurityContext::default()
+    }
+}
+
+fn container_security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        ..SecurityContext::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

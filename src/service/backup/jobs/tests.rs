@@ -1,0 +1,164 @@
+use insta::assert_yaml_snapshot;
+use serde_json::json;
+
+use super::*;
+
+fn operation(name: &str) -> Operation {
+    Operation {
+        name: name.into(),
+        uid: "0f0f0f0f-1111".into(),
+        namespace: "reef".into(),
+        cluster: "kelp".into(),
+        cluster_uid: "c1c1".into(),
+        intent: "before the $(HOLIDAYS)".into(),
+        actor: "ops@example.org".into(),
+        owner: OwnerReference {
+            api_version: "openbao.org/v1alpha1".into(),
+            kind: "OpenBaoOperation".into(),
+            name: name.into(),
+            uid: "0f0f0f0f-1111".into(),
+            controller: Some(true),
+            ..OwnerReference::default()
+        },
+    }
+}
+
+fn login() -> Login {
+    Login {
+        mount: "jwt".into(),
+        role: "openbao-operator-backup".into(),
+        audience: "openbao:reef/kelp".into(),
+        ca_config_map: Some("kelp-ca".into()),
+        token_secret: None,
+    }
+}
+
+fn store(spec: serde_json::Value) -> Store {
+    Store::freeze(&serde_json::from_value(spec).unwrap()).unwrap()
+}
+
+fn bucket() -> Store {
+    store(json!({"endpoint": "https://tide:9000", "bucket": "shells", "credentialsSecretRef": {"name": "pearl"}}))
+}
+
+fn claim() -> Store {
+    store(json!({"provider": "file", "file": {"claimName": "sand", "path": "deep"}}))
+}
+
+fn peers() -> Vec<Peer> {
+    vec![Peer {
+        pod: "kelp-0".into(),
+        pod_uid: "p0".into(),
+        address: "10.0.0.7:8200".into(),
+        tls_name: "kelp-0.kelp.reef.svc".into(),
+    }]
+}
+
+fn build(task: Task<'_>, store: &Store) -> Job {
+    let operation = operation("kelp-backup-1795316400");
+    let name = job_name(&operation.name, task.word());
+    job(&Mover {
+        operation: &operation,
+        name: &name,
+        task,
+        store,
+        image: "registry.example/openbao-operator:1.0.0",
+        image_pull_secrets: &[],
+        service_account: "kelp-backup",
+        deadline: "2026-11-21T03:30:00Z".parse().unwrap(),
+        now: "2026-11-21T03:00:00Z".parse().unwrap(),
+    })
+    .unwrap()
+}
+
+fn backup(store: &Store) -> Job {
+    let (login, peers) = (login(), peers());
+    let task = Task::Backup {
+        key: "reef/kelp/2026-11-21T03-00-00Z-0f0f0f0f.snap",
+        login: &login,
+        peers: &peers,
+        expected_size: Some(525_000_000),
+        key_fingerprint: Some("abcd"),
+    };
+    build(task, store)
+}
+
+#[test]
+fn a_backup_job_to_a_bucket_looks_like_this() {
+    assert_yaml_snapshot!(backup(&bucket()));
+}
+
+#[test]
+fn a_prune_job_on_a_claim_looks_like_this() {
+    let retention = Retention { keep_last: Some(7), keep_within: Some("72h".into()), ..Retention::default() };
+    let protected = BTreeMap::from([("reef/kelp/a.snap".to_owned(), "the last verified".to_owned())]);
+    let task = Task::Prune { retention: Some(&retention), protected: &protected, remove: &[], dry_run: false };
+    assert_yaml_snapshot!(build(task, &claim()));
+}
+
+#[test]
+fn a_restore_job_looks_like_this() {
+    let login = Login { token_secret: Some("user-token".into()), ..login() };
+    let waive = ["OtherSeal".to_owned()];
+    let task = Task::Restore { source: &Source::Latest, login: &login, waive: &waive, submit: true };
+    let role = store(json!({"bucket": "shells", "roleArn": "arn:aws:iam::1:role/x"}));
+    assert_yaml_snapshot!(build(task, &role));
+}
+
+#[test]
+fn mover_objects_are_limited_to_one_name() {
+    let operation = operation("kelp-backup-1795316400");
+    let role = mover_role(&operation);
+    let rules = role.rules.unwrap();
+    assert_eq!(rules.len(), 1);
+    assert_eq!(rules[0].resource_names.as_deref(), Some(&["kelp-backup-1795316400-mover".to_owned()][..]));
+    let binding = mover_binding(&operation, "kelp-backup");
+    assert_eq!(binding.role_ref.name, mover_config_map(&operation).metadata.name.unwrap());
+    assert_eq!(binding.subjects.unwrap()[0].name, "kelp-backup");
+}
+
+#[test]
+fn names_are_deterministic_and_long_ones_stay_distinct() {
+    assert_eq!(job_name("kelp-backup-1", "snapshot"), "kelp-backup-1-snapshot");
+    assert_eq!(attempt_name("kelp-backup-1", "snapshot", 1), "kelp-backup-1-snapshot");
+    assert_eq!(attempt_name("kelp-backup-1", "snapshot", 3), "kelp-backup-1-snapshot-3");
+    let long = "k".repeat(70);
+    let (a, b) = (job_name(&format!("{long}a"), "snapshot"), job_name(&format!("{long}b"), "snapshot"));
+    assert!(a.len() <= 63 && a.ends_with("-snapshot"), "{a}");
+    assert_ne!(a, b);
+    assert_eq!(a, job_name(&format!("{long}a"), "snapshot"));
+    assert!(operation_label(&long).len() <= 63);
+}
+
+#[test]
+fn a_job_holds_no_more_than_it_needs() {
+    let names = |job: &Job| -> Vec<String> {
+        let spec = job.spec.as_ref().unwrap().template.spec.as_ref().unwrap();
+        assert_eq!(spec.automount_service_account_token, Some(false));
+        spec.volumes.as_ref().unwrap().iter().map(|volume| volume.name.clone()).collect()
+    };
+    assert_eq!(names(&backup(&bucket())), ["kubernetes", "scratch", "openbao", "ca", "credentials"]);
+    assert_eq!(names(&backup(&claim())), ["kubernetes", "scratch", "openbao", "ca", "store"]);
+    // Verification and retention never speak to OpenBao, so they get no token for it.
+    assert_eq!(names(&build(Task::Verify { source: &Source::Latest }, &bucket())), ["kubernetes", "credentials"]);
+}
+
+#[test]
+fn a_users_pod_label_cannot_make_a_job_look_like_a_server() {
+    let mut store = bucket();
+    store.pod_labels.insert(names::COMPONENT_LABEL.into(), names::SERVER_COMPONENT.into());
+    store.pod_labels.insert("azure.workload.identity/use".into(), "true".into());
+    let labels = backup(&store).spec.unwrap().template.metadata.unwrap().labels.unwrap();
+    assert_eq!(labels[names::COMPONENT_LABEL], "backup");
+    assert_eq!(labels["azure.workload.identity/use"], "true");
+}
+
+#[test]
+fn the_mover_is_told_to_end_before_it_is_killed() {
+    let job = backup(&bucket());
+    let spec = job.spec.unwrap();
+    assert_eq!(spec.active_deadline_seconds, Some(1800));
+    let env = spec.template.spec.unwrap().containers.remove(0).env.unwrap();
+    let deadline = env.iter().find(|variable| variable.name == env::DEADLINE).unwrap();
+    assert_eq!(deadline.value.as_deref(), Some("2026-11-21T03:29:40Z"));
+}
