@@ -62,9 +62,10 @@ pub struct OpenBaoRestoreSpec {
     #[schemars(length(max = 2))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub waive: Vec<Waiver>,
-    /// Take a backup of the present state first, to the cluster's own target. Default false.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub pre_restore_backup: bool,
+    /// Take a backup of the present state first, to the cluster's own target, and don't restore if that fails. Default:
+    /// true where the cluster has a target, false where it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pre_restore_backup: Option<bool>,
     /// Download, verify and judge, then stop: nothing is locked and nothing is changed. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,

@@ -1,1 +1,9 @@
-//! Restores: refuse early, submit once, prove, restart.
+//! Restores: a snapshot put back into a cluster, and proven to be there.
+//!
+//! `controller::restore` admits a request and creates its operation; the saga engine runs the operation's steps, which
+//! live here. What is decided is decided in [`decide`], without a client and without a clock.
+
+pub mod decide;
+mod pending;
+
+pub use pending::pending;

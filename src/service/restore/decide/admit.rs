@@ -1,0 +1,401 @@
+//! Whether a restore may start at all: everything that can be told without touching OpenBao's data or the store.
+//!
+//! What is wrong is refused at once. What is missing may still be on its way (one `kubectl apply` of cluster, Secrets
+//! and restore together), so it is waited for, for [`GRACE`], and refused then. A pause has no end of its own.
+
+use super::Refused;
+use chrono::{DateTime, Duration, Utc};
+
+/// How long something missing is waited for, counted from the moment the restore was first seen.
+pub const GRACE: Duration = Duration::seconds(60);
+
+/// Everything that is looked at.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// When the restore was first seen.
+    pub since: DateTime<Utc>,
+    pub cluster_name: String,
+    /// The cluster's UID when this restore first saw it: a namesake created later is another cluster.
+    pub pinned_uid: Option<String>,
+    pub force: bool,
+    pub override_lock: bool,
+    pub source: Source,
+    pub cluster: Option<Cluster>,
+    pub login: Login,
+    /// Objects that the spec names, in the order of its fields.
+    pub needs: Vec<Need>,
+    pub leader: Leader,
+}
+
+/// Which snapshot is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub key: Option<String>,
+    pub latest: bool,
+    pub before: Option<DateTime<Utc>>,
+    /// Why the target cannot work whatever the store says; `None` when there is nothing against it.
+    pub target: Result<(), String>,
+}
+
+/// The cluster as its object says it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    pub uid: String,
+    pub deleting: bool,
+    pub paused: bool,
+    pub initialized: bool,
+    /// The version an upgrade under way is heading for.
+    pub upgrading_to: Option<String>,
+}
+
+/// How the mover is going to log in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// A token from the Secret that the spec names.
+    Token,
+    /// A JWT role that the spec names or that was set up with the cluster.
+    Role(String),
+    /// None of these.
+    Nobody,
+}
+
+/// An object that the restore cannot do without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The field that names it, as a path.
+    pub field: &'static str,
+    /// Kind and name: `Secret backup-credentials`.
+    pub object: String,
+    pub state: NeedState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NeedState {
+    Present,
+    Missing,
+    /// It exists without this data key.
+    Lacks(String),
+}
+
+/// Who leads, by the servers' own word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leader {
+    /// Not asked, because there is no cluster to ask.
+    NotAsked,
+    Found,
+    /// Every server that answered is sealed.
+    Sealed,
+    /// Every server that answered has empty storage.
+    Uninitialized,
+    /// No server answered, or none is active.
+    Nobody { detail: String },
+}
+
+/// What is to be done with the restore now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    Refuse(Refused),
+    Wait {
+        reason: &'static str,
+        /// What is awaited, and from whom.
+        message: String,
+        /// When waiting turns into a refusal; never for a pause.
+        until: Option<DateTime<Utc>>,
+    },
+    Go,
+}
+
+/// Decides in the order of the specification. A refusal further down beats a wait further up: what is wrong stays wrong
+/// however long the rest takes to arrive.
+pub fn admit(facts: &Facts, now: DateTime<Utc>) -> Admission {
+    let findings = [cluster_exists(facts), override_needs_force(facts), source_is_one(facts)]
+        .into_iter()
+        .chain([credentials(facts)])
+        .chain(facts.needs.iter().map(needed))
+        .chain([ready(facts), led(facts)]);
+    let mut first_wait = None;
+    for finding in findings.flatten() {
+        match finding {
+            Finding::Wrong(refused) => return Admission::Refuse(refused),
+            Finding::Missing(_) | Finding::Held(_) => first_wait = first_wait.or(Some(finding)),
+        }
+    }
+    match first_wait {
+        None | Some(Finding::Wrong(_)) => Admission::Go,
+        Some(Finding::Held(Refused { reason, message })) => Admission::Wait { reason, message, until: None },
+        Some(Finding::Missing(Refused { reason, message })) => {
+            let until = facts.since + GRACE;
+            if now < until {
+                Admission::Wait { reason, message, until: Some(until) }
+            } else {
+                let waited = GRACE.num_seconds();
+                Admission::Refuse(Refused::new(reason, format!("{message} (waited {waited} s, nothing was touched)")))
+            }
+        }
+    }
+}
+
+enum Finding {
+    Wrong(Refused),
+    Missing(Refused),
+    Held(Refused),
+}
+
+fn wrong(reason: &'static str, message: impl Into<String>) -> Option<Finding> {
+    Some(Finding::Wrong(Refused::new(reason, message)))
+}
+
+fn missing(reason: &'static str, message: impl Into<String>) -> Option<Finding> {
+    Some(Finding::Missing(Refused::new(reason, message)))
+}
+
+fn cluster_exists(facts: &Facts) -> Option<Finding> {
+    let name = &facts.cluster_name;
+    match (&facts.cluster, &facts.pinned_uid) {
+        (None, None) => missing(
+            "ClusterNotFound",
+            format!("there is no OpenBaoCluster \"{name}\" in this namespace: correct spec.cluster or create it"),
+        ),
+        (None, Some(_)) => wrong("ClusterGone", format!("OpenBaoCluster \"{name}\" was deleted: create a new restore")),
+        (Some(cluster), Some(uid)) if cluster.uid != *uid => wrong(
+            "ClusterReplaced",
+            format!("OpenBaoCluster \"{name}\" was deleted and created again: create a new restore for the new one"),
+        ),
+        (Some(cluster), _) if cluster.deleting => {
+            wrong("ClusterDeleting", format!("OpenBaoCluster \"{name}\" is being deleted"))
+        }
+        (Some(_), _) => None,
+    }
+}
+
+fn override_needs_force(facts: &Facts) -> Option<Finding> {
+    if facts.override_lock && !facts.force {
+        return wrong(
+            "OverrideNeedsForce",
+            "spec.overrideOperationLock takes the lock away from a running operation: it needs spec.force: true as well",
+        );
+    }
+    None
+}
+
+fn source_is_one(facts: &Facts) -> Option<Finding> {
+    let Source { key, latest, before, target } = &facts.source;
+    let named = usize::from(key.is_some()) + usize::from(*latest) + usize::from(before.is_some());
+    if named != 1 {
+        return wrong(
+            "SourceAmbiguous",
+            format!("spec.source names {named} snapshots: give exactly one of key, latest: true and before"),
+        );
+    }
+    if let Some(key) = key {
+        let odd = |part: &str| part.is_empty() || part == "." || part == "..";
+        if key.starts_with('/') || key.split('/').any(odd) || key.contains(|c: char| c.is_control() || c == '\\') {
+            return wrong(
+                "KeyInvalid",
+                format!("spec.source.key \"{key}\" is not a plain object key: no leading slash, no empty, \".\" or \"..\" parts"),
+            );
+        }
+    }
+    match target {
+        Ok(()) => None,
+        Err(why) => wrong("TargetInvalid", why.clone()),
+    }
+}
+
+fn credentials(facts: &Facts) -> Option<Finding> {
+    match facts.login {
+        Login::Token | Login::Role(_) => None,
+        // A cluster that does not exist yet cannot say whether roles come with it.
+        Login::Nobody if facts.cluster.is_none() => None,
+        Login::Nobody => wrong(
+            "NoCredentials",
+            "nobody could log in to OpenBao for this restore: set spec.tokenSecretRef or spec.jwtAuthRole \
+             (the cluster was created without selfInit.oidc, so no role exists by itself)",
+        ),
+    }
+}
+
+fn needed(need: &Need) -> Option<Finding> {
+    let Need { field, object, state } = need;
+    match state {
+        NeedState::Present => None,
+        NeedState::Missing => missing("ObjectMissing", format!("{object}, named by {field}, does not exist in this namespace")),
+        NeedState::Lacks(key) => wrong("ObjectIncomplete", format!("{object}, named by {field}, has no data key \"{key}\"")),
+    }
+}
+
+fn ready(facts: &Facts) -> Option<Finding> {
+    let cluster = facts.cluster.as_ref()?;
+    let name = &facts.cluster_name;
+    if cluster.paused {
+        return Some(Finding::Held(Refused::new(
+            "ClusterPaused",
+            format!("OpenBaoCluster \"{name}\" is paused and starts nothing: set its spec.paused to false"),
+        )));
+    }
+    if facts.force {
+        return None;
+    }
+    if let Some(version) = &cluster.upgrading_to {
+        return wrong(
+            "ClusterUpgrading",
+            format!(
+                "OpenBaoCluster \"{name}\" is being upgraded to {version}: create the restore again when that has ended, \
+                 or set spec.force: true"
+            ),
+        );
+    }
+    if !cluster.initialized {
+        return missing("ClusterNotInitialized", format!("OpenBaoCluster \"{name}\" is not initialised yet"));
+    }
+    None
+}
+
+/// The server answers a restore only while it leads, unsealed: no `force` can replace that.
+fn led(facts: &Facts) -> Option<Finding> {
+    let name = &facts.cluster_name;
+    match &facts.leader {
+        Leader::NotAsked | Leader::Found => None,
+        Leader::Sealed => missing(
+            "ClusterSealed",
+            format!(
+                "every server of \"{name}\" is sealed, and a sealed server takes no snapshot: unseal it (give it the seal \
+                 key of the data it holds), or restore into a new cluster that has the snapshot's seal key"
+            ),
+        ),
+        Leader::Uninitialized => missing(
+            "ClusterUninitialized",
+            format!(
+                "every server of \"{name}\" has empty storage: it must be initialised before it can take a snapshot \
+                 (with spec.selfInit, or by the operator), with the snapshot's seal key"
+            ),
+        ),
+        Leader::Nobody { detail } => {
+            missing("NoLeader", format!("\"{name}\" has no unsealed leader that could take the snapshot: {detail}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_000_000 + seconds, 0).unwrap()
+    }
+
+    fn good() -> Facts {
+        Facts {
+            since: at(0),
+            cluster_name: "ledger".into(),
+            pinned_uid: Some("c-uid".into()),
+            force: false,
+            override_lock: false,
+            source: Source { key: Some("ns/ledger/x.snap".into()), latest: false, before: None, target: Ok(()) },
+            cluster: Some(Cluster { uid: "c-uid".into(), initialized: true, ..Cluster::default() }),
+            login: Login::Role("r".into()),
+            needs: vec![Need { field: "spec.x", object: "Secret s".into(), state: NeedState::Present }],
+            leader: Leader::Found,
+        }
+    }
+
+    fn refused(facts: &Facts, seconds: i64) -> &'static str {
+        match admit(facts, at(seconds)) {
+            Admission::Refuse(refused) => refused.reason,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    fn waits(facts: &Facts, seconds: i64) -> &'static str {
+        match admit(facts, at(seconds)) {
+            Admission::Wait { reason, .. } => reason,
+            other => panic!("does not wait: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_restore_with_nothing_against_it_goes() {
+        assert_eq!(admit(&good(), at(3600)), Admission::Go);
+    }
+
+    #[test]
+    fn what_is_missing_is_waited_for_one_minute_and_refused_then() {
+        let sealed = Facts { leader: Leader::Sealed, ..good() };
+        let none = Facts { leader: Leader::Nobody { detail: "d".into() }, ..good() };
+        let empty = Facts { leader: Leader::Uninitialized, ..good() };
+        let unborn = Facts { cluster: None, pinned_uid: None, leader: Leader::NotAsked, ..good() };
+        let mut fresh = good();
+        fresh.cluster.as_mut().unwrap().initialized = false;
+        let mut secretless = good();
+        secretless.needs[0].state = NeedState::Missing;
+        let cases = [
+            (sealed, "ClusterSealed"),
+            (none, "NoLeader"),
+            (empty, "ClusterUninitialized"),
+            (unborn, "ClusterNotFound"),
+            (fresh, "ClusterNotInitialized"),
+            (secretless, "ObjectMissing"),
+        ];
+        for (facts, reason) in cases {
+            assert_eq!(waits(&facts, 59), reason);
+            assert_eq!(refused(&facts, 60), reason);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_at_once_with_the_field_named() {
+        let mut replaced = good();
+        replaced.cluster.as_mut().unwrap().uid = "another".into();
+        let mut deleting = good();
+        deleting.cluster.as_mut().unwrap().deleting = true;
+        let mut upgrading = good();
+        upgrading.cluster.as_mut().unwrap().upgrading_to = Some("2.7.2".into());
+        let mut incomplete = good();
+        incomplete.needs[0].state = NeedState::Lacks("token".into());
+        let source = |key: Option<&str>, latest| Source { key: key.map(Into::into), latest, before: None, target: Ok(()) };
+        let cases = [
+            (Facts { override_lock: true, ..good() }, "OverrideNeedsForce"),
+            (Facts { cluster: None, ..good() }, "ClusterGone"),
+            (replaced, "ClusterReplaced"),
+            (deleting, "ClusterDeleting"),
+            (upgrading, "ClusterUpgrading"),
+            (incomplete, "ObjectIncomplete"),
+            (Facts { login: Login::Nobody, ..good() }, "NoCredentials"),
+            (Facts { source: source(Some("a"), true), ..good() }, "SourceAmbiguous"),
+            (Facts { source: source(None, false), ..good() }, "SourceAmbiguous"),
+            (Facts { source: source(Some("a/../b"), false), ..good() }, "KeyInvalid"),
+            (Facts { source: source(Some("/a"), false), ..good() }, "KeyInvalid"),
+            (
+                Facts { source: Source { target: Err("no bucket".into()), ..source(None, true) }, ..good() },
+                "TargetInvalid",
+            ),
+        ];
+        for (facts, reason) in cases {
+            assert_eq!(refused(&facts, 0), reason);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_even_while_something_else_is_still_missing() {
+        let facts = Facts { cluster: None, pinned_uid: None, leader: Leader::NotAsked, override_lock: true, ..good() };
+        assert_eq!(refused(&facts, 0), "OverrideNeedsForce");
+    }
+
+    #[test]
+    fn force_waives_the_clusters_state_but_never_an_unsealed_leader() {
+        let mut facts = Facts { force: true, ..good() };
+        let cluster = facts.cluster.as_mut().unwrap();
+        cluster.initialized = false;
+        cluster.upgrading_to = Some("2.7.2".into());
+        assert_eq!(admit(&facts, at(0)), Admission::Go);
+        facts.leader = Leader::Sealed;
+        assert_eq!(refused(&facts, 61), "ClusterSealed");
+    }
+
+    #[test]
+    fn a_paused_cluster_is_waited_for_without_end() {
+        let mut facts = good();
+        facts.cluster.as_mut().unwrap().paused = true;
+        assert_eq!(waits(&facts, 100_000), "ClusterPaused");
+    }
+}
