@@ -88,7 +88,9 @@ pub enum Leader {
     /// Every server that answered has empty storage.
     Uninitialized,
     /// No server answered, or none is active.
-    Nobody { detail: String },
+    Nobody {
+        detail: String,
+    },
 }
 
 /// What is to be done with the restore now.
@@ -192,7 +194,9 @@ fn source_is_one(facts: &Facts) -> Option<Finding> {
         if key.starts_with('/') || key.split('/').any(odd) || key.contains(|c: char| c.is_control() || c == '\\') {
             return wrong(
                 "KeyInvalid",
-                format!("spec.source.key \"{key}\" is not a plain object key: no leading slash, no empty, \".\" or \"..\" parts"),
+                format!(
+                    "spec.source.key \"{key}\" is not a plain object key: no leading slash, no empty, \".\" or \"..\" parts"
+                ),
             );
         }
     }
@@ -219,8 +223,12 @@ fn needed(need: &Need) -> Option<Finding> {
     let Need { field, object, state } = need;
     match state {
         NeedState::Present => None,
-        NeedState::Missing => missing("ObjectMissing", format!("{object}, named by {field}, does not exist in this namespace")),
-        NeedState::Lacks(key) => wrong("ObjectIncomplete", format!("{object}, named by {field}, has no data key \"{key}\"")),
+        NeedState::Missing => {
+            missing("ObjectMissing", format!("{object}, named by {field}, does not exist in this namespace"))
+        }
+        NeedState::Lacks(key) => {
+            wrong("ObjectIncomplete", format!("{object}, named by {field}, has no data key \"{key}\""))
+        }
     }
 }
 
@@ -352,7 +360,8 @@ mod tests {
         upgrading.cluster.as_mut().unwrap().upgrading_to = Some("2.7.2".into());
         let mut incomplete = good();
         incomplete.needs[0].state = NeedState::Lacks("token".into());
-        let source = |key: Option<&str>, latest| Source { key: key.map(Into::into), latest, before: None, target: Ok(()) };
+        let source =
+            |key: Option<&str>, latest| Source { key: key.map(Into::into), latest, before: None, target: Ok(()) };
         let cases = [
             (Facts { override_lock: true, ..good() }, "OverrideNeedsForce"),
             (Facts { cluster: None, ..good() }, "ClusterGone"),

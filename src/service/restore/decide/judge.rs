@@ -234,7 +234,9 @@ fn seal_differs(kind: &str, key_id: Option<&str>, cluster: &ClusterSeal, proof: 
     }
     match proof {
         SealProof::Proven | SealProof::NotPossible => None,
-        SealProof::Disproven(why) => Some(format!("the cluster's static key does not open the snapshot's seal ({why})")),
+        SealProof::Disproven(why) => {
+            Some(format!("the cluster's static key does not open the snapshot's seal ({why})"))
+        }
     }
 }
 
@@ -384,7 +386,8 @@ mod tests {
     #[test]
     fn a_key_services_key_ids_are_left_to_the_server() {
         let mut report = report();
-        report.inspection.as_mut().unwrap().seal = SealInfo { kind: "transit".into(), key_id: Some("3".into()), ..SealInfo::default() };
+        report.inspection.as_mut().unwrap().seal =
+            SealInfo { kind: "transit".into(), key_id: Some("3".into()), ..SealInfo::default() };
         let mut facts = facts(&report);
         facts.seal = ClusterSeal { kind: "transit".into(), key_id: None };
         facts.proof = SealProof::NotPossible;
@@ -427,7 +430,9 @@ mod tests {
         ];
         for (limits, field) in cases {
             match (judge(&Facts { limits, ..facts(&report) }), field) {
-                (Verdict::Refuse(refused), Some(field)) => assert!(refused.message.contains(field), "{}", refused.message),
+                (Verdict::Refuse(refused), Some(field)) => {
+                    assert!(refused.message.contains(field), "{}", refused.message)
+                }
                 (Verdict::Accept(_), None) => {}
                 (other, field) => panic!("{other:?}, expected {field:?}"),
             }

@@ -160,7 +160,9 @@ fn unclaimed(facts: &Facts, now: DateTime<Utc>) -> Outcome {
         return Outcome::NothingPosted("the mover ended before it claimed the submission".into());
     }
     if facts.revoked {
-        return Outcome::NothingPosted("the mover did not claim the submission in time; its permit was taken back".into());
+        return Outcome::NothingPosted(
+            "the mover did not claim the submission in time; its permit was taken back".into(),
+        );
     }
     match facts.permit_until {
         Some(until) if now > until + PERMIT_MARGIN => Outcome::Revoke,
@@ -173,7 +175,9 @@ fn unclaimed(facts: &Facts, now: DateTime<Utc>) -> Outcome {
 fn refused(submission: &Submission) -> Outcome {
     let text = submission.message.clone();
     match submission.status {
-        Some(307 | 429 | 472 | 473 | 502 | 503 | 504) => Outcome::NotApplied(format!("the server turned the request away: {text}")),
+        Some(307 | 429 | 472 | 473 | 502 | 503 | 504) => {
+            Outcome::NotApplied(format!("the server turned the request away: {text}"))
+        }
         _ => Outcome::Rejected(text),
     }
 }
@@ -208,17 +212,17 @@ fn with_leader(
         (Marker::Gone, _, Identity::Old | Identity::NotSeen) => {
             unproven("the marker is gone on the leader, but the cluster id is not that of the snapshot")
         }
-        (Marker::NoAccess, Witness::Denied, Identity::NotAsked | Identity::New | Identity::NotSeen) => Outcome::Applied {
-            proof: Proof::Token,
-            text: format!("the token minted before the submission is unknown to leader {pod}"),
-        },
+        (Marker::NoAccess, Witness::Denied, Identity::NotAsked | Identity::New | Identity::NotSeen) => {
+            Outcome::Applied {
+                proof: Proof::Token,
+                text: format!("the token minted before the submission is unknown to leader {pod}"),
+            }
+        }
         (Marker::NoAccess, Witness::Lost | Witness::Silent, Identity::New) => Outcome::Applied {
             proof: Proof::ClusterId,
             text: format!("leader {pod} shows the cluster id of the snapshot, which is not that of the data before"),
         },
-        (Marker::Present, _, _) | (Marker::NoAccess, Witness::Valid, _) => {
-            still_there(claim, leader, ended, now)
-        }
+        (Marker::Present, _, _) | (Marker::NoAccess, Witness::Valid, _) => still_there(claim, leader, ended, now),
         (Marker::NoAccess, Witness::Denied, Identity::Old) => {
             unproven("the leader does not know our token any more, but the cluster id is not that of the snapshot")
         }
@@ -247,7 +251,9 @@ fn still_there(claim: &Claim, leader: &LeaderSeen, ended: DateTime<Utc>, now: Da
         ));
     }
     if leader.process_since.is_some_and(|since| since > claim.at) {
-        return Outcome::NotApplied(format!("leader {pod} was restarted after it took the snapshot, and serves the old data"));
+        return Outcome::NotApplied(format!(
+            "leader {pod} was restarted after it took the snapshot, and serves the old data"
+        ));
     }
     if now - ended > SETTLE {
         let waited = SETTLE.num_seconds();
@@ -265,9 +271,10 @@ fn without_leader(facts: &Facts, ended: DateTime<Utc>, late: bool, now: DateTime
             Outcome::Restart { pods: sealed, why: "sealed themselves after the submission".into() }
         }
         (false, Some(_)) if elapsed > RESTART_GRACE => Outcome::Sealed { pods: sealed },
-        (true, None) if elapsed > LEADERLESS_AFTER => {
-            Outcome::Restart { pods: names(&facts.members, |_| true), why: "have no leader after the submission".into() }
-        }
+        (true, None) if elapsed > LEADERLESS_AFTER => Outcome::Restart {
+            pods: names(&facts.members, |_| true),
+            why: "have no leader after the submission".into(),
+        },
         (true, Some(_)) if elapsed > LEADERLESS_AFTER || late => Outcome::Unknown(
             "no server leads, and a restart did not change that: whose data is there cannot be seen".into(),
         ),
@@ -453,12 +460,8 @@ mod tests {
     }
 
     fn any_facts() -> impl Strategy<Value = Facts> {
-        let marker = prop_oneof![
-            Just(Marker::Present),
-            Just(Marker::Gone),
-            Just(Marker::NoAccess),
-            Just(Marker::Silent)
-        ];
+        let marker =
+            prop_oneof![Just(Marker::Present), Just(Marker::Gone), Just(Marker::NoAccess), Just(Marker::Silent)];
         let token =
             prop_oneof![Just(Witness::Valid), Just(Witness::Denied), Just(Witness::Lost), Just(Witness::Silent)];
         let state = prop_oneof![
@@ -474,7 +477,15 @@ mod tests {
         ];
         let who = proptest::option::of((marker, token, any::<bool>(), any::<bool>(), any::<bool>()));
         let posted = (any::<bool>(), proptest::option::of((outcome, proptest::option::of(200u16..599))));
-        (who, posted, any::<bool>(), any::<bool>(), proptest::collection::vec(state, 1..4), any::<bool>(), any::<bool>())
+        (
+            who,
+            posted,
+            any::<bool>(),
+            any::<bool>(),
+            proptest::collection::vec(state, 1..4),
+            any::<bool>(),
+            any::<bool>(),
+        )
             .prop_map(|(who, (claimed, posted), gone, revoked, states, must_change, restarted)| Facts {
                 permit_until: Some(at(30)),
                 revoked,
