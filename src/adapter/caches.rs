@@ -1,0 +1,172 @@
+//! What the watches know: one store per kind for everybody.
+//!
+//! Decisions may start from here. Effects never trust it: a store lags behind, so whatever must not happen twice carries a
+//! precondition that the API server checks.
+
+use super::{
+    kubernetes::feed::{self, Notes, Ties},
+    settings::Scope,
+};
+use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OpenBaoRollout};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::{
+    Client, Resource, ResourceExt,
+    core::error_boundary::InvalidObject,
+    runtime::{
+        reflector::{ObjectRef, Store},
+        watcher,
+    },
+};
+use std::{sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// The label that every object of ours carries.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Its value.
+pub const MANAGER: &str = "openbao-operator";
+/// The label that names the cluster an object belongs to.
+pub const CLUSTER_LABEL: &str = "openbao.org/cluster";
+/// The label that names the operation a Job, its pods and its mover objects belong to.
+pub const OPERATION_LABEL: &str = "openbao.org/operation";
+
+/// The stores, kept up to date by one watch each.
+#[derive(Clone)]
+pub struct Caches {
+    /// Every cluster in scope.
+    pub clusters: Store<OpenBaoCluster>,
+    /// Every restore in scope.
+    pub restores: Store<OpenBaoRestore>,
+    /// Every operation in scope.
+    pub operations: Store<OpenBaoOperation>,
+    /// Every rollout in scope.
+    pub rollouts: Store<OpenBaoRollout>,
+    /// Jobs that carry our label.
+    pub jobs: Store<Job>,
+    /// Pods that carry our label: OpenBao's and our Jobs'.
+    pub pods: Store<Pod>,
+    /// What changed, as it changes.
+    pub notes: Notes,
+}
+
+impl std::fmt::Debug for Caches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Caches").field("clusters", &self.clusters.len()).finish_non_exhaustive()
+    }
+}
+
+/// A store did not fill in time.
+#[derive(Debug, thiserror::Error)]
+#[error("no list of {kind} within {waited:?}: check that its CRD is installed and that the operator may list it")]
+pub struct NotFilled {
+    kind: &'static str,
+    waited: Duration,
+}
+
+impl Caches {
+    /// Starts the watches. `malformed` hears of each object that cannot be read as its kind.
+    pub fn start(
+        client: &Client,
+        scope: &Scope,
+        malformed: impl Fn(&'static str, &InvalidObject) + Clone + Send + Sync + 'static,
+        stop: &CancellationToken,
+    ) -> Self {
+        let notes = Notes::default();
+        let everything = watcher::Config::default;
+        let ours = || watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
+        macro_rules! feed {
+            ($config:expr, $ties:expr) => {
+                feed::start(
+                    scope.api(client.clone()),
+                    $config,
+                    notes.clone(),
+                    $ties,
+                    malformed.clone(),
+                    stop.clone(),
+                )
+            };
+        }
+        Self {
+            clusters: feed!(everything(), |cluster: &OpenBaoCluster| Ties {
+                cluster: cluster.metadata.name.clone(),
+                operation: None
+            }),
+            restores: feed!(everything(), |restore: &OpenBaoRestore| Ties {
+                cluster: Some(restore.spec.cluster.clone()),
+                operation: None
+            }),
+            operations: feed!(everything(), |operation: &OpenBaoOperation| Ties {
+                cluster: Some(operation.spec.cluster.clone()),
+                operation: operation.metadata.name.clone()
+            }),
+            rollouts: feed!(everything(), |_: &OpenBaoRollout| Ties::default()),
+            jobs: feed!(ours(), labelled::<Job>),
+            pods: feed!(ours(), labelled::<Pod>),
+            notes,
+        }
+    }
+
+    /// Waits until every store has been filled once, which it never is if a list is refused.
+    pub async fn filled(&self, limit: Duration) -> Result<(), NotFilled> {
+        async fn one<K>(kind: &'static str, store: &Store<K>, limit: Duration) -> Result<(), NotFilled>
+        where
+            K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+        {
+            match tokio::time::timeout(limit, store.wait_until_ready()).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) | Err(_) => Err(NotFilled { kind, waited: limit }),
+            }
+        }
+        one("OpenBaoCluster", &self.clusters, limit).await?;
+        one("OpenBaoRestore", &self.restores, limit).await?;
+        one("OpenBaoOperation", &self.operations, limit).await?;
+        one("OpenBaoRollout", &self.rollouts, limit).await?;
+        one("Job", &self.jobs, limit).await?;
+        one("Pod", &self.pods, limit).await
+    }
+
+    /// The cluster of that name, as last seen.
+    pub fn cluster(&self, namespace: &str, name: &str) -> Option<Arc<OpenBaoCluster>> {
+        self.clusters.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// The operation of that name, as last seen.
+    pub fn operation(&self, namespace: &str, name: &str) -> Option<Arc<OpenBaoOperation>> {
+        self.operations.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// All operations of a cluster, in no order.
+    pub fn operations_of(&self, namespace: &str, cluster: &str) -> Vec<Arc<OpenBaoOperation>> {
+        self.operations.state_filter(|operation| {
+            operation.spec.cluster == cluster && operation.metadata.namespace.as_deref() == Some(namespace)
+        })
+    }
+
+    /// All restores into a cluster, in no order.
+    pub fn restores_of(&self, namespace: &str, cluster: &str) -> Vec<Arc<OpenBaoRestore>> {
+        self.restores.state_filter(|restore| {
+            restore.spec.cluster == cluster && restore.metadata.namespace.as_deref() == Some(namespace)
+        })
+    }
+
+    /// The pods with our label that belong to a cluster: its servers and its Jobs' pods.
+    pub fn pods_of(&self, namespace: &str, cluster: &str) -> Vec<Arc<Pod>> {
+        self.pods.state_filter(|pod| belongs(pod, namespace, CLUSTER_LABEL, cluster))
+    }
+
+    /// The Jobs of an operation.
+    pub fn jobs_of(&self, namespace: &str, operation: &str) -> Vec<Arc<Job>> {
+        self.jobs.state_filter(|job| belongs(job, namespace, OPERATION_LABEL, operation))
+    }
+}
+
+fn belongs(object: &impl ResourceExt, namespace: &str, label: &str, value: &str) -> bool {
+    object.meta().namespace.as_deref() == Some(namespace)
+        && object.labels().get(label).is_some_and(|found| found == value)
+}
+
+fn labelled<K: ResourceExt>(object: &K) -> Ties {
+    Ties {
+        cluster: object.labels().get(CLUSTER_LABEL).cloned(),
+        operation: object.labels().get(OPERATION_LABEL).cloned(),
+    }
+}
