@@ -75,14 +75,7 @@ impl Caches {
         let ours = || watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
         macro_rules! feed {
             ($config:expr, $ties:expr) => {
-                feed::start(
-                    scope.api(client.clone()),
-                    $config,
-                    notes.clone(),
-                    $ties,
-                    malformed.clone(),
-                    stop.clone(),
-                )
+                feed::start(scope.api(client.clone()), $config, notes.clone(), $ties, malformed.clone(), stop.clone())
             };
         }
         Self {
