@@ -2,6 +2,8 @@
 //! same functions, so that a test and a person start the same cluster in the same way.
 
 pub mod devcluster;
+pub mod image;
+pub mod install;
 pub mod machine;
 pub mod oci;
 pub mod report;

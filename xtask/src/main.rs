@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::devcluster::{Devcluster, images};
+use xtask::install;
 use xtask::report::say;
 
 /// The project's commands: a real Kubernetes in one command, and everything that is done on it.
@@ -30,6 +31,8 @@ enum Command {
     },
     /// Print the path of the devcluster's kubeconfig
     Kubeconfig,
+    /// Build the operator's image, load it, and install it in the devcluster by Helm
+    Install,
     /// Import image archives into the devcluster
     Load {
         #[arg(required = true)]
@@ -62,6 +65,7 @@ fn run(command: Command) -> Result<ExitCode> {
             anyhow::ensure!(path.exists(), "no devcluster is up: run `cargo xtask up` first");
             writeln!(std::io::stdout(), "{}", path.display())?;
         }
+        Command::Install => install::run(&cluster)?,
         Command::Load { archives } => {
             for archive in archives {
                 images::import(&cluster, &std::path::absolute(&archive)?)?;
