@@ -77,6 +77,40 @@ pub fn load(cluster: &Devcluster) -> Result<Built> {
     Ok(Built { tag })
 }
 
+/// An image of programs as `cargo test` built them, with the libraries they are linked to. Returns its name.
+pub fn load_for_tests(cluster: &Devcluster, operator: &Path, mover: &Path) -> Result<String> {
+    let mut image = describe(operator);
+    image.entries.retain(|entry| entry.path != "bao-backup");
+    image.entries.push(Entry::program("bao-backup", mover));
+    image.entries.extend(libraries(operator)?);
+    let folder = tempfile::tempdir_in(images::folder(cluster))?;
+    let archive = folder.path().join("operator.tar");
+    let digest = oci::write(&image, &archive)?;
+    image.reference = format!("{REPOSITORY}:test-{}", &digest.trim_start_matches("sha256:")[..12]);
+    if !images::known(cluster)?.contains(&image.reference) {
+        oci::write(&image, &archive)?;
+        images::import(cluster, &archive)?;
+    }
+    Ok(image.reference)
+}
+
+/// What the dynamic linker would load for a program, at the paths where it looks.
+fn libraries(program: &Path) -> Result<Vec<Entry>> {
+    let listing = report::output(Command::new("ldd").arg(program))?;
+    let mut entries = Vec::new();
+    for path in listing.split_whitespace().filter(|word| word.starts_with('/')) {
+        let mut folder = String::new();
+        for part in Path::new(path.trim_start_matches('/')).parent().into_iter().flat_map(Path::iter) {
+            folder = format!("{folder}{}{}", if folder.is_empty() { "" } else { "/" }, part.display());
+            if !entries.iter().any(|entry: &Entry| entry.path == format!("{folder}/")) {
+                entries.push(Entry::folder(&folder));
+            }
+        }
+        entries.push(Entry::program(path.trim_start_matches('/'), path));
+    }
+    Ok(entries)
+}
+
 fn tag(digest: &str) -> String {
     let digest = digest.trim_start_matches("sha256:");
     format!("{}-{}", env!("CARGO_PKG_VERSION"), &digest[..12])

@@ -161,13 +161,18 @@ impl Devcluster {
         Ok(command)
     }
 
-    /// Like [`Self::inside`], but in this machine's process table: a signal to the child reaches the program itself.
+    /// Like [`Self::inside`], but in this machine's process table and only with the node's network and names: a signal
+    /// to the child reaches the program itself, and the program ends with the thread that started it.
     pub fn inside_network(&self) -> Result<Command> {
         let Some(init) = node::init(self)? else {
             bail!("no devcluster is up: run `cargo xtask up` first");
         };
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &init.to_string(), "--mount", "--net", "--"]);
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", "nsenter", "-t", &init.to_string(), "--net", "--"]);
+        // Each of these replaces itself with the next, so the process stays the same one.
+        command.args(["unshare", "--mount", "--", "/bin/sh", "-c"]);
+        command.arg("mount --bind \"$0\" \"$(readlink -f /etc/resolv.conf)\" && exec \"$@\"");
+        command.arg(self.node_folder().join("conf/host-resolv.conf"));
         command.env("PATH", self.path()?).env("KUBECONFIG", self.inner_kubeconfig());
         Ok(command)
     }
