@@ -109,7 +109,7 @@ impl Cluster {
 
     async fn apply_kinds(&self) {
         let api: Api<CustomResourceDefinition> = Api::all(self.client());
-        for crd in openbao_operator::api::crds() {
+        for crd in openbao_operator::api::crds().expect("the kinds") {
             let name = crd.name_any();
             api.patch(&name, &PatchParams::apply("openbao-tests").force(), &Patch::Apply(&crd))
                 .await

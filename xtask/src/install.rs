@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::devcluster::{Devcluster, parts};
 use crate::image::{self, Built};
@@ -29,18 +29,12 @@ fn helm(cluster: &Devcluster, image: &Built) -> Result<()> {
         bail!("there is no chart at {}", chart.display());
     }
     parts::build(cluster, &["helm"])?;
-    // Helm installs CRDs once and never changes them; a newer operator needs its newer ones.
-    let crds = repository().join("crds");
-    report::step("applying the kinds", || {
-        let mut kubectl = Command::new("kubectl");
-        kubectl.env("PATH", cluster.path()?).arg("--kubeconfig").arg(cluster.kubeconfig());
-        kubectl.args(["apply", "--server-side", "--force-conflicts", "-f"]).arg(&crds);
-        report::output(&mut kubectl).with_context(|| format!("could not apply {}", crds.display()))
-    })?;
     let mut helm = Command::new("helm");
     helm.env("PATH", cluster.path()?).arg("--kubeconfig").arg(cluster.kubeconfig());
     helm.args(["upgrade", "--install", RELEASE]).arg(&chart);
-    helm.args(["--namespace", NAMESPACE, "--create-namespace", "--skip-crds", "--wait", "--timeout", "3m"]);
+    helm.args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "3m"]);
+    // The kinds may be there already, applied by hand or by a test.
+    helm.args(["--take-ownership", "--force-conflicts"]);
     helm.args([
         "--set",
         &format!("image.repository={}", image::REPOSITORY),

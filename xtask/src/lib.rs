@@ -1,6 +1,7 @@
 //! The project's own commands, as a library: `cargo xtask` is a thin command line over it, and the test harness calls the
 //! same functions, so that a test and a person start the same cluster in the same way.
 
+pub mod crds;
 pub mod devcluster;
 pub mod image;
 pub mod install;

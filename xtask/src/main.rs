@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::devcluster::{Devcluster, images};
-use xtask::install;
 use xtask::report::say;
+use xtask::{crds, install};
 
 /// The project's commands: a real Kubernetes in one command, and everything that is done on it.
 #[derive(Debug, Parser)]
@@ -33,6 +33,12 @@ enum Command {
     Kubeconfig,
     /// Build the operator's image, load it, and install it in the devcluster by Helm
     Install,
+    /// Write the CRDs and the chart's copies from the Rust types
+    Crds {
+        /// Fail where they differ instead
+        #[arg(long)]
+        check: bool,
+    },
     /// Import image archives into the devcluster
     Load {
         #[arg(required = true)]
@@ -66,6 +72,7 @@ fn run(command: Command) -> Result<ExitCode> {
             writeln!(std::io::stdout(), "{}", path.display())?;
         }
         Command::Install => install::run(&cluster)?,
+        Command::Crds { check } => crds::run(check)?,
         Command::Load { archives } => {
             for archive in archives {
                 images::import(&cluster, &std::path::absolute(&archive)?)?;
