@@ -3,7 +3,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -24,6 +24,15 @@ pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 /// The default of switches that are on unless someone turns them off.
 pub(crate) fn yes() -> bool {
     true
+}
+
+/// The schema of a map from short text to text. A bound on both is what lets admission rules look at it.
+pub(crate) fn string_map<const ENTRIES: u64, const LENGTH: u64>(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": ENTRIES,
+        "additionalProperties": {"type": "string", "maxLength": LENGTH},
+    })
 }
 
 /// Something a person asks of a running object. Each entry is handled once, known by its nonce, so a manifest that
@@ -171,7 +180,7 @@ impl JsonSchema for SecretText {
         "SecretText".into()
     }
 
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
         schemars::json_schema!({"type": "string", "maxLength": 16384})
     }
 }

@@ -7,6 +7,8 @@
 //! Numbers are `i32` or `i64` with a stated range, because Kubernetes knows no unsigned formats. Durations and
 //! quantities stay strings here, checked at admission and parsed where they are used.
 
+#[cfg(test)]
+pub(crate) mod admission;
 pub mod cluster;
 pub mod common;
 pub mod conditions;
@@ -15,6 +17,7 @@ mod manifests;
 pub mod operation;
 pub mod restore;
 pub mod rollout;
+pub mod rules;
 pub mod target;
 
 pub use cluster::audit::*;
@@ -32,7 +35,7 @@ pub use cluster::upgrade::*;
 pub use cluster::workload::*;
 pub use cluster::{DeletionPolicy, OpenBaoCluster, OpenBaoClusterSpec, Profile};
 pub use common::*;
-pub use manifests::{crd_files, crds};
+pub use manifests::{ManifestError, crd_files, crds};
 pub use operation::*;
 pub use restore::*;
 pub use rollout::*;

@@ -7,7 +7,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{HandledRequest, Request, SecretRef};
+use super::rules;
 use super::target::BackupTarget;
+
+/// The optional fields that may not change, appear or go.
+const MUST_STAY: [&str; 8] =
+    ["jwtAuthRole", "tokenSecretRef", "image", "force", "overrideOperationLock", "waive", "preRestoreBackup", "dryRun"];
 
 /// Puts one snapshot back into one cluster. Everything that can be refused is refused before anything is touched; the
 /// result is proven on the server, not assumed. An object is one attempt: to try again, create another.
@@ -30,10 +35,13 @@ use super::target::BackupTarget;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
 )]
+#[x_kube(validation = rules::immutable_but_requests("restore", &["cluster", "source"], &MUST_STAY))]
+#[x_kube(validation = ("!has(self.overrideOperationLock) || !self.overrideOperationLock || (has(self.force) && self.force)", "overrideOperationLock needs force: true"))]
 #[serde(rename_all = "camelCase")]
 pub struct OpenBaoRestoreSpec {
     /// Name of the `OpenBaoCluster`, in the same namespace, whose data is replaced.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::object_name("cluster"))]
     pub cluster: String,
     /// Which snapshot.
     pub source: RestoreSource,
@@ -74,11 +82,13 @@ pub struct OpenBaoRestoreSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["nonce".into()]))]
+    #[x_kube(validation = rules::only_actions("restore", &["Cancel", "Skip", "Resume", "Abandon"]))]
     pub requests: Vec<Request>,
 }
 
 /// Which snapshot to restore: exactly one of `key`, `latest` and `before`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = ("(has(self.key) ? 1 : 0) + (has(self.latest) && self.latest ? 1 : 0) + (has(self.before) ? 1 : 0) == 1", "source needs exactly one of key, latest: true and before"))]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreSource {
     /// Where the snapshot is. Default: the cluster's own `spec.backup.target`.
@@ -87,6 +97,8 @@ pub struct RestoreSource {
     /// The whole object key, prefix included, for example `prod/openbao/main/2026-11-21T03-00-00Z-3f9c12ab.snap`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = rules::no_climbing("source.key"))]
+    #[x_kube(validation = ("!self.startsWith('/')", "source.key must not start with a slash: it is the object's whole key in the bucket"))]
     pub key: Option<String>,
     /// The newest complete backup of this namespace and cluster.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{HandledRequest, Request};
+use super::rules;
 
 /// Brings one version to several clusters of a namespace.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -25,10 +26,12 @@ use super::common::{HandledRequest, Request};
     printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
+#[x_kube(validation = rules::immutable_but_requests("rollout", &["version", "members", "policy", "onFailure"], &["image", "deferCutover"]))]
 #[serde(rename_all = "camelCase")]
 pub struct OpenBaoRolloutSpec {
     /// The OpenBao version every member gets.
     #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = rules::version())]
     pub version: String,
     /// Full image; default is the operator's repository with the version as tag.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,11 +45,13 @@ pub struct OpenBaoRolloutSpec {
     /// `parallel`: prepare all at once, then move leadership in order. Default `rolling`.
     #[serde(default = "default_policy")]
     #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = ("self in ['rolling', 'barrier', 'parallel']", "policy must be rolling, barrier or parallel"))]
     pub policy: String,
     /// What a failed member does to those after it. `halt`: none starts. `continue`: they go on. `pause`: they wait for
     /// a `Release` request. The rollout's verdict is failed in all three. Default `halt`.
     #[serde(default = "default_on_failure")]
     #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = ("self in ['halt', 'continue', 'pause']", "onFailure must be halt, continue or pause"))]
     pub on_failure: String,
     /// Prepare every member, then wait for a person to let leadership move. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -55,6 +60,7 @@ pub struct OpenBaoRolloutSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["nonce".into()]))]
+    #[x_kube(validation = rules::only_actions("rollout", &["Cancel", "Stop", "Resume", "Release", "Retry", "Skip"]))]
     pub requests: Vec<Request>,
 }
 
@@ -67,11 +73,12 @@ fn default_on_failure() -> String {
 }
 
 /// One cluster of a rollout.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutMember {
     /// Name of an `OpenBaoCluster` in the same namespace.
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = rules::object_name("cluster"))]
     pub cluster: String,
 }
 

@@ -2,13 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::SecretRef;
+use super::common::{SecretRef, string_map};
+use super::rules;
 
 /// Where backups are written to and restores read from.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = ("self.provider == 'file' ? has(self.file) : !has(self.file)", "provider file needs the block file with a claimName, and no other provider may have it"))]
+#[x_kube(validation = ("self.provider == 'file' || has(self.bucket) || (self.provider == 'azure' && has(self.azure) && has(self.azure.container))", "bucket is required for the providers s3, gcs and azure"))]
+#[x_kube(validation = ("!has(self.gcs) || self.provider == 'gcs'", "the block gcs needs provider: gcs"))]
+#[x_kube(validation = ("!has(self.azure) || self.provider == 'azure'", "the block azure needs provider: azure"))]
+#[x_kube(validation = ("!has(self.roleArn) || self.provider == 's3'", "roleArn needs provider: s3; other clouds use workloadIdentity"))]
 #[serde(rename_all = "camelCase")]
 pub struct BackupTarget {
     /// The kind of store: `s3` (and everything that speaks its protocol), `gcs`, `azure`, or `file` (a volume).
@@ -17,6 +24,7 @@ pub struct BackupTarget {
     /// URL of the store, for example `https://minio.storage.svc:9000`. Leave it out for the cloud's own address.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
+    #[x_kube(validation = rules::http_url("endpoint"))]
     pub endpoint: Option<String>,
     /// Bucket (or Azure container) name. Required for every provider but `file`. It must exist.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,6 +33,7 @@ pub struct BackupTarget {
     /// Put in front of every object key, without leading or trailing slash: `<pathPrefix>/<namespace>/<cluster>/…`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
+    #[x_kube(validation = rules::no_climbing("pathPrefix"))]
     pub path_prefix: Option<String>,
     /// Secret with static credentials. s3: `accessKeyId`, `secretAccessKey`, optional `sessionToken`, `region`, `caCert`;
     /// gcs: `credentials.json`; azure: `accountKey` or `connectionString`. Leave it out for workload identity.
@@ -118,7 +127,7 @@ pub struct AzureTarget {
 }
 
 /// A directory of a volume.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FileTarget {
     /// A PersistentVolumeClaim in the same namespace; it must exist. Backup Jobs mount it read-write.
@@ -127,6 +136,7 @@ pub struct FileTarget {
     /// Directory inside the volume that stands for the bucket. Empty means its root.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 512))]
+    #[x_kube(validation = rules::no_climbing("file.path"))]
     pub path: String,
 }
 
@@ -136,10 +146,10 @@ pub struct FileTarget {
 pub struct WorkloadIdentity {
     /// Put on the service accounts of backup and restore Jobs, for example `iam.gke.io/gcp-service-account`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32))]
+    #[schemars(schema_with = "string_map::<32, 1024>")]
     pub service_account_annotations: BTreeMap<String, String>,
     /// Put on the Jobs' pods, for example `azure.workload.identity/use: "true"`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32))]
+    #[schemars(schema_with = "string_map::<32, 1024>")]
     pub pod_labels: BTreeMap<String, String>,
 }

@@ -1,10 +1,16 @@
 //! Audit devices, declared in the configuration or created at the first start.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::api::rules;
+
 /// An audit device written into the configuration.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = ("self.type != 'file' || has(self.fileOptions) || has(self.options)", "an audit device of type file needs fileOptions"))]
+#[x_kube(validation = ("self.type != 'http' || has(self.httpOptions) || has(self.options)", "an audit device of type http needs httpOptions"))]
+#[x_kube(validation = ("self.type != 'socket' || has(self.socketOptions) || has(self.options)", "an audit device of type socket needs socketOptions"))]
 #[serde(rename_all = "camelCase")]
 pub struct AuditDevice {
     /// `file`, `syslog`, `socket` or `http`; its block stands beside it.
@@ -37,7 +43,7 @@ pub struct AuditDevice {
 
 /// The schema of parts whose shape belongs to OpenBao.
 pub(crate) fn free_form(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({"x-kubernetes-preserve-unknown-fields": true})
+    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
 /// The kinds of audit device.
@@ -95,7 +101,7 @@ pub struct SyslogAuditOptions {
 }
 
 /// A socket.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SocketAuditOptions {
     /// `host:port`, or a path.
@@ -109,5 +115,6 @@ pub struct SocketAuditOptions {
     /// How long a write may take, for example `2s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::openbao_duration("writeTimeout"))]
     pub write_timeout: Option<String>,
 }

@@ -5,25 +5,29 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::common::SecretRef;
+use crate::api::rules;
 use crate::api::target::BackupTarget;
 
 /// Backups of a cluster.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupSpec {
     /// Five-field cron, for example `0 3 * * *`. Without it backups are only taken on demand. Missed ticks count as one;
     /// a changed schedule counts from now.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 9, max = 128))]
+    #[x_kube(validation = rules::cron("backup.schedule"))]
     pub schedule: Option<String>,
     /// Time zone of the schedule, for example `Europe/Amsterdam`. Default `UTC`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = rules::time_zone())]
     pub time_zone: Option<String>,
     /// Each run starts up to this much later, by a fixed amount per cluster, so that many clusters don't start at once.
     /// Default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::duration("backup.jitter"))]
     pub jitter: Option<String>,
     /// Stop the schedule. Backups on demand still work. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -61,6 +65,7 @@ pub struct Retention {
     /// None older than this, for example `720h`. `0s` or nothing means no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::duration("retention.maxAge"))]
     pub max_age: Option<String>,
     /// The newest so many.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,16 +94,18 @@ pub struct Retention {
     /// All that are younger than this, for example `72h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::duration("retention.keepWithin"))]
     pub keep_within: Option<String>,
 }
 
 /// Reading backups back and checking them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifySpec {
     /// When the newest backup is read back and checked, five-field cron in the backup's time zone.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 9, max = 128))]
+    #[x_kube(validation = rules::cron("backup.verify.schedule"))]
     pub schedule: Option<String>,
 }
 

@@ -1,10 +1,13 @@
 //! OpenBao's own settings, written into its configuration file or, where noted, through its API.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::api::rules;
+
 /// OpenBao's own settings. What is left out keeps OpenBao's default.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Configuration {
     /// Serve the web interface. Default true.
@@ -35,10 +38,12 @@ pub struct Configuration {
     /// Lease duration where nothing else says one, for example `768h`.
     #[serde(rename = "defaultLeaseTTL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::openbao_duration("configuration.defaultLeaseTTL"))]
     pub default_lease_ttl: Option<String>,
     /// The longest lease.
     #[serde(rename = "maxLeaseTTL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::openbao_duration("configuration.maxLeaseTTL"))]
     pub max_lease_ttl: Option<String>,
     /// Report locks held too long in the log; for hunting bugs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,7 +93,7 @@ pub enum LogLevel {
 }
 
 /// Where and how OpenBao logs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Logging {
     /// `standard` or `json`.
@@ -109,6 +114,7 @@ pub struct Logging {
     /// Start a new file after so long, for example `24h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::openbao_duration("configuration.logging.rotateDuration"))]
     pub rotate_duration: Option<String>,
     /// Old files to keep.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -165,7 +171,7 @@ pub struct RaftSettings {
 }
 
 /// Autopilot.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Autopilot {
     /// Remove servers that are gone. Default true with three servers or more.
@@ -174,10 +180,12 @@ pub struct Autopilot {
     /// How long a server must be gone. Default `5m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::openbao_duration("configuration.raft.autopilot.deadServerLastContactThreshold"))]
     pub dead_server_last_contact_threshold: Option<String>,
     /// A server not heard of for so long is unhealthy. Default `10s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::openbao_duration("configuration.raft.autopilot.lastContactThreshold"))]
     pub last_contact_threshold: Option<String>,
     /// A server that is so many log entries behind is unhealthy. Default 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -190,6 +198,7 @@ pub struct Autopilot {
     /// How long a new server must be healthy before it votes. Default `10s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::openbao_duration("configuration.raft.autopilot.serverStabilizationTime"))]
     pub server_stabilization_time: Option<String>,
 }
 

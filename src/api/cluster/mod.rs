@@ -15,6 +15,7 @@ pub mod upgrade;
 pub mod workload;
 
 use k8s_openapi::api::core::v1::{LocalObjectReference, PodSecurityContext};
+use kube::core::Rule;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,7 @@ use self::workload::{
     ImageVerification, InitContainer, Maintenance, PodSettings, ServiceAccountSettings, WorkloadHardening,
 };
 use super::common::{Request, is_default};
+use super::rules;
 
 /// A cluster of OpenBao servers with integrated (Raft) storage. The shortest legal one names a version and a volume size.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -51,6 +53,7 @@ use super::common::{Request, is_default};
     derive = "PartialEq",
     derive = "Default",
     doc = "A cluster of OpenBao servers with integrated (Raft) storage.",
+    validation = usable_name(),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.currentVersion"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready"),
     printcolumn(name = "Leader", type_ = "string", json_path = ".status.activeLeader"),
@@ -58,10 +61,18 @@ use super::common::{Request, is_default};
     printcolumn(name = "Last Backup", type_ = "date", json_path = ".status.backup.lastSuccess"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
+#[x_kube(validation = same_seal_type())]
+#[x_kube(validation = ("!has(self.profile) || self.profile != 'Hardened' || self.replicas >= 3", "profile Hardened needs replicas of 3 or more"))]
+#[x_kube(validation = ("!has(self.profile) || self.profile != 'Hardened' || (has(self.tls) && self.tls.enabled && self.tls.mode != 'OperatorManaged')", "profile Hardened needs tls.mode External or ACME"))]
+#[x_kube(validation = ("!has(self.profile) || self.profile != 'Hardened' || (has(self.unseal) && self.unseal.type != 'static')", "profile Hardened needs an unseal.type other than static"))]
+#[x_kube(validation = ("!has(self.profile) || self.profile != 'Hardened' || (has(self.selfInit) && self.selfInit.enabled)", "profile Hardened needs selfInit.enabled: true, so that no root token is ever stored"))]
+#[x_kube(validation = ("!has(self.profile) || self.profile != 'Hardened' || !has(self.unseal) || ((!has(self.unseal.transit) || !has(self.unseal.transit.tlsSkipVerify) || !self.unseal.transit.tlsSkipVerify) && (!has(self.unseal.kmip) || !has(self.unseal.kmip.tlsSkipVerify) || !self.unseal.kmip.tlsSkipVerify))", "profile Hardened does not allow unseal tlsSkipVerify"))]
+#[x_kube(validation = ("!has(self.profile) || self.profile != 'Hardened' || !has(self.backup) || !has(self.backup.target.insecureSkipVerify) || !self.backup.target.insecureSkipVerify", "profile Hardened does not allow backup.target.insecureSkipVerify"))]
 #[serde(rename_all = "camelCase")]
 pub struct OpenBaoClusterSpec {
     /// The OpenBao version to run, for example `2.7.2`. A higher one is an upgrade; a lower one is refused by condition.
     #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = rules::version())]
     pub version: String,
     /// Full image of the servers; default is the operator's repository with `version` as tag.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,7 +81,7 @@ pub struct OpenBaoClusterSpec {
     /// Number of servers, all of them voters. 3 bear the loss of one, 5 of two. An even number is allowed, bears no more
     /// losses than one less, and is warned about. Default 3.
     #[serde(default = "default_replicas")]
-    #[schemars(range(min = 1, max = 9))]
+    #[schemars(range(min = 1, max = 15))]
     pub replicas: i32,
     /// Start nothing new: no changes, no scheduled backups. A running operation goes on to its next safe point, and
     /// deletion works. Default false.
@@ -106,10 +117,12 @@ pub struct OpenBaoClusterSpec {
     /// Audit devices written into the configuration.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
     pub audit: Vec<AuditDevice>,
     /// Plugins written into the configuration.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into(), "name".into()]))]
     pub plugins: Vec<Plugin>,
     /// OpenBao's telemetry block.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -168,7 +181,24 @@ pub struct OpenBaoClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["nonce".into()]))]
+    #[x_kube(validation = rules::only_actions("cluster", &["Release", "Retry"]))]
+    #[x_kube(validation = ("self.all(r, r.action != 'Release' || (has(r.holderUID) && has(r.fence)))", "a Release must name holderUID and fence as status.operationLock shows them"))]
     pub requests: Vec<Request>,
+}
+
+/// Service names must be DNS labels that start with a letter, and pods carry a label of the name and 11 more characters.
+fn usable_name() -> Rule {
+    Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 52").message(
+        "the name of a cluster must start with a letter, have letters, digits and dashes only, and at most 52 of them",
+    )
+}
+
+/// Another seal needs a migration, which OpenBao does not do by a changed configuration.
+fn same_seal_type() -> Rule {
+    let seal = |of: &str| format!("(has({of}.unseal) ? {of}.unseal.type : 'static')");
+    Rule::new(format!("{} == {}", seal("self"), seal("oldSelf"))).message(
+        "unseal.type cannot be changed: data sealed one way does not open another way. Make a new cluster instead",
+    )
 }
 
 fn default_replicas() -> i32 {

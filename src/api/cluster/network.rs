@@ -3,22 +3,24 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::networking::v1::{NetworkPolicyEgressRule, NetworkPolicyIngressRule};
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::common::yes;
+use crate::api::common::{string_map, yes};
 
 /// The Service for clients.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
     /// `ClusterIP`, `NodePort` or `LoadBalancer`. Default `ClusterIP`.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = ("self in ['ClusterIP', 'NodePort', 'LoadBalancer']", "service.type must be ClusterIP, NodePort or LoadBalancer"))]
     pub type_: Option<String>,
     /// Put on the Service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(schema_with = "string_map::<64, 16384>")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -46,7 +48,7 @@ pub struct IngressSpec {
     pub tls_secret_name: Option<String>,
     /// Put on the Ingress.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(schema_with = "string_map::<64, 16384>")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -72,7 +74,7 @@ pub struct GatewaySpec {
     pub listener_name: Option<String>,
     /// Put on the route.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(schema_with = "string_map::<64, 16384>")]
     pub annotations: BTreeMap<String, String>,
     /// Route TLS untouched (a `TLSRoute`) instead of HTTP. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -115,16 +117,18 @@ impl Default for BackendTls {
 }
 
 /// Inputs for the NetworkPolicies.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkSpec {
     /// Addresses of the API server, for example `10.96.0.1/32`. Default: found out.
     #[serde(rename = "apiServerCIDR", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = ("isCIDR(self)", "network.apiServerCIDR must be a CIDR, for example 10.96.0.1/32"))]
     pub api_server_cidr: Option<String>,
     /// Addresses behind the API server's Service, for networks that filter after translation.
     #[serde(rename = "apiServerEndpointIPs", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 64)))]
+    #[x_kube(validation = ("self.all(ip, isIP(ip))", "network.apiServerEndpointIPs must be IP addresses, for example 192.168.1.10"))]
     pub api_server_endpoint_ips: Vec<String>,
     /// Namespace of the cluster's DNS. Default `kube-system`.
     #[serde(default = "default_dns_namespace")]

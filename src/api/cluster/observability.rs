@@ -1,9 +1,11 @@
 //! How the cluster is measured.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::common::{SecretText, yes};
+use crate::api::rules;
 
 /// How the cluster is monitored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -27,7 +29,7 @@ pub struct MetricsSpec {
 }
 
 /// A ServiceMonitor for the Prometheus operator.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceMonitorSpec {
     /// Whether to create it. Default true.
@@ -36,10 +38,12 @@ pub struct ServiceMonitorSpec {
     /// How often to scrape. Default `30s`.
     #[serde(default = "default_interval")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::duration("serviceMonitor.interval"))]
     pub interval: String,
     /// How long a scrape may take. Default `10s`.
     #[serde(default = "default_scrape_timeout")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::duration("serviceMonitor.scrapeTimeout"))]
     pub scrape_timeout: String,
 }
 

@@ -1,10 +1,12 @@
 //! Plugins written into OpenBao's configuration.
 
-use schemars::JsonSchema;
+use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 /// One plugin: from an image, or from a file that is already there.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = ("has(self.image) != has(self.command)", "a plugin needs either image or command"))]
+#[x_kube(validation = ("self.type in ['secret', 'auth', 'database']", "a plugin's type must be secret, auth or database"))]
 #[serde(rename_all = "camelCase")]
 pub struct Plugin {
     /// `secret`, `auth` or `database`.

@@ -2,8 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::api::common::string_map;
+
+use crate::api::rules;
 
 use super::audit::{AuditType, FileAuditOptions, HttpAuditOptions, SocketAuditOptions, SyslogAuditOptions, free_form};
 
@@ -24,7 +29,7 @@ pub struct SelfInit {
 }
 
 /// Login for service accounts of this Kubernetes cluster.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SelfInitOidc {
     /// Whether to set it up. Default false.
@@ -37,11 +42,14 @@ pub struct SelfInitOidc {
     /// Issuer of the tokens. Default: what the API server says.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
+    #[x_kube(validation = rules::http_url("selfInit.oidc.issuer"))]
     pub issuer: Option<String>,
 }
 
 /// One API call that OpenBao makes to itself. Say the body by `data`, or by one of the four typed blocks.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = ("(has(self.data) ? 1 : 0) + (has(self.auditDevice) ? 1 : 0) + (has(self.authMethod) ? 1 : 0) + (has(self.secretEngine) ? 1 : 0) + (has(self.policy) ? 1 : 0) <= 1", "a selfInit request takes one of data, auditDevice, authMethod, secretEngine and policy"))]
+#[x_kube(validation = ("self.operation in ['create', 'read', 'update', 'patch', 'delete', 'list', 'scan']", "operation must be one of create, read, update, patch, delete, list and scan"))]
 #[serde(rename_all = "camelCase")]
 pub struct SelfInitRequest {
     /// Name of the request, for messages.
@@ -52,6 +60,8 @@ pub struct SelfInitRequest {
     pub operation: String,
     /// API path without `/v1/`, for example `sys/policies/acl/app`.
     #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = rules::no_climbing("path"))]
+    #[x_kube(validation = ("!self.startsWith('/') && !self.startsWith('v1/')", "path is an API path without /v1/ in front, for example sys/policies/acl/app"))]
     pub path: String,
     /// Body of the request, any shape.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,7 +123,7 @@ pub struct SelfInitAuthMethod {
     pub description: Option<String>,
     /// Tuning of the mount.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(schema_with = "string_map::<64, 16384>")]
     pub config: BTreeMap<String, String>,
 }
 
@@ -131,7 +141,7 @@ pub struct SelfInitSecretEngine {
     pub description: Option<String>,
     /// Its options, for example `version: "2"`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(schema_with = "string_map::<64, 16384>")]
     pub options: BTreeMap<String, String>,
 }
 

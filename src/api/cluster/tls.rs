@@ -1,12 +1,16 @@
 //! Certificates of the servers.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::common::yes;
+use crate::api::rules;
 
 /// Certificates of the servers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = ("self.mode == 'ACME' ? has(self.acme) : !has(self.acme)", "tls.mode ACME needs the block tls.acme, and no other mode may have it"))]
+#[x_kube(validation = ("self.mode != 'ACME' || self.enabled", "tls.mode ACME needs tls.enabled: true"))]
 #[serde(rename_all = "camelCase")]
 pub struct Tls {
     /// Serve TLS. Default true; without it everything, tokens included, crosses the network in the clear.
@@ -18,6 +22,7 @@ pub struct Tls {
     /// `OperatorManaged` only: a certificate is made anew when less than this of its life remains. Default `720h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::duration("tls.rotationPeriod"))]
     pub rotation_period: Option<String>,
     /// More DNS names or IP addresses for the certificate.
     #[serde(rename = "extraSANs", default, skip_serializing_if = "Vec::is_empty")]
@@ -48,12 +53,15 @@ pub enum TlsMode {
 }
 
 /// Where OpenBao gets its certificates by itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = ("!(has(self.domain) && has(self.domains))", "tls.acme.domain and tls.acme.domains exclude each other: use domains"))]
+#[x_kube(validation = ("has(self.domain) || (has(self.domains) && size(self.domains) > 0)", "tls.acme needs at least one entry in domains"))]
 #[serde(rename_all = "camelCase")]
 pub struct Acme {
     /// The ACME server's directory.
     #[serde(rename = "directoryURL")]
     #[schemars(length(min = 1, max = 2048))]
+    #[x_kube(validation = rules::http_url("tls.acme.directoryURL"))]
     pub directory_url: String,
     /// One domain. Use `domains`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,6 @@
 //! How the servers unseal: one seal, and what it needs.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,14 @@ use crate::api::common::{SecretRef, SecretText};
 pub const DEFAULT_STATIC_KEY_ID: &str = "operator-generated-v1";
 
 /// How the servers unseal.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = ("self.type != 'awskms' || has(self.awskms)", "unseal.type awskms needs the block unseal.awskms"))]
+#[x_kube(validation = ("self.type != 'azurekeyvault' || has(self.azureKeyVault)", "unseal.type azurekeyvault needs the block unseal.azureKeyVault"))]
+#[x_kube(validation = ("self.type != 'gcpckms' || has(self.gcpCloudKMS)", "unseal.type gcpckms needs the block unseal.gcpCloudKMS"))]
+#[x_kube(validation = ("self.type != 'kmip' || has(self.kmip)", "unseal.type kmip needs the block unseal.kmip"))]
+#[x_kube(validation = ("self.type != 'ocikms' || has(self.ocikms)", "unseal.type ocikms needs the block unseal.ocikms"))]
+#[x_kube(validation = ("self.type != 'pkcs11' || has(self.pkcs11)", "unseal.type pkcs11 needs the block unseal.pkcs11"))]
+#[x_kube(validation = ("self.type != 'transit' || has(self.transit)", "unseal.type transit needs the block unseal.transit"))]
 #[serde(rename_all = "camelCase")]
 pub struct Unseal {
     /// The seal. Default `static`. Every other type needs its block beside it.

@@ -1,12 +1,14 @@
 //! How upgrades are done.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::common::{SecretRef, yes};
+use crate::api::rules;
 
 /// How upgrades are done.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpgradeSpec {
     /// `RollingUpdate` or `BlueGreen`. Default `RollingUpdate`.
@@ -22,6 +24,7 @@ pub struct UpgradeSpec {
     /// How long the cluster must stay healthy on the new version before the upgrade counts as done. Default `30s`.
     #[serde(default = "default_soak")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::duration("upgrade.soak"))]
     pub soak: String,
     /// Accepted for manifests of the Go operator; this operator upgrades without helper Jobs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,12 +131,13 @@ impl Default for AutoRollback {
 }
 
 /// What must hold before promotion.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BlueGreenVerification {
     /// How long the new servers must have been in sync.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::duration("minSyncDuration"))]
     pub min_sync_duration: Option<String>,
     /// A container of yours that must end with success.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{
     Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint,
 };
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::common::yes;
+use crate::api::common::{string_map, yes};
 
 /// Resources, placement and metadata of the server pods.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -20,7 +21,7 @@ pub struct PodSettings {
     pub resources: Option<ResourceRequirements>,
     /// Nodes the pods may run on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(schema_with = "string_map::<64, 16384>")]
     pub node_selector: BTreeMap<String, String>,
     /// Taints the pods bear.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -39,11 +40,11 @@ pub struct PodSettings {
     pub priority_class_name: Option<String>,
     /// More labels for the pods. The operator's own win.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(schema_with = "string_map::<64, 16384>")]
     pub labels: BTreeMap<String, String>,
     /// More annotations for the pods. The operator's own win.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(schema_with = "string_map::<64, 16384>")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -57,12 +58,13 @@ pub struct ServiceAccountSettings {
     pub name: Option<String>,
     /// Put on it, for example for a cloud's workload identity.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
+    #[schemars(schema_with = "string_map::<64, 16384>")]
     pub annotations: BTreeMap<String, String>,
 }
 
 /// Signature check of an image.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = ("!self.enabled || has(self.publicKey) || (has(self.issuer) && has(self.subject))", "image verification needs publicKey, or issuer and subject"))]
 #[serde(rename_all = "camelCase")]
 pub struct ImageVerification {
     /// Whether to check.

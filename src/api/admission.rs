@@ -1,0 +1,114 @@
+//! What the API server does with an object before anyone sees it, small enough for unit tests: defaults, structure, CEL.
+//!
+//! The tests against a real API server (`tests/api`) have the last word; these say within a second what they will say.
+
+use kube::core::cel::Validator;
+use serde_json::Value;
+
+use super::crds;
+
+/// The object as the server would store it, or everything it would complain about.
+pub fn admit(object: &Value, old: Option<&Value>) -> Result<Value, Vec<String>> {
+    let kind = object["kind"].as_str().unwrap();
+    let crd = crds().unwrap().into_iter().find(|crd| crd.spec.names.kind == kind).unwrap();
+    let schema = crd.spec.versions[0].schema.clone().unwrap().open_api_v3_schema.unwrap();
+    let schema = serde_json::to_value(schema).unwrap();
+    let (mut object, mut errors) = (object.clone(), Vec::new());
+    default(&schema, &mut object);
+    let old = old.map(|old| {
+        let mut old = old.clone();
+        default(&schema, &mut old);
+        old
+    });
+    structure(&schema, &object, "", &mut errors);
+    if errors.is_empty()
+        && let Err(refused) = Validator::new().validate(&schema, &object, old.as_ref())
+    {
+        errors.extend(refused.iter().map(|error| format!("{}: {}", error.field_path, error.message)));
+    }
+    if errors.is_empty() { Ok(object) } else { Err(errors) }
+}
+
+/// The same, from YAML.
+pub fn admit_yaml(text: &str) -> Result<Value, Vec<String>> {
+    admit(&serde_saphyr::from_str(text).unwrap(), None)
+}
+
+fn default(schema: &Value, value: &mut Value) {
+    if let Some(items) = value.as_array_mut() {
+        items.iter_mut().for_each(|item| default(&schema["items"], item));
+    }
+    let (Some(properties), Some(fields)) = (schema["properties"].as_object(), value.as_object_mut()) else { return };
+    fields.retain(|_, value| !value.is_null());
+    for (name, property) in properties {
+        if let Some(preset) = property.get("default") {
+            fields.entry(name.clone()).or_insert_with(|| preset.clone());
+        }
+        if let Some(value) = fields.get_mut(name) {
+            default(property, value);
+        }
+    }
+}
+
+fn structure(schema: &Value, value: &Value, path: &str, errors: &mut Vec<String>) {
+    let mut refuse = |what: String| errors.push(format!("{path}: {what}"));
+    if schema["x-kubernetes-preserve-unknown-fields"] == true || schema["x-kubernetes-int-or-string"] == true {
+        return;
+    }
+    let fits = match schema["type"].as_str() {
+        Some("object") => value.is_object(),
+        Some("array") => value.is_array(),
+        Some("string") => value.is_string(),
+        Some("boolean") => value.is_boolean(),
+        Some("integer") => value.is_i64(),
+        Some("number") => value.is_number(),
+        _ => true,
+    };
+    if !fits {
+        return refuse(format!("must be of type {}", schema["type"]));
+    }
+    if let Some(allowed) = schema["enum"].as_array()
+        && !allowed.contains(value)
+    {
+        refuse(format!("Unsupported value: {value}: supported values: {allowed:?}"));
+    }
+    let length = match value {
+        Value::String(text) => Some((text.chars().count() as u64, "minLength", "maxLength")),
+        Value::Array(items) => Some((items.len() as u64, "minItems", "maxItems")),
+        Value::Object(fields) => Some((fields.len() as u64, "minProperties", "maxProperties")),
+        _ => None,
+    };
+    if let Some((length, least, most)) = length
+        && (schema[least].as_u64().is_some_and(|least| length < least)
+            || schema[most].as_u64().is_some_and(|most| length > most))
+    {
+        refuse(format!("has {length}, allowed are {} to {}", schema[least], schema[most]));
+    }
+    if let Some(number) = value.as_f64()
+        && (schema["minimum"].as_f64().is_some_and(|least| number < least)
+            || schema["maximum"].as_f64().is_some_and(|most| number > most))
+    {
+        refuse(format!("is {number}, allowed are {} to {}", schema["minimum"], schema["maximum"]));
+    }
+    for required in schema["required"].as_array().into_iter().flatten() {
+        if value.get(required.as_str().unwrap()).is_none() {
+            refuse(format!("{required} is required"));
+        }
+    }
+    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+        structure(&schema["items"], item, &format!("{path}[{index}]"), errors);
+    }
+    for (name, field) in value.as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        match schema["properties"].get(name) {
+            Some(property) => structure(property, field, &path, errors),
+            None if schema["additionalProperties"].is_object() => {
+                structure(&schema["additionalProperties"], field, &path, errors);
+            }
+            None if ["", ".metadata"]
+                .iter()
+                .any(|free| path == format!("{free}.{name}") || path.starts_with(".metadata.")) => {}
+            None => errors.push(format!("{path}: unknown field")),
+        }
+    }
+}
