@@ -26,7 +26,8 @@ pub async fn served(client: &Client, waiting: impl Fn(String)) {
                 None => return,
                 Some(missing) => awaited(&missing),
             },
-            Ok(Err(kube::Error::Api(status))) if status.is_not_found() => awaited(&NEEDED.join(", ")),
+            // An unknown group is answered in plain text: a code without a reason.
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => awaited(&NEEDED.join(", ")),
             Ok(Err(error)) => format!("the API server: {}", super::report(&error)),
             Err(_) => format!("the API server: no answer within {} seconds", REQUEST_TIMEOUT.as_secs()),
         };
