@@ -95,3 +95,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   resources: [events]
   verbs: [create, patch]
 {{- end -}}
+
+{{/* A duration such as 26h or 1h30m, in whole seconds. */}}
+{{- define "openbao-operator.seconds" -}}
+{{- $total := 0.0 -}}
+{{- range regexFindAll "[0-9.]+(ms|s|m|h|d)" . -1 -}}
+{{- $unit := regexFind "[a-z]+" . -}}
+{{- $each := get (dict "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0 "d" 86400.0) $unit -}}
+{{- $total = addf $total (mulf (regexFind "[0-9.]+" . | float64) $each) -}}
+{{- end -}}
+{{- $total | int64 -}}
+{{- end -}}
