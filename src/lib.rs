@@ -8,6 +8,7 @@ pub mod adapter;
 pub mod api;
 pub mod controller;
 pub mod datapath;
+pub mod kubectl;
 pub mod leader;
 pub mod operator;
 pub mod service;

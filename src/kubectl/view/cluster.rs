@@ -1,0 +1,327 @@
+//! Clusters: all of them in a table, one of them on one screen.
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+
+use super::operation::{current_step, phase_of, progress};
+use super::operation_tone;
+use crate::api::conditions::cluster as condition;
+use crate::api::{
+    ClusterPhase, LockMode, MemberState, OpenBaoCluster, OpenBaoClusterStatus, OpenBaoOperation, OpenBaoRestore,
+};
+use crate::kubectl::table::{Cell, Paint, Table, Tone, WIDTH, ago, bytes, fact, shorten, span};
+
+/// One line a cluster.
+pub fn list(clusters: &[OpenBaoCluster], namespaces: bool, now: DateTime<Utc>, paint: Paint) -> String {
+    let mut header = vec!["NAME", "READY", "PHASE", "VERSION", "LEADER", "LOCK", "LAST BACKUP"];
+    if namespaces {
+        header.insert(0, "NAMESPACE");
+    }
+    let mut table = Table::new(header);
+    for cluster in clusters {
+        let status = cluster.status.clone().unwrap_or_default();
+        let phase = status.phase.unwrap_or_default();
+        let lock = status.operation_lock.as_ref();
+        let backup = status.backup.as_ref().and_then(|backup| backup.last_success);
+        let mut cells: Vec<Cell> = vec![
+            cluster.name_any().into(),
+            status.ready.clone().unwrap_or_default().into(),
+            Cell::toned(format!("{phase:?}"), phase_tone(phase)),
+            status.current_version.clone().unwrap_or_default().into(),
+            status.active_leader.clone().map_or_else(|| Cell::toned("none", Tone::Bad), Cell::from),
+            lock.map(|lock| format!("{} {}", lock.operation, span(now - lock.acquired_at))).unwrap_or_default().into(),
+            backup.map(|at| ago(at, now)).unwrap_or_default().into(),
+        ];
+        if namespaces {
+            cells.insert(0, cluster.namespace().unwrap_or_default().into());
+        }
+        table.row(cells);
+    }
+    table.render(paint)
+}
+
+fn phase_tone(phase: ClusterPhase) -> Tone {
+    match phase {
+        ClusterPhase::Running => Tone::Good,
+        ClusterPhase::Failed => Tone::Bad,
+        ClusterPhase::Initializing
+        | ClusterPhase::Upgrading
+        | ClusterPhase::BackingUp
+        | ClusterPhase::Restoring
+        | ClusterPhase::Maintenance => Tone::Warn,
+    }
+}
+
+/// Everything about one cluster that fits a screen. `operations` and `restores` are its own.
+pub fn screen(
+    cluster: &OpenBaoCluster,
+    operations: &[OpenBaoOperation],
+    restores: &[OpenBaoRestore],
+    now: DateTime<Utc>,
+    paint: Paint,
+) -> String {
+    let mut out = String::new();
+    let status = cluster.status.clone().unwrap_or_default();
+    let phase = status.phase.unwrap_or_default();
+    let name = format!("{}/{}", cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let _ = writeln!(out, "{name}  {}", paint.on(&format!("{phase:?}"), phase_tone(phase)));
+    overview(&mut out, &status, now, paint);
+    lock(&mut out, &status, now, paint);
+    backups(&mut out, &status, now, paint);
+    work(&mut out, operations, restores, now, paint);
+    if let Some(upgrade) = &status.upgrade {
+        if let Some(target) = &upgrade.target {
+            let step = upgrade.step.clone().unwrap_or_default();
+            let message = upgrade.message.clone().unwrap_or_default();
+            fact(&mut out, "Upgrade", &format!("to {target}: {step} {message}"), Tone::Warn, paint);
+        }
+        if let Some(held) = &upgrade.held_target {
+            let why = upgrade.held_reason.clone().unwrap_or_default();
+            fact(&mut out, "Held back", &format!("{held}: {why}"), Tone::Warn, paint);
+        }
+    }
+    members(&mut out, &status, paint);
+    concerns(&mut out, &status.conditions, paint);
+    out
+}
+
+fn overview(out: &mut String, status: &OpenBaoClusterStatus, now: DateTime<Utc>, paint: Paint) {
+    let version = status.current_version.clone().unwrap_or_else(|| "not known yet".to_owned());
+    let ready = status.ready.clone().unwrap_or_else(|| "none".to_owned());
+    fact(out, "OpenBao", &format!("{version}, {ready} ready"), Tone::Plain, paint);
+    match (&status.active_leader, status.failure_tolerance) {
+        (None, _) => fact(out, "Leader", "none: nobody is served", Tone::Bad, paint),
+        (Some(leader), Some(tolerance)) => {
+            let text = format!("{leader}; {tolerance} more voter(s) may fail");
+            fact(out, "Leader", &text, if tolerance > 0 { Tone::Plain } else { Tone::Warn }, paint);
+        }
+        (Some(leader), None) => fact(out, "Leader", leader, Tone::Plain, paint),
+    }
+    let sealed: Vec<&str> = status
+        .members
+        .iter()
+        .filter(|member| member.state == MemberState::Sealed)
+        .map(|member| member.name.as_str())
+        .collect();
+    match (status.initialized, sealed.as_slice()) {
+        (Some(false), _) => fact(out, "Seal", "not initialised yet", Tone::Warn, paint),
+        (_, []) => fact(out, "Seal", "unsealed", Tone::Plain, paint),
+        (_, sealed) => fact(out, "Seal", &format!("sealed: {}", sealed.join(", ")), Tone::Bad, paint),
+    }
+    if let Some(tls) = status.conditions.iter().find(|one| one.type_ == condition::TLS_READY) {
+        let tone = if tls.status == "True" { Tone::Plain } else { Tone::Bad };
+        fact(out, "TLS", if tls.message.is_empty() { &tls.reason } else { &tls.message }, tone, paint);
+    }
+    if let Some(restore) = &status.pending_restore {
+        fact(out, "Restore", &format!("{restore} waits or runs; backups and upgrades start nothing new"), Tone::Warn, paint);
+    }
+    let _ = now;
+}
+
+fn lock(out: &mut String, status: &OpenBaoClusterStatus, now: DateTime<Utc>, paint: Paint) {
+    let Some(lock) = &status.operation_lock else {
+        fact(out, "Lock", "free", Tone::Plain, paint);
+        return;
+    };
+    let mode = match lock.mode {
+        LockMode::Held => "held",
+        LockMode::Parked => "parked",
+    };
+    let mut text = format!("{mode} for {} by {} for {}", lock.operation, lock.holder, span(now - lock.acquired_at));
+    if let Some(operation) = &lock.operation_ref {
+        let _ = write!(text, " (operation {operation})");
+    }
+    if !lock.message.is_empty() {
+        let _ = write!(text, ": {}", lock.message);
+    }
+    fact(out, "Lock", &text, Tone::Warn, paint);
+}
+
+fn backups(out: &mut String, status: &OpenBaoClusterStatus, now: DateTime<Utc>, paint: Paint) {
+    let Some(backup) = &status.backup else {
+        fact(out, "Backup", "none yet", Tone::Plain, paint);
+        return;
+    };
+    let (mut text, mut tone) = match backup.last_success {
+        None => ("none yet".to_owned(), Tone::Warn),
+        Some(at) => (format!("last {}", ago(at, now)), Tone::Plain),
+    };
+    if let Some(size) = backup.last_size_bytes {
+        let _ = write!(text, ", {}", bytes(size));
+    }
+    if let Some(took) = &backup.last_duration {
+        let _ = write!(text, " in {took}");
+    }
+    if let Some(next) = backup.next_run {
+        let when = if next > now { format!("in {}", span(next - now)) } else { "due now".to_owned() };
+        let _ = write!(text, "; next {when}");
+    }
+    if backup.consecutive_failures > 0 {
+        let _ = write!(text, "; {} failed since", backup.consecutive_failures);
+        if let Some(why) = &backup.last_failure_message {
+            let _ = write!(text, ": {why}");
+        }
+        tone = Tone::Bad;
+    }
+    fact(out, "Backup", &text, tone, paint);
+    if let Some(key) = &backup.last_key {
+        fact(out, "", key, Tone::Faint, paint);
+    }
+    if let Some(skip) = &backup.last_skip {
+        let at = skip.at.map(|at| ago(at, now)).unwrap_or_default();
+        let why = if skip.message.is_empty() { &skip.reason } else { &skip.message };
+        fact(out, "Skipped", &format!("{at}: {why}"), Tone::Warn, paint);
+    }
+}
+
+fn work(
+    out: &mut String,
+    operations: &[OpenBaoOperation],
+    restores: &[OpenBaoRestore],
+    now: DateTime<Utc>,
+    paint: Paint,
+) {
+    for operation in operations.iter().filter(|operation| !phase_of(operation).is_terminal()) {
+        let phase = phase_of(operation);
+        let status = operation.status.clone().unwrap_or_default();
+        let mut text = format!("{} {} {}", operation.name_any(), phase.as_str(), progress(&status.steps));
+        if let Some(step) = current_step(&status.steps) {
+            let since = step.started_at.map(|at| format!(" for {}", span(now - at))).unwrap_or_default();
+            let _ = write!(text, " {}{since}", step.name);
+        }
+        if let Some(message) = status.message.filter(|message| !message.is_empty()) {
+            let _ = write!(text, ": {message}");
+        }
+        fact(out, "Operation", text.trim(), operation_tone(phase), paint);
+    }
+    let waiting = |restore: &&OpenBaoRestore| {
+        restore.status.as_ref().is_none_or(|status| !status.phase.is_terminal())
+    };
+    for restore in restores.iter().filter(waiting) {
+        let text = format!("{} {}", restore.name_any(), super::restore::progress(restore, Paint::Off));
+        fact(out, "Restore", &text, Tone::Warn, paint);
+    }
+}
+
+fn members(out: &mut String, status: &OpenBaoClusterStatus, paint: Paint) {
+    if status.members.is_empty() {
+        return;
+    }
+    let mut table = Table::new(["MEMBER", "STATE", "VERSION", "VOTER", "APPLIED"]);
+    for member in &status.members {
+        let tone = match member.state {
+            MemberState::Active => Tone::Good,
+            MemberState::Standby => Tone::Plain,
+            MemberState::Joining => Tone::Warn,
+            MemberState::Sealed | MemberState::Down => Tone::Bad,
+        };
+        table.row([
+            member.name.clone().into(),
+            Cell::toned(format!("{:?}", member.state), tone),
+            member.version.clone().unwrap_or_default().into(),
+            member.voter.map(|voter| if voter { "yes" } else { "no" }).unwrap_or_default().into(),
+            member.applied_index.map(|index| index.to_string()).unwrap_or_default().into(),
+        ]);
+    }
+    out.push('\n');
+    out.push_str(&table.render(paint));
+}
+
+/// Conditions in the state that needs a look. Those that only tell what runs are shown above already.
+fn concerns(out: &mut String, conditions: &[Condition], paint: Paint) {
+    let mut table = Table::new(["CONDITION", "STATUS", "REASON", "MESSAGE"]);
+    for one in conditions {
+        let bad_when = match one.type_.as_str() {
+            condition::DEGRADED | condition::SEALED => "True",
+            condition::PROGRESSING | condition::BACKING_UP | condition::UPGRADING | condition::RESTORING => continue,
+            _ => "False",
+        };
+        if one.status == bad_when || one.status == "Unknown" {
+            table.row([
+                Cell::toned(one.type_.clone(), Tone::Warn),
+                one.status.clone().into(),
+                one.reason.clone().into(),
+                one.message.clone().into(),
+            ]);
+        }
+    }
+    if table.is_empty() {
+        return;
+    }
+    out.push('\n');
+    out.push_str(&table.render(paint));
+    // A cut message is not lost: the words are what a person needs.
+    for one in conditions.iter().filter(|one| one.status == "False" && one.type_ == condition::SUPPORTED) {
+        let _ = writeln!(out, "{}", shorten(&one.message, WIDTH));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubectl::table::length;
+
+    fn now() -> DateTime<Utc> {
+        "2026-11-21T12:00:00Z".parse().unwrap()
+    }
+
+    fn fern() -> OpenBaoCluster {
+        serde_saphyr::from_str(
+            "metadata: {name: fern, namespace: vault}\n\
+             spec: {version: 2.7.2, replicas: 3, storage: {size: 1Gi}, tls: {enabled: true}}\n\
+             status:\n  phase: BackingUp\n  currentVersion: 2.7.2\n  activeLeader: fern-1\n  ready: 3/3\n  failureTolerance: 1\n  initialized: true\n\
+             \x20 operationLock: {operation: Backup, holder: openbaocluster/backup, holderUID: u, operationRef: fern-backup-1, message: taking a snapshot,\n\
+             \x20   mode: Held, fence: 7, acquiredAt: '2026-11-21T11:59:48Z', renewedAt: '2026-11-21T11:59:48Z'}\n\
+             \x20 backup: {lastSuccess: '2026-11-21T03:00:00Z', lastSizeBytes: 12897485, lastDuration: 3.2s, nextRun: '2026-11-22T03:00:00Z', lastKey: a/b.snap}\n\
+             \x20 members:\n  - {name: fern-0, state: Standby, version: 2.7.2, voter: true}\n  - {name: fern-1, state: Active, version: 2.7.2, voter: true}\n\
+             \x20 - {name: fern-2, state: Sealed, version: 2.7.2}\n\
+             \x20 conditions:\n  - {type: Degraded, status: 'True', reason: Sealed, message: fern-2 is sealed, lastTransitionTime: '2026-11-21T11:00:00Z'}\n\
+             \x20 - {type: Available, status: 'True', reason: Serving, message: '', lastTransitionTime: '2026-11-21T11:00:00Z'}\n",
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn one_screen_names_leader_seal_lock_backup_operation_and_members() {
+        let running: OpenBaoOperation = serde_saphyr::from_str(
+            "metadata: {name: fern-backup-1}\nspec: {cluster: fern, operation: Backup}\n\
+             status: {phase: Running, steps: [{name: Gate, state: completed}, {name: Snapshot, state: running, startedAt: '2026-11-21T11:59:50Z'}]}",
+        )
+        .unwrap();
+        let text = screen(&fern(), &[running], &[], now(), Paint::Off);
+        for wanted in [
+            "vault/fern  BackingUp",
+            "fern-1; 1 more voter(s) may fail",
+            "sealed: fern-2",
+            "held for Backup by openbaocluster/backup for 12s (operation fern-backup-1): taking a",
+            "last 9h00m ago, 12.3 MiB in 3.2s; next in 15h00m",
+            "fern-backup-1 Running 1/2 Snapshot for 10s",
+            "fern-2  Sealed",
+            "Degraded   True    Sealed",
+        ] {
+            assert!(text.contains(wanted), "{wanted}:\n{text}");
+        }
+        assert!(!text.contains("Available"), "what is fine is not listed:\n{text}");
+        assert!(text.lines().all(|line| length(line) <= WIDTH), "{text}");
+    }
+
+    #[test]
+    fn a_cluster_without_a_status_is_shown_as_it_is() {
+        let mut cluster = fern();
+        cluster.status = None;
+        let text = screen(&cluster, &[], &[], now(), Paint::Off);
+        assert!(text.contains("none: nobody is served"), "{text}");
+        assert!(text.contains("Lock       free"), "{text}");
+    }
+
+    #[test]
+    fn the_list_has_one_line_a_cluster() {
+        let text = list(&[fern()], true, now(), Paint::Off);
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.contains("vault") && text.contains("Backup 12s") && text.contains("9h00m ago"), "{text}");
+        assert!(text.lines().all(|line| length(line) <= WIDTH), "{text}");
+    }
+}
