@@ -31,7 +31,11 @@ impl Paint {
     /// Colours on a terminal, unless `NO_COLOR` is set.
     pub fn of_stdout() -> Self {
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
-        if terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) { Self::Colour } else { Self::Off }
+        if terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) {
+            Self::Colour
+        } else {
+            Self::Off
+        }
     }
 
     pub fn on(self, text: &str, tone: Tone) -> String {
@@ -119,7 +123,8 @@ impl Table {
         }
         let gaps = GAP.len() * widths.len().saturating_sub(1);
         while widths.iter().sum::<usize>() + gaps > WIDTH {
-            let widest = (0..widths.len()).filter(|index| widths[*index] > floor[*index]).max_by_key(|index| widths[*index]);
+            let widest =
+                (0..widths.len()).filter(|index| widths[*index] > floor[*index]).max_by_key(|index| widths[*index]);
             let Some(widest) = widest else { break };
             widths[widest] -= 1;
         }
@@ -243,7 +248,9 @@ mod tests {
 
     #[test]
     fn spans_read_as_people_say_them() {
-        for (seconds, text) in [(-5, "0s"), (45, "45s"), (125, "2m05s"), (3600, "60m"), (12_000, "3h20m"), (432_000, "5d")] {
+        for (seconds, text) in
+            [(-5, "0s"), (45, "45s"), (125, "2m05s"), (3600, "60m"), (12_000, "3h20m"), (432_000, "5d")]
+        {
             assert_eq!(span(TimeDelta::seconds(seconds)), text);
         }
     }

@@ -5,9 +5,11 @@
 //! found by the next leader in the journal, as after a kill.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kube::client::ClientBuilder;
+use kube::core::error_boundary::InvalidObject;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -15,7 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{Election, Plan};
 use super::kinds;
+use crate::adapter::Adapters;
+use crate::adapter::caches::Caches;
 use crate::adapter::kubernetes::client::prepare;
+use crate::adapter::kubernetes::events::Events;
 use crate::adapter::leadership::{self, Leadership, Term};
 use crate::adapter::metrics::metrics;
 use crate::adapter::settings::Settings;
@@ -27,6 +32,8 @@ use crate::telemetry::server::{self, Server};
 /// How long running reconciles may take to finish after a stop. With the lease's release and its take-over it stays
 /// under the second that a hand-over may last.
 const DRAIN: Duration = Duration::from_millis(600);
+/// How long the first lists may take before somebody is told what is missing. They go on meanwhile.
+const FILL: Duration = Duration::from_secs(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -97,7 +104,7 @@ async fn lead(
     let Some(election) = election else {
         term.for_ever();
         metrics().leading(true);
-        let mut work = start(client, settings, leadership, readiness);
+        let mut work = start(&client, settings, &leadership, readiness);
         let ended = tokio::select! {
             () = stop.cancelled() => None,
             ended = work.tasks.join_next() => Some(ended),
@@ -114,7 +121,7 @@ async fn lead(
     tracing::info!(lease = election.lease, identity = candidate.identity(), "leading");
     metrics().leading(true);
     term.extend(held.may_act_until());
-    let work = start(client, settings, leadership, readiness);
+    let work = start(&client, settings, &leadership, readiness);
     let outcome = act(&candidate, held, &term, work, readiness, stop).await;
     metrics().leading(false);
     outcome
@@ -174,18 +181,79 @@ impl Work {
 }
 
 /// Begins to watch and to reconcile, one set for each scope.
-fn start(client: kube::Client, settings: Vec<Settings>, leadership: Leadership, readiness: &Readiness) -> Work {
+fn start(client: &kube::Client, settings: Vec<Settings>, leadership: &Leadership, readiness: &Readiness) -> Work {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    readiness.set(Stage::Waiting("the first list of every kind".to_owned()));
+    let unfilled = Arc::new(AtomicUsize::new(settings.len()));
     for settings in settings {
-        let _ = (&client, &settings, &leadership);
-        tasks.spawn({
-            let stop = stop.clone();
-            async move { stop.cancelled().await }
-        });
+        let scope = Scoped {
+            client: client.clone(),
+            settings,
+            leadership: leadership.clone(),
+            readiness: readiness.clone(),
+            unfilled: unfilled.clone(),
+            stop: stop.clone(),
+        };
+        tasks.spawn(scope.run());
     }
-    readiness.set(Stage::Leading);
     Work { tasks, stop }
+}
+
+/// One set of watches and controllers: the whole cluster's, or one namespace's.
+struct Scoped {
+    client: kube::Client,
+    settings: Settings,
+    leadership: Leadership,
+    readiness: Readiness,
+    /// How many scopes still wait for their lists.
+    unfilled: Arc<AtomicUsize>,
+    stop: CancellationToken,
+}
+
+impl Scoped {
+    async fn run(self) {
+        let Self { client, settings, leadership, readiness, unfilled, stop } = self;
+        let events = Events::new(client.clone(), settings.instance.clone());
+        let caches = Caches::start(&client, &settings.scope, malformed, &stop);
+        loop {
+            let filled = tokio::select! {
+                () = stop.cancelled() => return,
+                filled = caches.filled(FILL) => filled,
+            };
+            match filled {
+                Ok(()) => break,
+                // Rights that are granted later, or a kind that comes later, are found by the watches themselves.
+                Err(error) => {
+                    tracing::warn!(scope = ?settings.scope, error = super::report(&error), "cannot start here yet");
+                    readiness.set(Stage::Waiting(format!("{:?}: {error}", settings.scope)));
+                }
+            }
+        }
+        if unfilled.fetch_sub(1, Ordering::SeqCst) == 1 {
+            readiness.set(Stage::Leading);
+        }
+        tracing::info!(scope = ?settings.scope, "watching");
+        let adapters = Arc::new(Adapters { client, settings, events, caches, leadership });
+        controllers(adapters, stop).await;
+    }
+}
+
+/// Every controller of one scope, until `stop`.
+async fn controllers(adapters: Arc<Adapters>, stop: CancellationToken) {
+    let _ = &adapters;
+    stop.cancelled().await;
+}
+
+/// An object that cannot be read as its kind is left alone and named; the others are not disturbed.
+fn malformed(kind: &'static str, object: &InvalidObject) {
+    tracing::warn!(
+        kind,
+        namespace = object.metadata.namespace,
+        name = object.metadata.name,
+        error = object.error,
+        "an object does not match its kind and is left alone: correct or delete it"
+    );
 }
 
 /// The first signal asks to stop, the second one does not ask.

@@ -116,7 +116,13 @@ fn overview(out: &mut String, status: &OpenBaoClusterStatus, now: DateTime<Utc>,
         fact(out, "TLS", if tls.message.is_empty() { &tls.reason } else { &tls.message }, tone, paint);
     }
     if let Some(restore) = &status.pending_restore {
-        fact(out, "Restore", &format!("{restore} waits or runs; backups and upgrades start nothing new"), Tone::Warn, paint);
+        fact(
+            out,
+            "Restore",
+            &format!("{restore} waits or runs; backups and upgrades start nothing new"),
+            Tone::Warn,
+            paint,
+        );
     }
     let _ = now;
 }
@@ -197,9 +203,7 @@ fn work(
         }
         fact(out, "Operation", text.trim(), operation_tone(phase), paint);
     }
-    let waiting = |restore: &&OpenBaoRestore| {
-        restore.status.as_ref().is_none_or(|status| !status.phase.is_terminal())
-    };
+    let waiting = |restore: &&OpenBaoRestore| restore.status.as_ref().is_none_or(|status| !status.phase.is_terminal());
     for restore in restores.iter().filter(waiting) {
         let text = format!("{} {}", restore.name_any(), super::restore::progress(restore, Paint::Off));
         fact(out, "Restore", &text, Tone::Warn, paint);

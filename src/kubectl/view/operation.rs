@@ -154,7 +154,13 @@ pub fn tree(operation: &OpenBaoOperation, now: DateTime<Utc>, paint: Paint) -> S
         fact(&mut out, "Lock", &text, plain, paint);
     }
     if let Some(at) = status.point_of_no_return_at {
-        fact(&mut out, "No return", &format!("passed {}: it cannot be cancelled any more", ago(at, now)), Tone::Warn, paint);
+        fact(
+            &mut out,
+            "No return",
+            &format!("passed {}: it cannot be cancelled any more", ago(at, now)),
+            Tone::Warn,
+            paint,
+        );
     }
     if let Some(lineage) = &spec.lineage
         && let Some(of) = &lineage.rollback_of
@@ -171,13 +177,13 @@ pub fn tree(operation: &OpenBaoOperation, now: DateTime<Utc>, paint: Paint) -> S
         }
     }
     for (index, step) in status.steps.iter().enumerate() {
-        let last = index + 1 == status.steps.len();
-        branch(&mut out, step, last, now, paint);
+        let is_last = index + 1 == status.steps.len();
+        branch(&mut out, step, is_last, now, paint);
     }
     out
 }
 
-fn branch(out: &mut String, step: &StepStatus, last: bool, now: DateTime<Utc>, paint: Paint) {
+fn branch(out: &mut String, step: &StepStatus, is_last: bool, now: DateTime<Utc>, paint: Paint) {
     let (mark, tone) = match step.state {
         StepState::Completed => ("✓", Tone::Good),
         StepState::Running => ("▸", Tone::Warn),
@@ -200,8 +206,9 @@ fn branch(out: &mut String, step: &StepStatus, last: bool, now: DateTime<Utc>, p
     if let Some(next) = step.next_attempt_at.filter(|next| *next > now) {
         let _ = write!(text, ", next try in {}", span(next - now));
     }
-    let _ = writeln!(out, "{} {} {}", if last { "└─" } else { "├─" }, paint.on(mark, tone), shorten(&text, WIDTH - 6));
-    let stem = if last { "     " } else { "│    " };
+    let _ =
+        writeln!(out, "{} {} {}", if is_last { "└─" } else { "├─" }, paint.on(mark, tone), shorten(&text, WIDTH - 6));
+    let stem = if is_last { "     " } else { "│    " };
     let receipt = step.receipt.as_ref().map(|receipt| format!("receipt written {}", ago(receipt.at, now)));
     let waiting = step.waiting.clone().filter(|_| matches!(step.state, StepState::Running | StepState::Compensating));
     for (detail, tone) in [(receipt, Tone::Faint), (waiting, Tone::Plain), (step.error.clone(), Tone::Bad)] {

@@ -10,7 +10,13 @@ use crate::api::{OpenBaoOperation, OpenBaoRestore};
 use crate::kubectl::table::{Paint, Tone, ago, bar, bytes, fact};
 
 /// What a person should know before saying yes.
-pub fn facts(cluster: &str, source: &str, backup: Option<&OpenBaoOperation>, now: DateTime<Utc>, paint: Paint) -> String {
+pub fn facts(
+    cluster: &str,
+    source: &str,
+    backup: Option<&OpenBaoOperation>,
+    now: DateTime<Utc>,
+    paint: Paint,
+) -> String {
     let mut out = String::new();
     let lost = "everything that was written to the cluster after the snapshot was taken is lost";
     fact(&mut out, "Restore", &format!("into cluster {cluster}"), Tone::Plain, paint);
@@ -27,7 +33,13 @@ pub fn facts(cluster: &str, source: &str, backup: Option<&OpenBaoOperation>, now
             let status = backup.status.clone().unwrap_or_default();
             let artifacts = status.artifacts.unwrap_or_default();
             if let Some(at) = status.started_at {
-                fact(&mut out, "Taken", &format!("{} ({})", at.format("%Y-%m-%d %H:%M:%S UTC"), ago(at, now)), Tone::Plain, paint);
+                fact(
+                    &mut out,
+                    "Taken",
+                    &format!("{} ({})", at.format("%Y-%m-%d %H:%M:%S UTC"), ago(at, now)),
+                    Tone::Plain,
+                    paint,
+                );
             }
             if let Some(size) = artifacts.size_bytes {
                 fact(&mut out, "Size", &bytes(size), Tone::Plain, paint);
