@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::api::duration;
 
 /// Why a schedule cannot be used.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
     #[error(
         "schedule \"{schedule}\" has {found} fields: write five (minute hour day-of-month month day-of-week), for \
@@ -27,8 +27,8 @@ pub enum ScheduleError {
     Never { schedule: String },
     #[error("timeZone \"{0}\" is unknown: write a name of the IANA database, for example Europe/Amsterdam, or UTC")]
     Zone(String),
-    #[error("jitter is not usable: {0}")]
-    Jitter(duration::DurationError),
+    #[error("jitter \"{0}\" is not a duration: write a number and a unit, for example 10m")]
+    Jitter(String),
 }
 
 /// A schedule that fires.
@@ -69,7 +69,7 @@ impl Schedule {
         let zone_name = zone.unwrap_or("UTC");
         let zone = Tz::from_str(zone_name).map_err(|_| ScheduleError::Zone(zone_name.to_owned()))?;
         let jitter_text = jitter.unwrap_or("0s");
-        let jitter = duration::parse(jitter_text).map_err(ScheduleError::Jitter)?;
+        let jitter = duration::parse(jitter_text).map_err(|_| ScheduleError::Jitter(jitter_text.to_owned()))?;
         // A jitter is capped by the distance of two ticks anyway; an absurd one must not overflow.
         let jitter = TimeDelta::from_std(jitter).unwrap_or(TimeDelta::MAX);
         let normal = cron.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -102,6 +102,11 @@ impl Schedule {
             Some(planned) => Due { tick: Some(planned.at), next: self.next(now, uid) },
             None => Due { tick: None, next: self.next(now, uid) },
         }
+    }
+
+    /// Whether the schedule itself (without its jitter) fires at this very time.
+    pub fn fires_at(&self, at: DateTime<Utc>) -> bool {
+        self.tick_after(at - TimeDelta::seconds(1)) == Some(at)
     }
 
     fn tick_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {

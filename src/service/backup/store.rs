@@ -26,7 +26,7 @@ pub struct Store {
 }
 
 /// Why a target in a spec cannot be used.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     #[error(transparent)]
     Target(#[from] InvalidTarget),

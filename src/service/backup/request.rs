@@ -1,0 +1,180 @@
+//! The operations that backups are: how one is asked for, and how one is told from another. Pure.
+//!
+//! All are `operation: Backup`. What sets them apart stands in `spec.parameters`, frozen with the rest of the spec:
+//! `mode: Verify` reads a stored backup again instead of taking one; `role` says for whom a child operation works.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::{Resource, ResourceExt};
+use sha2::{Digest, Sha256};
+
+use crate::adapter::kubernetes::{owner, time};
+use crate::api::{Actor, ActorSource, Lineage, OpenBaoCluster, OpenBaoOperation, OpenBaoOperationSpec, OperationKind};
+use crate::service::cluster::names;
+
+/// Parameter: [`VERIFY`], or absent for taking a backup.
+pub const MODE: &str = "mode";
+/// Value of [`MODE`]: read a stored backup again and check everything.
+pub const VERIFY: &str = "Verify";
+/// Parameter of a verification: the whole key to read; absent: the newest backup.
+pub const KEY: &str = "key";
+/// Parameter of a child operation: what its parent needs it for. Such a one runs under its parent's lock, takes no lock
+/// itself and runs no retention.
+pub const ROLE: &str = "role";
+/// Value of [`ROLE`]: the state before a restore.
+pub const SAFETY: &str = "Safety";
+/// Value of [`ROLE`]: the state before an upgrade.
+pub const PRE_UPGRADE: &str = "PreUpgrade";
+
+/// Whether this operation reads a stored backup instead of taking one.
+pub fn is_verification(operation: &OpenBaoOperation) -> bool {
+    operation.spec.parameters.get(MODE).is_some_and(|mode| mode == VERIFY)
+}
+
+/// What a parent operation needs this one for; `None` for one that stands alone.
+pub fn role(operation: &OpenBaoOperation) -> Option<&str> {
+    operation.spec.parameters.get(ROLE).map(String::as_str)
+}
+
+/// Whether a schedule asked for it. A person's backup waits where a scheduled one is left out.
+pub fn is_scheduled(operation: &OpenBaoOperation) -> bool {
+    operation.spec.actor.as_ref().is_some_and(|actor| actor.source == ActorSource::Schedule)
+}
+
+/// `<cluster>-backup-<unix tick>`.
+pub fn scheduled_name(cluster: &str, tick: DateTime<Utc>) -> String {
+    format!("{cluster}-backup-{}", tick.timestamp())
+}
+
+/// `<cluster>-verify-<unix tick>`.
+pub fn verification_name(cluster: &str, tick: DateTime<Utc>) -> String {
+    format!("{cluster}-verify-{}", tick.timestamp())
+}
+
+/// `<cluster>-backup-<digest>`: the same for the same value after the same past, so that a crash between creating the
+/// operation and remembering the value creates nothing twice, and another one when a value comes back later.
+pub fn triggered_name(cluster: &OpenBaoCluster, value: &str) -> String {
+    let past = cluster.status.as_ref().and_then(|status| status.backup.as_ref());
+    let mut digest = Sha256::new();
+    for part in [
+        cluster.metadata.uid.as_deref(),
+        Some(value),
+        past.and_then(|past| past.last_trigger.as_deref()),
+        past.and_then(|past| past.last_operation.as_deref()),
+    ] {
+        let part = part.unwrap_or_default();
+        // The length first: ("ab", "c") and ("a", "bc") are two pasts.
+        digest.update(part.len().to_be_bytes());
+        digest.update(part.as_bytes());
+    }
+    let short = digest.finalize().iter().take(5).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+    format!("{}-backup-{short:010x}", cluster.name_any())
+}
+
+/// A backup that the schedule asks for.
+pub fn scheduled(cluster: &OpenBaoCluster, tick: DateTime<Utc>, schedule: &str) -> OpenBaoOperation {
+    let intent = format!("scheduled for {} by {schedule}", tick.format("%Y-%m-%d %H:%M:%S UTC"));
+    of_cluster(cluster, scheduled_name(&cluster.name_any(), tick), ActorSource::Schedule, intent, BTreeMap::new())
+}
+
+/// A verification that the schedule asks for.
+pub fn scheduled_verification(cluster: &OpenBaoCluster, tick: DateTime<Utc>, schedule: &str) -> OpenBaoOperation {
+    let intent = format!("read the newest backup again, by {schedule}");
+    let parameters = BTreeMap::from([(MODE.to_owned(), VERIFY.to_owned())]);
+    of_cluster(cluster, verification_name(&cluster.name_any(), tick), ActorSource::Schedule, intent, parameters)
+}
+
+/// A backup that somebody asked for by the annotation.
+pub fn triggered(cluster: &OpenBaoCluster, value: &str) -> OpenBaoOperation {
+    let intent = format!("annotation {} = {value}", super::TRIGGER_ANNOTATION);
+    of_cluster(cluster, triggered_name(cluster, value), ActorSource::Api, intent, BTreeMap::new())
+}
+
+/// A backup that a restore or an upgrade takes first, under its own lock. `None` while the parent has no UID, which the
+/// API server gives to everything it stores.
+pub fn child(parent: &OpenBaoOperation, role: &'static str, intent: &str) -> Option<OpenBaoOperation> {
+    let reference = owner::controller_of(parent)?;
+    let name = super::jobs::job_name(&parent.name_any(), &format!("{}-backup", role.to_lowercase()));
+    Some(operation(
+        name,
+        parent.namespace().unwrap_or_default(),
+        &parent.spec.cluster,
+        reference,
+        OpenBaoOperationSpec {
+            actor: Some(Actor {
+                identity: format!("openbaooperation/{}", parent.name_any()),
+                source: ActorSource::Controller,
+            }),
+            intent: Some(limited(intent)),
+            lineage: Some(Lineage { parent_operation: Some(parent.name_any()), rollback_of: None }),
+            parameters: BTreeMap::from([(ROLE.to_owned(), role.to_owned())]),
+            ..OpenBaoOperationSpec::default()
+        },
+    ))
+}
+
+fn of_cluster(
+    cluster: &OpenBaoCluster,
+    name: String,
+    source: ActorSource,
+    intent: String,
+    parameters: BTreeMap<String, String>,
+) -> OpenBaoOperation {
+    let reference = owner::controller_of(cluster).unwrap_or_else(|| {
+        // Only an object that was never stored has no UID; the API server refuses a reference without one.
+        OwnerReference { kind: OpenBaoCluster::kind(&()).into_owned(), ..OwnerReference::default() }
+    });
+    let spec = OpenBaoOperationSpec {
+        actor: Some(Actor { identity: format!("openbaocluster/{}", cluster.name_any()), source }),
+        intent: Some(limited(&intent)),
+        parameters,
+        ..OpenBaoOperationSpec::default()
+    };
+    operation(name, cluster.namespace().unwrap_or_default(), &cluster.name_any(), reference, spec)
+}
+
+fn operation(
+    name: String,
+    namespace: String,
+    cluster: &str,
+    owner: OwnerReference,
+    spec: OpenBaoOperationSpec,
+) -> OpenBaoOperation {
+    OpenBaoOperation {
+        metadata: ObjectMeta {
+            name: Some(name),
+            namespace: Some(namespace),
+            labels: Some(names::labels(cluster)),
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: OpenBaoOperationSpec { cluster: cluster.to_owned(), operation: OperationKind::Backup, ..spec },
+        status: None,
+    }
+}
+
+/// What the CRD allows for an intent.
+fn limited(intent: &str) -> String {
+    intent.chars().take(1000).collect()
+}
+
+/// The operations that are backups of this very cluster, not of an earlier one of its name.
+pub fn backups_of<'a, O: AsRef<OpenBaoOperation>>(
+    cluster: &'a OpenBaoCluster,
+    operations: &'a [O],
+) -> impl Iterator<Item = &'a OpenBaoOperation> + Clone {
+    let name = cluster.name_any();
+    let born = cluster.metadata.creation_timestamp.as_ref().map(time::from_kube);
+    operations.iter().map(AsRef::as_ref).filter(move |operation| {
+        let made = operation.metadata.creation_timestamp.as_ref().map(time::from_kube);
+        operation.spec.operation == OperationKind::Backup
+            && operation.spec.cluster == name
+            && operation.namespace() == cluster.namespace()
+            && match (made, born) {
+                (Some(made), Some(born)) => made >= born,
+                _ => true,
+            }
+    })
+}

@@ -1,0 +1,93 @@
+//! `status.backup`, derived from the operations. Pure.
+//!
+//! Records are pruned and the status must not forget with them: what no record contradicts stays as it was. Nothing here
+//! moves by itself, so an idle cluster writes nothing.
+
+use chrono::{DateTime, Utc};
+use kube::ResourceExt;
+
+use super::request::is_verification;
+use crate::api::{BackupStatus, OpenBaoOperation, OperationPhase, duration};
+
+/// What the operations say about the past, on top of what was known before.
+pub fn derive<'a>(before: &BackupStatus, operations: impl Iterator<Item = &'a OpenBaoOperation>) -> BackupStatus {
+    let mut ended: Vec<(DateTime<Utc>, &OpenBaoOperation)> =
+        operations.filter_map(|operation| ended_at(operation).map(|at| (at, operation))).collect();
+    ended.sort_by_key(|(at, operation)| (*at, operation.name_any()));
+    let mut status = before.clone();
+    // A count of records alone would shrink as they are pruned; a success in sight starts it anew.
+    let mut failures = 0;
+    let mut success_seen = false;
+    for (at, operation) in ended {
+        match (is_verification(operation), phase(operation)) {
+            (true, OperationPhase::Succeeded) => verified(&mut status, operation, at),
+            (true, _) => {}
+            (false, OperationPhase::Succeeded) => {
+                (failures, success_seen) = (0, true);
+                succeeded(&mut status, operation, at);
+            }
+            (false, OperationPhase::Failed | OperationPhase::ConstraintFailed | OperationPhase::RolledBack) => {
+                failures += 1;
+                failed(&mut status, operation, at);
+            }
+            (false, _) => {}
+        }
+    }
+    status.consecutive_failures =
+        if success_seen { failures } else { failures.max(before.consecutive_failures.min(i32::MAX)) };
+    status
+}
+
+fn phase(operation: &OpenBaoOperation) -> OperationPhase {
+    operation.status.as_ref().map(|status| status.phase).unwrap_or_default()
+}
+
+/// Whether the operation has ended, and when.
+pub fn ended_at(operation: &OpenBaoOperation) -> Option<DateTime<Utc>> {
+    let status = operation.status.as_ref()?;
+    status.phase.is_terminal().then_some(status.ended_at).flatten()
+}
+
+fn succeeded(status: &mut BackupStatus, operation: &OpenBaoOperation, at: DateTime<Utc>) {
+    let taken = taken_at(operation).unwrap_or(at);
+    if status.last_success.is_some_and(|known| known > taken) {
+        return;
+    }
+    let artifacts = operation.status.as_ref().and_then(|status| status.artifacts.as_ref());
+    status.last_success = Some(taken);
+    status.last_key = artifacts.and_then(|artifacts| artifacts.key.clone());
+    status.last_size_bytes = artifacts.and_then(|artifacts| artifacts.size_bytes);
+    status.last_duration = took(operation, at);
+    status.last_operation = Some(operation.name_any());
+    status.last_failure_message = None;
+}
+
+fn failed(status: &mut BackupStatus, operation: &OpenBaoOperation, at: DateTime<Utc>) {
+    let newest_failure = status.last_failure.is_none_or(|known| known <= at);
+    if newest_failure {
+        status.last_failure = Some(at);
+    }
+    if newest_failure && status.last_success.is_none_or(|known| known <= at) {
+        status.last_operation = Some(operation.name_any());
+        status.last_failure_message = operation.status.as_ref().and_then(|status| status.message.clone());
+    }
+}
+
+fn verified(status: &mut BackupStatus, operation: &OpenBaoOperation, at: DateTime<Utc>) {
+    if status.last_verified.is_some_and(|known| known > at) {
+        return;
+    }
+    status.last_verified = Some(at);
+    status.last_verified_key = operation.status.as_ref().and_then(|status| status.artifacts.as_ref()?.key.clone());
+}
+
+/// When the snapshot was asked for: what the backup is as of. The Snapshot step puts it out.
+fn taken_at(operation: &OpenBaoOperation) -> Option<DateTime<Utc>> {
+    let status = operation.status.as_ref()?;
+    status.steps.iter().find_map(|step| step.output.get("takenAt"))?.parse().ok()
+}
+
+fn took(operation: &OpenBaoOperation, ended: DateTime<Utc>) -> Option<String> {
+    let started = operation.status.as_ref()?.started_at?;
+    (ended - started).to_std().ok().map(duration::format)
+}
