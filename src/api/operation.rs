@@ -455,9 +455,12 @@ pub struct OpenBaoOperationStatus {
     /// Whether steps are being done or undone.
     #[serde(default)]
     pub direction: Direction,
-    /// The phase that is written once the clean-up is done and the lock given back.
+    /// The phase that is written once everything is undone and cleaned up and the lock is given back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<OperationPhase>,
+    /// Nothing is left to do or to undo; the clean-up runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closing: Option<bool>,
     /// The frozen plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,

@@ -6,9 +6,9 @@
 //! the cluster's lock, writes intent before effect and result after it, and leaves a record of every transition.
 
 pub mod audit;
-// pub mod manager;
+pub mod manager;
 pub mod retry;
 
 pub use audit::{AuditEvent, Fields};
-// pub use manager::{FinishCall, Manager, PlanCall, Planned, Refusal, RefusalPhase, StepCall, StepMode, StepOutcome};
+pub use manager::{FinishCall, Manager, PlanCall, Planned, Refusal, RefusalPhase, StepCall, StepMode, StepOutcome};
 pub use retry::RetryClass;
