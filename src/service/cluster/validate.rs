@@ -1,0 +1,494 @@
+//! The spec, read once: what it says is checked here, and whatever comes later sees only values that are known to be good.
+//!
+//! Admission has refused what the schema can refuse. Here stands what it cannot: versions, quantities, free-form data, and
+//! fields that would be dangerous to ignore (`Supported=False` with reason `UnsafeToIgnore`, nothing is reconciled).
+
+use super::{hcl, names, observe};
+use crate::api::{
+    OpenBaoCluster, OpenBaoClusterSpec, Profile, SealType, SelfInitRequest, TlsMode, VerificationFailurePolicy, duration,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
+use semver::Version;
+use std::{sync::Arc, time::Duration};
+
+/// The longest name of a cluster. Its pods' names end in a label value (63) and its Services' in DNS labels.
+const NAME_LIMIT: usize = 40;
+
+/// A spec that passed every check.
+#[derive(Clone, Debug)]
+pub struct ValidatedCluster {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// What makes an object ours.
+    pub owner: OwnerReference,
+    /// `spec.version`, parsed.
+    pub version: Version,
+    /// Wanted members.
+    pub replicas: u32,
+    /// Who makes certificates.
+    pub tls: TlsPlan,
+    /// The JWT set-up, if OpenBao initialises itself and is to have one.
+    pub oidc: Option<OidcPlan>,
+    /// OpenBao initialises itself.
+    pub self_init: bool,
+    /// The service account of the servers, and whether it is ours to make.
+    pub service_account: String,
+    /// False when the spec names an account that somebody else made.
+    pub owns_service_account: bool,
+    /// Everything that is passed through as it is.
+    pub spec: Arc<OpenBaoClusterSpec>,
+}
+
+/// Certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsPlan {
+    /// Plain HTTP.
+    Off,
+    /// The operator issues, and reissues when less than `rotation` is left.
+    Managed {
+        /// Remaining life that makes a new one due.
+        rotation: Duration,
+        /// More names.
+        extra_names: Vec<String>,
+    },
+    /// Somebody else fills the Secret.
+    External,
+}
+
+/// JWT login for service accounts of this Kubernetes cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OidcPlan {
+    /// What tokens must be for.
+    pub audience: String,
+    /// Who must have issued them; `None` is what the API server says of itself.
+    pub issuer: Option<String>,
+}
+
+/// What is wrong with a spec, and what to change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// Not reached through the API server.
+    #[error("the object has no {0}: it was not read from the API server")]
+    Identity(&'static str),
+    /// Object names would not fit.
+    #[error("the name is {length} characters long; names of pods and Services derived from it need at most {NAME_LIMIT}: create the cluster under a shorter name")]
+    Name {
+        /// How long it is.
+        length: usize,
+    },
+    /// Not `MAJOR.MINOR.PATCH`.
+    #[error("spec.version {text:?} is not a version like 2.7.2: {cause}")]
+    Version {
+        /// As written.
+        text: String,
+        /// The parser's words.
+        cause: String,
+    },
+    /// A duration that is none.
+    #[error("spec.{field}: {cause}")]
+    Duration {
+        /// Path below `spec`.
+        field: &'static str,
+        /// The parser's words.
+        cause: String,
+    },
+    /// A quantity that is none.
+    #[error("spec.storage.size {0:?} is not a quantity like 10Gi")]
+    Size(String),
+    /// Zero or too many members.
+    #[error("spec.replicas is {0}: write a number from 1 to 9")]
+    Replicas(i32),
+    /// TLS switched off outside Development.
+    #[error("spec.tls.enabled is false: without TLS tokens cross the network in the clear, so this needs spec.profile: Development")]
+    PlainText,
+    /// The block of the chosen seal is missing.
+    #[error("spec.unseal.type is {0} but its block beside it is missing")]
+    SealBlock(&'static str),
+    /// The version has lost that seal.
+    #[error("seal {seal} is no longer built into OpenBao {version}: choose static or transit, or stay below 2.7")]
+    SealGone {
+        /// The seal.
+        seal: &'static str,
+        /// The version.
+        version: String,
+    },
+    /// A self-init request that cannot be written.
+    #[error("spec.selfInit.requests[{name}]: {cause}")]
+    Request {
+        /// Which one.
+        name: String,
+        /// Why.
+        cause: String,
+    },
+    /// Self-init requests without self-init.
+    #[error("spec.selfInit.requests and spec.selfInit.oidc need spec.selfInit.enabled: true")]
+    SelfInitOff,
+    /// Hardened demands more.
+    #[error("spec.profile Hardened demands {0}")]
+    Hardened(&'static str),
+    /// Accepted by the schema, not built, and dangerous to ignore.
+    #[error("{0} is not supported yet and cannot be ignored safely: remove it")]
+    UnsafeToIgnore(&'static str),
+}
+
+impl Invalid {
+    /// Whether this is about missing support rather than a mistake.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self, Self::UnsafeToIgnore(_) | Self::SealGone { .. })
+    }
+}
+
+/// Reads a spec. The first problem found is returned: people fix them one by one anyway.
+pub fn validate(cluster: &OpenBaoCluster) -> Result<ValidatedCluster, Invalid> {
+    let spec = &cluster.spec;
+    let name = cluster.name_any();
+    if name.len() > NAME_LIMIT {
+        return Err(Invalid::Name { length: name.len() });
+    }
+    let namespace = cluster.namespace().ok_or(Invalid::Identity("namespace"))?;
+    let uid = cluster.uid().ok_or(Invalid::Identity("UID"))?;
+    let version = Version::parse(spec.version.trim_start_matches('v'))
+        .map_err(|error| Invalid::Version { text: spec.version.clone(), cause: error.to_string() })?;
+    let replicas =
+        u32::try_from(spec.replicas).ok().filter(|n| (1..=9).contains(n)).ok_or(Invalid::Replicas(spec.replicas))?;
+    bytes(&spec.storage.size).ok_or_else(|| Invalid::Size(spec.storage.size.clone()))?;
+    unsupported(spec)?;
+    seal(spec, &version)?;
+    hardened(spec)?;
+    let (self_init, oidc) = self_init(cluster)?;
+    Ok(ValidatedCluster {
+        generation: cluster.metadata.generation.unwrap_or_default(),
+        owner: cluster.controller_owner_ref(&()).ok_or(Invalid::Identity("UID"))?,
+        tls: tls(spec)?,
+        service_account: spec
+            .service_account
+            .as_ref()
+            .and_then(|account| account.name.clone())
+            .unwrap_or_else(|| names::statefulset(&name)),
+        owns_service_account: spec.service_account.as_ref().is_none_or(|account| account.name.is_none()),
+        spec: Arc::new(spec.clone()),
+        name,
+        namespace,
+        uid,
+        version,
+        replicas,
+        oidc,
+        self_init,
+    })
+}
+
+fn tls(spec: &OpenBaoClusterSpec) -> Result<TlsPlan, Invalid> {
+    if !spec.tls.enabled {
+        return if spec.profile == Some(Profile::Development) { Ok(TlsPlan::Off) } else { Err(Invalid::PlainText) };
+    }
+    match spec.tls.mode {
+        TlsMode::External => Ok(TlsPlan::External),
+        TlsMode::Acme => Err(Invalid::UnsafeToIgnore("spec.tls.mode ACME")),
+        TlsMode::OperatorManaged => {
+            let rotation = match &spec.tls.rotation_period {
+                None => super::tls::DEFAULT_ROTATION,
+                Some(text) => duration::parse(text)
+                    .map_err(|error| Invalid::Duration { field: "tls.rotationPeriod", cause: error.to_string() })?,
+            };
+            Ok(TlsPlan::Managed { rotation, extra_names: spec.tls.extra_sans.clone() })
+        }
+    }
+}
+
+fn unsupported(spec: &OpenBaoClusterSpec) -> Result<(), Invalid> {
+    let blocks = |check: &Option<crate::api::ImageVerification>| {
+        check.as_ref().is_some_and(|check| check.enabled && check.failure_policy == VerificationFailurePolicy::Block)
+    };
+    if blocks(&spec.image_verification) {
+        return Err(Invalid::UnsafeToIgnore("spec.imageVerification with failurePolicy Block"));
+    }
+    if blocks(&spec.operator_image_verification) {
+        return Err(Invalid::UnsafeToIgnore("spec.operatorImageVerification with failurePolicy Block"));
+    }
+    if !spec.audit.is_empty() {
+        return Err(Invalid::UnsafeToIgnore("spec.audit (declare audit devices in spec.selfInit.requests)"));
+    }
+    if !spec.plugins.is_empty() {
+        return Err(Invalid::UnsafeToIgnore("spec.plugins"));
+    }
+    Ok(())
+}
+
+/// Fields that have no effect yet and may be ignored safely, for the condition `Supported`.
+pub fn ignored(spec: &OpenBaoClusterSpec) -> Vec<&'static str> {
+    let warns = |check: &Option<crate::api::ImageVerification>| check.as_ref().is_some_and(|check| check.enabled);
+    let mut all = Vec::new();
+    let mut add = |name: &'static str, set: bool| {
+        if set {
+            all.push(name);
+        }
+    };
+    add("spec.ingress", spec.ingress.as_ref().is_some_and(|ingress| ingress.enabled));
+    add("spec.gateway", spec.gateway.as_ref().is_some_and(|gateway| gateway.enabled));
+    add("spec.network", spec.network.is_some());
+    add("spec.imageVerification", warns(&spec.image_verification));
+    add("spec.operatorImageVerification", warns(&spec.operator_image_verification));
+    add("spec.upgrade.blueGreen", spec.upgrade.strategy == crate::api::UpgradeStrategy::BlueGreen);
+    add(
+        "spec.observability.metrics.serviceMonitor",
+        spec.observability
+            .as_ref()
+            .and_then(|observability| observability.metrics.as_ref())
+            .is_some_and(|metrics| metrics.service_monitor.as_ref().is_some_and(|monitor| monitor.enabled)),
+    );
+    all
+}
+
+/// OpenBao 2.7 has no AWS, PKCS #11 and Oracle seals any more; a server with such a stanza does not start.
+pub fn seal_is_gone(seal: SealType, version: &Version) -> bool {
+    matches!(seal, SealType::AwsKms | SealType::Pkcs11 | SealType::OciKms) && (version.major, version.minor) >= (2, 7)
+}
+
+fn seal(spec: &OpenBaoClusterSpec, version: &Version) -> Result<(), Invalid> {
+    let unseal = &spec.unseal;
+    if seal_is_gone(unseal.type_, version) {
+        return Err(Invalid::SealGone { seal: unseal.type_.as_str(), version: version.to_string() });
+    }
+    let present = match unseal.type_ {
+        SealType::Static => true,
+        SealType::AwsKms => unseal.awskms.is_some(),
+        SealType::GcpcKms => unseal.gcp_cloud_kms.is_some(),
+        SealType::AzureKeyVault => unseal.azure_key_vault.is_some(),
+        SealType::Transit => unseal.transit.is_some(),
+        SealType::Kmip => unseal.kmip.is_some(),
+        SealType::OciKms => unseal.ocikms.is_some(),
+        SealType::Pkcs11 => unseal.pkcs11.is_some(),
+    };
+    if present { Ok(()) } else { Err(Invalid::SealBlock(unseal.type_.as_str())) }
+}
+
+fn hardened(spec: &OpenBaoClusterSpec) -> Result<(), Invalid> {
+    if spec.profile != Some(Profile::Hardened) {
+        return Ok(());
+    }
+    if spec.tls.mode == TlsMode::OperatorManaged {
+        return Err(Invalid::Hardened("certificates from outside: spec.tls.mode External"));
+    }
+    if spec.unseal.type_ == SealType::Static {
+        return Err(Invalid::Hardened("a seal whose key is not in this Kubernetes cluster: spec.unseal.type other than static"));
+    }
+    if !spec.self_init.as_ref().is_some_and(|init| init.enabled) {
+        return Err(Invalid::Hardened("that no root token is stored: spec.selfInit.enabled true"));
+    }
+    if spec.replicas < 3 {
+        return Err(Invalid::Hardened("at least three members: spec.replicas 3"));
+    }
+    Ok(())
+}
+
+fn self_init(cluster: &OpenBaoCluster) -> Result<(bool, Option<OidcPlan>), Invalid> {
+    let Some(init) = &cluster.spec.self_init else { return Ok((false, None)) };
+    let oidc = init.oidc.as_ref().filter(|oidc| oidc.enabled);
+    if !init.enabled {
+        return if init.requests.is_empty() && oidc.is_none() { Ok((false, None)) } else { Err(Invalid::SelfInitOff) };
+    }
+    for request in &init.requests {
+        request_body(request)?;
+    }
+    let plan = oidc.map(|oidc| OidcPlan { audience: observe::audience(cluster), issuer: oidc.issuer.clone() });
+    Ok((true, plan))
+}
+
+/// The body of a self-init request: free form, or one of the typed blocks.
+pub fn request_body(request: &SelfInitRequest) -> Result<Option<hcl::Value>, Invalid> {
+    let refuse = |cause: String| Invalid::Request { name: request.name.clone(), cause };
+    let typed = [
+        request.audit_device.as_ref().map(serde_json::to_value),
+        request.auth_method.as_ref().map(serde_json::to_value),
+        request.secret_engine.as_ref().map(serde_json::to_value),
+        request.policy.as_ref().map(serde_json::to_value),
+    ];
+    let mut bodies: Vec<serde_json::Value> = typed
+        .into_iter()
+        .flatten()
+        .collect::<Result<_, _>>()
+        .map_err(|error| refuse(error.to_string()))?;
+    if request.audit_device.is_some() {
+        bodies.iter_mut().for_each(audit_options);
+    }
+    bodies.extend(request.data.clone());
+    if bodies.len() > 1 {
+        return Err(refuse("give its body once: data, or one of auditDevice, authMethod, secretEngine, policy".into()));
+    }
+    match bodies.pop() {
+        None => Ok(None),
+        Some(body @ serde_json::Value::Object(_)) => {
+            hcl::Value::from_json(&body, "data").map(Some).map_err(|error| refuse(error.to_string()))
+        }
+        Some(_) => Err(refuse("data must be an object".into())),
+    }
+}
+
+/// `sys/audit` wants the device's options under `options`, as strings, in OpenBao's own spelling.
+fn audit_options(body: &mut serde_json::Value) {
+    use serde_json::Value;
+    let Value::Object(map) = body else { return };
+    let mut options = serde_json::Map::new();
+    for block in ["fileOptions", "httpOptions", "syslogOptions", "socketOptions"] {
+        let Some(Value::Object(block)) = map.remove(block) else { continue };
+        for (key, value) in block {
+            let snake: String = key
+                .chars()
+                .flat_map(|char| if char.is_uppercase() { vec!['_', char.to_ascii_lowercase()] } else { vec![char] })
+                .collect();
+            options.insert(snake, value);
+        }
+    }
+    if !options.is_empty() {
+        map.insert("options".into(), Value::Object(options));
+    }
+}
+
+/// A Kubernetes quantity in bytes; `None` for what is no positive whole quantity. Milli-units make no sense for volumes.
+pub fn bytes(text: &str) -> Option<u64> {
+    let split = text.find(|char: char| !char.is_ascii_digit() && char != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor: u64 = match unit {
+        "" => 1,
+        "k" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "T" => 1_000_000_000_000,
+        "P" => 1_000_000_000_000_000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        "Pi" => 1 << 50,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let mut total = whole.parse::<u64>().ok()?.checked_mul(factor)?;
+    let mut place = factor;
+    for digit in fraction.bytes() {
+        place /= 10;
+        total = total.checked_add(u64::from(digit.checked_sub(b'0')?) * place)?;
+    }
+    (total > 0).then_some(total)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A small cluster as a user writes it; `change` edits its spec.
+    pub(crate) fn cluster(change: impl FnOnce(&mut serde_json::Value)) -> OpenBaoCluster {
+        let mut object = json!({
+            "apiVersion": "openbao.org/v1alpha1",
+            "kind": "OpenBaoCluster",
+            "metadata": {"name": "kelp", "namespace": "reef", "uid": "cluster-uid", "generation": 4},
+            "spec": {
+                "version": "2.7.2",
+                "replicas": 3,
+                "storage": {"size": "1Gi"},
+                "tls": {"enabled": true},
+                "selfInit": {"enabled": true, "oidc": {"enabled": true}}
+            }
+        });
+        change(&mut object["spec"]);
+        serde_json::from_value(object).unwrap()
+    }
+
+    pub(crate) fn valid(change: impl FnOnce(&mut serde_json::Value)) -> ValidatedCluster {
+        validate(&cluster(change)).unwrap()
+    }
+
+    fn refusal(change: impl FnOnce(&mut serde_json::Value)) -> Invalid {
+        validate(&cluster(change)).unwrap_err()
+    }
+
+    #[test]
+    fn a_minimal_cluster_is_valid_and_gets_an_audience_of_its_own() {
+        let cluster = valid(|_| {});
+        assert_eq!(cluster.oidc.unwrap().audience, "openbao:reef/kelp");
+        assert_eq!(cluster.service_account, "kelp");
+    }
+
+    #[test]
+    fn each_impossible_spec_is_refused_by_what_to_change() {
+        assert!(matches!(refusal(|s| s["version"] = json!("latest")), Invalid::Version { .. }));
+        assert!(matches!(refusal(|s| s["replicas"] = json!(0)), Invalid::Replicas(0)));
+        assert!(matches!(refusal(|s| s["storage"]["size"] = json!("much")), Invalid::Size(_)));
+        assert!(matches!(refusal(|s| s["tls"] = json!({"enabled": false})), Invalid::PlainText));
+        assert!(matches!(refusal(|s| s["tls"]["rotationPeriod"] = json!("soon")), Invalid::Duration { .. }));
+        assert!(matches!(refusal(|s| s["unseal"] = json!({"type": "transit"})), Invalid::SealBlock("transit")));
+        assert!(matches!(refusal(|s| s["selfInit"]["enabled"] = json!(false)), Invalid::SelfInitOff));
+        assert!(matches!(refusal(|s| s["profile"] = json!("Hardened")), Invalid::Hardened(_)));
+    }
+
+    #[test]
+    fn what_would_be_dangerous_to_ignore_is_refused_not_ignored() {
+        let audit = json!([{"type": "file", "path": "a", "fileOptions": {"filePath": "stdout"}}]);
+        assert!(refusal(|s| s["audit"] = audit).is_unsupported());
+        let check = json!({"enabled": true, "failurePolicy": "Block"});
+        assert!(refusal(|s| s["imageVerification"] = check).is_unsupported());
+        assert!(refusal(|s| s["tls"]["mode"] = json!("ACME")).is_unsupported());
+    }
+
+    #[test]
+    fn a_seal_that_the_version_lost_is_refused_and_the_older_version_keeps_it() {
+        let awskms = json!({"type": "awskms", "awskms": {"region": "eu-west-1", "kmsKeyID": "k"}});
+        assert!(matches!(refusal(|s| s["unseal"] = awskms.clone()), Invalid::SealGone { .. }));
+        valid(|s| {
+            s["unseal"] = awskms;
+            s["version"] = json!("2.6.1");
+        });
+    }
+
+    #[test]
+    fn plain_http_is_for_development_only() {
+        let cluster = valid(|s| {
+            s["tls"] = json!({"enabled": false});
+            s["profile"] = json!("Development");
+        });
+        assert_eq!(cluster.tls, TlsPlan::Off);
+    }
+
+    #[test]
+    fn quantities_are_read_as_kubernetes_reads_them() {
+        for (text, value) in [("1Gi", 1 << 30), ("10G", 10_000_000_000), ("1.5Gi", 3 << 29), ("100", 100)] {
+            assert_eq!(bytes(text), Some(value), "{text}");
+        }
+        for text in ["", "0", "-1Gi", "1gi", "Gi", "1 Gi", "1.x"] {
+            assert_eq!(bytes(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_audit_device_of_self_init_is_spelled_as_openbao_wants_it() {
+        let cluster = cluster(|s| {
+            s["selfInit"]["requests"] = json!([{
+                "name": "audit", "operation": "update", "path": "sys/audit/file",
+                "auditDevice": {"type": "file", "fileOptions": {"filePath": "stdout"}}
+            }]);
+        });
+        let body = request_body(&cluster.spec.self_init.unwrap().requests[0]).unwrap().unwrap();
+        let expected =
+            hcl::Value::from_json(&json!({"type": "file", "options": {"file_path": "stdout"}}), "data").unwrap();
+        assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn a_request_with_two_bodies_is_refused_by_its_name() {
+        let error = refusal(|s| {
+            s["selfInit"]["requests"] = json!([{
+                "name": "twice", "operation": "update", "path": "sys/policies/acl/x",
+                "data": {"policy": ""}, "policy": {"policy": ""}
+            }]);
+        });
+        assert!(matches!(error, Invalid::Request { name, .. } if name == "twice"));
+    }
+}
