@@ -8,7 +8,13 @@ use super::{
     settings::Scope,
 };
 use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OpenBaoRollout};
-use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    batch::v1::Job,
+    core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
+    policy::v1::PodDisruptionBudget,
+    rbac::v1::{Role, RoleBinding},
+};
 use kube::{
     Client, Resource, ResourceExt,
     core::error_boundary::InvalidObject,
@@ -44,6 +50,24 @@ pub struct Caches {
     pub jobs: Store<Job>,
     /// Pods that carry our label: OpenBao's and our Jobs'.
     pub pods: Store<Pod>,
+    /// `StatefulSets` that carry our label. This and the kinds below are what a cluster is made of.
+    pub stateful_sets: Store<StatefulSet>,
+    /// Services that carry our label.
+    pub services: Store<Service>,
+    /// `ConfigMaps` that carry our label.
+    pub config_maps: Store<ConfigMap>,
+    /// Secrets that carry our label: those the operator made, never a user's.
+    pub secrets: Store<Secret>,
+    /// Volume claims that carry our label.
+    pub claims: Store<PersistentVolumeClaim>,
+    /// Service accounts that carry our label.
+    pub service_accounts: Store<ServiceAccount>,
+    /// Roles that carry our label.
+    pub roles: Store<Role>,
+    /// Role bindings that carry our label.
+    pub role_bindings: Store<RoleBinding>,
+    /// Disruption budgets that carry our label.
+    pub budgets: Store<PodDisruptionBudget>,
     /// What changed, as it changes.
     pub notes: Notes,
 }
@@ -94,6 +118,15 @@ impl Caches {
             rollouts: feed!(everything(), |_: &OpenBaoRollout| Ties::default()),
             jobs: feed!(ours(), labelled::<Job>),
             pods: feed!(ours(), labelled::<Pod>),
+            stateful_sets: feed!(ours(), labelled::<StatefulSet>),
+            services: feed!(ours(), labelled::<Service>),
+            config_maps: feed!(ours(), labelled::<ConfigMap>),
+            secrets: feed!(ours(), labelled::<Secret>),
+            claims: feed!(ours(), labelled::<PersistentVolumeClaim>),
+            service_accounts: feed!(ours(), labelled::<ServiceAccount>),
+            roles: feed!(ours(), labelled::<Role>),
+            role_bindings: feed!(ours(), labelled::<RoleBinding>),
+            budgets: feed!(ours(), labelled::<PodDisruptionBudget>),
             notes,
         }
     }
@@ -114,7 +147,16 @@ impl Caches {
         one("OpenBaoOperation", &self.operations, limit).await?;
         one("OpenBaoRollout", &self.rollouts, limit).await?;
         one("Job", &self.jobs, limit).await?;
-        one("Pod", &self.pods, limit).await
+        one("Pod", &self.pods, limit).await?;
+        one("StatefulSet", &self.stateful_sets, limit).await?;
+        one("Service", &self.services, limit).await?;
+        one("ConfigMap", &self.config_maps, limit).await?;
+        one("Secret", &self.secrets, limit).await?;
+        one("PersistentVolumeClaim", &self.claims, limit).await?;
+        one("ServiceAccount", &self.service_accounts, limit).await?;
+        one("Role", &self.roles, limit).await?;
+        one("RoleBinding", &self.role_bindings, limit).await?;
+        one("PodDisruptionBudget", &self.budgets, limit).await
     }
 
     /// The cluster of that name, as last seen.
