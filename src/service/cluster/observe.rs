@@ -103,13 +103,12 @@ pub async fn members(ad: &Adapters, cluster: &OpenBaoCluster) -> Vec<Member> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let ca = ca_bundle(ad, &namespace, &name);
     let pods = ad.caches.pods_of(&namespace, &name);
-    let mut members: Vec<Member> = stream::iter(
-        pods.iter().filter_map(|pod| known(pod, cluster, ca.as_deref())).collect::<Vec<_>>(),
-    )
-    .map(ask)
-    .buffer_unordered(ASKED_AT_ONCE)
-    .collect()
-    .await;
+    let mut members: Vec<Member> =
+        stream::iter(pods.iter().filter_map(|pod| known(pod, cluster, ca.as_deref())).collect::<Vec<_>>())
+            .map(ask)
+            .buffer_unordered(ASKED_AT_ONCE)
+            .collect()
+            .await;
     members.sort_by_key(|member| member.ordinal);
     members
 }
@@ -204,7 +203,9 @@ pub enum AccessError {
     #[error("failed to get a token for the operator's own service account")]
     Token(#[from] TokenError),
     /// OpenBao refused the login, or did not answer.
-    #[error("failed to log in to OpenBao as role {role} at mount {mount}: was the cluster bootstrapped with selfInit.oidc, or restored from another one?")]
+    #[error(
+        "failed to log in to OpenBao as role {role} at mount {mount}: was the cluster bootstrapped with selfInit.oidc, or restored from another one?"
+    )]
     Login {
         /// The JWT mount.
         mount: &'static str,
@@ -227,7 +228,9 @@ pub enum AccessError {
         source: RequestError,
     },
     /// The cluster has neither JWT roles nor a root token that we know.
-    #[error("the cluster was set up without selfInit.oidc and has no Secret {0} with a token: the operator has no identity in it")]
+    #[error(
+        "the cluster was set up without selfInit.oidc and has no Secret {0} with a token: the operator has no identity in it"
+    )]
     NoIdentity(String),
 }
 
@@ -244,7 +247,8 @@ impl AccessError {
 
 /// The audience that this cluster's JWT roles demand.
 pub fn audience(cluster: &OpenBaoCluster) -> String {
-    let named = cluster.spec.self_init.as_ref().and_then(|init| init.oidc.as_ref()).and_then(|oidc| oidc.audience.clone());
+    let named =
+        cluster.spec.self_init.as_ref().and_then(|init| init.oidc.as_ref()).and_then(|oidc| oidc.audience.clone());
     named.unwrap_or_else(|| names::audience(&cluster.namespace().unwrap_or_default(), &cluster.name_any()))
 }
 

@@ -5,7 +5,8 @@
 
 use super::{hcl, names, observe};
 use crate::api::{
-    OpenBaoCluster, OpenBaoClusterSpec, Profile, SealType, SelfInitRequest, TlsMode, VerificationFailurePolicy, duration,
+    OpenBaoCluster, OpenBaoClusterSpec, Profile, SealType, SelfInitRequest, TlsMode, VerificationFailurePolicy,
+    duration,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
@@ -78,7 +79,9 @@ pub enum Invalid {
     #[error("the object has no {0}: it was not read from the API server")]
     Identity(&'static str),
     /// Object names would not fit.
-    #[error("the name is {length} characters long; names of pods and Services derived from it need at most {NAME_LIMIT}: create the cluster under a shorter name")]
+    #[error(
+        "the name is {length} characters long; names of pods and Services derived from it need at most {NAME_LIMIT}: create the cluster under a shorter name"
+    )]
     Name {
         /// How long it is.
         length: usize,
@@ -106,7 +109,9 @@ pub enum Invalid {
     #[error("spec.replicas is {0}: write a number from 1 to 9")]
     Replicas(i32),
     /// TLS switched off outside Development.
-    #[error("spec.tls.enabled is false: without TLS tokens cross the network in the clear, so this needs spec.profile: Development")]
+    #[error(
+        "spec.tls.enabled is false: without TLS tokens cross the network in the clear, so this needs spec.profile: Development"
+    )]
     PlainText,
     /// The block of the chosen seal is missing.
     #[error("spec.unseal.type is {0} but its block beside it is missing")]
@@ -277,7 +282,9 @@ fn hardened(spec: &OpenBaoClusterSpec) -> Result<(), Invalid> {
         return Err(Invalid::Hardened("certificates from outside: spec.tls.mode External"));
     }
     if spec.unseal.type_ == SealType::Static {
-        return Err(Invalid::Hardened("a seal whose key is not in this Kubernetes cluster: spec.unseal.type other than static"));
+        return Err(Invalid::Hardened(
+            "a seal whose key is not in this Kubernetes cluster: spec.unseal.type other than static",
+        ));
     }
     if !spec.self_init.as_ref().is_some_and(|init| init.enabled) {
         return Err(Invalid::Hardened("that no root token is stored: spec.selfInit.enabled true"));
@@ -310,11 +317,8 @@ pub fn request_body(request: &SelfInitRequest) -> Result<Option<hcl::Value>, Inv
         request.secret_engine.as_ref().map(serde_json::to_value),
         request.policy.as_ref().map(serde_json::to_value),
     ];
-    let mut bodies: Vec<serde_json::Value> = typed
-        .into_iter()
-        .flatten()
-        .collect::<Result<_, _>>()
-        .map_err(|error| refuse(error.to_string()))?;
+    let mut bodies: Vec<serde_json::Value> =
+        typed.into_iter().flatten().collect::<Result<_, _>>().map_err(|error| refuse(error.to_string()))?;
     if request.audit_device.is_some() {
         bodies.iter_mut().for_each(audit_options);
     }
@@ -370,12 +374,11 @@ pub fn bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let mut total = whole.parse::<u64>().ok()?.checked_mul(factor)?;
-    let mut place = factor;
-    for digit in fraction.bytes() {
-        place /= 10;
-        total = total.checked_add(u64::from(digit.checked_sub(b'0')?) * place)?;
-    }
+    let digits = u32::try_from(fraction.len()).ok().filter(|digits| *digits <= 9)?;
+    let part = if fraction.is_empty() { 0 } else { u128::from(fraction.parse::<u64>().ok()?) };
+    let total =
+        u128::from(whole.parse::<u64>().ok()?) * u128::from(factor) + part * u128::from(factor) / 10_u128.pow(digits);
+    let total = u64::try_from(total).ok()?;
     (total > 0).then_some(total)
 }
 

@@ -142,10 +142,7 @@ fn autopilot(cluster: &ValidatedCluster) -> Option<Body> {
     let mut data: Vec<(String, Value)> = Vec::new();
     let mut add = |key: &str, value: Option<Value>| data.extend(value.map(|value| (key.to_owned(), value)));
     add("cleanup_dead_servers", settings.cleanup_dead_servers.map(Value::from));
-    add(
-        "dead_server_last_contact_threshold",
-        settings.dead_server_last_contact_threshold.as_ref().map(Value::from),
-    );
+    add("dead_server_last_contact_threshold", settings.dead_server_last_contact_threshold.as_ref().map(Value::from));
     add("last_contact_threshold", settings.last_contact_threshold.as_ref().map(Value::from));
     add("max_trailing_logs", settings.max_trailing_logs.map(Value::from));
     add("min_quorum", settings.min_quorum.map(Value::from));

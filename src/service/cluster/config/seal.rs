@@ -107,7 +107,10 @@ fn ocikms(seal: &OciKmsSeal) -> Body {
         .set("key_id", &seal.key_id)
         .set("crypto_endpoint", &seal.crypto_endpoint)
         .set("management_endpoint", &seal.management_endpoint)
-        .maybe("auth_type_api_key", seal.auth_type.as_ref().map(|kind| if kind == "api_key" { "true" } else { "false" }))
+        .maybe(
+            "auth_type_api_key",
+            seal.auth_type.as_ref().map(|kind| if kind == "api_key" { "true" } else { "false" }),
+        )
 }
 
 fn pkcs11(seal: &Pkcs11Seal) -> Body {

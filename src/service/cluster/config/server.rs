@@ -21,10 +21,11 @@ pub fn render(cluster: &ValidatedCluster) -> String {
         .set("ui", settings.ui.unwrap_or(true))
         .set("log_level", log_level(settings.log_level.unwrap_or_default()));
     let body = top_level(body, settings);
-    let body = body
-        .block("listener", &["tcp"], listener(cluster))
-        .block("storage", &["raft"], storage(cluster))
-        .block("service_registration", &["kubernetes"], Body::new());
+    let body = body.block("listener", &["tcp"], listener(cluster)).block("storage", &["raft"], storage(cluster)).block(
+        "service_registration",
+        &["kubernetes"],
+        Body::new(),
+    );
     let body = match telemetry(cluster) {
         Some(block) => body.block("telemetry", &[], block),
         None => body,
@@ -91,9 +92,9 @@ fn listener(cluster: &ValidatedCluster) -> Body {
         .set("cluster_address", format!("[::]:{}", names::CLUSTER_PORT));
     let body = match cluster.tls {
         TlsPlan::Off => body.set("tls_disable", true),
-        TlsPlan::Managed { .. } | TlsPlan::External => body
-            .set("tls_cert_file", format!("{TLS_DIR}/tls.crt"))
-            .set("tls_key_file", format!("{TLS_DIR}/tls.key")),
+        TlsPlan::Managed { .. } | TlsPlan::External => {
+            body.set("tls_cert_file", format!("{TLS_DIR}/tls.crt")).set("tls_key_file", format!("{TLS_DIR}/tls.key"))
+        }
     };
     body.maybe(
         "proxy_protocol_behavior",
@@ -111,8 +112,13 @@ fn listener(cluster: &ValidatedCluster) -> Body {
 }
 
 fn storage(cluster: &ValidatedCluster) -> Body {
-    let multiplier =
-        cluster.spec.configuration.raft.as_ref().and_then(|raft| raft.performance_multiplier).unwrap_or(PERFORMANCE_MULTIPLIER);
+    let multiplier = cluster
+        .spec
+        .configuration
+        .raft
+        .as_ref()
+        .and_then(|raft| raft.performance_multiplier)
+        .unwrap_or(PERFORMANCE_MULTIPLIER);
     let selector: Vec<String> =
         names::server_selector(&cluster.name).iter().map(|(key, value)| format!("{key}={value}")).collect();
     // Found by label, dialled by address, hence the one name that every member's certificate carries.
@@ -131,12 +137,8 @@ fn storage(cluster: &ValidatedCluster) -> Body {
 }
 
 fn telemetry(cluster: &ValidatedCluster) -> Option<Body> {
-    let on = cluster
-        .spec
-        .observability
-        .as_ref()
-        .and_then(|all| all.metrics.as_ref())
-        .is_some_and(|metrics| metrics.enabled);
+    let on =
+        cluster.spec.observability.as_ref().and_then(|all| all.metrics.as_ref()).is_some_and(|metrics| metrics.enabled);
     let default = Telemetry::default();
     let settings = match &cluster.spec.telemetry {
         None if !on => return None,
