@@ -8,7 +8,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::devcluster::{Devcluster, images};
 use xtask::report::say;
-use xtask::{crds, install};
+use xtask::suite::{self, Selection};
+use xtask::{bench, crds, install};
 
 /// The project's commands: a real Kubernetes in one command, and everything that is done on it.
 #[derive(Debug, Parser)]
@@ -38,6 +39,28 @@ enum Command {
         /// Fail where they differ instead
         #[arg(long)]
         check: bool,
+    },
+    /// Run every test: checks, units, and everything on the devcluster; ends with one line that sums them up
+    Test {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+        /// The long soak series as well
+        #[arg(long)]
+        soak: bool,
+        /// The whole crash matrix as well
+        #[arg(long)]
+        matrix: bool,
+        /// Leave out what needs the devcluster
+        #[arg(long)]
+        no_cluster: bool,
+        /// Leave the devcluster up afterwards
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Run the benchmarks: JSON on stdout, a table on stderr
+    Bench {
+        /// `devcluster`, or a part of a benchmark's name
+        name: Option<String>,
     },
     /// Import image archives into the devcluster
     Load {
@@ -73,6 +96,11 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Install => install::run(&cluster)?,
         Command::Crds { check } => crds::run(check)?,
+        Command::Test { filter, soak, matrix, no_cluster, keep } => {
+            let passed = suite::run(&cluster, &Selection { filter, soak, matrix, no_cluster, keep })?;
+            return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Bench { name } => bench::run(&cluster, name.as_deref())?,
         Command::Load { archives } => {
             for archive in archives {
                 images::import(&cluster, &std::path::absolute(&archive)?)?;

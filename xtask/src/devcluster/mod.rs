@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+pub use node::Usage;
+
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
@@ -175,6 +177,11 @@ impl Devcluster {
         command.arg(self.node_folder().join("conf/host-resolv.conf"));
         command.env("PATH", self.path()?).env("KUBECONFIG", self.inner_kubeconfig());
         Ok(command)
+    }
+
+    /// What the running node takes of this machine.
+    pub fn usage(&self) -> Result<Usage> {
+        node::usage(self)
     }
 
     fn port_is_free(&self) -> Result<()> {

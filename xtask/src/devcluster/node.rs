@@ -98,6 +98,53 @@ pub fn stop(cluster: &Devcluster) -> Result<()> {
     Ok(())
 }
 
+/// What the running node takes of this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// Of all its processes, pods included, since they started.
+    pub cpu: Duration,
+    /// Resident bytes, shared pages counted once (PSS).
+    pub memory: u64,
+    pub processes: usize,
+}
+
+pub fn usage(cluster: &Devcluster) -> Result<Usage> {
+    let Some(first) = init(cluster)? else { bail!("no devcluster is up") };
+    let mut usage = Usage { cpu: Duration::ZERO, memory: 0, processes: 0 };
+    for pid in processes()?.filter(|pid| is_below(*pid, first)) {
+        usage.processes += 1;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // After the command, which may contain spaces: state, parent, …, user and system time as fields 12 and 13.
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        let ticks: u64 = [11, 12].iter().filter_map(|i| fields.get(*i)?.parse::<u64>().ok()).sum();
+        usage.cpu += Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second().max(1));
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let kib =
+            rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next()?.parse::<u64>().ok());
+        usage.memory += kib.unwrap_or_default() * 1024;
+    }
+    Ok(usage)
+}
+
+/// Whether a process lives in the node, at whatever depth: its numbers end below the node's first process.
+fn is_below(pid: i32, first: i32) -> bool {
+    let mut current = pid;
+    for _ in 0..64 {
+        if current == first {
+            return true;
+        }
+        let Ok(status) = fs::read_to_string(format!("/proc/{current}/status")) else { return false };
+        let Some(parent) = status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok()) else {
+            return false;
+        };
+        if parent <= 1 {
+            return false;
+        }
+        current = parent;
+    }
+    false
+}
+
 fn members(namespace: &Path) -> Result<usize> {
     Ok(processes()?.filter(|pid| fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|of| of == namespace)).count())
 }

@@ -1,0 +1,136 @@
+//! `cargo xtask bench`: JSON on stdout, a table on stderr.
+//!
+//! The devcluster is measured here. Every other benchmark is an ignored test named `bench_…` in the integration tests,
+//! because it needs the same harness; it prints `BENCH {"name": …, …}` lines, which are collected.
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::devcluster::Devcluster;
+use crate::{report::say, repository};
+
+/// How long the idle node is watched.
+const IDLE: Duration = Duration::from_secs(30);
+
+pub fn run(cluster: &Devcluster, name: Option<&str>) -> Result<()> {
+    let mut results = Vec::new();
+    if name.is_none_or(|name| name == "devcluster") {
+        results.push(devcluster(cluster)?);
+    }
+    if name != Some("devcluster") {
+        results.extend(tests(name.unwrap_or_default())?);
+    }
+    if results.is_empty() {
+        bail!("no benchmark is called {}", name.unwrap_or_default());
+    }
+    for result in &results {
+        table(result);
+    }
+    writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&results)?)?;
+    Ok(())
+}
+
+fn table(result: &Value) {
+    for (key, value) in result.as_object().into_iter().flatten() {
+        say(format!("  {key:34} {value}"));
+    }
+}
+
+/// Times, sizes, memory and idle CPU of a devcluster whose parts are built. Takes a running one down: it starts anew.
+///
+/// The cold time is read from the builds' own logs of time, so that a benchmark need not compile for ten minutes; with
+/// an empty folder in `OPENBAO_DEVCLUSTER_DIR` the first `up` is the cold one.
+fn devcluster(cluster: &Devcluster) -> Result<Value> {
+    let cold = !cluster.root().join("parts").exists();
+    let start = Instant::now();
+    cluster.down()?;
+    cluster.up()?;
+    let first = start.elapsed();
+    cluster.down()?;
+    let mut warm = Vec::new();
+    for _ in 0..3 {
+        let start = Instant::now();
+        cluster.up()?;
+        let up = start.elapsed();
+        let start = Instant::now();
+        if warm.len() < 2 {
+            cluster.down()?;
+        }
+        warm.push((up, start.elapsed()));
+    }
+    // The larger images are still being imported: not idle yet.
+    let timeline = cluster.logs().join("timeline");
+    let limit = Instant::now() + Duration::from_mins(3);
+    while !fs::read_to_string(&timeline).is_ok_and(|text| text.contains("all images")) && Instant::now() < limit {
+        sleep(Duration::from_millis(200));
+    }
+    sleep(Duration::from_secs(10));
+    let before = cluster.usage()?;
+    sleep(IDLE);
+    let after = cluster.usage()?;
+    let idle = after.cpu.saturating_sub(before.cpu).as_secs_f64() / IDLE.as_secs_f64() * 100.0;
+    warm.sort();
+    Ok(json!({
+        "name": "devcluster",
+        "cold_up_seconds": cold.then(|| seconds(first)),
+        "warm_up_seconds": warm.iter().map(|(up, _)| seconds(*up)).collect::<Vec<_>>(),
+        "down_seconds": warm.iter().take(2).map(|(_, down)| seconds(*down)).collect::<Vec<_>>(),
+        "programs_bytes": size(&cluster.root().join("parts"))?,
+        "images_bytes": size(&cluster.root().join("images"))?,
+        "node_bytes": size(&cluster.root().join("node"))?,
+        "resident_bytes": after.memory,
+        "processes": after.processes,
+        "idle_cpu_percent_of_one_core": (idle * 10.0).round() / 10.0,
+    }))
+}
+
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 100.0).round() / 100.0
+}
+
+fn size(path: &Path) -> Result<u64> {
+    // Files of a running node come and go.
+    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(0) };
+    if !metadata.is_dir() {
+        return Ok(metadata.len());
+    }
+    let mut total = 0;
+    for entry in fs::read_dir(path).into_iter().flatten() {
+        total += size(&entry?.path())?;
+    }
+    Ok(total)
+}
+
+/// The benchmarks among the tests whose name contains `name`.
+fn tests(name: &str) -> Result<Vec<Value>> {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(repository());
+    cargo.args(["test", "--quiet", "--package", "openbao-operator", "--test", "cluster", "--"]);
+    cargo.arg(format!("bench_{name}")).args(["--ignored", "--nocapture", "--test-threads=1"]);
+    let mut child = cargo.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("could not start cargo")?;
+    let mut results = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let line = line?;
+            match line.trim().strip_prefix("BENCH ") {
+                Some(result) => {
+                    results.push(serde_json::from_str(result).with_context(|| format!("not JSON: {result}"))?)
+                }
+                None => say(line),
+            }
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("a benchmark failed: cargo test ended with {status}");
+    }
+    Ok(results)
+}

@@ -1,0 +1,182 @@
+//! `cargo xtask test`: every check there is, cheapest first, and one line that sums them up.
+
+use std::env;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::devcluster::Devcluster;
+use crate::{crds, dockerfile, machine, report, report::say, repository};
+
+/// Which of the tests.
+#[derive(Debug, Default, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "one per flag of the command line")]
+pub struct Selection {
+    /// Only those whose name contains this.
+    pub filter: Option<String>,
+    /// The long series as well: hours, run by hand.
+    pub soak: bool,
+    pub matrix: bool,
+    /// Leave out what needs the devcluster.
+    pub no_cluster: bool,
+    /// Leave the devcluster up if this run started it.
+    pub keep: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+enum Verdict {
+    Passed,
+    /// With the reason.
+    Skipped(String),
+}
+
+type Check = fn(&Devcluster) -> Result<Verdict>;
+
+/// Runs them and prints the closing line. `Ok(false)` when one failed.
+pub fn run(cluster: &Devcluster, selection: &Selection) -> Result<bool> {
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    let filter = selection.filter.as_deref().unwrap_or_default();
+    let checks: [(&str, Check); 5] = [
+        ("the code is formatted (fmt)", |_| cargo_check(&["fmt", "--all", "--check"])),
+        ("clippy has nothing to say (clippy)", |_| {
+            cargo_check(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
+        }),
+        ("the CRD files are what the types say (crds)", |_| crds::run(true).map(|()| Verdict::Passed)),
+        ("hadolint accepts the Dockerfile (dockerfile)", |cluster| dockerfile::lint(cluster).map(|()| Verdict::Passed)),
+        ("the Dockerfile's last stage builds (dockerfile)", |cluster| {
+            Ok(dockerfile::last_stage(cluster)?.map_or(Verdict::Passed, Verdict::Skipped))
+        }),
+    ];
+    for (name, check) in checks.into_iter().filter(|(name, _)| name.contains(filter)) {
+        let begun = Instant::now();
+        match check(cluster) {
+            Ok(Verdict::Passed) => {
+                tally.passed += 1;
+                say(format!("check {name} ... ok ({})", report::human(begun.elapsed())));
+            }
+            Ok(Verdict::Skipped(reason)) => {
+                tally.skipped += 1;
+                say(format!("check {name} ... skipped: {reason}"));
+            }
+            Err(error) => {
+                tally.failed += 1;
+                say(format!("check {name} ... FAILED\n{error:#}"));
+            }
+        }
+    }
+    tally += cargo_test("unit tests", &["--workspace", "--lib", "--bins"], filter, &[])?;
+    if selection.no_cluster {
+        say("tests on the devcluster are left out, as asked");
+    } else {
+        tally += on_the_devcluster(cluster, selection, filter)?;
+    }
+    say(format!("tests took {}", report::human(start.elapsed())));
+    writeln!(std::io::stdout(), "{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped)?;
+    Ok(tally.failed == 0 && tally.passed > 0)
+}
+
+fn on_the_devcluster(cluster: &Devcluster, selection: &Selection, filter: &str) -> Result<Tally> {
+    machine::can_run_a_node()?;
+    let found_up = cluster.is_up()?;
+    cluster.up()?;
+    // Each test may run three OpenBao servers: more threads than cores only make all of them late.
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let threads = format!("--test-threads={}", cores.clamp(2, 4));
+    let target = ["--package", "openbao-operator", "--test", "cluster"];
+    let tallied = cargo_test("tests on the devcluster", &target, filter, &[&threads]);
+    let mut tally = tallied?;
+    for (wanted, series) in [(selection.soak, "soak"), (selection.matrix, "matrix")] {
+        if wanted {
+            tally += cargo_test(series, &target, series, &["--ignored", "--test-threads=1"])?;
+        }
+    }
+    if !found_up && !selection.keep {
+        cluster.down()?;
+    }
+    Ok(tally)
+}
+
+fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(repository()).env("CARGO_TERM_COLOR", "never");
+    cargo
+}
+
+fn cargo_check(arguments: &[&str]) -> Result<Verdict> {
+    let output = cargo().args(arguments).stdin(Stdio::null()).output().context("could not start cargo")?;
+    if output.status.success() {
+        return Ok(Verdict::Passed);
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    anyhow::bail!("cargo {}: {}\n{text}", arguments.join(" "), output.status)
+}
+
+/// Runs `cargo test`, shows what it prints, and adds up what it says.
+fn cargo_test(what: &str, target: &[&str], filter: &str, options: &[&str]) -> Result<Tally> {
+    say(format!("{what}:"));
+    let mut command = cargo();
+    command.args(["test", "--no-fail-fast"]).args(target).arg("--");
+    if !filter.is_empty() {
+        command.arg(filter);
+    }
+    command.args(options);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("could not start cargo")?;
+    let mut tally = Tally::default();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let line = line?;
+            if let Some(result) = summed(&line) {
+                tally += result;
+            } else if !line.is_empty() && !line.starts_with("running ") {
+                say(line);
+            }
+        }
+    }
+    let status = child.wait()?;
+    // Without a failed test this is a program that did not compile or that was killed.
+    if !status.success() && tally.failed == 0 {
+        say(format!("{what}: cargo test ended with {status}"));
+        tally.failed += 1;
+    }
+    Ok(tally)
+}
+
+/// `test result: ok. 3 passed; 0 failed; 1 ignored; …`
+fn summed(line: &str) -> Option<Tally> {
+    let counts = line.strip_prefix("test result: ")?;
+    let count = |of: &str| -> u64 {
+        let words: Vec<&str> = counts.split([' ', ';']).collect();
+        words.windows(2).find(|pair| pair[1] == of).and_then(|pair| pair[0].parse().ok()).unwrap_or_default()
+    };
+    Some(Tally { passed: count("passed"), failed: count("failed"), skipped: count("ignored") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargos_own_sums_are_read() {
+        let line =
+            "test result: FAILED. 31 passed; 2 failed; 4 ignored; 0 measured; 7 filtered out; finished in 23.56s";
+        assert_eq!(summed(line), Some(Tally { passed: 31, failed: 2, skipped: 4 }));
+        assert_eq!(summed("test a::b ... ok"), None);
+    }
+}
