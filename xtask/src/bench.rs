@@ -122,7 +122,7 @@ fn tests(name: &str) -> Result<Vec<Value>> {
             let line = line?;
             match line.trim().strip_prefix("BENCH ") {
                 Some(result) => {
-                    results.push(serde_json::from_str(result).with_context(|| format!("not JSON: {result}"))?)
+                    results.push(serde_json::from_str(result).with_context(|| format!("not JSON: {result}"))?);
                 }
                 None => say(line),
             }
