@@ -8,8 +8,10 @@
 //! | [`status`] | `status.backup`, derived from the operations (pure) |
 //! | [`store`] | a target as an operation freezes it (pure) |
 //! | [`jobs`] | the mover's Jobs and the objects beside them, also a restore's (pure) |
+//! | [`found`] | what a Job that was found tells (pure) |
 
 pub mod decide;
+pub mod found;
 pub mod jobs;
 pub mod request;
 pub mod schedule;

@@ -1,0 +1,261 @@
+//! What a Job that was found tells. Pure: a Job and its pods in, a judgement out.
+//!
+//! A Job is interpreted only with proof that it is ours: its controller is the operation, by UID, and it carries the
+//! operation's UID. It has ended when it has a Complete or Failed condition *and* none of its pods runs any more;
+//! counters say nothing.
+
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{ContainerStateTerminated, ContainerStatus, Pod},
+};
+use kube::ResourceExt;
+use serde::de::DeserializeOwned;
+
+use super::jobs::OPERATION_UID;
+use crate::adapter::kubernetes::owner::is_controlled_by;
+use crate::datapath::protocol::{Failure, JobResult};
+
+/// What a Job comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found<T> {
+    /// There is no Job of that name.
+    Absent,
+    /// There is one, and it is not this operation's: it is neither read nor deleted.
+    Foreign,
+    /// Not ended. `pod` is the UID of the pod that runs, `trouble` what keeps it from running.
+    Running { pod: Option<String>, trouble: Option<String> },
+    /// The mover said that all went well.
+    Done(T),
+    /// The mover said what went wrong, and has cleaned up after itself as far as it could.
+    Failed(Failure),
+    /// The mover ended without a word: nobody knows what it left behind.
+    Lost { reason: &'static str, message: String },
+}
+
+/// Whether `job` was made for the operation with this UID.
+pub fn is_ours(job: &impl ResourceExt, operation_uid: &str) -> bool {
+    is_controlled_by(job, operation_uid)
+        && job.annotations().get(OPERATION_UID).is_some_and(|annotated| annotated == operation_uid)
+}
+
+/// Judges a Job by itself and its pods. Pods of an earlier Job of the same name are passed over, by UID.
+pub fn judge<T: DeserializeOwned>(job: Option<&Job>, pods: &[Pod], operation_uid: &str) -> Found<T> {
+    let Some(job) = job else { return Found::Absent };
+    if !is_ours(job, operation_uid) {
+        return Found::Foreign;
+    }
+    let uid = job.uid().unwrap_or_default();
+    let pods: Vec<&Pod> = pods.iter().filter(|pod| is_controlled_by(*pod, &uid)).collect();
+    let running = pods.iter().find(|pod| !has_ended(pod));
+    let Some(condition) = end_of(job).filter(|_| running.is_none()) else {
+        return Found::Running {
+            pod: running.and_then(|pod| pod.uid()),
+            trouble: running.and_then(|pod| trouble(pod)),
+        };
+    };
+    // The last word counts: with `backoffLimit: 0` there is one pod, but a node's drain may have replaced it.
+    let mut by_age = pods;
+    by_age.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|at| at.0));
+    let result = by_age.iter().rev().find_map(|pod| {
+        let message = terminated(pod)?.message.as_deref()?;
+        serde_json::from_str::<JobResult<T>>(message.trim()).ok()
+    });
+    match result {
+        Some(JobResult::Done(done)) if condition.complete => Found::Done(done),
+        Some(JobResult::Failed(failure)) => Found::Failed(failure),
+        Some(JobResult::Done(_)) | None => lost(job, &by_age, &condition),
+    }
+}
+
+struct End {
+    complete: bool,
+    reason: String,
+    message: String,
+}
+
+fn end_of(job: &Job) -> Option<End> {
+    let conditions = job.status.as_ref()?.conditions.as_ref()?;
+    conditions
+        .iter()
+        .find(|condition| condition.status == "True" && matches!(&*condition.type_, "Complete" | "Failed"))
+        .map(|condition| End {
+            complete: condition.type_ == "Complete",
+            reason: condition.reason.clone().unwrap_or_default(),
+            message: condition.message.clone().unwrap_or_default(),
+        })
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status.as_ref()?.container_statuses.as_ref()?.first()
+}
+
+fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
+    container(pod)?.state.as_ref()?.terminated.as_ref()
+}
+
+fn lost<T>(job: &Job, pods: &[&Pod], end: &End) -> Found<T> {
+    let name = job.name_any();
+    let evicted = pods.iter().find_map(|pod| {
+        let status = pod.status.as_ref()?;
+        status.reason.as_deref().filter(|reason| *reason == "Evicted")?;
+        Some(status.message.clone().unwrap_or_default())
+    });
+    let killed = pods.iter().find_map(|pod| terminated(pod));
+    let (reason, message) = if let Some(message) = evicted {
+        ("MoverEvicted", format!("the node evicted the pod of Job {name}: {message}"))
+    } else if killed.is_some_and(|end| end.reason.as_deref() == Some("OOMKilled")) {
+        ("MoverOutOfMemory", format!("the pod of Job {name} was killed for want of memory"))
+    } else if end.reason == "DeadlineExceeded" {
+        ("DeadlineExceeded", format!("Job {name} did not end in the time it was given and was stopped"))
+    } else if let Some(killed) = killed.filter(|_| !end.complete) {
+        let signal = killed.signal.map(|signal| format!(", signal {signal}")).unwrap_or_default();
+        let code = killed.exit_code;
+        ("MoverKilled", format!("the pod of Job {name} ended without a result (exit status {code}{signal})"))
+    } else if end.complete {
+        ("MoverResultLost", format!("Job {name} completed, but its result cannot be read any more"))
+    } else {
+        ("MoverLost", format!("Job {name} failed and its pod is gone: {} {}", end.reason, end.message))
+    };
+    Found::Lost { reason, message: message.trim_end().to_owned() }
+}
+
+/// Why a pod does not get going, in the kubelet's or the scheduler's words.
+fn trouble(pod: &Pod) -> Option<String> {
+    let waiting = container(pod).and_then(|container| container.state.as_ref()?.waiting.as_ref());
+    if let Some(waiting) = waiting {
+        let reason = waiting.reason.as_deref().unwrap_or_default();
+        if !matches!(reason, "" | "ContainerCreating" | "PodInitializing") {
+            return Some(format!("{reason}: {}", waiting.message.as_deref().unwrap_or_default()));
+        }
+    }
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions
+        .iter()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+        .and_then(|condition| condition.message.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::datapath::protocol::{Cause, PruneDone};
+
+    const OPERATION: &str = "0f0f";
+
+    fn job(condition: Option<(&str, &str)>) -> Job {
+        let conditions: Vec<Value> = condition
+            .into_iter()
+            .map(|(kind, reason)| json!({"type": kind, "status": "True", "reason": reason, "message": ""}))
+            .collect();
+        from(json!({
+            "metadata": {"name": "kelp-backup-1-backup", "uid": "job-1", "annotations": {OPERATION_UID: OPERATION},
+                "ownerReferences": [{"apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "name": "o",
+                    "uid": OPERATION, "controller": true}]},
+            "status": {"conditions": conditions, "failed": 3},
+        }))
+    }
+
+    fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn pod(phase: &str, status: Value) -> Pod {
+        pod_of("job-1", phase, status)
+    }
+
+    fn pod_of(job: &str, phase: &str, mut status: Value) -> Pod {
+        status["phase"] = json!(phase);
+        from(json!({
+            "metadata": {"name": "p", "uid": "pod-1", "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job",
+                "name": "j", "uid": job, "controller": true}]},
+            "status": status,
+        }))
+    }
+
+    fn ended(message: &str, exit: i32, reason: &str) -> Value {
+        let state = json!({"terminated": {"exitCode": exit, "reason": reason, "message": message}});
+        json!({"containerStatuses": [{"name": "mover", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+            "state": state}]})
+    }
+
+    fn found(job: &Job, pods: &[Pod]) -> Found<PruneDone> {
+        judge(Some(job), pods, OPERATION)
+    }
+
+    const GOOD: &str = r#"{"ok":true,"removed":["a"],"finished":[],"cleaned":[],"kept":[],"durationMs":1}"#;
+    const BAD: &str = r#"{"ok":false,"cause":"Store","reason":"MissingBucket","message":"no bucket tide"}"#;
+
+    #[test]
+    fn a_job_that_cannot_be_proven_ours_is_foreign_whatever_it_says() {
+        let complete = job(Some(("Complete", "")));
+        let pods = [pod("Succeeded", ended(GOOD, 0, "Completed"))];
+        assert!(matches!(found(&complete, &pods), Found::Done(_)));
+        assert_eq!(judge::<PruneDone>(Some(&complete), &pods, "1e1e"), Found::Foreign, "another operation's");
+        let mut unsigned = complete.clone();
+        unsigned.metadata.annotations = None;
+        assert_eq!(found(&unsigned, &pods), Found::Foreign, "owned, but without our annotation");
+        let mut orphan = complete;
+        orphan.metadata.owner_references = None;
+        assert_eq!(found(&orphan, &pods), Found::Foreign, "annotated, but owned by nobody");
+        assert_eq!(judge::<PruneDone>(None, &pods, OPERATION), Found::Absent);
+    }
+
+    #[test]
+    fn a_job_has_ended_only_with_a_condition_and_without_a_running_pod() {
+        let none = found(&job(None), &[pod("Failed", ended(BAD, 5, "Error"))]);
+        assert_eq!(none, Found::Running { pod: None, trouble: None }, "a failed pod and a counter of 3 are no end");
+        let still = found(&job(Some(("Failed", "DeadlineExceeded"))), &[pod("Running", json!({}))]);
+        assert_eq!(still, Found::Running { pod: Some("pod-1".into()), trouble: None });
+        let marked = found(&job(Some(("FailureTarget", "DeadlineExceeded"))), &[]);
+        assert_eq!(marked, Found::Running { pod: None, trouble: None }, "about to fail is not failed");
+    }
+
+    #[test]
+    fn the_movers_own_word_says_what_went_wrong() {
+        let Found::Failed(failure) = found(&job(Some(("Failed", ""))), &[pod("Failed", ended(BAD, 5, "Error"))]) else {
+            panic!("not failed")
+        };
+        assert_eq!((failure.cause, failure.reason.as_str()), (Cause::Store, "MissingBucket"));
+    }
+
+    #[test]
+    fn a_mover_that_ended_without_a_word_is_lost_and_the_reason_is_named() {
+        let lost = |condition, pods: &[Pod]| match found(&job(Some(condition)), pods) {
+            Found::Lost { reason, .. } => reason,
+            other => panic!("{other:?}"),
+        };
+        let failed = ("Failed", "BackoffLimitExceeded");
+        assert_eq!(lost(failed, &[pod("Failed", ended("", 137, "OOMKilled"))]), "MoverOutOfMemory");
+        assert_eq!(lost(failed, &[pod("Failed", ended("", 137, "Error"))]), "MoverKilled");
+        assert_eq!(lost(failed, &[pod("Failed", json!({"reason": "Evicted", "message": "disk"}))]), "MoverEvicted");
+        assert_eq!(lost(("Failed", "DeadlineExceeded"), &[]), "DeadlineExceeded");
+        assert_eq!(lost(failed, &[]), "MoverLost");
+        assert_eq!(lost(("Complete", ""), &[]), "MoverResultLost");
+        assert_eq!(lost(("Complete", ""), &[pod("Succeeded", ended("not json", 0, "Completed"))]), "MoverResultLost");
+        // A word of success from a Job that failed is no success.
+        assert_eq!(lost(failed, &[pod("Failed", ended(GOOD, 1, "Error"))]), "MoverKilled");
+        let namesake = pod_of("job-0", "Succeeded", ended(GOOD, 0, "Completed"));
+        assert_eq!(lost(("Complete", ""), &[namesake]), "MoverResultLost", "the pod of an earlier Job of this name");
+    }
+
+    #[test]
+    fn what_keeps_a_pod_from_running_is_told() {
+        let stuck = json!({"containerStatuses": [{"name": "mover", "image": "i", "imageID": "", "ready": false,
+            "restartCount": 0, "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]});
+        let Found::Running { trouble, .. } = found(&job(None), &[pod("Pending", stuck)]) else { panic!("not running") };
+        assert_eq!(trouble.as_deref(), Some("ImagePullBackOff: no such image"));
+        let unscheduled =
+            json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "no claim sand"}]});
+        let Found::Running { trouble, .. } = found(&job(None), &[pod("Pending", unscheduled)]) else {
+            panic!("not running")
+        };
+        assert_eq!(trouble.as_deref(), Some("no claim sand"));
+    }
+}
