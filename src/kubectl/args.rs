@@ -107,6 +107,8 @@ pub struct Wait {
     pub timeout: Duration,
 }
 
+// Each is a flag of its own on the command line.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Args, Debug)]
 #[group(id = "source", required = true, multiple = false, args = ["key", "latest", "before"])]
 pub struct Restore {
@@ -132,9 +134,9 @@ pub struct Restore {
     /// Accept what would be refused
     #[arg(long, value_enum, value_delimiter = ',')]
     pub waive: Vec<Waive>,
-    /// Take a backup of what is about to be lost first
-    #[arg(long)]
-    pub pre_restore_backup: bool,
+    /// Take a backup of what is about to be lost first; the default where the cluster has a backup target
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub pre_restore_backup: Option<bool>,
     /// Check everything, change nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -5,5 +5,147 @@
 //! be done with kubectl alone.
 
 pub mod args;
+mod connection;
+mod follow;
+mod request;
+mod show;
+mod start;
 mod table;
+mod unlock;
 mod view;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use chrono::Utc;
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command};
+use connection::Connection;
+use follow::Ended;
+use table::Paint;
+
+/// Ended, but not in success.
+const UNSUCCESSFUL: u8 = 3;
+/// Waits for a person.
+const NEEDS_A_PERSON: u8 = 4;
+/// Still under way when the time to wait was over.
+const TIMED_OUT: u8 = 5;
+
+/// What went wrong, in a person's terms.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no Kubernetes API server to talk to: check the kubeconfig and --context")]
+    Config(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("{0} {1} does not exist in namespace {2}")]
+    Missing(&'static str, String, String),
+    #[error("reading {what} failed")]
+    Read { what: String, source: kube::Error },
+    #[error("writing {what} failed")]
+    Write { what: String, source: kube::Error },
+    #[error("the answer could not be printed")]
+    Print(#[source] std::io::Error),
+    #[error("the object could not be written as text")]
+    Encode(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("{0} is no phase: use one of {1}")]
+    Phase(String, String),
+    #[error("not confirmed: nothing was changed")]
+    NotConfirmed,
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let cli = Cli::parse();
+    if let Command::Completion { shell } = cli.command {
+        clap_complete::generate(shell, &mut Cli::command(), "kubectl-openbao", &mut std::io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(code) => code,
+        // `kubectl openbao … | head` is no error.
+        Err(Error::Print(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<ExitCode, Error> {
+    let Cli { global, command } = cli;
+    let connection = Connection::open(global).await?;
+    match command {
+        Command::Status { cluster, all_namespaces } => show::status(&connection, cluster, all_namespaces).await?,
+        Command::Backups { cluster } => show::backups(&connection, &cluster).await?,
+        Command::Inspect { backup } => show::inspect(&connection, &backup).await?,
+        Command::Ops(filter) => show::operations(&connection, filter).await?,
+        Command::Op { name } => show::operation(&connection, &name).await?,
+        Command::Backup { cluster, intent, wait } => {
+            return Ok(code(start::backup(&connection, &cluster, intent, &wait).await?));
+        }
+        Command::Restore(restore) => return Ok(code(start::restore(&connection, restore).await?)),
+        Command::Cancel(steer) => request::send(&connection, &steer, request::Action::Cancel).await?,
+        Command::Resume(steer) => request::send(&connection, &steer, request::Action::Resume).await?,
+        Command::Abandon(steer) => request::send(&connection, &steer, request::Action::Abandon).await?,
+        Command::Retry(steer) => request::send(&connection, &steer, request::Action::Retry).await?,
+        Command::Skip { steer, step } => request::send(&connection, &steer, request::Action::Skip { step }).await?,
+        Command::Unlock { cluster, yes, reason } => unlock::run(&connection, &cluster, yes, &reason).await?,
+        // Needs no connection: answered in `main`.
+        Command::Completion { .. } => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn code(ended: Ended) -> ExitCode {
+    match ended {
+        Ended::NotAwaited | Ended::Well => ExitCode::SUCCESS,
+        Ended::Badly => ExitCode::from(UNSUCCESSFUL),
+        Ended::NeedsAPerson => ExitCode::from(NEEDS_A_PERSON),
+        Ended::NotYet => ExitCode::from(TIMED_OUT),
+    }
+}
+
+/// To standard output.
+fn say(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") })
+        .map_err(Error::Print)
+}
+
+/// Asks on the terminal; anything but a yes is a no, and so is a closed input.
+fn confirm(question: &str) -> Result<(), Error> {
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(Error::Print)?;
+    if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") { Ok(()) } else { Err(Error::NotConfirmed) }
+}
+
+/// Paint and clock, as every view takes them.
+fn here() -> (chrono::DateTime<Utc>, Paint) {
+    (Utc::now(), Paint::of_stdout())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}

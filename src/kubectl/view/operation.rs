@@ -208,13 +208,13 @@ fn branch(out: &mut String, step: &StepStatus, is_last: bool, now: DateTime<Utc>
     }
     let _ =
         writeln!(out, "{} {} {}", if is_last { "└─" } else { "├─" }, paint.on(mark, tone), shorten(&text, WIDTH - 6));
-    let stem = if is_last { "     " } else { "│    " };
+    let indent = if is_last { "     " } else { "│    " };
     let receipt = step.receipt.as_ref().map(|receipt| format!("receipt written {}", ago(receipt.at, now)));
     let waiting = step.waiting.clone().filter(|_| matches!(step.state, StepState::Running | StepState::Compensating));
     for (detail, tone) in [(receipt, Tone::Faint), (waiting, Tone::Plain), (step.error.clone(), Tone::Bad)] {
         let Some(detail) = detail else { continue };
-        for line in crate::kubectl::table::wrap(&detail, WIDTH - length(stem)) {
-            let _ = writeln!(out, "{stem}{}", paint.on(&line, tone));
+        for line in crate::kubectl::table::wrap(&detail, WIDTH - length(indent)) {
+            let _ = writeln!(out, "{indent}{}", paint.on(&line, tone));
         }
     }
 }

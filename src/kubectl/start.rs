@@ -1,0 +1,180 @@
+//! The commands that ask for something new: a backup, a restore.
+
+use chrono::{DateTime, Utc};
+use kube::api::ObjectMeta;
+
+use super::args::{Restore, Wait, Waive};
+use super::connection::Connection;
+use super::follow::{Ended, follow};
+use super::view::{backups, operation as operation_view, restore as restore_view};
+use super::{Error, confirm, here, say};
+use crate::api::{
+    Actor, ActorSource, OpenBaoCluster, OpenBaoOperation, OpenBaoOperationSpec, OpenBaoRestore, OpenBaoRestoreSpec,
+    OperationKind, RestoreSource, Waiver,
+};
+
+pub async fn backup(
+    connection: &Connection,
+    cluster: &str,
+    intent: Option<String>,
+    wait: &Wait,
+) -> Result<Ended, Error> {
+    let (now, paint) = here();
+    // A name that is mistyped should not become a record that waits for ever.
+    let _: OpenBaoCluster = connection.get(cluster).await?;
+    let name = named(cluster, "backup", now);
+    let spec = OpenBaoOperationSpec {
+        cluster: cluster.to_owned(),
+        operation: OperationKind::Backup,
+        actor: Some(Actor { identity: connection.user().to_owned(), source: ActorSource::Kubectl }),
+        intent,
+        ..OpenBaoOperationSpec::default()
+    };
+    let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+    let created = connection.create(&OpenBaoOperation { metadata, spec, status: None }, false).await?;
+    if let Some(text) = connection.encode(&created)?.filter(|_| !wait.wait) {
+        say(&text)?;
+        return Ok(Ended::NotAwaited);
+    }
+    eprintln!("openbaooperation {name} created");
+    if !wait.wait {
+        eprintln!("follow it with: kubectl openbao op {name}");
+    }
+    let ended = follow::<OpenBaoOperation>(connection, &name, wait).await?;
+    if wait.wait {
+        let object: OpenBaoOperation = connection.get(&name).await?;
+        match connection.encode(&object)? {
+            Some(text) => say(&text)?,
+            None => say(&operation_view::tree(&object, Utc::now(), paint))?,
+        }
+    }
+    Ok(ended)
+}
+
+pub async fn restore(connection: &Connection, asked: Restore) -> Result<Ended, Error> {
+    let (now, paint) = here();
+    let Restore {
+        cluster,
+        key,
+        latest,
+        before,
+        name,
+        force,
+        override_operation_lock,
+        waive,
+        pre_restore_backup,
+        dry_run,
+        yes,
+        wait,
+    } = asked;
+    let mut operations: Vec<OpenBaoOperation> = connection.list(false).await?;
+    operations.retain(|operation| operation.spec.cluster == cluster);
+    let records = backups::records(operations);
+    let source = RestoreSource { target: None, key, latest, before };
+    let record = chosen(&records, &source);
+    let described = describe(&source, record);
+    if !dry_run && !yes {
+        eprint!("{}", restore_view::facts(&cluster, &described, record, now, paint));
+        confirm("Go on?")?;
+    }
+    let name = name.unwrap_or_else(|| named(&cluster, "restore", now));
+    let waive = waive
+        .into_iter()
+        .map(|one| match one {
+            Waive::MissingManifest => Waiver::MissingManifest,
+            Waive::OtherSeal => Waiver::OtherSeal,
+        })
+        .collect();
+    let spec = OpenBaoRestoreSpec {
+        cluster,
+        source,
+        force,
+        override_operation_lock,
+        waive,
+        pre_restore_backup,
+        dry_run,
+        ..OpenBaoRestoreSpec::default()
+    };
+    let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+    let created = connection.create(&OpenBaoRestore { metadata, spec, status: None }, false).await?;
+    if let Some(text) = connection.encode(&created)?.filter(|_| !wait.wait) {
+        say(&text)?;
+        return Ok(Ended::NotAwaited);
+    }
+    let what = if dry_run { " (dry run: nothing will be changed)" } else { "" };
+    eprintln!("openbaorestore {name} created{what}");
+    if !wait.wait {
+        eprintln!("follow it with: kubectl openbao op {name}");
+    }
+    let ended = follow::<OpenBaoRestore>(connection, &name, &wait).await?;
+    if wait.wait {
+        let object: OpenBaoRestore = connection.get(&name).await?;
+        match connection.encode(&object)? {
+            Some(text) => say(&text)?,
+            None => say(&restore_view::describe(&object, Utc::now(), paint))?,
+        }
+    }
+    Ok(ended)
+}
+
+/// The record of the snapshot that the operator is going to choose, as far as records tell.
+fn chosen<'a>(records: &'a [OpenBaoOperation], source: &RestoreSource) -> Option<&'a OpenBaoOperation> {
+    match (&source.key, source.before) {
+        (Some(key), _) => records.iter().find(|record| backups::key(record) == Some(key)),
+        (None, Some(before)) => {
+            records.iter().find(|record| operation_view::begun(record).is_some_and(|at| at < before))
+        }
+        (None, None) => records.first(),
+    }
+}
+
+fn describe(source: &RestoreSource, record: Option<&OpenBaoOperation>) -> String {
+    let known = record.and_then(backups::key).map(|key| format!(": {key}")).unwrap_or_default();
+    match (&source.key, source.before) {
+        (Some(key), _) => key.clone(),
+        (None, Some(before)) => format!("the newest before {}{known}", before.to_rfc3339()),
+        (None, None) => format!("the newest{known}"),
+    }
+}
+
+/// Unique for a person: nobody asks twice within a second. The name is short enough for what is derived from it.
+fn named(cluster: &str, what: &str, now: DateTime<Utc>) -> String {
+    let short: String = cluster.chars().take(36).collect();
+    format!("{}-{what}-{}", short.trim_end_matches('-'), now.format("%Y%m%d-%H%M%S"))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::ResourceExt;
+
+    use super::*;
+
+    fn record(name: &str, day: u8) -> OpenBaoOperation {
+        serde_saphyr::from_str(&format!(
+            "metadata: {{name: {name}}}\nspec: {{cluster: fern, operation: Backup}}\n\
+             status: {{phase: Succeeded, startedAt: '2026-11-{day}T03:00:00Z', artifacts: {{key: {name}.snap}}}}"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_facts_shown_are_those_of_the_snapshot_that_will_be_taken() {
+        let records = [record("c", 20), record("b", 19), record("a", 18)];
+        let pick = |source: RestoreSource| chosen(&records, &source).map(ResourceExt::name_any);
+        assert_eq!(pick(RestoreSource { latest: true, ..RestoreSource::default() }).as_deref(), Some("c"));
+        let key = Some("a.snap".to_owned());
+        assert_eq!(pick(RestoreSource { key, ..RestoreSource::default() }).as_deref(), Some("a"));
+        let before = Some("2026-11-20T00:00:00Z".parse().unwrap());
+        assert_eq!(pick(RestoreSource { before, ..RestoreSource::default() }).as_deref(), Some("b"));
+        let key = Some("elsewhere.snap".to_owned());
+        assert_eq!(pick(RestoreSource { key, ..RestoreSource::default() }), None);
+    }
+
+    #[test]
+    fn a_long_cluster_name_still_gives_a_name_that_jobs_can_extend() {
+        let now = "2026-11-21T12:00:00Z".parse().unwrap();
+        let name = named(&"x".repeat(63), "restore", now);
+        assert!(name.len() <= 63, "{name}");
+        assert_eq!(named("fern", "backup", now), "fern-backup-20261121-120000");
+    }
+}
