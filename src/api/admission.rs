@@ -2,27 +2,38 @@
 //!
 //! The tests against a real API server (`tests/api`) have the last word; these say within a second what they will say.
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::cel::Validator;
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
 use super::crds;
 
+/// The finished schema of each kind. Deriving one takes long enough to do it once.
+pub static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
+    let schema = |crd: CustomResourceDefinition| {
+        let schema = crd.spec.versions[0].schema.clone().unwrap().open_api_v3_schema.unwrap();
+        (crd.spec.names.kind, serde_json::to_value(schema).unwrap())
+    };
+    crds().unwrap().into_iter().map(schema).collect()
+});
+
 /// The object as the server would store it, or everything it would complain about.
 pub fn admit(object: &Value, old: Option<&Value>) -> Result<Value, Vec<String>> {
     let kind = object["kind"].as_str().unwrap();
-    let crd = crds().unwrap().into_iter().find(|crd| crd.spec.names.kind == kind).unwrap();
-    let schema = crd.spec.versions[0].schema.clone().unwrap().open_api_v3_schema.unwrap();
-    let schema = serde_json::to_value(schema).unwrap();
+    let schema = &SCHEMAS[kind];
     let (mut object, mut errors) = (object.clone(), Vec::new());
-    default(&schema, &mut object);
+    default(schema, &mut object);
     let old = old.map(|old| {
         let mut old = old.clone();
-        default(&schema, &mut old);
+        default(schema, &mut old);
         old
     });
-    structure(&schema, &object, "", &mut errors);
+    structure(schema, &object, "", &mut errors);
     if errors.is_empty()
-        && let Err(refused) = Validator::new().validate(&schema, &object, old.as_ref())
+        && let Err(refused) = Validator::new().validate(schema, &object, old.as_ref())
     {
         errors.extend(refused.iter().map(|error| format!("{}: {}", error.field_path, error.message)));
     }
@@ -50,8 +61,11 @@ fn default(schema: &Value, value: &mut Value) {
     }
 }
 
+fn complain(errors: &mut Vec<String>, path: &str, what: impl AsRef<str>) {
+    errors.push(format!("{path}: {}", what.as_ref()));
+}
+
 fn structure(schema: &Value, value: &Value, path: &str, errors: &mut Vec<String>) {
-    let mut refuse = |what: String| errors.push(format!("{path}: {what}"));
     if schema["x-kubernetes-preserve-unknown-fields"] == true || schema["x-kubernetes-int-or-string"] == true {
         return;
     }
@@ -65,12 +79,12 @@ fn structure(schema: &Value, value: &Value, path: &str, errors: &mut Vec<String>
         _ => true,
     };
     if !fits {
-        return refuse(format!("must be of type {}", schema["type"]));
+        return complain(errors, path, format!("must be of type {}", schema["type"]));
     }
     if let Some(allowed) = schema["enum"].as_array()
         && !allowed.contains(value)
     {
-        refuse(format!("Unsupported value: {value}: supported values: {allowed:?}"));
+        complain(errors, path, format!("Unsupported value: {value}: supported values: {allowed:?}"));
     }
     let length = match value {
         Value::String(text) => Some((text.chars().count() as u64, "minLength", "maxLength")),
@@ -82,17 +96,18 @@ fn structure(schema: &Value, value: &Value, path: &str, errors: &mut Vec<String>
         && (schema[least].as_u64().is_some_and(|least| length < least)
             || schema[most].as_u64().is_some_and(|most| length > most))
     {
-        refuse(format!("has {length}, allowed are {} to {}", schema[least], schema[most]));
+        complain(errors, path, format!("has {length}, allowed are {} to {}", schema[least], schema[most]));
     }
     if let Some(number) = value.as_f64()
         && (schema["minimum"].as_f64().is_some_and(|least| number < least)
             || schema["maximum"].as_f64().is_some_and(|most| number > most))
     {
-        refuse(format!("is {number}, allowed are {} to {}", schema["minimum"], schema["maximum"]));
+        complain(errors, path, format!("is {number}, allowed are {} to {}", schema["minimum"], schema["maximum"]));
     }
     for required in schema["required"].as_array().into_iter().flatten() {
-        if value.get(required.as_str().unwrap()).is_none() {
-            refuse(format!("{required} is required"));
+        let required = required.as_str().unwrap();
+        if value.get(required).is_none() {
+            errors.push(format!("{path}.{required}: Required value"));
         }
     }
     for (index, item) in value.as_array().into_iter().flatten().enumerate() {

@@ -17,6 +17,8 @@ mod manifests;
 pub mod operation;
 pub mod restore;
 pub mod rollout;
+#[cfg(test)]
+mod rulebook;
 pub mod rules;
 pub mod target;
 

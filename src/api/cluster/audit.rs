@@ -36,7 +36,7 @@ pub struct AuditDevice {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket_options: Option<SocketAuditOptions>,
     /// Any further options, by OpenBao's names.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub options: Option<serde_json::Value>,
 }
@@ -81,7 +81,7 @@ pub struct HttpAuditOptions {
     #[schemars(length(min = 1, max = 2048))]
     pub uri: String,
     /// Headers to send.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub headers: Option<serde_json::Value>,
 }

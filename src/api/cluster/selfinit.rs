@@ -64,7 +64,7 @@ pub struct SelfInitRequest {
     #[x_kube(validation = ("!self.startsWith('/') && !self.startsWith('v1/')", "path is an API path without /v1/ in front, for example sys/policies/acl/app"))]
     pub path: String,
     /// Body of the request, any shape.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub data: Option<serde_json::Value>,
     /// Go on when it fails. Default false.
