@@ -52,6 +52,12 @@ pub mod rollout {
     pub const COMPLETE: &str = "RolloutComplete";
 }
 
+/// Reasons of `Upgrading` that only upgrades have.
+pub mod upgrade {
+    /// The target was aborted or rolled back and waits for a person.
+    pub const HELD: &str = "TargetHeld";
+}
+
 /// Reasons, in the spelling that the Go operator's users know where it has the same one.
 pub mod reason {
     pub const ALL_REPLICAS_READY: &str = "AllReplicasReady";

@@ -123,11 +123,37 @@ pub async fn delete<K>(client: &Client, namespace: &str, name: &str, uid: &str) 
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
 {
+    delete_with::<K>(client, namespace, name, uid, DeleteParams::background()).await
+}
+
+/// [`delete`], giving a pod only this long to stop by itself (its own grace period may be longer).
+pub async fn delete_within<K>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    uid: &str,
+    seconds: u32,
+) -> Result<(), ApplyError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+{
+    let params = DeleteParams { grace_period_seconds: Some(seconds), ..DeleteParams::background() };
+    delete_with::<K>(client, namespace, name, uid, params).await
+}
+
+async fn delete_with<K>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    uid: &str,
+    params: DeleteParams,
+) -> Result<(), ApplyError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+{
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    let params = DeleteParams {
-        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
-        ..DeleteParams::background()
-    };
+    let preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+    let params = DeleteParams { preconditions, ..params };
     match timed(api.delete(name, &params)).await {
         Ok(_) => Ok(()),
         // 409 here means that the UID differs: the object we meant is gone.

@@ -300,6 +300,9 @@ pub struct UpgradeStatus {
     /// Why it is held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_reason: Option<String>,
+    /// When a held target was last let go: by a changed version, or by a `Retry`. What failed before that no longer counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub released_at: Option<DateTime<Utc>>,
     /// When it began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<DateTime<Utc>>,

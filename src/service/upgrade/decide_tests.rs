@@ -1,0 +1,245 @@
+use super::*;
+use crate::api::{Direction, OpenBaoClusterStatus, OpenBaoOperationStatus, StepStatus};
+use serde_json::json;
+
+fn cluster(version: &str, edit: impl FnOnce(&mut OpenBaoCluster)) -> OpenBaoCluster {
+    let mut cluster: OpenBaoCluster = serde_json::from_value(json!({
+        "apiVersion": "openbao.org/v1alpha1",
+        "kind": "OpenBaoCluster",
+        "metadata": {"name": "kelp", "namespace": "reef", "uid": "cluster-uid"},
+        "spec": {
+            "version": version,
+            "replicas": 3,
+            "storage": {"size": "1Gi"},
+            "tls": {"enabled": true, "mode": "OperatorManaged", "rotationPeriod": "720h"},
+            "backup": {"target": {"provider": "file", "file": {"claimName": "backups"}}}
+        }
+    }))
+    .unwrap();
+    cluster.status = Some(OpenBaoClusterStatus {
+        initialized: Some(true),
+        current_version: Some("2.6.1".into()),
+        upgrade: Some(UpgradeStatus { directive: Some(at("2.6.1")), ..UpgradeStatus::default() }),
+        ..OpenBaoClusterStatus::default()
+    });
+    edit(&mut cluster);
+    cluster
+}
+
+fn at(version: &str) -> UpgradeDirective {
+    UpgradeDirective { version: version.into(), image: format!("bao:{version}") }
+}
+
+fn now() -> DateTime<Utc> {
+    "2026-11-21T12:00:00Z".parse().unwrap()
+}
+
+fn decided(cluster: &OpenBaoCluster, operations: &[Arc<OpenBaoOperation>]) -> UpgradeDecision {
+    let wanted = format!("bao:{}", cluster.spec.version);
+    let facts = UpgradeFacts {
+        cluster,
+        operations,
+        pending_restore: None,
+        wanted_image: &wanted,
+        running_image: "bao:2.6.1",
+        seal: "static",
+    };
+    decide(&facts, now())
+}
+
+fn upgrade(to: &str, edit: impl FnOnce(&mut OpenBaoOperationStatus)) -> Arc<OpenBaoOperation> {
+    let cluster = cluster(to, |_| {});
+    let mut operation =
+        request::upgrade(&cluster, request::name("kelp", to, &[] as &[Arc<OpenBaoOperation>]), &at("2.6.1"), &at(to))
+            .unwrap();
+    let mut status = OpenBaoOperationStatus { phase: OperationPhase::Running, ..OpenBaoOperationStatus::default() };
+    edit(&mut status);
+    operation.status = Some(status);
+    Arc::new(operation)
+}
+
+fn journal(step: &str, state: StepState) -> Vec<StepStatus> {
+    vec![StepStatus { name: step.into(), state, ..StepStatus::default() }]
+}
+
+fn directive(decision: &UpgradeDecision) -> &str {
+    &decision.status.directive.as_ref().unwrap().version
+}
+
+#[test]
+fn a_changed_version_becomes_an_operation_and_the_template_waits_for_its_step() {
+    let decision = decided(&cluster("2.7.2", |_| {}), &[]);
+    let operation = decision.create.as_ref().expect("an operation is due");
+    assert_eq!(operation.name_any(), "kelp-upgrade-2-7-2-1");
+    assert_eq!(request::target(operation), Some(at("2.7.2")));
+    assert_eq!(request::origin(operation), Some(at("2.6.1")));
+    assert_eq!(directive(&decision), "2.6.1");
+    assert_eq!(decision.current_version, "2.6.1");
+}
+
+#[test]
+fn nothing_is_due_when_the_version_runs_and_another_image_of_it_is_simply_rendered() {
+    let same = cluster("2.6.1", |cluster| {
+        cluster.status.as_mut().unwrap().upgrade.as_mut().unwrap().directive =
+            Some(UpgradeDirective { version: "2.6.1".into(), image: "mirror/bao:2.6.1".into() });
+    });
+    let decision = decided(&same, &[]);
+    assert!(decision.create.is_none());
+    assert_eq!(decision.status.directive, Some(at("2.6.1")));
+}
+
+#[test]
+fn before_there_is_data_the_version_may_be_corrected_freely() {
+    let fresh = cluster("2.7.2", |cluster| cluster.status = None);
+    let decision = decided(&fresh, &[]);
+    assert!(decision.create.is_none());
+    assert_eq!(directive(&decision), "2.7.2");
+}
+
+#[test]
+fn a_lower_or_unreadable_version_is_refused_by_condition_and_never_rendered() {
+    for (version, reason) in [("2.5.0", "DowngradeBlocked"), ("latest", "InvalidVersion")] {
+        let decision = decided(&cluster(version, |_| {}), &[]);
+        assert!(decision.create.is_none());
+        assert_eq!(decision.condition.1, reason);
+        assert_eq!(directive(&decision), "2.6.1");
+    }
+}
+
+#[test]
+fn each_obstacle_is_named_and_nothing_is_created() {
+    let paused = cluster("2.7.2", |cluster| cluster.spec.paused = true);
+    let bare = cluster("2.7.2", |cluster| cluster.spec.backup = None);
+    let blue_green = cluster("2.7.2", |cluster| cluster.spec.upgrade.strategy = UpgradeStrategy::BlueGreen);
+    for (cluster, reason) in [(paused, "Paused"), (bare, "PrerequisitesMissing"), (blue_green, "NotSupported")] {
+        let decision = decided(&cluster, &[]);
+        assert!(decision.create.is_none());
+        assert_eq!(decision.condition.1, reason, "{}", decision.condition.2);
+    }
+    let without = cluster("2.7.2", |cluster| {
+        cluster.spec.backup = None;
+        cluster.spec.upgrade.pre_upgrade_snapshot = false;
+    });
+    assert!(decided(&without, &[]).create.is_some(), "one of the two ways out that the message names");
+}
+
+#[test]
+fn the_template_follows_the_journal_forward_and_back() {
+    let wanted = cluster("2.7.2", |_| {});
+    let cases: [(&str, Arc<OpenBaoOperation>, &str); 6] = [
+        ("not yet at the template's step", upgrade("2.7.2", |_| {}), "2.6.1"),
+        (
+            "the step is pending",
+            upgrade("2.7.2", |s| s.steps = journal(request::UPDATE_TEMPLATE, StepState::Pending)),
+            "2.6.1",
+        ),
+        (
+            "the step began",
+            upgrade("2.7.2", |s| s.steps = journal(request::UPDATE_TEMPLATE, StepState::Running)),
+            "2.7.2",
+        ),
+        (
+            "it turns back",
+            upgrade("2.7.2", |s| {
+                s.steps = journal(request::UPDATE_TEMPLATE, StepState::Completed);
+                s.direction = Direction::Unwinding;
+            }),
+            "2.6.1",
+        ),
+        (
+            "it failed and turned back",
+            upgrade("2.7.2", |s| {
+                s.steps = journal(request::UPDATE_TEMPLATE, StepState::Compensated);
+                s.phase = OperationPhase::Failed;
+            }),
+            "2.6.1",
+        ),
+        (
+            "it failed past the point of no return",
+            upgrade("2.7.2", |s| {
+                s.steps = journal(request::UPDATE_TEMPLATE, StepState::Completed);
+                s.phase = OperationPhase::Failed;
+                s.point_of_no_return_at = Some(now());
+            }),
+            "2.7.2",
+        ),
+    ];
+    for (what, operation, expected) in cases {
+        assert_eq!(directive(&decided(&wanted, &[operation])), expected, "{what}");
+    }
+}
+
+#[test]
+fn a_running_upgrade_is_left_alone_and_a_newer_target_waits_for_its_end() {
+    let wanted = cluster("2.7.3", |_| {});
+    let decision = decided(&wanted, &[upgrade("2.7.2", |_| {})]);
+    assert!(decision.create.is_none());
+    assert!(decision.condition.0 && decision.condition.2.contains("2.7.3 comes next"), "{}", decision.condition.2);
+    let ended = upgrade("2.7.2", |s| {
+        s.phase = OperationPhase::Succeeded;
+        s.steps = journal(request::UPDATE_TEMPLATE, StepState::Completed);
+        s.ended_at = Some(now());
+    });
+    let decision = decided(&wanted, &[ended]);
+    assert_eq!(decision.current_version, "2.7.2");
+    assert_eq!(request::origin(decision.create.as_ref().unwrap()), Some(at("2.7.2")));
+}
+
+#[test]
+fn a_failed_target_is_held_until_somebody_asks_or_the_spec_changes() {
+    let failed = upgrade("2.7.2", |s| {
+        s.phase = OperationPhase::Failed;
+        s.message = Some("pod kelp-1 does not start".into());
+        s.ended_at = Some("2026-11-21T11:00:00Z".parse().unwrap());
+    });
+    let operations = [failed];
+    let first = decided(&cluster("2.7.2", |_| {}), &operations);
+    assert!(first.create.is_none());
+    assert_eq!(first.status.held_target.as_deref(), Some("2.7.2"));
+    assert!(first.condition.2.contains("pod kelp-1 does not start"));
+
+    let held = |version: &str, edit: fn(&mut OpenBaoCluster)| {
+        let status = first.status.clone();
+        cluster(version, move |cluster| {
+            cluster.status.as_mut().unwrap().upgrade = Some(status);
+            edit(cluster);
+        })
+    };
+    assert!(decided(&held("2.7.2", |_| {}), &operations).create.is_none(), "still held");
+
+    let asked = held("2.7.2", |cluster| {
+        cluster.spec.requests = vec![Request {
+            nonce: "again".into(),
+            action: RequestAction::Retry,
+            ..Request::default()
+        }];
+    });
+    let retried = decided(&asked, &operations);
+    assert_eq!(retried.create.as_ref().unwrap().name_any(), "kelp-upgrade-2-7-2-2");
+    assert_eq!(retried.handled[0].outcome, RequestOutcome::Applied);
+
+    let away = decided(&held("2.6.1", |_| {}), &operations);
+    assert_eq!(away.status.released_at, Some(now()));
+    let back = cluster("2.7.2", |cluster| cluster.status.as_mut().unwrap().upgrade = Some(away.status.clone()));
+    assert!(decided(&back, &operations).create.is_some(), "the spec went away and came back");
+}
+
+#[test]
+fn the_same_request_is_answered_once() {
+    let asked = cluster("2.6.1", |cluster| {
+        cluster.spec.requests =
+            vec![Request { nonce: "n".into(), action: RequestAction::Retry, ..Request::default() }];
+    });
+    let first = decided(&asked, &[]);
+    assert_eq!(first.handled[0].outcome, RequestOutcome::Superseded);
+    let mut later = asked;
+    later.status.as_mut().unwrap().handled_requests = first.handled;
+    assert!(decided(&later, &[]).handled.is_empty());
+}
+
+#[test]
+fn nothing_changes_when_nothing_happened() {
+    let first = decided(&cluster("2.6.1", |_| {}), &[]);
+    let again = cluster("2.6.1", |cluster| cluster.status.as_mut().unwrap().upgrade = Some(first.status.clone()));
+    assert_eq!(decided(&again, &[]), first);
+}

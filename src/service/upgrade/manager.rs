@@ -1,0 +1,431 @@
+//! The rolling upgrade as an operation: what it consists of, and how each step looks and acts.
+//!
+//! `GateHealth` → `PreUpgradeBackup` (a child operation under this lock) → `UpdateTemplate` → `UpgradeStandby/<pod>` … →
+//! `Park` (if asked) → `StepDown` (the point of no return) → `ReplaceOldLeader` → `Soak` → `Finish`.
+//! Before `StepDown` everything is undone by putting the old template back and replacing the standbys once more.
+
+use super::{
+    request,
+    steps::{self, Facts, PodFacts, Turn},
+    versions::{self, Judgement},
+};
+use crate::{
+    adapter::{
+        Adapters,
+        kubernetes::{apply, client::timed},
+    },
+    api::{
+        LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OperationKind, OperationPhase, Plan, RequestAction,
+        RetryPolicy, StepKind, StepSpec, UpgradeDirective, duration,
+    },
+    service::{
+        backup,
+        cluster::{names, observe},
+        opslifecycle::{
+            FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome,
+        },
+    },
+};
+use chrono::Utc;
+use futures::{FutureExt, future::BoxFuture};
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+};
+use std::{collections::BTreeMap, time::Duration};
+
+const GATE: &str = "GateHealth";
+const BACKUP: &str = "PreUpgradeBackup";
+const UPGRADE_STANDBY: &str = "UpgradeStandby";
+const PARK: &str = "Park";
+const REPLACE_OLD_LEADER: &str = "ReplaceOldLeader";
+const SOAK: &str = "Soak";
+const FINISH: &str = "Finish";
+const REVERT_TEMPLATE: &str = "RevertTemplate";
+const REVERT_STANDBY: &str = "RevertStandby";
+
+/// Config of a standby's step: its pod.
+const POD: &str = "pod";
+/// Config of the soak: how long.
+const PERIOD: &str = "period";
+/// Config of a standby's step: the others, should this one lead by then.
+const OTHERS: &str = "others";
+
+/// How often a step looks again by itself within one call, and for how long: leadership moves in under a second and the
+/// old leader must not outlive that by a poll of several seconds.
+const GLANCE: Duration = Duration::from_millis(200);
+const GLANCES: u32 = 20;
+
+/// How long a server gets to stop by itself before it is killed. A server that gave up leadership sits out 10 s without
+/// minding SIGTERM, and by then another one leads.
+const GRACE_SECONDS: u32 = 10;
+
+/// Runs upgrades.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UpgradeManager;
+
+impl Manager for UpgradeManager {
+    fn kinds(&self) -> &'static [OperationKind] {
+        &[OperationKind::Upgrade]
+    }
+
+    fn plan<'a>(&'a self, call: PlanCall<'a>) -> BoxFuture<'a, Result<Planned, Refusal>> {
+        async move { plan(&call, &observe::members(call.ad, call.cluster).await) }.boxed()
+    }
+
+    fn run<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
+        run(call).boxed()
+    }
+
+    fn finish<'a>(&'a self, call: FinishCall<'a>) -> BoxFuture<'a, StepOutcome> {
+        finish(call).boxed()
+    }
+}
+
+/// The plan. Pure but for what was observed.
+fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Refusal> {
+    let spec = &call.cluster.spec;
+    let (Some(to), Some(from)) = (request::target(call.op), request::origin(call.op)) else {
+        return Err(Refusal::failed(
+            "NotAsked",
+            "an upgrade is asked for by changing spec.version of the OpenBaoCluster; the operator then creates the operation",
+        ));
+    };
+    let seal = seal_word(spec.unseal.type_);
+    match versions::judge(&from.version, &to.version, seal) {
+        Judgement::Upgrade => {}
+        Judgement::Same => return Err(Refusal::failed("NoUpgradeNeeded", format!("{} runs already", to.version))),
+        Judgement::Refused { reason, message } => return Err(Refusal::constraint(reason, message)),
+    }
+    let Some(leader) = observe::leader(members) else {
+        return Err(Refusal::wait(
+            RetryClass::ProgressPoll,
+            "LeaderUnknown",
+            "the members agree on no leader, so nobody can say which pods are the standbys",
+        ));
+    };
+    let standbys = members.iter().filter(|member| member.name != leader.name).map(|member| member.name.clone());
+    let holder_uid = call.op.uid().unwrap_or_default();
+    Ok(Planned {
+        plan: Plan {
+            steps: planned_steps(spec, &standbys.collect::<Vec<_>>(), &leader.name),
+            lock: Some(LockPlan {
+                operation: LockOperation::Upgrade,
+                holder: "openbaocluster/upgrade".to_owned(),
+                holder_uid,
+                before: Some(if spec.upgrade.pre_upgrade_snapshot { BACKUP } else { request::UPDATE_TEMPLATE }.to_owned()),
+                force: false,
+                message: Some(format!("upgrade from {} to {}", from.version, to.version)),
+            }),
+            point_of_no_return: Some(request::STEP_DOWN.to_owned()),
+            forward_recovery: Some(
+                "an OpenBaoOperation with operation: Rollback and lineage.rollbackOf naming this one".to_owned(),
+            ),
+            max_retries: None,
+        },
+        inputs: BTreeMap::new(),
+    })
+}
+
+/// The seal's name as its configuration stanza has it.
+pub(crate) fn seal_word(seal: crate::api::SealType) -> &'static str {
+    SEAL
+}
+
+fn planned_steps(spec: &crate::api::OpenBaoClusterSpec, standbys: &[String], leader: &str) -> Vec<StepSpec> {
+    let mut steps = vec![step(GATE, GATE, StepKind::Idempotent, "10m")];
+    if spec.upgrade.pre_upgrade_snapshot {
+        steps.push(step(BACKUP, BACKUP, StepKind::Idempotent, "1h"));
+    }
+    let mut template = step(request::UPDATE_TEMPLATE, request::UPDATE_TEMPLATE, StepKind::Idempotent, "2m");
+    template.compensate = Some(REVERT_TEMPLATE.to_owned());
+    steps.push(template);
+    let mut undo = vec![step(REVERT_TEMPLATE, REVERT_TEMPLATE, StepKind::Idempotent, "2m")];
+    for pod in standbys {
+        let others = std::iter::once(leader).chain(standbys.iter().map(String::as_str)).filter(|other| other != pod);
+        let others = others.collect::<Vec<_>>().join(",");
+        let mut forward = step(&format!("{UPGRADE_STANDBY}/{pod}"), UPGRADE_STANDBY, StepKind::ReadVerify, "10m");
+        forward.config = BTreeMap::from([(POD.to_owned(), pod.clone()), (OTHERS.to_owned(), others)]);
+        forward.compensate = Some(format!("{REVERT_STANDBY}/{pod}"));
+        steps.push(forward);
+        let mut back = step(&format!("{REVERT_STANDBY}/{pod}"), REVERT_STANDBY, StepKind::ReadVerify, "10m");
+        back.config = BTreeMap::from([(POD.to_owned(), pod.clone())]);
+        undo.push(back);
+    }
+    if spec.upgrade.defer_cutover {
+        // A fortnight: then somebody has forgotten it, and it turns back.
+        let mut park = step(PARK, PARK, StepKind::Idempotent, "336h");
+        park.skippable = true;
+        steps.push(park);
+    }
+    steps.push(step(request::STEP_DOWN, request::STEP_DOWN, StepKind::ReadVerify, "10m"));
+    steps.push(step(REPLACE_OLD_LEADER, REPLACE_OLD_LEADER, StepKind::ReadVerify, "30m"));
+    let mut soak = step(SOAK, SOAK, StepKind::Idempotent, "24h");
+    soak.config = BTreeMap::from([(PERIOD.to_owned(), spec.upgrade.soak.clone())]);
+    soak.skippable = true;
+    steps.push(soak);
+    steps.push(step(FINISH, FINISH, StepKind::Idempotent, "30m"));
+    // A straight line: each step rests on the one before it.
+    for index in 1..steps.len() {
+        let before = steps[index - 1].name.clone();
+        steps[index].depends_on = vec![before];
+    }
+    steps.extend(undo);
+    steps
+}
+
+fn step(name: &str, action: &str, kind: StepKind, timeout: &str) -> StepSpec {
+    StepSpec {
+        name: name.to_owned(),
+        action: action.to_owned(),
+        kind,
+        timeout: Some(timeout.to_owned()),
+        // Each of these steps waits for as long as its deadline allows; a failure it reports is final.
+        retry_policy: Some(RetryPolicy { max_attempts: Some(1), ..RetryPolicy::default() }),
+        ..StepSpec::default()
+    }
+}
+
+async fn run(call: StepCall<'_>) -> StepOutcome {
+    let (Some(to), Some(from)) = (request::target(call.op), request::origin(call.op)) else {
+        return StepOutcome::fatal("NotAsked", "the operation names no versions");
+    };
+    let Some(cluster) = call.cluster else {
+        return StepOutcome::fatal("ClusterMissing", format!("OpenBaoCluster {} is gone", call.op.spec.cluster));
+    };
+    let pod = call.step.config.get(POD).map(String::as_str).unwrap_or_default();
+    let others: Vec<String> =
+        call.step.config.get(OTHERS).map(|others| others.split(',').map(str::to_owned).collect()).unwrap_or_default();
+    match call.step.action.as_str() {
+        GATE => settle(&call, cluster, steps::gate).await,
+        BACKUP => pre_upgrade_backup(&call).await,
+        // The template itself is rendered by the cluster's reconcile, from this very journal.
+        request::UPDATE_TEMPLATE => settle(&call, cluster, |facts| steps::template(facts, &to)).await,
+        REVERT_TEMPLATE => settle(&call, cluster, |facts| steps::template(facts, &from)).await,
+        UPGRADE_STANDBY => settle(&call, cluster, |facts| steps::standby(facts, &to, pod, &others)).await,
+        REVERT_STANDBY => settle(&call, cluster, |facts| steps::standby(facts, &from, pod, &[])).await,
+        PARK => park(&call),
+        request::STEP_DOWN => settle(&call, cluster, |facts| steps::step_down(facts, &to)).await,
+        REPLACE_OLD_LEADER => settle(&call, cluster, |facts| steps::replace_old(facts, &to)).await,
+        SOAK => soak(&call, &to),
+        FINISH => settle(&call, cluster, |facts| steps::finished(facts, &to)).await,
+        other => StepOutcome::fatal("UnknownAction", format!("an upgrade has no action {other}")),
+    }
+}
+
+/// Looks, decides and acts until there is nothing to do but wait for longer than a few glances.
+async fn settle(
+    call: &StepCall<'_>,
+    cluster: &OpenBaoCluster,
+    decide: impl Fn(&Facts) -> Turn + Send + Sync,
+) -> StepOutcome {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let mut reason = String::new();
+    for glance in 0..GLANCES {
+        if glance > 0 {
+            tokio::time::sleep(GLANCE).await;
+        }
+        let (facts, members) = look(call.ad, cluster).await;
+        match decide(&facts) {
+            Turn::Done(record) => return StepOutcome::done_with([("observed", record)]),
+            Turn::Fail { reason, message } => return StepOutcome::fatal(reason, message),
+            Turn::Wait(awaited) => reason = awaited,
+            Turn::Delete { pod, uid } => {
+                if !call.ad.leadership.still_leader() {
+                    return StepOutcome::in_progress("another operator leads now");
+                }
+                if let Err(error) = apply::delete_within::<Pod>(&call.ad.client, &namespace, &pod, &uid, GRACE_SECONDS).await {
+                    return StepOutcome::in_progress(format!("failed to delete pod {pod}, trying again: {error}"));
+                }
+                tracing::info!(%pod, step = %call.step.name, "replaced a pod of the upgrade");
+                reason = format!("pod {pod} is being replaced");
+            }
+            Turn::StepDown { pod } => match move_leadership(call, cluster, &members, &pod).await {
+                Ok(()) => reason = format!("{pod} was asked to give up leadership"),
+                Err(waiting) => return waiting,
+            },
+        }
+    }
+    StepOutcome::in_progress(reason)
+}
+
+/// Makes the old leader give up: asked by step-down where our identity allows it, else by deleting its pod, which stops it
+/// gracefully. Either way its replacement follows at once.
+async fn move_leadership(
+    call: &StepCall<'_>,
+    cluster: &OpenBaoCluster,
+    members: &[observe::Member],
+    pod: &str,
+) -> Result<(), StepOutcome> {
+    let Some(member) = members.iter().find(|member| member.name == pod) else { return Ok(()) };
+    if !call.ad.leadership.still_leader() {
+        return Err(StepOutcome::in_progress("another operator leads now"));
+    }
+    let asked = async {
+        let token = observe::operator_token(call.ad, cluster, member).await.map_err(|error| error.to_string())?;
+        let client = member.client().ok_or("it has no address")?.map_err(|error| error.to_string())?;
+        client.step_down(&token).await.map_err(|error| error.to_string())
+    };
+    match asked.await {
+        Ok(()) => {
+            tracing::info!(%pod, event = "StepDown", "asked the old leader to give up leadership");
+            Ok(())
+        }
+        Err(why) => {
+            tracing::info!(%pod, %why, event = "StepDown", "no step-down by API: stopping the old leader's pod instead");
+            let namespace = cluster.namespace().unwrap_or_default();
+            apply::delete_within::<Pod>(&call.ad.client, &namespace, pod, &member.uid, GRACE_SECONDS)
+                .await
+                .map_err(|error| StepOutcome::in_progress(format!("failed to stop pod {pod}, trying again: {error}")))
+        }
+    }
+}
+
+/// Everything the decisions need, at this moment.
+async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec<observe::Member>) {
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let members = observe::members(ad, cluster).await;
+    let sets: Api<StatefulSet> = Api::namespaced(ad.client.clone(), &namespace);
+    let template = match timed(sets.get_opt(&names::statefulset(&name))).await {
+        Ok(set) => set.and_then(|set| image_of(set.spec?.template.spec.as_ref()?)),
+        Err(error) => {
+            tracing::warn!(%error, "failed to read the StatefulSet");
+            None
+        }
+    };
+    let pods = ad.caches.pods_of(&namespace, &name);
+    let facts = Facts {
+        replicas: usize::try_from(cluster.spec.replicas).unwrap_or_default(),
+        leader: observe::leader(&members).map(|leader| leader.name.clone()),
+        committed: observe::leader(&members).and_then(|leader| leader.view.as_ref()).map(|view| view.raft_committed_index),
+        template,
+        pods: members
+            .iter()
+            .map(|member| {
+                let pod = pods.iter().find(|pod| pod.uid().as_deref() == Some(member.uid.as_str()));
+                PodFacts {
+                    name: member.name.clone(),
+                    uid: member.uid.clone(),
+                    ready: member.ready,
+                    terminating: member.terminating,
+                    image: pod.and_then(|pod| image_of(pod.spec.as_ref()?)).unwrap_or_default(),
+                    state: member.state(),
+                    version: member.version().map(str::to_owned),
+                    applied: member.view.as_ref().map(|view| view.raft_applied_index),
+                    trouble: pod.and_then(|pod| trouble(pod)),
+                }
+            })
+            .collect(),
+    };
+    (facts, members)
+}
+
+fn image_of(pod: &k8s_openapi::api::core::v1::PodSpec) -> Option<String> {
+    pod.containers.first()?.image.clone()
+}
+
+/// What the kubelet says when a container does not come up and will not by waiting.
+fn trouble(pod: &Pod) -> Option<(String, String)> {
+    const HOPELESS: [&str; 6] = [
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CrashLoopBackOff",
+        "CreateContainerConfigError",
+    ];
+    pod.status.as_ref()?.container_statuses.iter().flatten().find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.clone().filter(|reason| HOPELESS.contains(&reason.as_str()))?;
+        let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+        let words = last.and_then(|last| last.message.clone()).or_else(|| waiting.message.clone()).unwrap_or_default();
+        Some((reason, words.trim().chars().take(400).collect()))
+    })
+}
+
+async fn pre_upgrade_backup(call: &StepCall<'_>) -> StepOutcome {
+    let (namespace, name) = (call.op.namespace().unwrap_or_default(), call.op.name_any());
+    let Some(child) = backup::request::child(call.op, backup::request::PRE_UPGRADE, "the state before an upgrade") else {
+        return StepOutcome::fatal("NotStored", format!("operation {name} has no UID"));
+    };
+    let operations: Api<OpenBaoOperation> = Api::namespaced(call.ad.client.clone(), &namespace);
+    let child_name = child.name_any();
+    let found = match call.ad.caches.operation(&namespace, &child_name) {
+        Some(found) => found.as_ref().clone(),
+        None => match timed(operations.create(&PostParams::default(), &child)).await {
+            Ok(created) => created,
+            Err(error) if error.is_already_exists() => {
+                return StepOutcome::in_progress(format!("backup {child_name} was just asked for"));
+            }
+            Err(error) => return StepOutcome::retryable("BackupNotAsked", format!("failed to create {child_name}: {error}")),
+        },
+    };
+    let status = found.status.unwrap_or_default();
+    match status.phase {
+        OperationPhase::Succeeded => {
+            let key = status.artifacts.and_then(|artifacts| artifacts.key).unwrap_or_default();
+            StepOutcome::done_with([("backup", child_name), ("backupKey", key)])
+        }
+        phase if phase.is_terminal() => StepOutcome::fatal(
+            "PreUpgradeBackupFailed",
+            format!("backup {child_name} ended {}: {}", phase.as_str(), status.message.unwrap_or_default()),
+        ),
+        _ => StepOutcome::in_progress(format!(
+            "backup {child_name}: {}",
+            status.message.unwrap_or_else(|| "starting".to_owned())
+        )),
+    }
+}
+
+fn park(call: &StepCall<'_>) -> StepOutcome {
+    match call.op.spec.requests.iter().find(|request| request.action == RequestAction::Resume) {
+        Some(request) => StepOutcome::done_with([("resumedBy", request.by.clone())]),
+        None => StepOutcome::Waiting {
+            reason: format!(
+                "parked with all standbys upgraded: add a Resume to spec.requests of {} to move leadership, or a Cancel to turn back",
+                call.op.name_any()
+            ),
+            retry: RetryClass::Standard,
+        },
+    }
+}
+
+fn soak(call: &StepCall<'_>, to: &UpgradeDirective) -> StepOutcome {
+    let period = call.step.config.get(PERIOD).and_then(|period| duration::parse(period).ok()).unwrap_or_default();
+    let since = call.state.started_at.unwrap_or(call.now);
+    let passed = (Utc::now().max(call.now) - since).to_std().unwrap_or_default();
+    if passed >= period {
+        StepOutcome::done()
+    } else {
+        StepOutcome::in_progress(format!("{} leads; watching it for {}", to.version, duration::format(period)))
+    }
+}
+
+/// A child that is still at work is told to stop and seen ended before the lock goes.
+async fn finish(call: FinishCall<'_>) -> StepOutcome {
+    let namespace = call.op.namespace().unwrap_or_default();
+    let uid = call.op.uid().unwrap_or_default();
+    let children = call.ad.caches.operations_of(&namespace, &call.op.spec.cluster);
+    let live = children.iter().find(|child| {
+        crate::adapter::kubernetes::owner::is_controlled_by(child.as_ref(), &uid)
+            && !child.status.as_ref().is_some_and(|status| status.phase.is_terminal())
+    });
+    let Some(child) = live else { return StepOutcome::done() };
+    let operations: Api<OpenBaoOperation> = Api::namespaced(call.ad.client.clone(), &namespace);
+    let nonce = format!("parent-{uid}");
+    if !child.spec.requests.iter().any(|request| request.nonce == nonce) {
+        let mut requests = child.spec.requests.clone();
+        requests.push(crate::api::Request {
+            nonce,
+            action: RequestAction::Cancel,
+            reason: format!("its parent {} ended {}", call.op.name_any(), call.ending.as_str()),
+            ..crate::api::Request::default()
+        });
+        let patch = serde_json::json!({ "spec": { "requests": requests } });
+        if let Err(error) = timed(operations.patch(&child.name_any(), &PatchParams::default(), &Patch::Merge(&patch))).await {
+            tracing::warn!(%error, child = %child.name_any(), "failed to cancel a child operation");
+        }
+    }
+    StepOutcome::in_progress(format!("{} is being stopped", child.name_any()))
+}

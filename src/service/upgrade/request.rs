@@ -1,0 +1,109 @@
+//! The operations that upgrades are: what is frozen in them, and what they ask of the pods' template. Pure.
+
+use crate::{
+    adapter::kubernetes::owner,
+    api::{
+        Actor, ActorSource, Direction, OpenBaoCluster, OpenBaoOperation, OpenBaoOperationSpec, OperationKind,
+        OperationPhase, StepState, UpgradeDirective,
+    },
+    service::cluster::names,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use std::collections::BTreeMap;
+
+/// Parameter: the version to reach.
+pub const VERSION: &str = "version";
+/// Parameter: its image.
+pub const IMAGE: &str = "image";
+/// Parameter: the version that runs when the upgrade is asked for.
+pub const FROM_VERSION: &str = "fromVersion";
+/// Parameter: its image.
+pub const FROM_IMAGE: &str = "fromImage";
+
+/// The step after which the template shows the target.
+pub const UPDATE_TEMPLATE: &str = "UpdateTemplate";
+/// The step with which leadership moves: the point of no return.
+pub const STEP_DOWN: &str = "StepDown";
+
+/// The target of an upgrade operation.
+pub fn target(operation: &OpenBaoOperation) -> Option<UpgradeDirective> {
+    pair(operation, VERSION, IMAGE)
+}
+
+/// Where it came from.
+pub fn origin(operation: &OpenBaoOperation) -> Option<UpgradeDirective> {
+    pair(operation, FROM_VERSION, FROM_IMAGE)
+}
+
+fn pair(operation: &OpenBaoOperation, version: &str, image: &str) -> Option<UpgradeDirective> {
+    let parameters = &operation.spec.parameters;
+    Some(UpgradeDirective { version: parameters.get(version)?.clone(), image: parameters.get(image)?.clone() })
+}
+
+/// What the pods' template must show because of this upgrade, running or ended.
+///
+/// The target from the moment `UpdateTemplate` began, the origin again as soon as the operation turns back. Past the
+/// point of no return it is the target whatever happens: an old binary must never be started over data that a new one
+/// has led.
+pub fn directive(operation: &OpenBaoOperation) -> Option<UpgradeDirective> {
+    let status = operation.status.as_ref();
+    let began = status.is_some_and(|status| {
+        status.steps.iter().any(|step| step.name == UPDATE_TEMPLATE && step.state != StepState::Pending)
+    });
+    let past = status.is_some_and(|status| status.point_of_no_return_at.is_some());
+    let back = status.is_some_and(|status| {
+        status.direction == Direction::Unwinding
+            || (status.phase.is_terminal() && status.phase != OperationPhase::Succeeded)
+    });
+    if past || (began && !back) { target(operation) } else { origin(operation) }
+}
+
+/// `<cluster>-upgrade-<version with dashes>-<n>`, the next `n` after the upgrades to that version on record.
+pub fn name(cluster: &str, version: &str, known: &[impl AsRef<OpenBaoOperation>]) -> String {
+    let word: String =
+        version.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let prefix = format!("{cluster}-upgrade-{word}-");
+    let used = known
+        .iter()
+        .filter_map(|operation| operation.as_ref().name_any().strip_prefix(&prefix)?.parse::<u32>().ok())
+        .max()
+        .unwrap_or(0);
+    format!("{prefix}{}", used + 1)
+}
+
+/// The operation that takes `cluster` from one version to another. `None` while the cluster has no UID.
+pub fn upgrade(
+    cluster: &OpenBaoCluster,
+    name: String,
+    from: &UpgradeDirective,
+    to: &UpgradeDirective,
+) -> Option<OpenBaoOperation> {
+    let labels = names::labels(&cluster.name_any());
+    let mut operation = OpenBaoOperation::new(
+        &name,
+        OpenBaoOperationSpec {
+            cluster: cluster.name_any(),
+            operation: OperationKind::Upgrade,
+            actor: Some(Actor {
+                identity: format!("openbaocluster/{}", cluster.name_any()),
+                source: ActorSource::Controller,
+            }),
+            intent: Some(format!("spec.version changed from {} to {}", from.version, to.version)),
+            parameters: BTreeMap::from([
+                (VERSION.to_owned(), to.version.clone()),
+                (IMAGE.to_owned(), to.image.clone()),
+                (FROM_VERSION.to_owned(), from.version.clone()),
+                (FROM_IMAGE.to_owned(), from.image.clone()),
+            ]),
+            ..OpenBaoOperationSpec::default()
+        },
+    );
+    operation.metadata = ObjectMeta {
+        namespace: cluster.namespace(),
+        labels: Some(labels),
+        owner_references: Some(vec![owner::controller_of(cluster)?]),
+        ..operation.metadata
+    };
+    Some(operation)
+}

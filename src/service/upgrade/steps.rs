@@ -1,0 +1,259 @@
+//! Each turn of a running upgrade, decided from what the pods say of themselves. Pure.
+
+use crate::{adapter::openbao::HealthState, api::UpgradeDirective};
+
+/// How far behind the leader's log a member may be and still count as caught up: the log moves while we look.
+const LAG: u64 = 64;
+
+/// One server pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodFacts {
+    /// Its name.
+    pub name: String,
+    /// Its UID; deletions carry it.
+    pub uid: String,
+    /// Ready by Kubernetes.
+    pub ready: bool,
+    /// On its way out.
+    pub terminating: bool,
+    /// The image its container was made with.
+    pub image: String,
+    /// Its own word; `None` is silence.
+    pub state: Option<HealthState>,
+    /// The version of the binary that answered.
+    pub version: Option<String>,
+    /// Its applied raft index.
+    pub applied: Option<u64>,
+    /// Why its container does not run, if the kubelet says so: reason and message.
+    pub trouble: Option<(String, String)>,
+}
+
+impl PodFacts {
+    fn serves(&self) -> bool {
+        matches!(self.state, Some(HealthState::Active | HealthState::Standby))
+    }
+
+    /// It runs what `goal` says, by its own word and by its container.
+    pub fn is_at(&self, goal: &UpgradeDirective) -> bool {
+        !self.terminating && self.image == goal.image && self.version.as_deref() == Some(goal.version.as_str())
+    }
+}
+
+/// The whole picture at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// Every server pod that exists.
+    pub pods: Vec<PodFacts>,
+    /// How many there should be.
+    pub replicas: usize,
+    /// The pod that leads, by the pods' own agreement.
+    pub leader: Option<String>,
+    /// The leader's committed index.
+    pub committed: Option<u64>,
+    /// The image that the `StatefulSet`'s template shows; `None` while it is not known.
+    pub template: Option<String>,
+}
+
+/// What to do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Delete this pod, with its UID.
+    Delete {
+        /// Its name.
+        pod: String,
+        /// Its UID.
+        uid: String,
+    },
+    /// Ask this pod to give up leadership.
+    StepDown {
+        /// The leader on the old version.
+        pod: String,
+    },
+    /// Nothing yet: what is awaited, and from whom.
+    Wait(String),
+    /// It cannot succeed.
+    Fail {
+        /// CamelCase.
+        reason: &'static str,
+        /// What happened to which pod, and what to do.
+        message: String,
+    },
+    /// Done; what to put on record.
+    Done(String),
+}
+
+impl Facts {
+    /// The pod of that name.
+    pub fn pod(&self, name: &str) -> Option<&PodFacts> {
+        self.pods.iter().find(|pod| pod.name == name)
+    }
+
+    fn quorum(&self) -> usize {
+        self.replicas / 2 + 1
+    }
+
+    fn silent_or_sealed(&self) -> Option<&PodFacts> {
+        self.pods.iter().find(|pod| pod.terminating || !pod.serves())
+    }
+}
+
+/// Before anything is touched: every member there, serving, and one of them leading.
+pub fn gate(facts: &Facts) -> Turn {
+    if facts.pods.len() < facts.replicas {
+        return Turn::Wait(format!("{} of {} pods exist", facts.pods.len(), facts.replicas));
+    }
+    if let Some(pod) = facts.silent_or_sealed() {
+        return Turn::Wait(format!("pod {} does not serve: {}", pod.name, words(pod)));
+    }
+    match &facts.leader {
+        Some(leader) => Turn::Done(format!("{} members serve, {leader} leads", facts.replicas)),
+        None => Turn::Wait("the members agree on no leader".to_owned()),
+    }
+}
+
+/// The template shows the goal.
+pub fn template(facts: &Facts, goal: &UpgradeDirective) -> Turn {
+    match &facts.template {
+        Some(image) if *image == goal.image => Turn::Done(goal.image.clone()),
+        Some(image) => Turn::Wait(format!("the StatefulSet shows {image}, not yet {}", goal.image)),
+        None => Turn::Wait("the StatefulSet is not there".to_owned()),
+    }
+}
+
+/// Replaces `pod` by one that runs `goal`, as a standby.
+///
+/// It is deleted only while the rest can lose it: one leader, and a quorum of other members that serve. It is done when
+/// its own health names the goal's version, it follows, it is Ready, and its log has caught up with the leader's.
+/// If `pod` itself leads by now, another one that still needs it (`instead`) is taken.
+pub fn standby(facts: &Facts, goal: &UpgradeDirective, pod: &str, instead: &[String]) -> Turn {
+    if facts.leader.as_deref() == Some(pod) && !facts.pod(pod).is_some_and(|pod| pod.is_at(goal)) {
+        let other = instead.iter().find(|other| {
+            other.as_str() != pod && facts.pod(other).is_none_or(|other| !other.is_at(goal) || !caught_up(facts, other))
+        });
+        return match other {
+            Some(other) => replaced(facts, goal, other),
+            None => Turn::Done(format!("{pod} leads now and is the last to be replaced")),
+        };
+    }
+    replaced(facts, goal, pod)
+}
+
+fn replaced(facts: &Facts, goal: &UpgradeDirective, name: &str) -> Turn {
+    let Some(pod) = facts.pod(name) else {
+        return Turn::Wait(format!("the StatefulSet has not made pod {name} again"));
+    };
+    if pod.terminating {
+        return Turn::Wait(format!("pod {name} is stopping"));
+    }
+    if pod.image != goal.image {
+        if facts.template.as_deref() != Some(goal.image.as_str()) {
+            return template(facts, goal);
+        }
+        let others = facts.pods.iter().filter(|other| other.name != name && !other.terminating && other.serves());
+        if facts.replicas > 1 && others.count() < facts.quorum() {
+            return Turn::Wait(format!("deleting pod {name} would cost the quorum: other members do not serve"));
+        }
+        return match facts.leader.as_deref() {
+            None if facts.replicas > 1 => Turn::Wait("the members agree on no leader".to_owned()),
+            _ => Turn::Delete { pod: pod.name.clone(), uid: pod.uid.clone() },
+        };
+    }
+    if let Some((reason, message)) = &pod.trouble {
+        return Turn::Fail {
+            reason: "PodNotStarting",
+            message: format!("pod {name} with image {} does not start: {reason}: {message}", goal.image),
+        };
+    }
+    if !pod.is_at(goal) || !pod.serves() {
+        return Turn::Wait(format!("pod {name} does not serve {} yet: {}", goal.version, words(pod)));
+    }
+    if !pod.ready {
+        return Turn::Wait(format!("pod {name} serves {} and is not Ready yet", goal.version));
+    }
+    if !caught_up(facts, pod) {
+        return Turn::Wait(format!("pod {name} serves {} and catches up with the leader's log", goal.version));
+    }
+    Turn::Done(format!("{name} serves {}", goal.version))
+}
+
+fn caught_up(facts: &Facts, pod: &PodFacts) -> bool {
+    facts.leader.as_deref() == Some(pod.name.as_str())
+        || matches!((pod.applied, facts.committed), (Some(applied), Some(committed)) if applied + LAG >= committed)
+}
+
+/// Moves leadership to a member on the goal's version. The leader is asked again if it still, or again, is an old one.
+pub fn step_down(facts: &Facts, goal: &UpgradeDirective) -> Turn {
+    let Some(leader) = facts.leader.as_deref().and_then(|leader| facts.pod(leader)) else {
+        return Turn::Wait("the members agree on no leader".to_owned());
+    };
+    if leader.is_at(goal) {
+        return Turn::Done(format!("{} leads on {}", leader.name, goal.version));
+    }
+    let successor = facts.pods.iter().any(|pod| {
+        pod.name != leader.name && pod.is_at(goal) && pod.state == Some(HealthState::Standby) && caught_up(facts, pod)
+    });
+    if facts.replicas > 1 && !successor {
+        return Turn::Wait(format!("no caught-up standby on {} could take over from {}", goal.version, leader.name));
+    }
+    Turn::StepDown { pod: leader.name.clone() }
+}
+
+/// After leadership began to move: whatever is not on the goal's version is replaced at once, for it could win an
+/// election, fail to activate over newer data, and leave the cluster without a leader.
+pub fn replace_old(facts: &Facts, goal: &UpgradeDirective) -> Turn {
+    for pod in &facts.pods {
+        if !pod.terminating && pod.image != goal.image {
+            let heir = facts.pods.iter().any(|other| other.name != pod.name && other.is_at(goal) && other.serves());
+            if facts.replicas > 1 && !heir {
+                return Turn::Wait(format!("no member on {} serves that could lead", goal.version));
+            }
+            if facts.template.as_deref() != Some(goal.image.as_str()) {
+                return template(facts, goal);
+            }
+            return Turn::Delete { pod: pod.name.clone(), uid: pod.uid.clone() };
+        }
+    }
+    for index in 0..facts.pods.len().max(facts.replicas) {
+        let Some(pod) = facts.pods.get(index) else {
+            return Turn::Wait(format!("{} of {} pods exist", facts.pods.len(), facts.replicas));
+        };
+        match replaced(facts, goal, &pod.name) {
+            Turn::Done(_) => {}
+            other => return other,
+        }
+    }
+    match &facts.leader {
+        Some(leader) => Turn::Done(format!("{leader} leads on {}", goal.version)),
+        None => Turn::Wait("the members agree on no leader".to_owned()),
+    }
+}
+
+/// The end: all of them on the goal, serving, one leading.
+pub fn finished(facts: &Facts, goal: &UpgradeDirective) -> Turn {
+    match gate(facts) {
+        Turn::Done(_) => match facts.pods.iter().find(|pod| !pod.is_at(goal)) {
+            Some(pod) => Turn::Wait(format!("pod {} runs {}", pod.name, pod.version.as_deref().unwrap_or("nothing"))),
+            None => Turn::Done(format!("{} members serve {}", facts.replicas, goal.version)),
+        },
+        other => other,
+    }
+}
+
+fn words(pod: &PodFacts) -> String {
+    if let Some((reason, message)) = &pod.trouble {
+        return format!("{reason}: {message}");
+    }
+    match pod.state {
+        _ if pod.terminating => "it is stopping".to_owned(),
+        Some(HealthState::Active) => "it leads".to_owned(),
+        Some(HealthState::Standby) => "it follows".to_owned(),
+        Some(HealthState::Sealed) => "it is sealed or joining".to_owned(),
+        Some(HealthState::Uninitialized) => "it is not initialised".to_owned(),
+        Some(HealthState::Troubled) => "it reports trouble".to_owned(),
+        None => "it does not answer".to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[path = "steps_tests.rs"]
+mod tests;

@@ -1,0 +1,202 @@
+use super::*;
+use HealthState::{Active, Sealed, Standby};
+use proptest::prelude::*;
+
+fn goal() -> UpgradeDirective {
+    UpgradeDirective { version: "2.7.2".into(), image: "bao:2.7.2".into() }
+}
+
+fn pod(ordinal: usize, version: &str, state: HealthState) -> PodFacts {
+    PodFacts {
+        name: format!("kelp-{ordinal}"),
+        uid: format!("uid-{ordinal}"),
+        ready: true,
+        terminating: false,
+        image: format!("bao:{version}"),
+        state: Some(state),
+        version: Some(version.into()),
+        applied: Some(100),
+        trouble: None,
+    }
+}
+
+/// Three members of the old version, `kelp-0` leading, the template already at the goal.
+fn old_cluster() -> Facts {
+    Facts {
+        pods: vec![pod(0, "2.6.1", Active), pod(1, "2.6.1", Standby), pod(2, "2.6.1", Standby)],
+        replicas: 3,
+        leader: Some("kelp-0".into()),
+        committed: Some(100),
+        template: Some("bao:2.7.2".into()),
+    }
+}
+
+fn deletes(turn: &Turn) -> Option<&str> {
+    match turn {
+        Turn::Delete { pod, .. } => Some(pod),
+        _ => None,
+    }
+}
+
+#[test]
+fn nothing_begins_while_a_member_is_missing_sealed_or_silent_or_nobody_leads() {
+    assert!(matches!(gate(&old_cluster()), Turn::Done(_)));
+    let mut missing = old_cluster();
+    missing.pods.pop();
+    assert!(matches!(gate(&missing), Turn::Wait(_)));
+    let mut sealed = old_cluster();
+    sealed.pods[1].state = Some(Sealed);
+    assert!(matches!(gate(&sealed), Turn::Wait(_)));
+    let mut silent = old_cluster();
+    silent.pods[2].state = None;
+    assert!(matches!(gate(&silent), Turn::Wait(_)));
+    let leaderless = Facts { leader: None, ..old_cluster() };
+    assert!(matches!(gate(&leaderless), Turn::Wait(_)));
+}
+
+#[test]
+fn a_standby_is_deleted_with_its_uid_once_the_template_shows_the_goal() {
+    let facts = old_cluster();
+    assert_eq!(standby(&facts, &goal(), "kelp-1", &[]), Turn::Delete { pod: "kelp-1".into(), uid: "uid-1".into() });
+    let early = Facts { template: Some("bao:2.6.1".into()), ..facts };
+    assert!(matches!(standby(&early, &goal(), "kelp-1", &[]), Turn::Wait(_)), "it would come back as it was");
+}
+
+#[test]
+fn a_standby_is_not_deleted_when_that_would_cost_the_quorum() {
+    let mut facts = old_cluster();
+    facts.pods[2].state = Some(Sealed);
+    assert!(matches!(standby(&facts, &goal(), "kelp-1", &[]), Turn::Wait(_)));
+    let leaderless = Facts { leader: None, ..old_cluster() };
+    assert!(matches!(standby(&leaderless, &goal(), "kelp-1", &[]), Turn::Wait(_)));
+}
+
+#[test]
+fn a_replaced_standby_is_done_only_when_it_serves_the_goal_is_ready_and_has_caught_up() {
+    let mut facts = old_cluster();
+    facts.pods[1] = pod(1, "2.7.2", Standby);
+    assert!(matches!(standby(&facts, &goal(), "kelp-1", &[]), Turn::Done(_)));
+    let cases: [fn(&mut PodFacts); 5] = [
+        |pod| pod.ready = false,
+        |pod| pod.applied = Some(1),
+        |pod| pod.applied = None,
+        |pod| pod.state = Some(Sealed),
+        |pod| pod.version = Some("2.6.1".into()),
+    ];
+    for (index, spoil) in cases.into_iter().enumerate() {
+        let mut worse = facts.clone();
+        worse.committed = Some(1_000);
+        worse.pods[1].applied = Some(1_000);
+        spoil(&mut worse.pods[1]);
+        assert!(matches!(standby(&worse, &goal(), "kelp-1", &[]), Turn::Wait(_)), "case {index}");
+    }
+}
+
+#[test]
+fn a_pod_that_cannot_start_stops_the_upgrade_and_says_what_the_kubelet_says() {
+    let mut facts = old_cluster();
+    facts.pods[1] = pod(1, "2.7.2", Standby);
+    facts.pods[1].state = None;
+    facts.pods[1].trouble = Some(("ImagePullBackOff".into(), "no such image".into()));
+    let Turn::Fail { reason, message } = standby(&facts, &goal(), "kelp-1", &[]) else { panic!("must fail") };
+    assert_eq!(reason, "PodNotStarting");
+    assert!(message.contains("kelp-1") && message.contains("ImagePullBackOff") && message.contains("no such image"));
+}
+
+#[test]
+fn a_standby_that_became_the_leader_is_left_alone_and_the_old_leader_is_replaced_in_its_place() {
+    let mut facts = old_cluster();
+    facts.leader = Some("kelp-1".into());
+    facts.pods[0].state = Some(Standby);
+    facts.pods[1].state = Some(Active);
+    facts.pods[2] = pod(2, "2.7.2", Standby);
+    let others = ["kelp-0".to_owned(), "kelp-2".to_owned()];
+    assert_eq!(deletes(&standby(&facts, &goal(), "kelp-1", &others)), Some("kelp-0"));
+    facts.pods[0] = pod(0, "2.7.2", Standby);
+    assert!(matches!(standby(&facts, &goal(), "kelp-1", &others), Turn::Done(_)), "only the leader is left");
+}
+
+#[test]
+fn leadership_moves_only_when_a_caught_up_standby_on_the_goal_can_take_it() {
+    let mut facts = old_cluster();
+    assert!(matches!(step_down(&facts, &goal()), Turn::Wait(_)));
+    facts.pods[1] = pod(1, "2.7.2", Standby);
+    assert_eq!(step_down(&facts, &goal()), Turn::StepDown { pod: "kelp-0".into() });
+    facts.leader = Some("kelp-1".into());
+    assert!(matches!(step_down(&facts, &goal()), Turn::Done(_)), "an unplanned fail-over did the work");
+    facts.leader = None;
+    assert!(matches!(step_down(&facts, &goal()), Turn::Wait(_)));
+}
+
+#[test]
+fn an_old_leader_that_wins_again_is_asked_again() {
+    let mut facts = old_cluster();
+    facts.pods[1] = pod(1, "2.7.2", Standby);
+    facts.pods[2] = pod(2, "2.7.2", Standby);
+    assert_eq!(step_down(&facts, &goal()), Turn::StepDown { pod: "kelp-0".into() });
+}
+
+#[test]
+fn the_old_leader_is_deleted_the_moment_it_is_past_whether_it_leads_again_or_not() {
+    let mut facts = old_cluster();
+    facts.pods[1] = pod(1, "2.7.2", Active);
+    facts.pods[2] = pod(2, "2.7.2", Standby);
+    for (leader, state) in [(Some("kelp-1"), Standby), (Some("kelp-0"), Active), (None, Standby)] {
+        facts.leader = leader.map(str::to_owned);
+        facts.pods[0].state = Some(state);
+        assert_eq!(deletes(&replace_old(&facts, &goal())), Some("kelp-0"), "leader {leader:?}");
+    }
+}
+
+#[test]
+fn the_replacement_is_done_when_all_serve_the_goal_and_one_leads() {
+    let mut facts = old_cluster();
+    facts.pods = vec![pod(0, "2.7.2", Standby), pod(1, "2.7.2", Active), pod(2, "2.7.2", Standby)];
+    facts.leader = Some("kelp-1".into());
+    assert!(matches!(replace_old(&facts, &goal()), Turn::Done(_)));
+    assert!(matches!(finished(&facts, &goal()), Turn::Done(_)));
+    facts.pods.remove(0);
+    assert!(matches!(replace_old(&facts, &goal()), Turn::Wait(_)), "its pod is not back yet");
+}
+
+#[test]
+fn a_single_node_is_replaced_without_a_successor() {
+    let mut facts =
+        Facts { pods: vec![pod(0, "2.6.1", Active)], replicas: 1, leader: Some("kelp-0".into()), ..old_cluster() };
+    assert_eq!(step_down(&facts, &goal()), Turn::StepDown { pod: "kelp-0".into() });
+    assert_eq!(deletes(&replace_old(&facts, &goal())), Some("kelp-0"));
+    facts.pods = vec![pod(0, "2.7.2", Active)];
+    assert!(matches!(replace_old(&facts, &goal()), Turn::Done(_)));
+}
+
+proptest! {
+    /// Whatever the pods say, a standby's turn never deletes the leader, never one that already runs the goal, and never
+    /// leaves fewer than a quorum of others.
+    #[test]
+    fn a_standbys_turn_never_costs_leadership_or_quorum(
+        states in prop::collection::vec((0_u8..4, any::<bool>(), any::<bool>()), 3..6),
+        leader in prop::option::of(0_usize..6),
+        subject in 0_usize..6,
+    ) {
+        let pods: Vec<_> = states.iter().enumerate().map(|(ordinal, (state, new, terminating))| {
+            let state = [Active, Standby, Sealed, HealthState::Troubled][usize::from(*state)];
+            let version = if *new { "2.7.2" } else { "2.6.1" };
+            PodFacts { terminating: *terminating, ..pod(ordinal, version, state) }
+        }).collect();
+        let facts = Facts {
+            replicas: pods.len(),
+            leader: leader.filter(|leader| *leader < pods.len()).map(|leader| format!("kelp-{leader}")),
+            pods,
+            ..old_cluster()
+        };
+        let others: Vec<_> = facts.pods.iter().map(|pod| pod.name.clone()).collect();
+        if let Turn::Delete { pod, uid } = standby(&facts, &goal(), &format!("kelp-{subject}"), &others) {
+            let found = facts.pod(&pod).unwrap();
+            prop_assert_eq!(&found.uid, &uid);
+            prop_assert_ne!(facts.leader.as_deref(), Some(pod.as_str()));
+            prop_assert_ne!(&found.image, "bao:2.7.2");
+            let others = facts.pods.iter().filter(|other| other.name != pod && !other.terminating && other.serves());
+            prop_assert!(others.count() > facts.replicas / 2);
+        }
+    }
+}

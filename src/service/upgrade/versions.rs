@@ -1,0 +1,136 @@
+//! Which version may follow which: one pure table.
+//!
+//! OpenBao migrates its data forward when a newer binary leads for the first time and knows no way back, so an older
+//! binary never leads again (measured: 2.7.2 → 2.6.1 leaves a cluster without a leader). Big steps forward are allowed;
+//! what is known to break on the way is listed in `hazards`.
+
+use semver::Version;
+
+/// What a change of version means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// Nothing to do: the same version.
+    Same,
+    /// An upgrade.
+    Upgrade,
+    /// Refused; the reason is a constant, the message says what to change.
+    Refused {
+        /// CamelCase.
+        reason: &'static str,
+        /// For people.
+        message: String,
+    },
+}
+
+/// Something that breaks when a version is crossed, for clusters with a certain seal.
+struct Hazard {
+    /// The first version that has it.
+    since: Version,
+    /// The seal types that are gone.
+    seals: &'static [&'static str],
+    /// What to do instead.
+    advice: &'static str,
+}
+
+/// 2.7 no longer has these seals built in (`unknown wrapper` at start): a 2.7 server with such a stanza never unseals.
+fn hazards() -> [Hazard; 1] {
+    [Hazard {
+        since: Version::new(2, 7, 0),
+        seals: &["awskms", "pkcs11", "ocikms"],
+        advice: "migrate the seal to one that both versions have (static or transit) before the upgrade",
+    }]
+}
+
+/// Parses a version as people write it: `2.7.2`, `v2.7.2`, `2.8.0-rc.1`.
+pub fn parse(version: &str) -> Option<Version> {
+    Version::parse(version.trim_start_matches('v')).ok()
+}
+
+/// Judges going from `from` to `to` for a cluster sealed by `seal` (`static`, `transit`, `awskms`, …).
+pub fn judge(from: &str, to: &str, seal: &str) -> Judgement {
+    let refused = |reason, message| Judgement::Refused { reason, message };
+    let Some(target) = parse(to) else {
+        return refused(
+            "InvalidVersion",
+            format!("spec.version {to:?} is not a version: write major.minor.patch, for example 2.7.2"),
+        );
+    };
+    let Some(current) = parse(from) else {
+        return refused(
+            "InvalidVersion",
+            format!("the running version {from:?} is not a version, so nothing can be said about going to {to}"),
+        );
+    };
+    match target.cmp_precedence(&current) {
+        std::cmp::Ordering::Equal => Judgement::Same,
+        std::cmp::Ordering::Less => refused(
+            "DowngradeBlocked",
+            format!(
+                "spec.version {to} is lower than the running {from}: an older OpenBao cannot read newer data and would \
+                 never lead again. Set spec.version to {from} or higher; to go back, create an OpenBaoOperation with \
+                 operation: Rollback"
+            ),
+        ),
+        std::cmp::Ordering::Greater => match crossed(&current, &target, seal) {
+            Some(hazard) => refused(
+                "SealNotSupported",
+                format!("OpenBao {to} has no {seal} seal any more (gone since {}): {}", hazard.since, hazard.advice),
+            ),
+            None => Judgement::Upgrade,
+        },
+    }
+}
+
+/// Whether OpenBao `version` knows the seal at all: also asked when a cluster is created.
+pub fn seal_is_supported(version: &str, seal: &str) -> bool {
+    parse(version)
+        .is_none_or(|version| !hazards().iter().any(|hazard| version >= hazard.since && hazard.seals.contains(&seal)))
+}
+
+fn crossed(from: &Version, to: &Version, seal: &str) -> Option<Hazard> {
+    hazards().into_iter().find(|hazard| *from < hazard.since && hazard.since <= *to && hazard.seals.contains(&seal))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(from: &str, to: &str, seal: &str) -> &'static str {
+        match judge(from, to, seal) {
+            Judgement::Same => "Same",
+            Judgement::Upgrade => "Upgrade",
+            Judgement::Refused { reason, .. } => reason,
+        }
+    }
+
+    #[test]
+    fn each_pair_of_versions_is_judged_by_semver_precedence() {
+        for (from, to, expected) in [
+            ("2.6.1", "2.6.2", "Upgrade"),
+            ("2.6.1", "2.7.2", "Upgrade"),
+            ("2.9.0", "2.10.0", "Upgrade"),
+            ("2.7.0-rc.1", "2.7.0", "Upgrade"),
+            ("2.7.0-rc.2", "2.7.0-rc.10", "Upgrade"),
+            ("2.7.0-alpha", "2.7.0-beta", "Upgrade"),
+            ("2.7.2", "2.7.2", "Same"),
+            ("2.7.2", "v2.7.2", "Same"),
+            ("2.7.2", "2.7.2+build.5", "Same"),
+            ("2.7.2", "2.6.2", "DowngradeBlocked"),
+            ("2.7.0", "2.7.0-rc.1", "DowngradeBlocked"),
+            ("2.7.2", "latest", "InvalidVersion"),
+            ("2.7.2", "2.7", "InvalidVersion"),
+            ("unknown", "2.7.2", "InvalidVersion"),
+        ] {
+            assert_eq!(reason(from, to, "static"), expected, "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn a_seal_that_the_target_no_longer_has_stops_the_upgrade_that_crosses_its_end_only() {
+        assert_eq!(reason("2.6.1", "2.7.2", "awskms"), "SealNotSupported");
+        assert_eq!(reason("2.6.1", "2.6.2", "awskms"), "Upgrade");
+        assert_eq!(reason("2.6.1", "2.7.2", "transit"), "Upgrade");
+        assert!(!seal_is_supported("2.7.0", "pkcs11"));
+        assert!(seal_is_supported("2.6.2", "pkcs11"));
+    }
+}
