@@ -243,9 +243,9 @@ fn held_by(
             }
         },
         // A rollback goes from the version that is now held back to an older one.
-        OperationKind::Rollback if journal.phase == OperationPhase::Succeeded => (request::origin(operation)?.version
-            == wanted.version)
-            .then(|| format!("it was rolled back by {name}")),
+        OperationKind::Rollback if journal.phase == OperationPhase::Succeeded => {
+            (request::origin(operation)?.version == wanted.version).then(|| format!("it was rolled back by {name}"))
+        }
         _ => None,
     }
 }

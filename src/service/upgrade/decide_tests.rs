@@ -208,11 +208,8 @@ fn a_failed_target_is_held_until_somebody_asks_or_the_spec_changes() {
     assert!(decided(&held("2.7.2", |_| {}), &operations).create.is_none(), "still held");
 
     let asked = held("2.7.2", |cluster| {
-        cluster.spec.requests = vec![Request {
-            nonce: "again".into(),
-            action: RequestAction::Retry,
-            ..Request::default()
-        }];
+        cluster.spec.requests =
+            vec![Request { nonce: "again".into(), action: RequestAction::Retry, ..Request::default() }];
     });
     let retried = decided(&asked, &operations);
     assert_eq!(retried.create.as_ref().unwrap().name_any(), "kelp-upgrade-2-7-2-2");
@@ -227,8 +224,7 @@ fn a_failed_target_is_held_until_somebody_asks_or_the_spec_changes() {
 #[test]
 fn the_same_request_is_answered_once() {
     let asked = cluster("2.6.1", |cluster| {
-        cluster.spec.requests =
-            vec![Request { nonce: "n".into(), action: RequestAction::Retry, ..Request::default() }];
+        cluster.spec.requests = vec![Request { nonce: "n".into(), action: RequestAction::Retry, ..Request::default() }];
     });
     let first = decided(&asked, &[]);
     assert_eq!(first.handled[0].outcome, RequestOutcome::Superseded);

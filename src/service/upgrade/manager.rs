@@ -21,9 +21,7 @@ use crate::{
     service::{
         backup,
         cluster::{names, observe},
-        opslifecycle::{
-            FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome,
-        },
+        opslifecycle::{FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome},
     },
 };
 use chrono::Utc;
@@ -92,7 +90,7 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
             "an upgrade is asked for by changing spec.version of the OpenBaoCluster; the operator then creates the operation",
         ));
     };
-    let seal = seal_word(spec.unseal.type_);
+    let seal = spec.unseal.type_.as_str();
     match versions::judge(&from.version, &to.version, seal) {
         Judgement::Upgrade => {}
         Judgement::Same => return Err(Refusal::failed("NoUpgradeNeeded", format!("{} runs already", to.version))),
@@ -114,7 +112,9 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
                 operation: LockOperation::Upgrade,
                 holder: "openbaocluster/upgrade".to_owned(),
                 holder_uid,
-                before: Some(if spec.upgrade.pre_upgrade_snapshot { BACKUP } else { request::UPDATE_TEMPLATE }.to_owned()),
+                before: Some(
+                    if spec.upgrade.pre_upgrade_snapshot { BACKUP } else { request::UPDATE_TEMPLATE }.to_owned(),
+                ),
                 force: false,
                 message: Some(format!("upgrade from {} to {}", from.version, to.version)),
             }),
@@ -126,11 +126,6 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
         },
         inputs: BTreeMap::new(),
     })
-}
-
-/// The seal's name as its configuration stanza has it.
-pub(crate) fn seal_word(seal: crate::api::SealType) -> &'static str {
-    SEAL
 }
 
 fn planned_steps(spec: &crate::api::OpenBaoClusterSpec, standbys: &[String], leader: &str) -> Vec<StepSpec> {
@@ -235,7 +230,9 @@ async fn settle(
                 if !call.ad.leadership.still_leader() {
                     return StepOutcome::in_progress("another operator leads now");
                 }
-                if let Err(error) = apply::delete_within::<Pod>(&call.ad.client, &namespace, &pod, &uid, GRACE_SECONDS).await {
+                if let Err(error) =
+                    apply::delete_within::<Pod>(&call.ad.client, &namespace, &pod, &uid, GRACE_SECONDS).await
+                {
                     return StepOutcome::in_progress(format!("failed to delete pod {pod}, trying again: {error}"));
                 }
                 tracing::info!(%pod, step = %call.step.name, "replaced a pod of the upgrade");
@@ -298,7 +295,9 @@ async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec<observe::M
     let facts = Facts {
         replicas: usize::try_from(cluster.spec.replicas).unwrap_or_default(),
         leader: observe::leader(&members).map(|leader| leader.name.clone()),
-        committed: observe::leader(&members).and_then(|leader| leader.view.as_ref()).map(|view| view.raft_committed_index),
+        committed: observe::leader(&members)
+            .and_then(|leader| leader.view.as_ref())
+            .map(|view| view.raft_committed_index),
         template,
         pods: members
             .iter()
@@ -346,7 +345,8 @@ fn trouble(pod: &Pod) -> Option<(String, String)> {
 
 async fn pre_upgrade_backup(call: &StepCall<'_>) -> StepOutcome {
     let (namespace, name) = (call.op.namespace().unwrap_or_default(), call.op.name_any());
-    let Some(child) = backup::request::child(call.op, backup::request::PRE_UPGRADE, "the state before an upgrade") else {
+    let Some(child) = backup::request::child(call.op, backup::request::PRE_UPGRADE, "the state before an upgrade")
+    else {
         return StepOutcome::fatal("NotStored", format!("operation {name} has no UID"));
     };
     let operations: Api<OpenBaoOperation> = Api::namespaced(call.ad.client.clone(), &namespace);
@@ -358,7 +358,9 @@ async fn pre_upgrade_backup(call: &StepCall<'_>) -> StepOutcome {
             Err(error) if error.is_already_exists() => {
                 return StepOutcome::in_progress(format!("backup {child_name} was just asked for"));
             }
-            Err(error) => return StepOutcome::retryable("BackupNotAsked", format!("failed to create {child_name}: {error}")),
+            Err(error) => {
+                return StepOutcome::retryable("BackupNotAsked", format!("failed to create {child_name}: {error}"));
+            }
         },
     };
     let status = found.status.unwrap_or_default();
@@ -423,7 +425,9 @@ async fn finish(call: FinishCall<'_>) -> StepOutcome {
             ..crate::api::Request::default()
         });
         let patch = serde_json::json!({ "spec": { "requests": requests } });
-        if let Err(error) = timed(operations.patch(&child.name_any(), &PatchParams::default(), &Patch::Merge(&patch))).await {
+        if let Err(error) =
+            timed(operations.patch(&child.name_any(), &PatchParams::default(), &Patch::Merge(&patch))).await
+        {
             tracing::warn!(%error, child = %child.name_any(), "failed to cancel a child operation");
         }
     }
