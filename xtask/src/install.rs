@@ -5,42 +5,53 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::devcluster::{Devcluster, parts};
-use crate::image::{self, Built};
+use crate::image;
 use crate::{report, report::say, repository};
 
 /// Where it is installed.
 pub const NAMESPACE: &str = "openbao-operator-system";
 const RELEASE: &str = "openbao-operator";
 
-/// Builds, loads, installs, and waits until the operator is Ready.
+/// Builds, loads, installs, waits until the operator is Ready, and says what to type next.
 pub fn run(cluster: &Devcluster) -> Result<()> {
     cluster.up()?;
-    let image = image::load(cluster)?;
-    helm(cluster, &image)?;
+    run_quietly(cluster)?;
     say(format!("the operator runs in namespace {NAMESPACE}. Next:"));
     say(format!("  export KUBECONFIG={}", cluster.kubeconfig().display()));
     say(format!("  cargo xtask in kubectl -n {NAMESPACE} get pods"));
     Ok(())
 }
 
-fn helm(cluster: &Devcluster, image: &Built) -> Result<()> {
+/// The same on a devcluster that is up, as a part of something larger.
+pub fn run_quietly(cluster: &Devcluster) -> Result<()> {
+    let image = image::load(cluster)?;
+    let kubeconfig = cluster.kubeconfig().display().to_string();
+    helm(cluster, &["--kubeconfig", &kubeconfig], image::REPOSITORY, &image.tag)
+}
+
+/// Into somebody's own cluster, which pulls the image from `registry`, or from where it is published.
+pub fn into_context(cluster: &Devcluster, context: &str, registry: Option<&str>) -> Result<()> {
+    let repository = registry.map_or_else(
+        || image::REPOSITORY.to_owned(),
+        |registry| format!("{}/openbao-operator", registry.trim_end_matches('/')),
+    );
+    parts::build(cluster, &["kubernetes"])?;
+    helm(cluster, &["--kube-context", context], &repository, env!("CARGO_PKG_VERSION"))
+}
+
+fn helm(cluster: &Devcluster, place: &[&str], image: &str, tag: &str) -> Result<()> {
     let chart = repository().join("charts/openbao-operator");
     if !chart.join("Chart.yaml").exists() {
         bail!("there is no chart at {}", chart.display());
     }
     parts::build(cluster, &["helm"])?;
     let mut helm = Command::new("helm");
-    helm.env("PATH", cluster.path()?).arg("--kubeconfig").arg(cluster.kubeconfig());
+    helm.env("PATH", cluster.path()?).args(place);
     helm.args(["upgrade", "--install", RELEASE]).arg(&chart);
-    helm.args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "3m"]);
+    helm.args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "5m"]);
     // The kinds may be there already, applied by hand or by a test.
     helm.args(["--take-ownership", "--force-conflicts"]);
-    helm.args([
-        "--set",
-        &format!("image.repository={}", image::REPOSITORY),
-        "--set",
-        &format!("image.tag={}", image.tag),
-    ]);
+    helm.args(["--set", &format!("image.repository={image}"), "--set", &format!("image.tag={tag}")]);
     let log = cluster.logs().join("helm.log");
     report::logged("helm upgrade --install", &helm, &log)
 }

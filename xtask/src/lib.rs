@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod crds;
+pub mod demo;
 pub mod devcluster;
 pub mod dockerfile;
 pub mod image;
@@ -10,6 +11,7 @@ pub mod install;
 pub mod machine;
 pub mod oci;
 pub mod report;
+pub mod stores;
 pub mod suite;
 
 use std::path::{Path, PathBuf};

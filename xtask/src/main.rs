@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use xtask::demo::{self, Place};
 use xtask::devcluster::{Devcluster, images};
 use xtask::report::say;
 use xtask::suite::{self, Selection};
@@ -21,6 +22,18 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Everything on a fresh machine: Kubernetes, the operator, OpenBao, secrets, a backup, a loss, a restore, the proof
+    Demo {
+        /// Leave it up afterwards
+        #[arg(long)]
+        keep: bool,
+        /// Run on the cluster of this kubeconfig context instead of the devcluster
+        #[arg(long, value_name = "NAME")]
+        context: Option<String>,
+        /// Where that cluster pulls the operator's image from: REGISTRY/openbao-operator:<version>
+        #[arg(long, value_name = "REGISTRY", requires = "context")]
+        registry: Option<String>,
+    },
     /// Start the devcluster: a real single-node Kubernetes in namespaces of its own
     Up,
     /// Stop the devcluster and leave nothing of it behind
@@ -82,6 +95,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     let cluster = Devcluster::from_environment()?;
     match command {
+        Command::Demo { keep, context, registry } => demo::run(&cluster, &Place { context, registry, keep })?,
         Command::Up => cluster.up()?,
         Command::Down => cluster.down()?,
         Command::In { command } => {

@@ -1,0 +1,126 @@
+//! What an application does with OpenBao: log in with its service account's token, write and read. Through
+//! `kubectl port-forward`, so that it works wherever kubectl does; TLS is checked against the cluster's own CA.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use super::stage::{NAMESPACE, Stage};
+use super::{SECRETS, Secrets, name};
+
+/// A logged-in application. The way to the servers closes with it.
+pub struct Client {
+    forward: Child,
+    port: u16,
+    folder: tempfile::TempDir,
+    token: String,
+}
+
+impl Client {
+    pub fn log_in(stage: &Stage) -> Result<Self> {
+        let start = Instant::now();
+        loop {
+            // Right after a restart the pod that was chosen may be the one that goes.
+            match Self::try_log_in(stage) {
+                Err(error) if start.elapsed() > Duration::from_mins(1) => return Err(error),
+                Err(_) => sleep(Duration::from_secs(1)),
+                client => return client,
+            }
+        }
+    }
+
+    fn try_log_in(stage: &Stage) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let ca = stage.kubectl(&["get", "configmap", "demo-ca", "-o", "jsonpath={.data.ca\\.crt}"])?;
+        std::fs::write(folder.path().join("ca.crt"), ca)?;
+        let (forward, port) = forward(stage)?;
+        let mut client = Self { forward, port, folder, token: String::new() };
+        let audience = format!("--audience=openbao:{NAMESPACE}/demo");
+        let jwt = stage.kubectl(&["create", "token", "app", &audience, "--duration=10m"])?;
+        let login = json!({"role": "app", "jwt": jwt.trim()});
+        let answer = client.request("POST", "auth/jwt/login", Some(&login))?.context("no answer to the login")?;
+        client.token = answer["auth"]["client_token"].as_str().context("the login gave no token")?.to_owned();
+        Ok(client)
+    }
+
+    pub fn write(&self, name: &str, value: &str) -> Result<()> {
+        self.request("POST", &format!("secret/{name}"), Some(&json!({"value": value}))).map(drop)
+    }
+
+    /// Every secret of the demo that can be read.
+    pub fn read_all(&self) -> Result<Secrets> {
+        let mut found = Secrets::new();
+        for number in 0..SECRETS {
+            let name = name(number);
+            if let Some(answer) = self.request("GET", &format!("secret/{name}"), None)? {
+                let value = answer["data"]["value"].as_str().context("a secret without a value")?;
+                found.insert(name, value.to_owned());
+            }
+        }
+        Ok(found)
+    }
+
+    pub fn remove_engine(&self) -> Result<()> {
+        self.request("DELETE", "sys/mounts/secret", None).map(drop)
+    }
+
+    /// `None` for what is not there. Without an engine at the path the server says 403 or 404, depending on the policy.
+    fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Option<Value>> {
+        let host = format!("demo-public.{NAMESPACE}.svc");
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--max-time", "30", "--request", method, "--config", "-"]);
+        curl.arg("--cacert").arg(self.folder.path().join("ca.crt"));
+        curl.args(["--resolve", &format!("{host}:{}:127.0.0.1", self.port)]);
+        curl.args(["--write-out", "\n%{http_code}", &format!("https://{host}:{}/v1/{path}", self.port)]);
+        let mut child = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // Not on the command line, where every user of the machine reads it.
+            if !self.token.is_empty() {
+                writeln!(stdin, "header = \"X-Vault-Token: {}\"", self.token)?;
+            }
+            if let Some(body) = body {
+                writeln!(stdin, "data = {}", serde_json::to_string(&body.to_string())?)?;
+            }
+        }
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            bail!("{method} {path}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let (body, status) = text.rsplit_once('\n').unwrap_or(("", text.as_ref()));
+        match status {
+            "200" | "204" => Ok(Some(serde_json::from_str(body).unwrap_or_default())),
+            "404" => Ok(None),
+            _ => bail!("{method} {path}: {status} {body}"),
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.forward.kill();
+        let _ = self.forward.wait();
+    }
+}
+
+/// kubectl chooses a free port and says which.
+fn forward(stage: &Stage) -> Result<(Child, u16)> {
+    let mut command = stage.command();
+    command.args(["port-forward", "--address", "127.0.0.1", "service/demo-public", ":8200"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let stdout = child.stdout.take().context("kubectl has no stdout")?;
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line)?;
+    // Forwarding from 127.0.0.1:41233 -> 8200
+    let port = line.split(':').nth(1).and_then(|rest| rest.split(' ').next()).and_then(|port| port.parse().ok());
+    if let Some(port) = port {
+        return Ok((child, port));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    bail!("kubectl port-forward to the OpenBao servers said `{}`", line.trim())
+}
