@@ -7,3 +7,4 @@
 
 mod devcluster;
 mod harness;
+mod platform;

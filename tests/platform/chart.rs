@@ -1,0 +1,147 @@
+//! The chart as Helm renders it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use xtask::devcluster::{Devcluster, parts};
+
+fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/openbao-operator")
+}
+
+fn helm(words: &[&str]) -> Output {
+    let devcluster = Devcluster::from_environment().unwrap();
+    parts::build(&devcluster, &["helm"]).unwrap();
+    Command::new("helm").env("PATH", devcluster.path().unwrap()).args(words).output().unwrap()
+}
+
+fn render(sets: &[&str]) -> Result<Vec<Value>, String> {
+    let chart = chart().display().to_string();
+    let mut words = vec!["template", "rel", &chart, "--namespace", "system"];
+    for set in sets {
+        words.extend(["--set", set]);
+    }
+    let output = helm(&words);
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    let text = String::from_utf8(output.stdout).unwrap();
+    Ok(text
+        .split("\n---\n")
+        .map(|document| serde_saphyr::from_str::<Value>(document).unwrap())
+        .filter(|document| !document.is_null())
+        .collect())
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects.iter().filter(|object| object["kind"] == kind).collect()
+}
+
+#[test]
+fn the_chart_passes_helms_own_lint() {
+    let output = helm(&["lint", "--strict", &chart().display().to_string()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn the_kinds_are_upgraded_with_the_release_and_survive_its_uninstall() {
+    let objects = render(&[]).unwrap();
+    let kinds = of_kind(&objects, "CustomResourceDefinition");
+    assert_eq!(kinds.len(), openbao_operator::api::crds().unwrap().len());
+    for kind in kinds {
+        assert_eq!(kind["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+    }
+    assert!(of_kind(&render(&["crds.install=false"]).unwrap(), "CustomResourceDefinition").is_empty());
+}
+
+#[test]
+fn pods_meet_the_restricted_standard() {
+    let objects = render(&[]).unwrap();
+    let pod = &of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"];
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    let container = &pod["containers"][0]["securityContext"];
+    assert_eq!(container["allowPrivilegeEscalation"], false);
+    assert_eq!(container["readOnlyRootFilesystem"], true);
+    assert_eq!(container["capabilities"]["drop"], serde_json::json!(["ALL"]));
+}
+
+#[test]
+fn watching_named_namespaces_gives_rights_there_and_nowhere_else() {
+    let objects = render(&["watchNamespaces={team-a,team-b}"]).unwrap();
+    let namespaces: Vec<_> =
+        of_kind(&objects, "Role").iter().map(|role| role["metadata"]["namespace"].as_str().unwrap()).collect();
+    assert_eq!(namespaces, ["system", "team-a", "team-b"]);
+    for role in of_kind(&objects, "ClusterRole") {
+        let name = role["metadata"]["name"].as_str().unwrap();
+        assert!(["-issuer", "-view", "-edit"].iter().any(|end| name.ends_with(end)), "{name} reaches everywhere");
+    }
+    let deployment = of_kind(&objects, "Deployment")[0].to_string();
+    assert!(deployment.contains("--watch-namespaces=team-a,team-b"), "{deployment}");
+}
+
+#[test]
+fn secrets_are_never_listed_and_tokens_are_for_its_own_account_only() {
+    let objects = render(&[]).unwrap();
+    let mut token_rules = 0;
+    for role in of_kind(&objects, "ClusterRole").into_iter().chain(of_kind(&objects, "Role")) {
+        for rule in role["rules"].as_array().unwrap() {
+            let has =
+                |field: &str, word: &str| rule[field].as_array().is_some_and(|list| list.iter().any(|one| one == word));
+            assert!(!has("verbs", "*") && !has("resources", "*") && !has("apiGroups", "*"), "{rule}");
+            if has("resources", "secrets") {
+                assert!(!has("verbs", "list") && !has("verbs", "watch"), "{rule}");
+            }
+            if has("resources", "serviceaccounts/token") {
+                token_rules += 1;
+                assert_eq!(role["kind"], "Role", "in its own namespace only");
+                assert_eq!(rule["resourceNames"], serde_json::json!(["rel-openbao-operator"]));
+            }
+        }
+    }
+    assert_eq!(token_rules, 1);
+}
+
+#[test]
+fn a_digest_wins_over_the_tag_for_the_operator_and_for_its_jobs() {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let objects = render(&[&format!("image.digest={digest}"), "image.tag=ignored"]).unwrap();
+    let container = &of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0];
+    let image = format!("ghcr.io/openbao-operator/openbao-operator@{digest}");
+    assert_eq!(container["image"], image);
+    assert!(container["args"].as_array().unwrap().contains(&format!("--operator-image={image}").into()));
+}
+
+#[test]
+fn values_that_do_not_exist_or_do_not_fit_are_refused() {
+    for bad in [
+        "replicas=2",
+        "image.digest=sha256:short",
+        "requeueStandard=soon",
+        "metrics.port=80",
+        "watchNamespaces={Bad_Name}",
+    ] {
+        let error = render(&[bad]).unwrap_err();
+        assert!(error.contains("values don't meet the specifications"), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn one_replica_has_no_disruption_budget_that_would_block_a_drain() {
+    assert_eq!(of_kind(&render(&[]).unwrap(), "PodDisruptionBudget").len(), 1);
+    assert!(of_kind(&render(&["replicaCount=1"]).unwrap(), "PodDisruptionBudget").is_empty());
+}
+
+#[test]
+fn every_flag_that_the_chart_passes_is_one_that_the_operator_knows() {
+    let objects = render(&["watchNamespaces={team-a}"]).unwrap();
+    let container = &of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0];
+    let mut operator = Command::new(env!("CARGO_BIN_EXE_openbao-operator"));
+    for argument in container["args"].as_array().unwrap() {
+        operator.arg(argument.as_str().unwrap());
+    }
+    // clap reads everything before it answers: an unknown flag or a bad value is an error, not a version.
+    let output = operator.arg("--version").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

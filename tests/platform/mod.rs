@@ -1,0 +1,5 @@
+//! The process around the controllers: leader election, start and stop, the chart, the plugin, what is never told.
+
+mod chart;
+mod leader;
+mod process;
