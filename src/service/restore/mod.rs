@@ -4,6 +4,11 @@
 //! live here. What is decided is decided in [`decide`], without a client and without a clock.
 
 pub mod decide;
+mod manager;
+pub mod mover;
 mod pending;
+pub mod plan;
+pub mod steps;
 
+pub use manager::Restores;
 pub use pending::pending;

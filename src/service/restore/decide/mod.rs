@@ -3,6 +3,7 @@
 
 pub mod admit;
 pub mod judge;
+pub mod phase;
 pub mod prove;
 
 /// A no that does not change by itself: one word for machines, one sentence that names what to change.

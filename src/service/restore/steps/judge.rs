@@ -1,0 +1,153 @@
+//! The verdict on the mover's report, with what only the operator knows: the servers' versions, the seal and its key.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, ResourceExt};
+use secrecy::SecretSlice;
+
+use super::{Step, trouble};
+use crate::adapter::kubernetes::client::timed;
+use crate::api::{OpenBaoCluster, SealType, Waiver};
+use crate::datapath::protocol::Report;
+use crate::datapath::seal;
+use crate::service::cluster::{names, observe, validate};
+use crate::service::opslifecycle::manager::StepOutcome;
+use crate::service::restore::decide::judge::{self, Accepted, ClusterSeal, Facts, Limits, SealProof, Verdict};
+
+/// Output keys of this step.
+pub const KEY: &str = "key";
+pub const SHA256: &str = "sha256";
+pub const SIZE: &str = "sizeBytes";
+pub const VERSIONS: &str = "versions";
+pub const SEAL_TYPE: &str = "sealType";
+pub const SEAL_KEY_ID: &str = "sealKeyID";
+pub const TAKEN_AT: &str = "takenAt";
+pub const ORIGIN: &str = "origin";
+pub const ENDPOINT: &str = "endpoint";
+pub const NEW_CLUSTER_ID: &str = "newClusterID";
+pub const KEY_NEEDED: &str = "keyNeeded";
+
+pub async fn run(step: &Step<'_>) -> StepOutcome {
+    let cluster = match step.cluster() {
+        Ok(cluster) => cluster,
+        Err(outcome) => return outcome,
+    };
+    let report = match step.movers.exchange().await {
+        Ok(exchange) => exchange.and_then(|exchange| exchange.report),
+        Err(error) => return trouble(&error),
+    };
+    let Some(report) = report else {
+        return StepOutcome::fatal("ReportGone", "the mover's report is gone: somebody emptied its ConfigMap");
+    };
+    let members = step.members(cluster).await;
+    let Some(leader) = observe::leader(&members) else {
+        return StepOutcome::in_progress("waiting for the servers to agree on a leader, to compare versions");
+    };
+    let serving = members.iter().filter(|member| member.serves());
+    let versions =
+        serving.map(|member| (member.name.clone(), member.version().unwrap_or_default().to_owned())).collect();
+    let proof = match prove_seal(step, cluster, &report).await {
+        Ok(proof) => proof,
+        Err(why) => return StepOutcome::in_progress(why),
+    };
+    let verdict = judge::judge(&Facts {
+        report: &report,
+        waive_missing_manifest: step.inputs.waives(Waiver::MissingManifest),
+        waive_other_seal: step.inputs.waives(Waiver::OtherSeal),
+        versions,
+        seal: seal_of(cluster),
+        proof,
+        limits: limits(cluster),
+        cluster_id: leader.health.as_ref().and_then(|health| health.cluster_id.clone()),
+    });
+    match verdict {
+        Verdict::Accept(accepted) => StepOutcome::done_with(output(&accepted)),
+        Verdict::Retry(message) => StepOutcome::retryable("PreflightFailed", message),
+        Verdict::Refuse(refused) => {
+            // So that it ends by itself; if this fails, the clean-up stops it.
+            drop(step.movers.refuse(&refused.message).await);
+            StepOutcome::fatal(refused.reason, format!("{}. Nothing was changed", refused.message))
+        }
+    }
+}
+
+fn output(accepted: &Accepted) -> Vec<(&'static str, String)> {
+    let Accepted {
+        key,
+        sha256,
+        size_bytes,
+        versions,
+        seal_type,
+        seal_key_id,
+        taken_at,
+        endpoint,
+        new_cluster_id,
+        origin,
+        key_needed,
+    } = accepted;
+    let mut output = vec![
+        (KEY, key.clone()),
+        (SHA256, sha256.clone()),
+        (SIZE, size_bytes.to_string()),
+        (VERSIONS, versions.join(",")),
+        (SEAL_TYPE, seal_type.clone()),
+        (ENDPOINT, endpoint.as_str().to_owned()),
+    ];
+    let optional = [
+        (SEAL_KEY_ID, seal_key_id.clone()),
+        (TAKEN_AT, taken_at.map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))),
+        (NEW_CLUSTER_ID, new_cluster_id.clone()),
+        (ORIGIN, origin.clone()),
+        (KEY_NEEDED, key_needed.clone()),
+    ];
+    output.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    output
+}
+
+/// The seal that the servers have, as the cluster's spec says.
+pub fn seal_of(cluster: &OpenBaoCluster) -> ClusterSeal {
+    let unseal = &cluster.spec.unseal;
+    let key_id = (unseal.type_ == SealType::Static).then(|| {
+        let named = unseal.static_.as_ref().and_then(|seal| seal.current_key_id.clone());
+        named.unwrap_or_else(|| names::DEFAULT_KEY_ID.to_owned())
+    });
+    ClusterSeal { kind: unseal.type_.as_str().to_owned(), key_id }
+}
+
+/// Opens the sealed sums with the cluster's own static key, where that is one the operator keeps. `Err`: ask again.
+async fn prove_seal(step: &Step<'_>, cluster: &OpenBaoCluster, report: &Report) -> Result<SealProof, String> {
+    let unseal = &cluster.spec.unseal;
+    let own_file = unseal.static_.as_ref().is_some_and(|seal| seal.current_key.is_some());
+    if unseal.type_ != SealType::Static || own_file || report.sealed_sums.is_empty() || report.sums.is_empty() {
+        return Ok(SealProof::NotPossible);
+    }
+    let name = names::unseal_secret(&cluster.name_any());
+    let secrets: Api<Secret> = Api::namespaced(step.call.ad.client.clone(), &cluster.namespace().unwrap_or_default());
+    let secret = match timed(secrets.get_opt(&name)).await {
+        Ok(secret) => secret,
+        Err(error) => return Err(format!("trying again: cannot read Secret {name}: {error}")),
+    };
+    let key = secret.and_then(|secret| secret.data?.remove(names::UNSEAL_KEY_FIELD));
+    let Some(key) = key else {
+        return Ok(SealProof::Disproven(format!("Secret {name} has no data key \"{}\"", names::UNSEAL_KEY_FIELD)));
+    };
+    let (Ok(sealed), Ok(sums)) = (STANDARD.decode(&report.sealed_sums), STANDARD.decode(&report.sums)) else {
+        return Ok(SealProof::Disproven("the mover's report of the sealed sums is not readable".to_owned()));
+    };
+    let key_id = seal_of(cluster).key_id.unwrap_or_default();
+    Ok(match seal::prove(&SecretSlice::from(key.0), &key_id, &sealed, &sums) {
+        Ok(()) => SealProof::Proven,
+        Err(error) => SealProof::Disproven(error.to_string()),
+    })
+}
+
+fn limits(cluster: &OpenBaoCluster) -> Limits {
+    let resources = cluster.spec.pod.resources.as_ref();
+    let memory = resources.and_then(|resources| resources.limits.as_ref()?.get("memory"));
+    Limits {
+        memory: memory.and_then(|quantity| validate::bytes(&quantity.0)),
+        // The servers' /tmp is an emptyDir without a limit of its own.
+        tmp: None,
+        volume: validate::bytes(&cluster.spec.storage.size),
+    }
+}

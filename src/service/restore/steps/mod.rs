@@ -1,0 +1,152 @@
+//! The steps of a restore, one file each. Every one is level-triggered: called again after a crash at any point, it looks
+//! at what is there and goes on.
+
+pub mod access;
+pub mod evidence;
+pub mod judge;
+pub mod marker;
+pub mod preflight;
+pub mod restart;
+pub mod safety;
+pub mod submit;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use kube::ResourceExt;
+
+use super::mover::{MoverError, Movers};
+use super::plan::{InputError, Inputs};
+use crate::adapter::openbao::Token;
+use crate::api::OpenBaoCluster;
+use crate::service::cluster::observe::{self, Member};
+use crate::service::opslifecycle::manager::{StepCall, StepOutcome};
+
+/// A token that is refused this long after it was minted may have run out by itself: then the refusal proves nothing.
+/// Well below the hour that the operator's role grants.
+const WITNESS_LIFE: TimeDelta = TimeDelta::minutes(30);
+/// How many tokens are kept at most: far more than restores are ever under way in one process.
+const WITNESSES: usize = 256;
+
+/// Tokens minted right before a submission, by operation UID. In memory only: a restart of the operator loses them, and
+/// the marker alone is the proof then.
+#[derive(Debug, Default)]
+pub struct Witnesses(Mutex<HashMap<String, (Token, DateTime<Utc>)>>);
+
+impl Witnesses {
+    pub fn keep(&self, operation_uid: &str, token: Token, now: DateTime<Utc>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= WITNESSES {
+            all.clear();
+        }
+        all.insert(operation_uid.to_owned(), (token, now));
+    }
+
+    pub fn get(&self, operation_uid: &str, now: DateTime<Utc>) -> Option<Token> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(operation_uid).filter(|(_, minted)| now - *minted < WITNESS_LIFE).map(|(token, _)| token.clone())
+    }
+
+    pub fn forget(&self, operation_uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(operation_uid);
+    }
+}
+
+/// What every step works with.
+#[derive(Debug)]
+pub struct Step<'a> {
+    pub call: StepCall<'a>,
+    pub inputs: Inputs,
+    pub movers: Movers,
+    pub witnesses: &'a Witnesses,
+    /// The operation's UID.
+    pub uid: String,
+}
+
+impl<'a> Step<'a> {
+    pub fn new(call: StepCall<'a>, witnesses: &'a Witnesses) -> Result<Self, StepOutcome> {
+        let inputs = Inputs::from_map(call.inputs).map_err(|error| unplanned(&error))?;
+        let movers = Movers::of(&call.ad.client, call.op).map_err(|error| trouble(&error))?;
+        let uid = call.op.uid().unwrap_or_default();
+        Ok(Self { call, inputs, movers, witnesses, uid })
+    }
+
+    /// The cluster that the restore was made for; a namesake made since is another one.
+    pub fn cluster(&self) -> Result<&'a OpenBaoCluster, StepOutcome> {
+        match self.call.cluster {
+            Some(cluster) if cluster.uid().as_deref() == Some(&self.inputs.cluster_uid) => Ok(cluster),
+            Some(cluster) => Err(StepOutcome::fatal(
+                "ClusterReplaced",
+                format!("OpenBaoCluster {} was deleted and created again during the restore", cluster.name_any()),
+            )),
+            None => Err(StepOutcome::fatal("ClusterGone", "the OpenBaoCluster was deleted during the restore")),
+        }
+    }
+
+    pub async fn members(&self, cluster: &OpenBaoCluster) -> Vec<Member> {
+        observe::members(self.call.ad, cluster).await
+    }
+}
+
+/// Recorded pods: `name=uid`, comma separated.
+pub fn record_pods(members: &[Member]) -> String {
+    let pods: Vec<String> = members.iter().map(|member| format!("{}={}", member.name, member.uid)).collect();
+    pods.join(",")
+}
+
+/// The pods as they were when [`record_pods`] wrote them down.
+pub fn recorded_pods(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, uid)| (name.to_owned(), uid.to_owned())).collect()
+}
+
+fn unplanned(error: &InputError) -> StepOutcome {
+    StepOutcome::fatal("PlanUnreadable", error.to_string())
+}
+
+/// Trouble with the API server passes; a state that somebody else made does not.
+pub fn trouble(error: &MoverError) -> StepOutcome {
+    let text = chain(error);
+    if error.is_final() {
+        StepOutcome::fatal("MoverUnusable", text)
+    } else {
+        StepOutcome::in_progress(format!("trying again: {text}"))
+    }
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recorded_pods_read_back() {
+        let pods = recorded_pods("kelp-0=u0,kelp-1=u1");
+        assert_eq!(pods["kelp-1"], "u1");
+        assert_eq!(pods.len(), 2);
+        assert!(recorded_pods("").is_empty());
+    }
+
+    #[test]
+    fn a_witness_that_may_have_run_out_bears_no_witness() {
+        let witnesses = Witnesses::default();
+        let now: DateTime<Utc> = "2026-11-21T03:00:00Z".parse().unwrap();
+        witnesses.keep("u", Token::new("t"), now);
+        assert!(witnesses.get("u", now + TimeDelta::minutes(29)).is_some());
+        assert!(witnesses.get("u", now + TimeDelta::minutes(30)).is_none());
+        witnesses.forget("u");
+        assert!(witnesses.get("u", now).is_none());
+    }
+}

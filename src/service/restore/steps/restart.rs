@@ -1,0 +1,327 @@
+//! After the data is there: seen by a majority, the servers restarted one by one, everything healthy.
+//!
+//! A server that installed a restored snapshot keeps stale state in memory, and servers that join one that was not
+//! restarted never unseal (`tls: unrecognized name`). So every pod that was there at the submission is deleted once,
+//! standbys first, the leader last. Whether a pod has had its turn is told by its UID, so nothing has to be remembered.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use super::{Step, chain, evidence, judge, marker, recorded_pods, safety, submit};
+use crate::adapter::kubernetes::apply;
+use crate::adapter::openbao::HealthState;
+use crate::api::OpenBaoCluster;
+use crate::service::cluster::observe::{self, Member};
+use crate::service::opslifecycle::manager::StepOutcome;
+use crate::service::restore::decide::prove::{LeaderSeen, Marker};
+use crate::service::restore::plan;
+
+/// Output key of [`await_healthy`].
+pub const HEALTH: &str = "health";
+
+/// The recorded pods of the step that recorded them.
+fn pods(step: &Step<'_>) -> BTreeMap<String, String> {
+    recorded_pods(step.call.output(plan::PLACE_MARKER, marker::PODS).unwrap_or_default())
+}
+
+/// When the last server was restarted, once every server has been since `recorded` was written.
+pub fn all_restarted_at(members: &[Member], recorded: &BTreeMap<String, String>) -> Option<DateTime<Utc>> {
+    let again = |member: &&Member| recorded.get(&member.name).is_none_or(|uid| *uid != member.uid);
+    if members.is_empty() || !members.iter().all(|member| again(&member)) {
+        return None;
+    }
+    members.iter().filter_map(|member| member.created).max()
+}
+
+/// Deletes those of `names` that still are the recorded pods.
+pub async fn delete(
+    step: &Step<'_>,
+    cluster: &OpenBaoCluster,
+    members: &[Member],
+    names: &[String],
+    recorded: &BTreeMap<String, String>,
+) {
+    for member in members.iter().filter(|member| names.contains(&member.name) && !member.terminating) {
+        if recorded.get(&member.name).is_some_and(|uid| *uid == member.uid) {
+            delete_pod(step, cluster, member).await;
+        }
+    }
+}
+
+/// Restarts servers that sealed themselves although the data is the old one, and names them while there are any.
+pub async fn restart_sealed(step: &Step<'_>, cluster: &OpenBaoCluster, members: &[Member]) -> Option<String> {
+    let recorded = pods(step);
+    let sealed: Vec<&Member> = members.iter().filter(|member| member.state() == Some(HealthState::Sealed)).collect();
+    let harmed = sealed.iter().filter(|member| recorded.get(&member.name).is_some_and(|uid| *uid == member.uid));
+    let names: Vec<String> = harmed.map(|member| member.name.clone()).collect();
+    if names.is_empty() {
+        // A server that stays sealed after its restart is not this step's to mend, and no reason to wait for ever.
+        return None;
+    }
+    delete(step, cluster, members, &names, &recorded).await;
+    Some(names.join(", "))
+}
+
+async fn delete_pod(step: &Step<'_>, cluster: &OpenBaoCluster, member: &Member) {
+    if !step.call.ad.leadership.still_leader() {
+        return;
+    }
+    let namespace = cluster.namespace().unwrap_or_default();
+    if let Err(error) = apply::delete::<Pod>(&step.call.ad.client, &namespace, &member.name, &member.uid).await {
+        tracing::warn!(pod = member.name, error = chain(&error), "failed to restart a server; trying again");
+    }
+}
+
+/// Looks again whether the restored data is there: a leader that loses its office before the others have the snapshot
+/// takes the restore with it.
+fn lost(seen: Option<&LeaderSeen>) -> Option<StepOutcome> {
+    let leader = seen.filter(|leader| leader.marker == Marker::Present)?;
+    Some(StepOutcome::fatal(
+        "RestoreLost",
+        format!(
+            "the restored data was seen, but leadership moved before the other servers had it, and {} serves the old \
+             data. Create another OpenBaoRestore",
+            leader.pod
+        ),
+    ))
+}
+
+/// Done when a majority of the servers has what the leader was proven to serve.
+pub async fn prove_applied(step: &Step<'_>) -> StepOutcome {
+    let output = |key| step.call.output(plan::SUBMIT, key).unwrap_or_default();
+    match output(submit::OUTCOME) {
+        submit::APPLIED => {}
+        submit::REJECTED => {
+            return StepOutcome::fatal(
+                "ServerRefused",
+                format!("the server refused the snapshot: {}. Nothing was changed", output(submit::MESSAGE)),
+            );
+        }
+        submit::SEALED => return StepOutcome::fatal("Sealed", sealed_message(step, output(submit::MESSAGE))),
+        other => return StepOutcome::fatal("PlanUnreadable", format!("the submission ended in \"{other}\"")),
+    }
+    let cluster = match step.cluster() {
+        Ok(cluster) => cluster,
+        Err(outcome) => return outcome,
+    };
+    let members = step.members(cluster).await;
+    let seen = evidence::leader(step, cluster, &members).await;
+    if let Some(outcome) = lost(seen.as_ref()) {
+        return outcome;
+    }
+    let Some(leader) = observe::leader(&members) else {
+        return StepOutcome::in_progress("waiting for the servers to agree on a leader");
+    };
+    let index: u64 = output(submit::INDEX).parse().unwrap_or_default();
+    let (has, lacks) = spread(&members, leader, index);
+    let wanted = usize::try_from(cluster.spec.replicas).unwrap_or(1) / 2 + 1;
+    let late = step.call.deadline - step.call.now < chrono::TimeDelta::minutes(30);
+    if has.len() >= wanted && (lacks.is_empty() || late) {
+        return StepOutcome::done_with([("servers", has.join(","))]);
+    }
+    StepOutcome::in_progress(format!("waiting for {} to install the snapshot", lacks.join(", ")))
+}
+
+/// Which servers have applied the log up to `index`, and which not yet.
+fn spread(members: &[Member], leader: &Member, index: u64) -> (Vec<String>, Vec<String>) {
+    let applied = |member: &Member| member.view.as_ref().map_or(0, |view| view.raft_applied_index);
+    let has = |member: &&Member| member.name == leader.name || (member.serves() && applied(member) >= index);
+    let (has, lacks): (Vec<&Member>, Vec<&Member>) = members.iter().partition(has);
+    let names = |list: Vec<&Member>| list.into_iter().map(|member| member.name.clone()).collect();
+    (names(has), names(lacks))
+}
+
+fn sealed_message(step: &Step<'_>, pods: &str) -> String {
+    let judged = |key| step.call.output(plan::JUDGE, key);
+    let key = judged(judge::KEY_NEEDED).map_or_else(
+        || {
+            let id = judged(judge::SEAL_KEY_ID).map(|id| format!(" with id \"{id}\"")).unwrap_or_default();
+            format!("the {} seal key{id} of the snapshot", judged(judge::SEAL_TYPE).unwrap_or("snapshot's"))
+        },
+        str::to_owned,
+    );
+    let before = step.call.output(plan::SAFETY_BACKUP, safety::KEY).map_or_else(
+        || "No safety backup was taken".to_owned(),
+        |key| format!("The data from before is in the safety backup {key}"),
+    );
+    format!(
+        "the snapshot was applied, and {pods} cannot unseal: they need {key}. Give it to the cluster (spec.unseal) and \
+         restart its pods. {before}"
+    )
+}
+
+/// Restarts the servers one by one.
+pub async fn restart_voters(step: &Step<'_>) -> StepOutcome {
+    let cluster = match step.cluster() {
+        Ok(cluster) => cluster,
+        Err(outcome) => return outcome,
+    };
+    let recorded = pods(step);
+    let members = step.members(cluster).await;
+    match next_restart(&members, &recorded, cluster.spec.replicas) {
+        Restart::Done => StepOutcome::done(),
+        Restart::Wait(what) => StepOutcome::in_progress(format!("restarting the servers: waiting for {what}")),
+        Restart::Delete(name) => {
+            delete(step, cluster, &members, std::slice::from_ref(&name), &recorded).await;
+            StepOutcome::in_progress(format!("restarting server {name}"))
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Restart {
+    Done,
+    Wait(String),
+    Delete(String),
+}
+
+/// Who is next. Nobody is deleted while another one is on its way, and the leader only when it alone is left.
+fn next_restart(members: &[Member], recorded: &BTreeMap<String, String>, replicas: i32) -> Restart {
+    let old = |member: &&Member| recorded.get(&member.name).is_some_and(|uid| *uid == member.uid);
+    if let Some(leaving) = members.iter().find(|member| member.terminating) {
+        return Restart::Wait(format!("{} to stop", leaving.name));
+    }
+    if members.len() < usize::try_from(replicas).unwrap_or_default() {
+        return Restart::Wait("a deleted pod to be made again".to_owned());
+    }
+    if let Some(late) = members.iter().find(|member| !old(member) && !member.serves()) {
+        let silence = late.silence.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+        return Restart::Wait(format!("{} to unseal and follow{silence}", late.name));
+    }
+    let waiting: Vec<&Member> = members.iter().filter(old).collect();
+    if waiting.is_empty() {
+        return Restart::Done;
+    }
+    let leads = |member: &Member| member.state() == Some(HealthState::Active);
+    // The highest ordinal first, as a StatefulSet would.
+    let standby = waiting.iter().rev().find(|member| !leads(member));
+    match (standby, observe::leader(members)) {
+        (Some(standby), _) => Restart::Delete(standby.name.clone()),
+        (None, Some(leader)) => Restart::Delete(leader.name.clone()),
+        (None, None) => Restart::Wait("the servers to agree on a leader".to_owned()),
+    }
+}
+
+/// Done when one leads, all others follow it, and autopilot finds everybody healthy, where we may ask it.
+pub async fn await_healthy(step: &Step<'_>) -> StepOutcome {
+    let cluster = match step.cluster() {
+        Ok(cluster) => cluster,
+        Err(outcome) => return outcome,
+    };
+    let members = step.members(cluster).await;
+    let Some(leader) = observe::leader(&members) else {
+        return StepOutcome::in_progress("waiting for the servers to agree on a leader");
+    };
+    if members.len() < usize::try_from(cluster.spec.replicas).unwrap_or_default() {
+        return StepOutcome::in_progress("waiting for every server's pod");
+    }
+    let id = |member: &Member| member.health.as_ref().and_then(|health| health.cluster_id.clone());
+    if let Some(apart) = members.iter().find(|member| !member.serves() || id(member) != id(leader)) {
+        return StepOutcome::in_progress(format!("waiting for {} to follow {}", apart.name, leader.name));
+    }
+    let Ok(token) = evidence::token(step, cluster, leader).await else {
+        return StepOutcome::done_with([(
+            HEALTH,
+            "every server serves and follows one leader (autopilot not asked: no login)",
+        )]);
+    };
+    let Some(Ok(client)) = leader.client() else {
+        return StepOutcome::in_progress(format!("waiting for pod {} to have an address", leader.name));
+    };
+    match client.autopilot_state(&token).await {
+        Ok(state) if state.healthy => {
+            let bears = state.failure_tolerance;
+            StepOutcome::done_with([(HEALTH, format!("autopilot: healthy, may lose {bears} more"))])
+        }
+        Ok(_) => StepOutcome::in_progress("waiting for autopilot to find every server healthy"),
+        Err(error) if error.is_denied() => StepOutcome::done_with([(
+            HEALTH,
+            "every server serves and follows one leader (autopilot may not be asked)",
+        )]),
+        Err(error) => StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::cluster::observe::tests::member;
+    use HealthState::{Active, Sealed, Standby};
+
+    fn recorded() -> BTreeMap<String, String> {
+        (0..3).map(|i| (format!("kelp-{i}"), format!("uid-{i}"))).collect()
+    }
+
+    fn restarted(mut member: Member) -> Member {
+        member.uid = format!("new-{}", member.ordinal);
+        member
+    }
+
+    fn three() -> Vec<Member> {
+        vec![member(0, Active, Some(0)), member(1, Standby, Some(0)), member(2, Standby, Some(0))]
+    }
+
+    #[test]
+    fn standbys_are_restarted_first_one_at_a_time_and_the_leader_last() {
+        let mut members = three();
+        assert_eq!(next_restart(&members, &recorded(), 3), Restart::Delete("kelp-2".into()));
+        members[2].terminating = true;
+        assert!(matches!(next_restart(&members, &recorded(), 3), Restart::Wait(_)));
+        assert!(matches!(next_restart(&members[..2], &recorded(), 3), Restart::Wait(_)));
+        members[2] = restarted(member(2, Sealed, None));
+        assert!(matches!(next_restart(&members, &recorded(), 3), Restart::Wait(_)));
+        members[2] = restarted(member(2, Standby, Some(0)));
+        assert_eq!(next_restart(&members, &recorded(), 3), Restart::Delete("kelp-1".into()));
+        members[1] = restarted(member(1, Standby, Some(0)));
+        assert_eq!(next_restart(&members, &recorded(), 3), Restart::Delete("kelp-0".into()));
+        let done = [
+            restarted(member(0, Standby, Some(2))),
+            restarted(member(1, Standby, Some(2))),
+            restarted(member(2, Active, Some(2))),
+        ];
+        assert_eq!(next_restart(&done, &recorded(), 3), Restart::Done);
+    }
+
+    #[test]
+    fn a_single_server_is_restarted_too() {
+        let recorded: BTreeMap<_, _> = [("kelp-0".to_owned(), "uid-0".to_owned())].into();
+        let one = [member(0, Active, Some(0))];
+        assert_eq!(next_restart(&one, &recorded, 1), Restart::Delete("kelp-0".into()));
+        assert_eq!(next_restart(&[restarted(member(0, Active, Some(0)))], &recorded, 1), Restart::Done);
+    }
+
+    #[test]
+    fn a_server_that_sealed_itself_has_its_turn_like_the_others() {
+        let mut members = three();
+        members[1] = member(1, Sealed, None);
+        members[2] = restarted(member(2, Standby, Some(0)));
+        assert_eq!(next_restart(&members, &recorded(), 3), Restart::Delete("kelp-1".into()));
+    }
+
+    #[test]
+    fn the_one_restart_after_harm_counts_when_every_server_has_had_it() {
+        let at = |seconds| DateTime::from_timestamp(seconds, 0);
+        let mut members = three();
+        assert_eq!(all_restarted_at(&members, &recorded()), None);
+        for (i, one) in members.iter_mut().enumerate() {
+            one.uid = format!("new-{i}");
+            one.created = at(100 + i64::try_from(i).unwrap());
+        }
+        assert_eq!(all_restarted_at(&members, &recorded()), at(102));
+        members[0].uid = "uid-0".into();
+        assert_eq!(all_restarted_at(&members, &recorded()), None);
+        assert_eq!(all_restarted_at(&[], &recorded()), None);
+    }
+
+    #[test]
+    fn the_snapshot_is_where_the_log_has_been_applied_to_its_end() {
+        let mut members = three();
+        members[1].view.as_mut().unwrap().raft_applied_index = 50;
+        members[2].view.as_mut().unwrap().raft_applied_index = 49;
+        let (has, lacks) = spread(&members, &members[0], 50);
+        assert_eq!((has, lacks), (vec!["kelp-0".to_owned(), "kelp-1".into()], vec!["kelp-2".to_owned()]));
+    }
+}

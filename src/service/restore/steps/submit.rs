@@ -1,0 +1,294 @@
+//! The one step that cannot be taken back: leave for one mover to post the snapshot once, and then the proof of what
+//! became of it. Nothing here posts anything, and no permit is given twice under one claim.
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+
+use super::{Step, chain, evidence, judge, marker, preflight, recorded_pods, restart, trouble};
+use crate::api::OpenBaoCluster;
+use crate::datapath::protocol::{Endpoint, Grant, Peer, Permit};
+use crate::service::cluster::observe::{self, Member};
+use crate::service::opslifecycle::manager::StepOutcome;
+use crate::service::restore::decide::prove::{self, Facts, Mover, Outcome, Proof};
+use crate::service::restore::mover::{Current, Exchange, MoverError, Past, State};
+use crate::service::restore::plan;
+
+/// How long a mover may wait before it claims.
+const PERMIT: TimeDelta = TimeDelta::seconds(60);
+
+/// Output keys of this step.
+pub const OUTCOME: &str = "outcome";
+pub const PROOF: &str = "proof";
+pub const PROOF_TEXT: &str = "proofText";
+pub const PROOF_AT: &str = "proofAt";
+pub const INDEX: &str = "raftIndex";
+pub const MESSAGE: &str = "message";
+pub const SUBMITTED_AT: &str = "submittedAt";
+pub const ANSWERED_AT: &str = "answeredAt";
+
+/// Values of [`OUTCOME`].
+pub const APPLIED: &str = "Applied";
+pub const REJECTED: &str = "Rejected";
+pub const SEALED: &str = "Sealed";
+
+/// Gives the permit, once per receipt. Whatever stands in the way here leaves everything as it was.
+pub async fn grant(step: &Step<'_>) -> StepOutcome {
+    let cluster = match step.cluster() {
+        Ok(cluster) => cluster,
+        Err(outcome) => return outcome,
+    };
+    let not_yet = |why: String| StepOutcome::retryable("NotSubmitted", format!("{why}; nothing was submitted"));
+    let Some(fence) = step.call.fence else {
+        return StepOutcome::fatal("LockLost", "the restore has no lock: nothing was submitted");
+    };
+    let (pod_uid, report) = match preflight::ready(step).await {
+        Ok(preflight::Prepared::Ready { pod_uid, report }) => (pod_uid, report),
+        Ok(preflight::Prepared::Working(what)) => {
+            return not_yet(format!("the mover is not ready (waiting for {what})"));
+        }
+        Ok(preflight::Prepared::Refused(report)) => {
+            return StepOutcome::fatal("SourceChanged", format!("{}; nothing was submitted", report.message));
+        }
+        Err(failed @ StepOutcome::Failed { .. }) => return failed,
+        Err(_) => return not_yet("the mover cannot be seen".to_owned()),
+    };
+    if report.inspection.as_ref().map(|i| i.sha256.as_str()) != step.call.output(plan::JUDGE, judge::SHA256) {
+        return StepOutcome::fatal(
+            "SourceChanged",
+            "the snapshot is not the one that was judged; nothing was submitted",
+        );
+    }
+    let read = match step.movers.exchange().await {
+        Ok(Some(read)) => read,
+        Ok(None) => return StepOutcome::fatal("MoverUnusable", "the mover's ConfigMap is gone; nothing was submitted"),
+        Err(error) => return not_yet(chain(&error)),
+    };
+    if read.claim.is_some() || read.grant.is_some() {
+        // Not to be judged here: the proof looks into it.
+        return StepOutcome::in_progress("a permit stands already: looking what came of it");
+    }
+    let members = step.members(cluster).await;
+    let Some(leader) = observe::leader(&members) else {
+        return not_yet("the servers do not agree on a leader".to_owned());
+    };
+    let Some(peer) = peer(leader) else { return not_yet(format!("pod {} has no address", leader.name)) };
+    let endpoint = match step.call.output(plan::JUDGE, judge::ENDPOINT) {
+        Some("snapshot-force") => Endpoint::SnapshotForce,
+        Some(_) | None => Endpoint::Snapshot,
+    };
+    if !step.call.ad.leadership.still_leader() {
+        return not_yet("another operator leads now".to_owned());
+    }
+    let permit = Permit { pod_uid, fence, leader: peer, endpoint, expires_at: Utc::now() + PERMIT };
+    match step.movers.grant(&read, &Grant::Granted(permit)).await {
+        Ok(()) => StepOutcome::in_progress("waiting for the mover to claim the submission"),
+        Err(MoverError::Request { source, .. }) if source.is_conflict() => {
+            not_yet("the mover's ConfigMap changed while the permit was written".to_owned())
+        }
+        // Whether it was written is not known: the proof reads it.
+        Err(error) => StepOutcome::in_progress(format!("waiting for the mover ({})", chain(&error))),
+    }
+}
+
+fn peer(leader: &Member) -> Option<Peer> {
+    let endpoint = leader.endpoint.as_ref()?;
+    Some(Peer {
+        pod: leader.name.clone(),
+        pod_uid: leader.uid.clone(),
+        address: endpoint.address.to_string(),
+        tls_name: if endpoint.ca_pem.is_some() { endpoint.tls_name.clone() } else { String::new() },
+    })
+}
+
+/// Finds out what became of the submission under this receipt.
+pub async fn prove(step: &Step<'_>) -> StepOutcome {
+    let cluster = match step.cluster() {
+        Ok(cluster) => cluster,
+        Err(StepOutcome::Failed { message, .. }) => {
+            return unknown(&format!("{message}: nothing can be asked any more"));
+        }
+        Err(outcome) => return outcome,
+    };
+    let read = match step.movers.exchange().await {
+        Ok(Some(read)) => read,
+        Ok(None) => return unknown("the mover's ConfigMap is gone, and with it whether the submission was claimed"),
+        Err(error) if error.is_final() => return unknown(&chain(&error)),
+        Err(error) => return trouble(&error),
+    };
+    if let Some(past) = read.past(step.call.state.attempt) {
+        return again(step, &past.verdict).await;
+    }
+    let current = match step.movers.current().await {
+        Ok(current) => current,
+        Err(error) => return trouble(&error),
+    };
+    let members = step.members(cluster).await;
+    let pods = recorded_pods(step.call.output(plan::PLACE_MARKER, marker::PODS).unwrap_or_default());
+    let leader = match read.claim {
+        Some(_) => evidence::leader(step, cluster, &members).await,
+        None => None,
+    };
+    let facts = Facts {
+        permit_until: match &read.grant {
+            Some(Grant::Granted(permit)) => Some(permit.expires_at),
+            Some(Grant::Refused { .. }) | None => None,
+        },
+        revoked: !matches!(read.grant, Some(Grant::Granted(_))),
+        claim: read.claim.clone(),
+        submission: read.result.clone(),
+        mover: mover_of(&read, current.as_ref(), step.call.now),
+        leader,
+        members: evidence::seen(&members),
+        new_cluster_id: step.call.output(plan::JUDGE, judge::NEW_CLUSTER_ID).map(str::to_owned),
+        restarted_at: restart::all_restarted_at(&members, &pods),
+    };
+    match prove::prove(&facts, Utc::now()) {
+        Outcome::Wait(what) => StepOutcome::in_progress(format!("waiting for {what}")),
+        Outcome::Revoke => match step.movers.refuse("the permit ran out").await {
+            Ok(()) | Err(MoverError::Claimed) => StepOutcome::in_progress("the permit ran out and was taken back"),
+            Err(error) => trouble(&error),
+        },
+        Outcome::NothingPosted(why) | Outcome::NotApplied(why) => close(step, cluster, &read, &members, why).await,
+        Outcome::Rejected(message) => StepOutcome::done_with([(OUTCOME, REJECTED.to_owned()), (MESSAGE, message)]),
+        Outcome::Applied { proof, text } => applied(&read, &members, proof, text),
+        Outcome::Restart { pods: names, why } => {
+            restart::delete(step, cluster, &members, &names, &pods).await;
+            StepOutcome::in_progress(format!("restarting {} once, because they {why}", names.join(", ")))
+        }
+        Outcome::Sealed { pods } => StepOutcome::done_with([(OUTCOME, SEALED.to_owned()), (MESSAGE, pods.join(", "))]),
+        Outcome::Unknown(message) => unknown(&message),
+    }
+}
+
+fn unknown(message: &str) -> StepOutcome {
+    StepOutcome::Unknown {
+        message: format!(
+            "{message}. Look for a secret that only the old or only the restored data has; then ask for Resume (look \
+             again) or Abandon (give up and release the lock) in the restore's spec.requests"
+        ),
+    }
+}
+
+/// The mover that was given the permit, as far as the submission goes. One whose Job is gone can send nothing any more.
+fn mover_of(read: &Exchange, current: Option<&Current>, now: DateTime<Utc>) -> Mover {
+    let claimed = read.claim.as_ref().map(|claim| claim.at);
+    let gone = |at: Option<DateTime<Utc>>| Mover::Gone { at: at.or(claimed).unwrap_or(now) };
+    match current.map(|current| &current.state) {
+        None => gone(None),
+        Some(State::Ended { at, .. }) => gone(*at),
+        Some(State::Starting(_)) => Mover::Running,
+        Some(State::Running { pod_uid }) => match &read.claim {
+            // Another pod runs now: the one that claimed is gone.
+            Some(claim) if claim.pod_uid != *pod_uid => gone(None),
+            _ => Mover::Running,
+        },
+    }
+}
+
+fn applied(read: &Exchange, members: &[Member], proof: Proof, text: String) -> StepOutcome {
+    let word = match proof {
+        Proof::Marker => "Marker",
+        Proof::Token => "Login",
+        Proof::ClusterId => "ClusterID",
+    };
+    let view = observe::leader(members).and_then(|leader| leader.view.as_ref());
+    let mut output = vec![
+        (OUTCOME, APPLIED.to_owned()),
+        (PROOF, word.to_owned()),
+        (PROOF_TEXT, text),
+        (PROOF_AT, stamp(Utc::now())),
+        (INDEX, view.map_or(0, |view| view.raft_applied_index).to_string()),
+    ];
+    output.extend(read.claim.as_ref().map(|claim| (SUBMITTED_AT, stamp(claim.at))));
+    output.extend(read.result.as_ref().map(|result| (ANSWERED_AT, stamp(result.at))));
+    StepOutcome::done_with(output)
+}
+
+fn stamp(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// Ends an attempt that changed nothing: nobody can send under its claim any more, servers that sealed themselves are
+/// back, and the claim is put on record, so that another attempt gets one of its own.
+async fn close(
+    step: &Step<'_>,
+    cluster: &OpenBaoCluster,
+    read: &Exchange,
+    members: &[Member],
+    why: String,
+) -> StepOutcome {
+    if read.grant.is_some() || read.claim.is_some() {
+        match step.movers.stop().await {
+            Ok(true) => {}
+            Ok(false) => return StepOutcome::in_progress(format!("not applied ({why}): waiting for the mover to end")),
+            Err(error) => return trouble(&error),
+        }
+    }
+    if let Some(sealed) = restart::restart_sealed(step, cluster, members).await {
+        return StepOutcome::in_progress(format!("not applied ({why}): waiting for {sealed} to unseal"));
+    }
+    let past = Past {
+        attempt: step.call.state.attempt,
+        grant: read.grant.clone(),
+        claim: read.claim.clone(),
+        result: read.result.clone(),
+        verdict: why.clone(),
+        at: Utc::now(),
+    };
+    match step.movers.close(read, past).await {
+        Ok(()) => again(step, &why).await,
+        Err(MoverError::Request { source, .. }) if source.is_conflict() => {
+            StepOutcome::in_progress("the mover wrote meanwhile: looking again")
+        }
+        Err(error) => trouble(&error),
+    }
+}
+
+/// The attempt is over. If another one may follow, its mover is made first, so that the next permit finds one ready.
+async fn again(step: &Step<'_>, why: &str) -> StepOutcome {
+    let message = format!("not applied: {why}");
+    if step.call.state.attempt >= plan::SUBMISSIONS {
+        return StepOutcome::NotApplied { message };
+    }
+    match preflight::ready(step).await {
+        Ok(preflight::Prepared::Working(what)) => {
+            StepOutcome::in_progress(format!("{message}; before the next attempt, waiting for {what}"))
+        }
+        Err(waiting @ StepOutcome::Waiting { .. }) => waiting,
+        Ok(preflight::Prepared::Ready { .. } | preflight::Prepared::Refused(_)) | Err(_) => {
+            StepOutcome::NotApplied { message }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::protocol::Claim;
+
+    fn read(claimed_by: Option<&str>) -> Exchange {
+        let claim = claimed_by.map(|pod| Claim {
+            pod_uid: pod.to_owned(),
+            fence: 1,
+            leader_pod_uid: "l".into(),
+            at: DateTime::from_timestamp(100, 0).unwrap(),
+        });
+        Exchange { claim, ..Exchange::default() }
+    }
+
+    fn current(state: State) -> Current {
+        Current { number: 1, job: "j".into(), job_uid: "u".into(), state }
+    }
+
+    #[test]
+    fn a_claim_belongs_to_the_pod_that_made_it_and_to_no_later_one() {
+        let now = DateTime::from_timestamp(200, 0).unwrap();
+        let at = |seconds| Mover::Gone { at: DateTime::from_timestamp(seconds, 0).unwrap() };
+        let running = current(State::Running { pod_uid: "m2".into() });
+        assert_eq!(mover_of(&read(Some("m1")), Some(&running), now), at(100), "another pod runs");
+        assert_eq!(mover_of(&read(Some("m2")), Some(&running), now), Mover::Running);
+        assert_eq!(mover_of(&read(Some("m1")), None, now), at(100));
+        assert_eq!(mover_of(&read(None), None, now), at(200));
+        let ended = State::Ended { at: DateTime::from_timestamp(150, 0), failure: None, why: String::new() };
+        assert_eq!(mover_of(&read(Some("m1")), Some(&current(ended)), now), at(150));
+    }
+}
