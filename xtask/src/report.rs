@@ -134,6 +134,26 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
+/// Says first that a registry is out of reach where that is what a failure comes down to.
+pub fn with_network_hint(error: anyhow::Error, registry: &str) -> anyhow::Error {
+    const SIGNS: &[&str] = &[
+        "dial tcp",
+        "no such host",
+        "network is unreachable",
+        "Network is unreachable",
+        "Connection refused",
+        "Name or service not known",
+        "Temporary failure in name resolution",
+        "Failed to establish a new connection",
+    ];
+    let text = format!("{error:#}");
+    if SIGNS.iter().any(|sign| text.contains(sign)) {
+        error.context(format!("{registry} cannot be reached: check this machine's network and proxy settings"))
+    } else {
+        error
+    }
+}
+
 /// The last lines of a log, indented, or why there are none.
 pub fn tail(log: &Path) -> String {
     match fs::read(log) {
@@ -162,6 +182,14 @@ mod tests {
         assert!(error.contains(log.to_str().unwrap()), "{error}");
         assert!(error.contains("the reason"), "{error}");
         assert!(!error.contains("    50\n"), "only the last lines: {error}");
+    }
+
+    #[test]
+    fn a_missing_network_is_said_first_and_other_failures_are_left_alone() {
+        let error = with_network_hint(anyhow::anyhow!("go: dial tcp: lookup x: no such host"), "the proxy");
+        assert!(format!("{error:#}").starts_with("the proxy cannot be reached"), "{error:#}");
+        let error = with_network_hint(anyhow::anyhow!("undefined: foo"), "the proxy");
+        assert_eq!(format!("{error:#}"), "undefined: foo");
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl Client {
         let jwt = stage.kubectl(&["create", "token", "app", &audience, "--duration=10m"])?;
         let login = json!({"role": "app", "jwt": jwt.trim()});
         let answer = client.request("POST", "auth/jwt/login", Some(&login))?.context("no answer to the login")?;
-        client.token = answer["auth"]["client_token"].as_str().context("the login gave no token")?.to_owned();
+        client.token = answer["auth"]["client_token"].as_str().context("the login gave no token")?.into();
         Ok(client)
     }
 

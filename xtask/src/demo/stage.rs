@@ -1,7 +1,6 @@
 //! The cluster that the demo plays on, by kubectl: the same on the devcluster and on somebody's own.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -117,10 +117,10 @@ impl Devcluster {
         say(format!("devcluster: Kubernetes {KUBERNETES} in {}", self.root.display()));
         node::clear(self)?;
         self.port_is_free()?;
+        machine::disk(&self.root, machine::DISK_WARM)?;
         parts::build(self, parts::NODE)?;
         images::base(self)?;
         let later = wheels::archives(self)?;
-        machine::disk(&self.root, machine::DISK_WARM)?;
         if let Err(error) = node::start(self, &later) {
             // Nothing half-started stays behind; the logs do, to be read.
             node::stop(self).context("and what had started could not be stopped")?;
@@ -215,9 +215,11 @@ impl Devcluster {
             }
             Err(TryLockError::Error(error)) => return Err(error).context(format!("could not lock {}", path.display())),
         }
-        file.set_len(0)?;
-        file.rewind()?;
-        write!(file, "`{what}`, process {}", std::process::id())?;
+        // Only for the message above: on a full disk the lock is a lock all the same.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| write!(file, "`{what}`, process {}", std::process::id()));
         Ok(file)
     }
 

