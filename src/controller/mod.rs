@@ -1,1 +1,3 @@
 //! One file per kind: its watches, its reconcile (a table of contents), its error policy and what it reports.
+
+pub mod rollout;
