@@ -4,11 +4,13 @@
 //! clusters cost as many series as one. What Prometheus can derive from objects in the caches is not kept here but
 //! computed at the scrape (`crate::telemetry`).
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -97,7 +99,11 @@ pub struct Metrics {
     lock_held: Family<Operation, Histogram>,
     leader: Gauge<i64, AtomicI64>,
     started: Gauge<f64, AtomicU64>,
+    certificates: Certificates,
 }
+
+/// When each cluster's certificate expires, by namespace and name. Only the earliest becomes a metric.
+type Certificates = Arc<Mutex<BTreeMap<(String, String), DateTime<Utc>>>>;
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -115,6 +121,7 @@ impl Default for Metrics {
             lock_held: Family::new_with_constructor(|| Histogram::new(WORK_BUCKETS)),
             leader: Gauge::default(),
             started: Gauge::default(),
+            certificates: Certificates::default(),
         }
     }
 }
@@ -196,6 +203,17 @@ impl Metrics {
         self.leader.set(i64::from(leading));
     }
 
+    /// The server certificate of a cluster was read, and expires `at`.
+    pub fn certificate_expires(&self, namespace: &str, cluster: &str, at: DateTime<Utc>) {
+        let mut known = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert((namespace.to_owned(), cluster.to_owned()), at);
+    }
+
+    /// All that were told; those of clusters that are gone are for the caller to leave out.
+    pub fn certificates(&self) -> BTreeMap<(String, String), DateTime<Utc>> {
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Seconds since the Unix epoch at which this process began.
     pub fn started(&self, at: f64) {
         self.started.set(at);
@@ -218,6 +236,8 @@ impl Metrics {
             lock_held,
             leader,
             started,
+            // Becomes a metric at the scrape: see `crate::telemetry::fleet`.
+            certificates: _,
         } = self.clone();
         registry.register("reconciles", "Reconciles by kind and how they ended", reconciles);
         registry.register_with_unit(
@@ -233,7 +253,7 @@ impl Metrics {
             api_requests,
         );
         registry.register("backups_skipped", "Scheduled backups that were not taken, by reason", backups_skipped);
-        registry.register("backups", "Backups that ended, by phase", backups);
+        registry.register("backups_finished", "Backups that ended, by phase", backups);
         registry.register_with_unit("backup_size", "Stored size of a finished backup", Unit::Bytes, backup_size);
         registry.register_with_unit(
             "backup_duration",
@@ -241,7 +261,7 @@ impl Metrics {
             Unit::Seconds,
             backup_seconds,
         );
-        registry.register("restores", "Restores that ended or stopped for a person, by phase", restores);
+        registry.register("restores_finished", "Restores that ended or stopped for a person, by phase", restores);
         registry.register_with_unit(
             "restore_duration",
             "From a restore's request to its proof",
@@ -309,6 +329,6 @@ mod tests {
         metrics.restore_completed(Duration::from_secs(42));
         let text = text(&metrics);
         assert!(text.contains("restore_duration_seconds_sum 42"), "{text}");
-        assert!(text.contains(r#"restores_total{phase="Unknown"} 1"#), "{text}");
+        assert!(text.contains(r#"restores_finished_total{phase="Unknown"} 1"#), "{text}");
     }
 }

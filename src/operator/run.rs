@@ -25,6 +25,7 @@ use crate::adapter::leadership::{self, Leadership, Term};
 use crate::adapter::metrics::metrics;
 use crate::adapter::settings::Settings;
 use crate::leader::{Candidate, Held, Lost};
+use crate::telemetry::fleet::Fleet;
 use crate::telemetry::health::{Readiness, Stage};
 use crate::telemetry::requests::CountRequests;
 use crate::telemetry::server::{self, Server};
@@ -62,11 +63,13 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
     let readiness = Readiness::default();
     let mut registry = Registry::with_prefix("openbao_operator");
     metrics().register(&mut registry);
+    let fleet = Fleet::default();
+    registry.register_collector(Box::new(fleet.clone()));
     let server = Server::bind(listen).await?;
     let serving = CancellationToken::new();
     let health = tokio::spawn(server.run(readiness.clone(), Arc::new(registry), serving.clone()));
 
-    let outcome = lead(election, settings, &readiness, &stop).await;
+    let outcome = lead(election, settings, &Seen { readiness: readiness.clone(), fleet }, &stop).await;
 
     readiness.set(Stage::Stopping);
     serving.cancel();
@@ -77,19 +80,26 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
     outcome
 }
 
+/// What the outside sees of this process.
+#[derive(Clone)]
+struct Seen {
+    readiness: Readiness,
+    fleet: Fleet,
+}
+
 /// Everything that needs the API server.
 async fn lead(
     election: Option<Election>,
     settings: Vec<Settings>,
-    readiness: &Readiness,
+    seen: &Seen,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
     let config = prepare(kube::Config::infer().await.map_err(Error::Config)?);
     let client = ClientBuilder::try_from(config).map_err(Error::Client)?.with_layer(&CountRequests).build();
-    readiness.set(Stage::Waiting("the API server".to_owned()));
+    seen.readiness.set(Stage::Waiting("the API server".to_owned()));
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        () = kinds::served(&client, |why| readiness.set(Stage::Waiting(why))) => {}
+        () = kinds::served(&client, |why| seen.readiness.set(Stage::Waiting(why))) => {}
     }
 
     let (term, leadership) = leadership::channel();
@@ -104,7 +114,7 @@ async fn lead(
     let Some(election) = election else {
         term.for_ever();
         metrics().leading(true);
-        let mut work = start(&client, settings, &leadership, readiness);
+        let mut work = start(&client, settings, &leadership, seen);
         let ended = tokio::select! {
             () = stop.cancelled() => None,
             ended = work.tasks.join_next() => Some(ended),
@@ -116,13 +126,13 @@ async fn lead(
 
     let identity = format!("{}_{:08x}", election.pod, rand::random::<u32>());
     let candidate = Candidate::new(client.clone(), &election.namespace, &election.lease, identity);
-    let standby = || readiness.set(Stage::Standby);
+    let standby = || seen.readiness.set(Stage::Standby);
     let Some(held) = candidate.acquire(stop, standby).await else { return Ok(()) };
     tracing::info!(lease = election.lease, identity = candidate.identity(), "leading");
     metrics().leading(true);
     term.extend(held.may_act_until());
-    let work = start(&client, settings, &leadership, readiness);
-    let outcome = act(&candidate, held, &term, work, readiness, stop).await;
+    let work = start(&client, settings, &leadership, seen);
+    let outcome = act(&candidate, held, &term, work, seen, stop).await;
     metrics().leading(false);
     outcome
 }
@@ -133,7 +143,7 @@ async fn act(
     held: Held,
     term: &Term,
     mut work: Work,
-    readiness: &Readiness,
+    seen: &Seen,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
     let give_up = stop.child_token();
@@ -147,7 +157,7 @@ async fn act(
         }
     };
     term.end();
-    readiness.set(Stage::Stopping);
+    seen.readiness.set(Stage::Stopping);
     work.drain().await;
     match (kept, failure) {
         (Err(lost), _) => Err(lost.into()),
@@ -181,17 +191,17 @@ impl Work {
 }
 
 /// Begins to watch and to reconcile, one set for each scope.
-fn start(client: &kube::Client, settings: Vec<Settings>, leadership: &Leadership, readiness: &Readiness) -> Work {
+fn start(client: &kube::Client, settings: Vec<Settings>, leadership: &Leadership, seen: &Seen) -> Work {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    readiness.set(Stage::Waiting("the first list of every kind".to_owned()));
+    seen.readiness.set(Stage::Waiting("the first list of every kind".to_owned()));
     let unfilled = Arc::new(AtomicUsize::new(settings.len()));
     for settings in settings {
         let scope = Scoped {
             client: client.clone(),
             settings,
             leadership: leadership.clone(),
-            readiness: readiness.clone(),
+            seen: seen.clone(),
             unfilled: unfilled.clone(),
             stop: stop.clone(),
         };
@@ -205,7 +215,7 @@ struct Scoped {
     client: kube::Client,
     settings: Settings,
     leadership: Leadership,
-    readiness: Readiness,
+    seen: Seen,
     /// How many scopes still wait for their lists.
     unfilled: Arc<AtomicUsize>,
     stop: CancellationToken,
@@ -213,7 +223,7 @@ struct Scoped {
 
 impl Scoped {
     async fn run(self) {
-        let Self { client, settings, leadership, readiness, unfilled, stop } = self;
+        let Self { client, settings, leadership, seen, unfilled, stop } = self;
         let events = Events::new(client.clone(), settings.instance.clone());
         let caches = Caches::start(&client, &settings.scope, malformed, &stop);
         loop {
@@ -226,14 +236,15 @@ impl Scoped {
                 // Rights that are granted later, or a kind that comes later, are found by the watches themselves.
                 Err(error) => {
                     tracing::warn!(scope = ?settings.scope, error = super::report(&error), "cannot start here yet");
-                    readiness.set(Stage::Waiting(format!("{:?}: {error}", settings.scope)));
+                    seen.readiness.set(Stage::Waiting(format!("{:?}: {error}", settings.scope)));
                 }
             }
         }
         if unfilled.fetch_sub(1, Ordering::SeqCst) == 1 {
-            readiness.set(Stage::Leading);
+            seen.readiness.set(Stage::Leading);
         }
         tracing::info!(scope = ?settings.scope, "watching");
+        seen.fleet.watch(caches.clone());
         let adapters = Arc::new(Adapters { client, settings, events, caches, leadership });
         controllers(adapters, stop).await;
     }
