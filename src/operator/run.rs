@@ -24,6 +24,7 @@ use crate::adapter::kubernetes::events::Events;
 use crate::adapter::leadership::{self, Leadership, Term};
 use crate::adapter::metrics::metrics;
 use crate::adapter::settings::Settings;
+use crate::controller;
 use crate::leader::{Candidate, Held, Lost};
 use crate::telemetry::fleet::Fleet;
 use crate::telemetry::health::{Readiness, Stage};
@@ -250,10 +251,14 @@ impl Scoped {
     }
 }
 
-/// Every controller of one scope, until `stop`.
+/// Every controller of one scope, until `stop`. One that ends by itself ends all: half an operator is worse than a
+/// restart.
 async fn controllers(adapters: Arc<Adapters>, stop: CancellationToken) {
-    let _ = &adapters;
-    stop.cancelled().await;
+    let mut running = JoinSet::new();
+    running.spawn(controller::rollout::run(adapters.clone(), stop.clone()));
+    if running.join_next().await.is_some() && stop.is_cancelled() {
+        while running.join_next().await.is_some() {}
+    }
 }
 
 /// An object that cannot be read as its kind is left alone and named; the others are not disturbed.
