@@ -5,6 +5,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod api;
 mod devcluster;
 mod harness;
 mod platform;

@@ -40,11 +40,6 @@ pub fn admit(object: &Value, old: Option<&Value>) -> Result<Value, Vec<String>> 
     if errors.is_empty() { Ok(object) } else { Err(errors) }
 }
 
-/// The same, from YAML.
-pub fn admit_yaml(text: &str) -> Result<Value, Vec<String>> {
-    admit(&serde_saphyr::from_str(text).unwrap(), None)
-}
-
 fn default(schema: &Value, value: &mut Value) {
     if let Some(items) = value.as_array_mut() {
         items.iter_mut().for_each(|item| default(&schema["items"], item));

@@ -20,6 +20,8 @@ pub mod rollout;
 #[cfg(test)]
 mod rulebook;
 pub mod rules;
+#[cfg(test)]
+mod samples;
 pub mod target;
 
 pub use cluster::audit::*;

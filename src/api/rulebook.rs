@@ -3,53 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::admission::{SCHEMAS, admit};
 
-#[derive(Deserialize)]
-struct Case {
-    kind: String,
-    message: String,
-    before: Option<Value>,
-    accepted: Value,
-    refused: Value,
-}
+#[path = "../../tests/api/table.rs"]
+mod table;
 
-fn cases() -> Vec<Case> {
-    serde_saphyr::from_str(include_str!("../../tests/api/rules.yaml")).unwrap()
-}
-
-/// The smallest legal object of a kind.
-fn smallest(kind: &str) -> Value {
-    let spec = match kind {
-        "OpenBaoCluster" => json!({"version": "2.7.2", "storage": {"size": "10Gi"}}),
-        "OpenBaoRestore" => json!({"cluster": "main", "source": {"key": "a.snap"}}),
-        "OpenBaoOperation" => json!({"cluster": "main", "operation": "Backup"}),
-        "OpenBaoRollout" => json!({"version": "2.7.2", "members": [{"cluster": "main"}]}),
-        other => panic!("no kind {other}"),
-    };
-    json!({"apiVersion": "openbao.org/v1alpha1", "kind": kind, "metadata": {"name": "main"}, "spec": spec})
-}
-
-/// RFC 7396.
-fn merge(target: &mut Value, patch: &Value) {
-    let Some(fields) = patch.as_object() else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (name, value) in fields {
-        if value.is_null() {
-            target.as_object_mut().unwrap().remove(name);
-        } else {
-            merge(&mut target[name], value);
-        }
-    }
-}
+use self::table::{Case, cases, merge, smallest};
 
 fn merged(mut base: Value, patch: &Value) -> Value {
     merge(&mut base, patch);

@@ -13,7 +13,7 @@ use crate::api::rules;
 use super::audit::{AuditType, FileAuditOptions, HttpAuditOptions, SocketAuditOptions, SyslogAuditOptions, free_form};
 
 /// What OpenBao sets up by itself at its first start. It runs once, on an empty cluster, and no root token is kept.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SelfInit {
     /// Whether to do it. Default false: the operator initialises through the API and stores the root token in `<name>-root-token`.
@@ -22,6 +22,7 @@ pub struct SelfInit {
     /// Requests in order, each one an API call that OpenBao makes to itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub requests: Vec<SelfInitRequest>,
     /// Let service accounts of this Kubernetes cluster log in: what backups, restores and upgrades use.
     #[serde(skip_serializing_if = "Option::is_none")]
