@@ -61,6 +61,10 @@ pub const PROTECTED: &str = "MOVER_PROTECTED";
 pub const DRY_RUN: &str = "MOVER_DRY_RUN";
 /// Keys to remove whatever retention says (a backup whose seal was not proven), a JSON list.
 pub const REMOVE: &str = "MOVER_REMOVE";
+/// Keys of movers that died: removed if they have no manifest, a JSON list.
+pub const CLEAN: &str = "MOVER_CLEAN";
+/// Keys that the keep rules do not count (safety backups), a JSON list.
+pub const UNCOUNTED: &str = "MOVER_UNCOUNTED";
 
 /// What a restore's requester took upon themselves, a JSON list of `MissingManifest` and `OtherSeal`.
 pub const WAIVE: &str = "MOVER_WAIVE";

@@ -107,15 +107,26 @@ pub enum Task<'a> {
     },
     /// Reads a stored backup again from end to end.
     Verify { source: &'a Source },
-    /// Applies retention, finishes what an earlier run began, and removes `remove` in any case.
-    Prune {
-        retention: Option<&'a Retention>,
-        protected: &'a BTreeMap<String, String>,
-        remove: &'a [String],
-        dry_run: bool,
-    },
+    /// Finishes what an earlier run began and does what its orders say.
+    Prune(Orders<'a>),
     /// Downloads, verifies, reports, waits for leave, and submits once.
     Restore { source: &'a Source, login: &'a Login, waive: &'a [String], submit: bool },
+}
+
+/// What a prune is to do. Empty: only what an earlier run left undone.
+#[derive(Clone, Debug, Default)]
+pub struct Orders<'a> {
+    /// Rules that the mover applies to what it finds, with these exceptions:
+    pub retention: Option<&'a Retention>,
+    /// keys that stay, each with the reason;
+    pub protected: BTreeMap<String, String>,
+    /// and keys that the keep rules do not count.
+    pub uncounted: Vec<String>,
+    /// Keys that go whatever the rules say.
+    pub remove: Vec<String>,
+    /// Keys of movers that died: they go if they have no manifest.
+    pub clean: Vec<String>,
+    pub dry_run: bool,
 }
 
 /// One Job.
@@ -177,7 +188,7 @@ impl Task<'_> {
         match self {
             Self::Backup { .. } => "backup",
             Self::Verify { .. } => "verify",
-            Self::Prune { .. } => "prune",
+            Self::Prune(_) => "prune",
             Self::Restore { .. } => "restore",
         }
     }
@@ -185,7 +196,7 @@ impl Task<'_> {
     fn login(&self) -> Option<&Login> {
         match self {
             Self::Backup { login, .. } | Self::Restore { login, .. } => Some(login),
-            Self::Verify { .. } | Self::Prune { .. } => None,
+            Self::Verify { .. } | Self::Prune(_) => None,
         }
     }
 
@@ -204,18 +215,7 @@ impl Task<'_> {
                 list.extend(key_fingerprint.map(|print| (env::KEY_FINGERPRINT, print.to_owned())));
             }
             Self::Verify { source } => list.push(source.variable()),
-            Self::Prune { retention, protected, remove, dry_run } => {
-                if let Some(retention) = retention {
-                    list.push((env::RETENTION, serde_json::to_string(retention)?));
-                }
-                list.push((env::PROTECTED, serde_json::to_string(protected)?));
-                if !remove.is_empty() {
-                    list.push((env::REMOVE, serde_json::to_string(remove)?));
-                }
-                if *dry_run {
-                    list.push((env::DRY_RUN, true.to_string()));
-                }
-            }
+            Self::Prune(orders) => orders.variables(&mut list)?,
             Self::Restore { source, waive, submit, .. } => {
                 list.push(source.variable());
                 if !waive.is_empty() {
@@ -235,6 +235,25 @@ impl Task<'_> {
             list.extend(login.ca_config_map.as_ref().map(|_| (env::CA_FILE, format!("{}/ca.crt", path::CA))));
         }
         Ok(list)
+    }
+}
+
+impl Orders<'_> {
+    fn variables(&self, list: &mut Vec<(&'static str, String)>) -> Result<(), serde_json::Error> {
+        if let Some(retention) = self.retention {
+            list.push((env::RETENTION, serde_json::to_string(retention)?));
+            list.push((env::PROTECTED, serde_json::to_string(&self.protected)?));
+            list.push((env::UNCOUNTED, serde_json::to_string(&self.uncounted)?));
+        }
+        for (name, keys) in [(env::REMOVE, &self.remove), (env::CLEAN, &self.clean)] {
+            if !keys.is_empty() {
+                list.push((name, serde_json::to_string(keys)?));
+            }
+        }
+        if self.dry_run {
+            list.push((env::DRY_RUN, true.to_string()));
+        }
+        Ok(())
     }
 }
 

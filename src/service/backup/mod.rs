@@ -8,14 +8,28 @@
 //! | [`status`] | `status.backup`, derived from the operations (pure) |
 //! | [`store`] | a target as an operation freezes it (pure) |
 //! | [`jobs`] | the mover's Jobs and the objects beside them, also a restore's (pure) |
+//! | [`frozen`] | the inputs of a backup as they are frozen when it starts (pure) |
+//! | [`protect`] | which backups retention must spare, and why (pure) |
+//! | [`manager`] | plan and clean-up of each kind of backup |
+//! | [`steps`], `gate`, `seal`, [`stamp`] | what the steps do |
+//! | [`mover`] | the mover's Jobs on the API server: made, looked at, stopped |
 //! | [`found`] | what a Job that was found tells (pure) |
 
 pub mod decide;
 pub mod found;
+pub mod frozen;
+mod gate;
 pub mod jobs;
+pub mod manager;
+pub mod mover;
+pub mod protect;
 pub mod request;
 pub mod schedule;
+mod seal;
+pub mod stamp;
 pub mod status;
+pub mod steps;
 pub mod store;
 
 pub use decide::{BackupDecision, BackupFacts, Refused, Skip, TRIGGER_ANNOTATION, decide};
+pub use manager::BackupManager;

@@ -92,8 +92,9 @@ fn a_backup_job_to_a_bucket_looks_like_this() {
 fn a_prune_job_on_a_claim_looks_like_this() {
     let retention = Retention { keep_last: Some(7), keep_within: Some("72h".into()), ..Retention::default() };
     let protected = BTreeMap::from([("reef/kelp/a.snap".to_owned(), "the last verified".to_owned())]);
-    let task = Task::Prune { retention: Some(&retention), protected: &protected, remove: &[], dry_run: false };
-    assert_yaml_snapshot!(build(task, &claim()));
+    let orders =
+        Orders { retention: Some(&retention), protected, clean: vec!["reef/kelp/b.snap".into()], ..Orders::default() };
+    assert_yaml_snapshot!(build(Task::Prune(orders), &claim()));
 }
 
 #[test]

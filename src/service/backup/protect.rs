@@ -1,0 +1,160 @@
+//! Which backups retention must spare whatever its rules say, and why. Pure.
+//!
+//! The newest and the pinned ones are spared by the retention rules themselves; this is what only the cluster's other
+//! objects can tell. An ordinary parent link protects nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt;
+
+use super::request::{PRE_UPGRADE, SAFETY, role};
+use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind, OperationPhase};
+
+/// Keys and the reason why each must stay.
+pub fn protected<'a>(
+    cluster: &OpenBaoCluster,
+    operations: impl Iterator<Item = &'a OpenBaoOperation> + Clone,
+    restores: impl Iterator<Item = &'a OpenBaoRestore>,
+) -> BTreeMap<String, String> {
+    let mut keep = BTreeMap::new();
+    let backup = cluster.status.as_ref().and_then(|status| status.backup.as_ref());
+    if let Some(key) = backup.and_then(|backup| backup.last_verified_key.as_ref()) {
+        keep.insert(key.clone(), "the last one that was read back and found good".to_owned());
+    }
+    for restore in restores.filter(|restore| !has_ended(restore)) {
+        let found = restore.status.as_ref().and_then(|status| status.source.as_ref()).map(|source| source.key.clone());
+        for key in [restore.spec.source.key.clone(), found].into_iter().flatten() {
+            keep.insert(
+                key,
+                format!("restore {}/{} reads it", restore.namespace().unwrap_or_default(), restore.name_any()),
+            );
+        }
+    }
+    // What a rollback that has not ended goes back to: the operation it names, and what that one took before itself.
+    let wanted: BTreeSet<String> = operations
+        .clone()
+        .filter(|operation| !is_terminal(operation))
+        .filter_map(|operation| operation.spec.lineage.as_ref()?.rollback_of.clone())
+        .collect();
+    let revertible: BTreeSet<String> = operations
+        .clone()
+        .filter(|operation| operation.spec.operation == OperationKind::Upgrade && !is_terminal(operation))
+        .map(ResourceExt::name_any)
+        .collect();
+    for operation in operations {
+        let Some(key) = key_of(operation) else { continue };
+        let parent = operation.spec.lineage.as_ref().and_then(|lineage| lineage.parent_operation.as_ref());
+        let serves = |names: &BTreeSet<String>| parent.is_some_and(|parent| names.contains(parent));
+        if wanted.contains(&operation.name_any()) || (serves(&wanted) && role(operation).is_some()) {
+            keep.insert(key, "a rollback that has not ended goes back to it".to_owned());
+        } else if role(operation) == Some(PRE_UPGRADE) && serves(&revertible) {
+            keep.insert(key, "the upgrade that took it can still be turned back".to_owned());
+        }
+    }
+    keep
+}
+
+/// Keys of safety backups: they stand outside the counts of the keep rules.
+pub fn uncounted<'a>(operations: impl Iterator<Item = &'a OpenBaoOperation>) -> BTreeSet<String> {
+    operations.filter(|operation| role(operation) == Some(SAFETY)).filter_map(key_of).collect()
+}
+
+fn key_of(operation: &OpenBaoOperation) -> Option<String> {
+    operation.status.as_ref()?.artifacts.as_ref()?.key.clone()
+}
+
+fn is_terminal(operation: &OpenBaoOperation) -> bool {
+    operation.status.as_ref().map_or(OperationPhase::default(), |status| status.phase).is_terminal()
+}
+
+fn has_ended(restore: &OpenBaoRestore) -> bool {
+    restore.status.as_ref().is_some_and(|status| status.phase.is_terminal())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn cluster(verified: Option<&str>) -> OpenBaoCluster {
+        serde_json::from_value(json!({
+            "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoCluster", "metadata": {"name": "kelp", "namespace": "reef"},
+            "spec": {"version": "2.7.2", "storage": {"size": "1Gi"}}, "status": {"backup": {"lastVerifiedKey": verified}},
+        }))
+        .unwrap()
+    }
+
+    fn operation(name: &str, kind: &str, phase: &str, spec: Value) -> OpenBaoOperation {
+        let mut whole = json!({
+            "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "metadata": {"name": name, "namespace": "reef"},
+            "spec": {"cluster": "kelp", "operation": kind},
+            "status": {"phase": phase, "artifacts": {"key": format!("{name}.snap")}},
+        });
+        for (key, value) in spec.as_object().unwrap() {
+            whole["spec"][key] = value.clone();
+        }
+        serde_json::from_value(whole).unwrap()
+    }
+
+    fn restore(phase: &str, source: Value, found: Option<&str>) -> OpenBaoRestore {
+        serde_json::from_value(json!({
+            "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoRestore", "metadata": {"name": "pearl", "namespace": "reef"},
+            "spec": {"cluster": "kelp", "source": source},
+            "status": {"phase": phase, "source": found.map(|key| json!({"key": key}))},
+        }))
+        .unwrap()
+    }
+
+    fn keys(operations: &[OpenBaoOperation], restores: &[OpenBaoRestore]) -> Vec<String> {
+        protected(&cluster(None), operations.iter(), restores.iter()).into_keys().collect()
+    }
+
+    #[test]
+    fn the_last_verified_stays() {
+        let keep = protected(&cluster(Some("v.snap")), [].iter(), [].iter());
+        assert!(keep["v.snap"].contains("read back"));
+    }
+
+    #[test]
+    fn what_a_live_restore_reads_stays_until_the_restore_has_ended() {
+        let named = |phase: &str| restore(phase, json!({"key": "a.snap"}), None);
+        assert_eq!(keys(&[], &[named("Validating")]), ["a.snap"]);
+        assert_eq!(keys(&[], &[named("Unknown")]), ["a.snap"], "a person may still resume it");
+        assert_eq!(keys(&[], &[named("Completed")]), [""; 0]);
+        let latest = restore("Running", json!({"latest": true}), Some("b.snap"));
+        assert_eq!(keys(&[], &[latest]), ["b.snap"], "what latest came to");
+    }
+
+    #[test]
+    fn a_pre_upgrade_backup_stays_while_its_upgrade_can_be_turned_back_and_an_ordinary_parent_protects_nothing() {
+        let upgrade = |phase: &str| operation("up", "Upgrade", phase, json!({}));
+        let lineage = json!({"parentOperation": "up"});
+        let before =
+            operation("pre", "Backup", "Succeeded", json!({"lineage": lineage, "parameters": {"role": "PreUpgrade"}}));
+        let ordinary = operation("nightly", "Backup", "Succeeded", json!({"lineage": lineage}));
+        let running = [upgrade("Running"), before.clone(), ordinary.clone()];
+        assert_eq!(keys(&running, &[]), ["pre.snap"]);
+        assert_eq!(keys(&[upgrade("Succeeded"), before, ordinary], &[]), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_rollback_goes_back_to_stays() {
+        let rollback = operation("back", "Rollback", "Pending", json!({"lineage": {"rollbackOf": "up"}}));
+        let upgrade = operation("up", "Upgrade", "Failed", json!({}));
+        let before = operation(
+            "pre",
+            "Backup",
+            "Succeeded",
+            json!({"lineage": {"parentOperation": "up"}, "parameters": {"role": "PreUpgrade"}}),
+        );
+        assert_eq!(keys(&[rollback, upgrade, before], &[]), ["pre.snap", "up.snap"]);
+    }
+
+    #[test]
+    fn safety_backups_are_not_counted() {
+        let safety = operation("s", "Backup", "Succeeded", json!({"parameters": {"role": "Safety"}}));
+        let plain = operation("p", "Backup", "Succeeded", json!({}));
+        assert_eq!(uncounted([safety, plain].iter()).into_iter().collect::<Vec<_>>(), ["s.snap"]);
+    }
+}

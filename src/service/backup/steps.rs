@@ -1,0 +1,411 @@
+//! The steps of a backup. Each looks first and does the one thing that is missing; what it finds out goes into the
+//! journal, what it waits for into the message.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use chrono::{DateTime, TimeDelta, Utc};
+use k8s_openapi::api::batch::v1::Job;
+use serde::de::DeserializeOwned;
+
+use super::found::Found;
+use super::frozen::Frozen;
+use super::jobs::{self, Mover, Operation, Orders, Source, Task};
+use super::manager::{GATE, READ_BACK, RETENTION, SNAPSHOT, VERIFY_SEAL, is_parked_upgrade};
+use super::mover::{self, MoverError};
+use super::{gate, protect, request, seal};
+use crate::adapter::objectstore::keys;
+use crate::api::OpenBaoCluster;
+use crate::datapath::archive::Inspection;
+use crate::datapath::protocol::{BackupDone, Cause, Failure, PruneDone, VerifyDone};
+use crate::service::opslifecycle::{StepCall, StepOutcome};
+
+/// A Job ends this long before its step, so that the step can still say how.
+const JOB_MARGIN: TimeDelta = TimeDelta::seconds(30);
+
+/// Keys of what the steps put out.
+pub mod output {
+    pub const KEY: &str = "key";
+    pub const MANIFEST_KEY: &str = "manifestKey";
+    pub const SHA256: &str = "sha256";
+    pub const SIZE: &str = "sizeBytes";
+    pub const TAKEN_AT: &str = "takenAt";
+    pub const SEAL_TYPE: &str = "sealType";
+    pub const SEAL_KEY_ID: &str = "sealKeyID";
+    pub const VERSION: &str = "version";
+    pub const RAFT_INDEX: &str = "raftIndex";
+    pub const SEALED_SUMS: &str = "sealedSums";
+    pub const SUMS: &str = "sums";
+    pub const SEAL: &str = "seal";
+    pub const WARNING: &str = "warning";
+}
+
+/// What every step works with.
+pub(super) struct Work<'a> {
+    pub call: StepCall<'a>,
+    pub frozen: Frozen,
+    pub operation: Operation,
+}
+
+pub(super) async fn run(call: StepCall<'_>) -> StepOutcome {
+    let frozen = match Frozen::read(call.inputs) {
+        Ok(frozen) => frozen,
+        Err(error) => return StepOutcome::fatal("InputsUnreadable", error.to_string()),
+    };
+    let operation = match Operation::of(call.op, &frozen.cluster_uid) {
+        Ok(operation) => operation,
+        Err(error) => return failed(&error),
+    };
+    let Some(cluster) = call.cluster.filter(|cluster| mover::uid_of(Some(cluster)) == frozen.cluster_uid) else {
+        let name = &call.op.spec.cluster;
+        return StepOutcome::fatal("ClusterGone", format!("cluster {name} is gone, or was made again under its name"));
+    };
+    let work = Work { call, frozen, operation };
+    match call.step.action.as_str() {
+        GATE => gate::run(&work, cluster).await,
+        SNAPSHOT => work.snapshot(cluster).await,
+        READ_BACK => work.read_back().await,
+        VERIFY_SEAL => work.verify_seal().await,
+        RETENTION => work.retention(cluster).await,
+        other => StepOutcome::fatal("PlanMismatch", format!("this operator knows no step {other} of a backup")),
+    }
+}
+
+impl Work<'_> {
+    async fn snapshot(&self, cluster: &OpenBaoCluster) -> StepOutcome {
+        let needs_lock = request::role(self.call.op).is_none() && self.call.fence.is_none();
+        if needs_lock && !is_parked_upgrade(cluster) {
+            let message = "the upgrade under whose parked lock this backup was to run is parked no more";
+            return StepOutcome::fatal("LockLost", message);
+        }
+        let name = self.job_name("snapshot");
+        let found = match self.look::<BackupDone>(&name).await {
+            Ok(found) => found,
+            Err(error) => return failed(&error),
+        };
+        match found {
+            Found::Absent => self.begin_snapshot(cluster, &name).await,
+            Found::Done(done) => self.stored(&done),
+            Found::Running { trouble, .. } => running(&name, "takes, verifies and stores a snapshot", trouble),
+            Found::Failed(failure) => of_cause(&failure),
+            Found::Foreign => foreign(&name),
+            Found::Lost { reason, message } => self.after_loss(&name, reason, &message).await,
+        }
+    }
+
+    async fn begin_snapshot(&self, cluster: &OpenBaoCluster, name: &str) -> StepOutcome {
+        if self.had_started(name) {
+            return self.after_loss(name, "MoverLost", &format!("Job {name} is gone, somebody deleted it")).await;
+        }
+        let peers = match gate::peers(self.call.ad, cluster).await {
+            Ok(peers) => peers,
+            Err(why) => return StepOutcome::in_progress(why),
+        };
+        let print = match seal::fingerprint(self).await {
+            Ok(print) => print,
+            Err(outcome) => return *outcome,
+        };
+        let task = Task::Backup {
+            key: &self.frozen.key,
+            login: &self.frozen.login,
+            peers: &peers,
+            expected_size: self.frozen.expected_size,
+            key_fingerprint: print.as_deref(),
+        };
+        self.begin(name, task, "takes, verifies and stores a snapshot").await
+    }
+
+    /// A mover that ended without a word may have left an object without a manifest, or even a whole backup.
+    async fn after_loss(&self, lost: &str, reason: &'static str, message: &str) -> StepOutcome {
+        let name = self.job_name("clean");
+        let found = match self.look::<PruneDone>(&name).await {
+            Ok(found) => found,
+            Err(error) => return failed(&error),
+        };
+        let what = format!("removes what Job {lost} may have left ({message})");
+        match found {
+            Found::Absent => {
+                let orders = Orders { clean: vec![self.frozen.key.clone()], ..Orders::default() };
+                self.begin(&name, Task::Prune(orders), &what).await
+            }
+            Found::Running { trouble, .. } => running(&name, &what, trouble),
+            Found::Done(done) if done.kept.iter().any(|kept| kept.key == self.frozen.key) => self.adopt(lost).await,
+            Found::Done(_) => StepOutcome::retryable(reason, format!("{message}; nothing of it is left in the store")),
+            Found::Failed(Failure { message: trouble, .. }) | Found::Lost { message: trouble, .. } => {
+                let key = &self.frozen.key;
+                let message =
+                    format!("{message}; {key} may be left in the store, Job {name} could not remove it: {trouble}");
+                StepOutcome::retryable(reason, message)
+            }
+            Found::Foreign => foreign(&name),
+        }
+    }
+
+    /// The mover had finished its backup and only its last word was lost: the backup is read again and taken as it is.
+    async fn adopt(&self, lost: &str) -> StepOutcome {
+        let name = self.job_name("adopt");
+        let source = Source::Key(self.frozen.key.clone());
+        let what = format!("reads the backup again that Job {lost} completed without being able to say so");
+        match self.look::<VerifyDone>(&name).await {
+            Err(error) => failed(&error),
+            Ok(Found::Absent) => self.begin(&name, Task::Verify { source: &source }, &what).await,
+            Ok(Found::Running { trouble, .. }) => running(&name, &what, trouble),
+            Ok(Found::Done(done)) => self.verified(&done, self.call.op.status.as_ref().and_then(|s| s.started_at)),
+            Ok(Found::Failed(failure)) => of_cause(&failure),
+            Ok(Found::Lost { reason, message }) => StepOutcome::retryable(reason, message),
+            Ok(Found::Foreign) => foreign(&name),
+        }
+    }
+
+    fn stored(&self, done: &BackupDone) -> StepOutcome {
+        if done.key != self.frozen.key {
+            let message = format!("the mover stored {}, not the key {} it was given", done.key, self.frozen.key);
+            return StepOutcome::fatal("WrongKey", message);
+        }
+        let mut output = described(&done.inspection, &done.sealed_sums, &done.sums);
+        output.insert(output::MANIFEST_KEY, done.manifest_key.clone());
+        output.insert(output::KEY, done.key.clone());
+        output.insert(output::SHA256, done.sha256.clone());
+        output.insert(output::SIZE, done.size_bytes.to_string());
+        output.insert(output::TAKEN_AT, done.taken_at.to_rfc3339());
+        StepOutcome::done_with(output)
+    }
+
+    fn verified(&self, done: &VerifyDone, taken_at: Option<DateTime<Utc>>) -> StepOutcome {
+        let mut output = described(&done.inspection, &done.sealed_sums, &done.sums);
+        output.insert(output::KEY, done.key.clone());
+        output.insert(output::SHA256, done.sha256.clone());
+        output.insert(output::SIZE, done.size_bytes.to_string());
+        if done.manifest {
+            output.insert(output::MANIFEST_KEY, keys::manifest_key(&done.key));
+        }
+        output.extend(taken_at.map(|at| (output::TAKEN_AT, at.to_rfc3339())));
+        StepOutcome::done_with(output)
+    }
+
+    async fn read_back(&self) -> StepOutcome {
+        let name = self.job_name("verify");
+        let source = self.frozen.source.clone().unwrap_or(Source::Latest);
+        let what = "reads a stored backup again from end to end";
+        match self.look::<VerifyDone>(&name).await {
+            Err(error) => failed(&error),
+            Ok(Found::Absent) => self.begin(&name, Task::Verify { source: &source }, what).await,
+            Ok(Found::Running { trouble, .. }) => running(&name, what, trouble),
+            Ok(Found::Done(done)) => self.verified(&done, None),
+            Ok(Found::Failed(failure)) => of_cause(&failure),
+            // It only reads: nothing can be left behind.
+            Ok(Found::Lost { reason, message }) => StepOutcome::retryable(reason, message),
+            Ok(Found::Foreign) => foreign(&name),
+        }
+    }
+
+    async fn verify_seal(&self) -> StepOutcome {
+        let verification = request::is_verification(self.call.op);
+        let step = if verification { READ_BACK } else { SNAPSHOT };
+        let text = |key| self.call.output(step, key).unwrap_or_default();
+        let bytes = |key| STANDARD.decode(text(key)).unwrap_or_default();
+        let proof = seal::Proof {
+            sealed_sums: bytes(output::SEALED_SUMS),
+            sums: bytes(output::SUMS),
+            kind: text(output::SEAL_TYPE),
+        };
+        match seal::prove(self, &proof).await {
+            Ok(verdict) => {
+                if verification {
+                    super::stamp::verified(self, text(output::KEY)).await;
+                }
+                StepOutcome::done_with([(output::SEAL, verdict)])
+            }
+            Err(seal::Refused::Unreadable(outcome)) => *outcome,
+            // What was only read stays: it may be all there is.
+            Err(seal::Refused::NotProven { reason, message }) if verification => StepOutcome::fatal(reason, message),
+            Err(seal::Refused::NotProven { reason, message }) => self.discard(reason, &message).await,
+        }
+    }
+
+    /// A backup that this cluster's key cannot open is none: it must not be there on the worst day.
+    async fn discard(&self, reason: &'static str, message: &str) -> StepOutcome {
+        let name = self.job_name("discard");
+        let key = &self.frozen.key;
+        match self.look::<PruneDone>(&name).await {
+            Err(error) => failed(&error),
+            Ok(Found::Absent) => {
+                let orders = Orders { remove: vec![key.clone()], ..Orders::default() };
+                self.begin(&name, Task::Prune(orders), &format!("removes {key}: {message}")).await
+            }
+            Ok(Found::Running { trouble, .. }) => running(&name, &format!("removes {key}: {message}"), trouble),
+            Ok(Found::Done(_)) => StepOutcome::fatal(reason, format!("{message}; {key} was removed")),
+            Ok(Found::Failed(Failure { message: trouble, .. }) | Found::Lost { message: trouble, .. }) => {
+                let message = format!("{message}; {key} could not be removed: {trouble}");
+                StepOutcome::Failed { reason, message, retryable: true }
+            }
+            Ok(Found::Foreign) => foreign(&name),
+        }
+    }
+
+    /// The backup is good whatever comes of this: what retention could not do now, the next one does.
+    async fn retention(&self, cluster: &OpenBaoCluster) -> StepOutcome {
+        let name = self.job_name("prune");
+        let what = "applies the retention rules";
+        let trouble = match self.look::<PruneDone>(&name).await {
+            Err(error) => error.text(),
+            Ok(Found::Absent) => {
+                let operations = self.call.ad.caches.operations_of(&self.operation.namespace, &self.operation.cluster);
+                let operations = operations.iter().map(AsRef::as_ref);
+                // Restores of other clusters may read this one's backups too.
+                let restores = self.call.ad.caches.restores.state();
+                let mut protected = protect::protected(cluster, operations.clone(), restores.iter().map(AsRef::as_ref));
+                protected.insert(self.frozen.key.clone(), "the backup that was just taken".to_owned());
+                let uncounted = protect::uncounted(operations).into_iter().collect();
+                let orders =
+                    Orders { retention: self.frozen.retention.as_ref(), protected, uncounted, ..Orders::default() };
+                return self.begin(&name, Task::Prune(orders), what).await;
+            }
+            Ok(Found::Running { trouble, .. }) => return running(&name, what, trouble),
+            Ok(Found::Done(done)) => {
+                for key in &done.removed {
+                    tracing::info!(event = "BackupPruned", cluster = %self.operation.cluster, namespace = %self.operation.namespace, key = %key);
+                }
+                let counts =
+                    [("removed", done.removed.len()), ("finished", done.finished.len()), ("kept", done.kept.len())];
+                return StepOutcome::done_with(counts.map(|(name, count)| (name, count.to_string())));
+            }
+            Ok(Found::Failed(failure)) => failure.message,
+            Ok(Found::Lost { message, .. }) => message,
+            Ok(Found::Foreign) => return foreign(&name),
+        };
+        let last = self.call.state.attempt >= self.attempts();
+        if last {
+            let warning = format!("retention was not applied: {trouble}; the next backup tries again");
+            return StepOutcome::done_with([(output::WARNING, warning)]);
+        }
+        StepOutcome::retryable("RetentionFailed", trouble)
+    }
+
+    /// Makes a Job, its channel first.
+    async fn begin(&self, name: &str, task: Task<'_>, what: &str) -> StepOutcome {
+        if self.call.deadline - JOB_MARGIN <= self.call.now {
+            return StepOutcome::retryable("DeadlineExceeded", format!("no time is left for Job {name}"));
+        }
+        match self.create(name, task).await {
+            Ok(()) => running(name, what, None),
+            Err(error) => failed(&error),
+        }
+    }
+
+    async fn create(&self, name: &str, task: Task<'_>) -> Result<(), MoverError> {
+        let account = &self.frozen.service_account;
+        mover::open_channel(self.call.ad, &self.operation, account).await?;
+        let job: Job = jobs::job(&Mover {
+            operation: &self.operation,
+            name,
+            task,
+            store: &self.frozen.store,
+            image: &self.frozen.image,
+            image_pull_secrets: &self.frozen.image_pull_secrets,
+            service_account: account,
+            deadline: self.call.deadline - JOB_MARGIN,
+            now: self.call.now,
+        })
+        .map_err(|source| MoverError::Json(self.operation.name.clone(), source))?;
+        mover::start(self.call.ad, &self.operation, &job).await
+    }
+
+    async fn look<T: DeserializeOwned>(&self, name: &str) -> Result<Found<T>, MoverError> {
+        mover::look(self.call.ad, &self.operation, name).await
+    }
+
+    fn job_name(&self, what: &str) -> String {
+        jobs::attempt_name(&self.operation.name, what, self.call.state.attempt)
+    }
+
+    fn attempts(&self) -> i32 {
+        self.call.step.retry_policy.as_ref().and_then(|policy| policy.max_attempts).unwrap_or(3)
+    }
+
+    /// Whether this attempt has already waited for a Job of this name: then its absence is a loss, not a beginning.
+    fn had_started(&self, name: &str) -> bool {
+        self.call.state.waiting.as_ref().is_some_and(|waiting| waiting.contains(&format!("Job {name} ")))
+    }
+}
+
+/// What an archive shows, as output of a step.
+fn described(inspection: &Inspection, sealed_sums: &str, sums: &str) -> BTreeMap<&'static str, String> {
+    let mut output = BTreeMap::from([
+        (output::SEAL_TYPE, inspection.seal.kind.clone()),
+        (output::RAFT_INDEX, inspection.raft_index.to_string()),
+        (output::SEALED_SUMS, sealed_sums.to_owned()),
+        (output::SUMS, sums.to_owned()),
+    ]);
+    output.extend(inspection.seal.key_id.clone().map(|id| (output::SEAL_KEY_ID, id)));
+    output.extend(inspection.highest_version().map(|version| (output::VERSION, version.to_string())));
+    output
+}
+
+fn running(name: &str, what: &str, trouble: Option<String>) -> StepOutcome {
+    StepOutcome::in_progress(match trouble {
+        Some(trouble) => format!("Job {name} {what}; its pod does not run: {trouble}"),
+        None => format!("Job {name} {what}"),
+    })
+}
+
+fn foreign(name: &str) -> StepOutcome {
+    StepOutcome::fatal(
+        "ForeignJob",
+        format!("Job {name} exists and is not of this operation: delete it, then ask again"),
+    )
+}
+
+pub(super) fn failed(error: &MoverError) -> StepOutcome {
+    let message = error.text();
+    if error.is_final() {
+        StepOutcome::fatal("KubernetesRefused", message)
+    } else {
+        // Nothing was tried yet that could count as an attempt: look again.
+        StepOutcome::in_progress(message)
+    }
+}
+
+/// Each cause calls for another remedy; what no repetition can mend ends the operation at once.
+fn of_cause(failure: &Failure) -> StepOutcome {
+    let (reason, retryable) = match failure.cause {
+        Cause::Config => ("MoverConfig", false),
+        Cause::Auth => ("OpenBaoAuth", true),
+        Cause::Leader => ("OpenBaoLeader", true),
+        Cause::Store => ("ObjectStore", true),
+        Cause::Integrity => ("SnapshotIntegrity", true),
+        Cause::Space => ("ScratchSpace", false),
+        Cause::Deadline => ("DeadlineExceeded", true),
+        Cause::Kubernetes => ("KubernetesAPI", true),
+        Cause::Cancelled => ("MoverStopped", true),
+        Cause::Io => ("MoverIO", true),
+        Cause::Claimed | Cause::NotGranted | Cause::Refused | Cause::Unknown => ("MoverProtocol", false),
+    };
+    let message = match failure.reason.as_str() {
+        "" => failure.message.clone(),
+        detail => format!("{detail}: {}", failure.message),
+    };
+    StepOutcome::Failed { reason, message, retryable }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_repetition_cannot_mend_ends_at_once_and_the_reason_names_the_cause() {
+        let outcome = |cause| of_cause(&Failure { cause, reason: "Detail".into(), message: "words".into() });
+        for (cause, expected, again) in [
+            (Cause::Auth, "OpenBaoAuth", true),
+            (Cause::Leader, "OpenBaoLeader", true),
+            (Cause::Store, "ObjectStore", true),
+            (Cause::Integrity, "SnapshotIntegrity", true),
+            (Cause::Deadline, "DeadlineExceeded", true),
+            (Cause::Space, "ScratchSpace", false),
+            (Cause::Config, "MoverConfig", false),
+        ] {
+            let StepOutcome::Failed { reason, message, retryable } = outcome(cause) else { panic!("not failed") };
+            assert_eq!((reason, retryable, message.as_str()), (expected, again, "Detail: words"));
+        }
+    }
+}
