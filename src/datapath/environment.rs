@@ -50,6 +50,10 @@ pub const KEY_FINGERPRINT: &str = "MOVER_KEY_FINGERPRINT";
 pub const EXPECTED_SIZE: &str = "MOVER_EXPECTED_SIZE";
 /// Folder for the spool or the download; absent: none (only where the command can do without).
 pub const SCRATCH: &str = "MOVER_SCRATCH";
+/// Most bytes that the spool may take; absent: as long as the disk has room.
+pub const SPOOL_LIMIT: &str = "MOVER_SPOOL_LIMIT";
+/// Most bytes that an archive may expand to; absent: 64 GiB.
+pub const MAX_EXPANDED: &str = "MOVER_MAX_EXPANDED";
 /// RFC 3339: everything is over by then, clean-up included.
 pub const DEADLINE: &str = "MOVER_DEADLINE";
 
@@ -66,10 +70,16 @@ pub const CLEAN: &str = "MOVER_CLEAN";
 /// Keys that the keep rules do not count (safety backups), a JSON list.
 pub const UNCOUNTED: &str = "MOVER_UNCOUNTED";
 
+/// Keys of operations that died before their manifest, a JSON list: removed if they have no manifest, kept if they have one.
+pub const CLEAN: &str = "MOVER_CLEAN";
+
 /// What a restore's requester took upon themselves, a JSON list of `MissingManifest` and `OtherSeal`.
 pub const WAIVE: &str = "MOVER_WAIVE";
 /// `false`: verify and report, and submit nothing (a dry run).
 pub const SUBMIT: &str = "MOVER_SUBMIT";
+
+/// Where the result goes besides standard output.
+pub const TERMINATION_LOG: &str = "TERMINATION_LOG";
 
 /// Where the pod's pieces are mounted.
 pub mod path {

@@ -3,11 +3,31 @@
 //! | file | what |
 //! |---|---|
 //! | [`archive`] | what a snapshot archive must be, and what can be read from it without a key |
-//! | [`environment`] | names of what a Job hands to the mover |
 //! | [`seal`] | what a static key proves about an archive |
-//! | [`protocol`] | what mover and operator say to each other: plain data |
+//! | [`environment`], [`protocol`] | what mover and operator say to each other: plain data |
+//! | [`cli`] | flags in, one JSON result out |
+//! | [`backup`] | leader → spool → verification and upload → manifest |
+//! | [`restore`] | store → scratch → verification → leave → claim → leader, once |
+//! | [`stored`] | backups in a store: found, listed, read again |
+//! | [`prune`] | deletion that a crash cannot leave half done |
+//! | [`leader`] | who leads, and with which identity it is asked |
+//! | `spool`, `feed`, `upload` | the pieces of the pipeline, each with its bound |
+//! | `mailbox`, `progress` | the mover's own object in the API server, and how far it is |
+//! | [`error`] | why a command failed, by cause |
 
 pub mod archive;
+pub mod backup;
+pub mod cli;
 pub mod environment;
+pub mod error;
+mod feed;
+pub mod leader;
+mod mailbox;
+mod progress;
 pub mod protocol;
+pub mod prune;
+pub mod restore;
 pub mod seal;
+mod spool;
+pub mod stored;
+mod upload;

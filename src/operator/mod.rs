@@ -23,8 +23,7 @@ pub fn main() -> ExitCode {
 
     let arguments: Vec<_> = std::env::args_os().collect();
     if let Some(arguments) = mover_arguments(&arguments) {
-        let _ = arguments;
-        return ExitCode::FAILURE;
+        return crate::datapath::cli::run(arguments);
     }
     let plan = Args::parse_from(arguments).plan();
     if let Err(error) = crate::telemetry::logs::init(plan.log_format) {

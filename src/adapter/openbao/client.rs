@@ -35,16 +35,20 @@ pub struct Endpoint {
 /// A client for one server.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: reqwest::Client,
-    base: String,
-    pod: String,
+    pub(super) http: reqwest::Client,
+    pub(super) base: String,
+    pub(super) pod: String,
 }
 
 impl Client {
     /// Builds a client that trusts the cluster's CA only, follows no redirect, uses no proxy and keeps no idle connection.
     pub fn new(endpoint: &Endpoint) -> Result<Self> {
+        Self::build(endpoint, reqwest::Client::builder())
+    }
+
+    pub(super) fn build(endpoint: &Endpoint, builder: reqwest::ClientBuilder) -> Result<Self> {
         let configure = |source| Error::Configure { pod: endpoint.pod.clone(), source };
-        let mut builder = reqwest::Client::builder()
+        let mut builder = builder
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .pool_max_idle_per_host(0)
@@ -245,7 +249,7 @@ impl Client {
         Ok((status, body))
     }
 
-    fn refused(&self, status: StatusCode, request: &str, body: &[u8]) -> Error {
+    pub(super) fn refused(&self, status: StatusCode, request: &str, body: &[u8]) -> Error {
         let (pod, request, detail) = (self.pod.clone(), request.to_owned(), detail(body));
         match status.as_u16() {
             403 => Error::Denied { pod, request, detail },

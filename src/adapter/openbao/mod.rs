@@ -6,6 +6,7 @@
 
 mod client;
 mod error;
+mod snapshot;
 mod types;
 
 pub use client::{Client, Endpoint, POLL_TIMEOUT};

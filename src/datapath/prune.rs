@@ -1,0 +1,206 @@
+//! Deleting backups so that a crash at any point leaves nothing half listed: mark, manifest, object, pin, mark. The mark
+//! comes first and goes last; whoever finds one finishes the work. Foreign objects are never touched.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::error::MoverError;
+use super::protocol::{BackupState, KeptKey, PruneDone};
+use super::stored::{Pieces, survey};
+use crate::adapter::objectstore::{Store, StoreError, keys};
+
+/// What to do, decided by somebody else.
+#[derive(Clone, Debug, Default)]
+pub struct Orders {
+    /// Complete backups to delete.
+    pub remove: Vec<String>,
+    /// Keys of operations that died: removed if, and only if, they have no manifest.
+    pub clean: Vec<String>,
+    /// Keys that must stay, with the reason.
+    pub protected: BTreeMap<String, String>,
+    pub dry_run: bool,
+}
+
+pub(super) async fn run(store: &Store, cluster_prefix: &str, orders: &Orders) -> Result<PruneDone, MoverError> {
+    let started = Instant::now();
+    let mut done = PruneDone::default();
+    let all = survey(store, cluster_prefix).await?;
+    for (key, pieces) in all.iter().filter(|(_, pieces)| pieces.state() == BackupState::Deleting) {
+        finish(store, key, pieces, orders.dry_run).await?;
+        done.finished.push(key.clone());
+    }
+    for key in &orders.remove {
+        if let Some(reason) = orders.protected.get(key) {
+            done.kept.push(KeptKey { key: key.clone(), reason: reason.clone() });
+            continue;
+        }
+        match standing(&all, cluster_prefix, key) {
+            Standing::Removable(pieces) => {
+                mark(store, key, orders.dry_run).await?;
+                finish(store, key, pieces, orders.dry_run).await?;
+                done.removed.push(key.clone());
+            }
+            Standing::Gone => {}
+            Standing::Kept(reason) => done.kept.push(KeptKey { key: key.clone(), reason: reason.to_owned() }),
+        }
+    }
+    for key in &orders.clean {
+        match all.get(key).map(Pieces::state) {
+            Some(BackupState::Complete | BackupState::NoObject) => {
+                done.kept.push(KeptKey {
+                    key: key.clone(),
+                    reason: "it has a manifest: the backup was completed".to_owned(),
+                });
+            }
+            _ if keys::parse(cluster_prefix, key).is_none() => {
+                done.kept.push(KeptKey { key: key.clone(), reason: NOT_OURS.to_owned() });
+            }
+            _ => {
+                if !orders.dry_run {
+                    store.delete(key).await?;
+                    store.clear_staged(key).await?;
+                }
+                done.cleaned.push(key.clone());
+            }
+        }
+    }
+    done.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(done)
+}
+
+const NOT_OURS: &str = "it is not the key of a backup of this cluster";
+
+enum Standing<'a> {
+    Removable(&'a Pieces),
+    /// Nothing is left of it, or it is being finished already.
+    Gone,
+    Kept(&'static str),
+}
+
+fn standing<'a>(all: &'a BTreeMap<String, Pieces>, cluster_prefix: &str, key: &str) -> Standing<'a> {
+    let ours = matches!(keys::parse(cluster_prefix, key), Some((name, keys::ObjectKind::Snapshot)) if name.key == key);
+    match all.get(key) {
+        _ if !ours => Standing::Kept(NOT_OURS),
+        None => Standing::Gone,
+        Some(pieces) if pieces.deleting => Standing::Gone,
+        Some(pieces) if pieces.pin => Standing::Kept("it is pinned"),
+        Some(pieces) => Standing::Removable(pieces),
+    }
+}
+
+async fn mark(store: &Store, key: &str, dry_run: bool) -> Result<(), MoverError> {
+    if dry_run {
+        return Ok(());
+    }
+    match store.create(&keys::deleting_key(key), Bytes::from_static(b"being deleted\n")).await {
+        Ok(()) | Err(StoreError::AlreadyExists { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// After the mark: the manifest first, so that no list shows a backup whose object is gone.
+async fn finish(store: &Store, key: &str, pieces: &Pieces, dry_run: bool) -> Result<(), MoverError> {
+    if dry_run {
+        return Ok(());
+    }
+    store.delete(&keys::manifest_key(key)).await?;
+    store.delete(key).await?;
+    store.clear_staged(key).await?;
+    if pieces.pin {
+        store.delete(&keys::pin_key(key)).await?;
+    }
+    store.delete(&keys::deleting_key(key)).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::objectstore::target::{FileTarget, Provider};
+    use crate::adapter::objectstore::{Credentials, Target};
+
+    const PREFIX: &str = "p/ns/c/";
+
+    fn key(hour: u32) -> String {
+        format!("{PREFIX}2026-11-21T{hour:02}-00-00Z-abcdefgh.snap")
+    }
+
+    async fn filled() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().to_string_lossy().into_owned();
+        let target = Target { provider: Provider::File, file: Some(FileTarget { root }), ..Target::default() };
+        let store = Store::open(&target, &Credentials::default()).unwrap();
+        for hour in 1..5 {
+            for object in [key(hour), keys::manifest_key(&key(hour))] {
+                store.create(&object, Bytes::from_static(b"x")).await.unwrap();
+            }
+        }
+        store.create(&format!("{PREFIX}foreign.txt"), Bytes::from_static(b"x")).await.unwrap();
+        (folder, store)
+    }
+
+    async fn left(store: &Store) -> Vec<String> {
+        let mut keys: Vec<_> = store.list(PREFIX).await.unwrap().into_iter().map(|object| object.key).collect();
+        keys.sort();
+        keys
+    }
+
+    fn remove(keys: &[String]) -> Orders {
+        Orders { remove: keys.to_vec(), ..Orders::default() }
+    }
+
+    #[tokio::test]
+    async fn what_is_ordered_goes_and_nothing_else() {
+        let (_keep, store) = filled().await;
+        let foreign = format!("{PREFIX}foreign.txt");
+        let done = run(&store, PREFIX, &remove(&[key(1), key(3), key(9), foreign.clone()])).await.unwrap();
+        assert_eq!((done.removed, done.kept.len()), (vec![key(1), key(3)], 1));
+        let expected = [key(2), keys::manifest_key(&key(2)), key(4), keys::manifest_key(&key(4)), foreign];
+        assert_eq!(left(&store).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_pinned_backup_stays() {
+        let (_keep, store) = filled().await;
+        store.create(&keys::pin_key(&key(1)), Bytes::new()).await.unwrap();
+        let done = run(&store, PREFIX, &remove(&[key(1)])).await.unwrap();
+        assert_eq!((done.removed.len(), done.kept[0].reason.as_str()), (0, "it is pinned"));
+        assert_eq!(left(&store).await.len(), 10);
+    }
+
+    #[tokio::test]
+    async fn a_dry_run_says_the_same_and_changes_nothing() {
+        let (_keep, store) = filled().await;
+        let dry = Orders { dry_run: true, ..remove(&[key(1)]) };
+        assert_eq!(run(&store, PREFIX, &dry).await.unwrap().removed, [key(1)]);
+        assert_eq!(left(&store).await.len(), 9);
+    }
+
+    /// The five steps of a deletion; a crash after each is finished by the next run, whatever that was ordered to do.
+    #[tokio::test]
+    async fn a_deletion_cut_off_after_any_step_is_finished_by_the_next_run() {
+        for steps in 1..=4 {
+            let (_keep, store) = filled().await;
+            store.create(&keys::deleting_key(&key(1)), Bytes::new()).await.unwrap();
+            let rest = [keys::manifest_key(&key(1)), key(1), keys::pin_key(&key(1))];
+            for object in rest.iter().take(steps - 1) {
+                store.delete(object).await.unwrap();
+            }
+            let done = run(&store, PREFIX, &Orders::default()).await.unwrap();
+            assert_eq!(done.finished, [key(1)], "after step {steps}");
+            assert!(left(&store).await.iter().all(|object| !object.starts_with(&key(1))), "after step {steps}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dead_mover_s_object_is_cleaned_and_a_complete_backup_is_not() {
+        let (_keep, store) = filled().await;
+        store.delete(&keys::manifest_key(&key(2))).await.unwrap();
+        let orders = Orders { clean: vec![key(1), key(2), key(8)], ..Orders::default() };
+        let done = run(&store, PREFIX, &orders).await.unwrap();
+        assert_eq!((done.cleaned, done.kept.len()), (vec![key(2), key(8)], 1));
+        assert!(!left(&store).await.contains(&key(2)) && left(&store).await.contains(&key(1)));
+    }
+}

@@ -1,0 +1,225 @@
+//! Backups that are in a store already: found, listed, read again.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+
+use super::archive::{self, Limits, Verified};
+use super::error::MoverError;
+use super::feed;
+use super::progress::Meter;
+use super::protocol::{BackupState, ListedBackup};
+use super::spool::SpoolWriter;
+use crate::adapter::objectstore::{Manifest, ObjectKind, Store, StoreError, keys};
+
+/// Which backup is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A whole key, never joined with the prefix.
+    Key(String),
+    /// The newest complete backup under the cluster's prefix.
+    Latest,
+    /// The newest complete one taken before this time.
+    Before(DateTime<Utc>),
+}
+
+/// What the objects under a cluster's prefix say about each backup; the manifests themselves are not read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pieces {
+    pub taken_at: DateTime<Utc>,
+    pub object: Option<u64>,
+    pub manifest: bool,
+    pub pin: bool,
+    pub deleting: bool,
+}
+
+impl Pieces {
+    pub(super) fn state(&self) -> BackupState {
+        match (self.deleting, self.manifest, self.object) {
+            (true, _, _) => BackupState::Deleting,
+            (false, true, Some(_)) => BackupState::Complete,
+            (false, true, None) => BackupState::NoObject,
+            (false, false, _) => BackupState::NoManifest,
+        }
+    }
+}
+
+/// Every backup of one cluster by key. Foreign objects are passed over.
+pub(super) async fn survey(store: &Store, cluster_prefix: &str) -> Result<BTreeMap<String, Pieces>, MoverError> {
+    let mut found: BTreeMap<String, Pieces> = BTreeMap::new();
+    for object in store.list(cluster_prefix).await? {
+        let Some((name, kind)) = keys::parse(cluster_prefix, &object.key) else { continue };
+        let pieces = found.entry(name.key).or_default();
+        pieces.taken_at = name.taken_at;
+        match kind {
+            ObjectKind::Snapshot => pieces.object = Some(object.size),
+            ObjectKind::Manifest => pieces.manifest = true,
+            ObjectKind::Pin => pieces.pin = true,
+            ObjectKind::Deleting => pieces.deleting = true,
+        }
+    }
+    Ok(found)
+}
+
+/// The key that a source comes to.
+pub(super) async fn resolve(store: &Store, cluster_prefix: &str, source: &Source) -> Result<String, MoverError> {
+    let before = match source {
+        Source::Key(key) => return Ok(key.clone()),
+        Source::Latest => DateTime::<Utc>::MAX_UTC,
+        Source::Before(time) => *time,
+    };
+    let all = survey(store, cluster_prefix).await?;
+    newest(&all, before).map(str::to_owned).ok_or_else(|| {
+        let when = if let Source::Before(time) = source { format!(" taken before {time}") } else { String::new() };
+        MoverError::NothingFound(format!("under {cluster_prefix}{when} in {}", store.name()))
+    })
+}
+
+fn newest(all: &BTreeMap<String, Pieces>, before: DateTime<Utc>) -> Option<&str> {
+    let complete = all.iter().filter(|(_, pieces)| pieces.state() == BackupState::Complete && pieces.taken_at < before);
+    complete.max_by_key(|(key, pieces)| (pieces.taken_at, key.as_str())).map(|(key, _)| key.as_str())
+}
+
+/// All backups of a cluster, oldest first, with their manifests.
+pub(super) async fn list(store: &Store, cluster_prefix: &str) -> Result<Vec<ListedBackup>, MoverError> {
+    let mut listed = Vec::new();
+    for (key, pieces) in survey(store, cluster_prefix).await? {
+        let manifest = if pieces.manifest {
+            match store.manifest(&key).await {
+                // One unreadable manifest must not hide all other backups.
+                Err(StoreError::Manifest { source, .. }) => {
+                    eprintln!("the manifest of {key} is not usable: {source}");
+                    None
+                }
+                other => other?,
+            }
+        } else {
+            None
+        };
+        listed.push(ListedBackup {
+            taken_at: manifest.as_ref().map_or(pieces.taken_at, |manifest| manifest.taken_at),
+            size_bytes: pieces.object.unwrap_or(0),
+            state: pieces.state(),
+            pinned: pieces.pin,
+            manifest,
+            key,
+        });
+    }
+    listed.sort_by(|a, b| (a.taken_at, &a.key).cmp(&(b.taken_at, &b.key)));
+    Ok(listed)
+}
+
+/// A backup's object and manifest, as far as HEAD and the manifest tell.
+pub(super) struct Found {
+    pub key: String,
+    pub size: u64,
+    pub manifest: Option<Manifest>,
+}
+
+/// Looks at a backup before a byte of it is read. Without a manifest it was never completed, unless the caller takes that
+/// upon themselves.
+pub(super) async fn find(store: &Store, key: String, manifest_required: bool) -> Result<Found, MoverError> {
+    let manifest = store.manifest(&key).await?;
+    if manifest.is_none() && manifest_required {
+        return Err(MoverError::ManifestMissing { key });
+    }
+    let Some(size) = store.head(&key).await? else {
+        return Err(StoreError::NotFound { target: store.name().to_owned(), key }.into());
+    };
+    match &manifest {
+        Some(manifest) if manifest.size_bytes != size => {
+            Err(MoverError::OtherSize { key, expected: manifest.size_bytes, found: size })
+        }
+        _ => Ok(Found { key, size, manifest }),
+    }
+}
+
+impl Found {
+    /// With a manifest its digest decides, whatever else is in order.
+    pub(super) fn compare(&self, verified: &Verified) -> Result<(), MoverError> {
+        match &self.manifest {
+            Some(manifest) if manifest.sha256 != verified.inspection.sha256 => Err(MoverError::OtherDigest {
+                key: self.key.clone(),
+                expected: manifest.sha256.clone(),
+                found: verified.inspection.sha256.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Reads an object from end to end and verifies it, without a disk.
+pub(super) async fn verify(
+    store: &Store,
+    found: &Found,
+    limits: Limits,
+    meter: &Meter,
+) -> Result<Verified, MoverError> {
+    let mut stream = store.stream(&found.key, found.size);
+    let (feed, reader) = feed::pipe();
+    let verify = async {
+        let verified = tokio::task::spawn_blocking(move || archive::read(reader, limits));
+        verified.await.map_err(MoverError::Task)?.map_err(MoverError::Archive)
+    };
+    let fill = async {
+        while let Some(chunk) = stream.try_next().await? {
+            meter.add(chunk.len());
+            if !feed.push(chunk).await {
+                // The verifier has found a fault and says so itself.
+                return std::future::pending().await;
+            }
+        }
+        feed.finish().await;
+        Ok(())
+    };
+    let ((), verified) = tokio::try_join!(biased; fill, verify)?;
+    found.compare(&verified)?;
+    Ok(verified)
+}
+
+/// Brings an object to the local disk.
+pub(super) async fn download(
+    mut stream: BoxStream<'static, Result<bytes::Bytes, StoreError>>,
+    writer: SpoolWriter,
+    meter: &Meter,
+) -> Result<(), MoverError> {
+    while let Some(chunk) = stream.try_next().await? {
+        meter.add(chunk.len());
+        if writer.push(chunk).await.is_err() {
+            return Err(writer.failure().await);
+        }
+    }
+    writer.finish().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(hour: u32, manifest: bool, deleting: bool) -> (String, Pieces) {
+        let taken_at: DateTime<Utc> = format!("2026-11-21T{hour:02}:00:00Z").parse().unwrap();
+        let key = keys::snapshot_key("", "ns", "c", taken_at, "abcdefgh");
+        (key, Pieces { taken_at, object: Some(1), manifest, pin: false, deleting })
+    }
+
+    #[test]
+    fn the_newest_is_the_newest_that_is_complete() {
+        let all: BTreeMap<_, _> =
+            [pieces(1, true, false), pieces(2, true, false), pieces(3, true, true), pieces(4, false, false)].into();
+        let second = pieces(2, true, false).0;
+        assert_eq!(newest(&all, DateTime::<Utc>::MAX_UTC), Some(second.as_str()));
+        assert_eq!(newest(&all, pieces(2, true, false).1.taken_at), Some(pieces(1, true, false).0.as_str()));
+        assert_eq!(newest(&all, pieces(1, true, false).1.taken_at), None);
+    }
+
+    #[test]
+    fn a_state_follows_from_the_pieces_that_are_there() {
+        let complete = Pieces { object: Some(1), manifest: true, ..Pieces::default() };
+        assert_eq!(complete.state(), BackupState::Complete);
+        assert_eq!(Pieces { manifest: false, ..complete.clone() }.state(), BackupState::NoManifest);
+        assert_eq!(Pieces { object: None, ..complete.clone() }.state(), BackupState::NoObject);
+        assert_eq!(Pieces { deleting: true, ..complete }.state(), BackupState::Deleting);
+    }
+}
