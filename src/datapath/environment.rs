@@ -70,9 +70,6 @@ pub const CLEAN: &str = "MOVER_CLEAN";
 /// Keys that the keep rules do not count (safety backups), a JSON list.
 pub const UNCOUNTED: &str = "MOVER_UNCOUNTED";
 
-/// Keys of operations that died before their manifest, a JSON list: removed if they have no manifest, kept if they have one.
-pub const CLEAN: &str = "MOVER_CLEAN";
-
 /// What a restore's requester took upon themselves, a JSON list of `MissingManifest` and `OtherSeal`.
 pub const WAIVE: &str = "MOVER_WAIVE";
 /// `false`: verify and report, and submit nothing (a dry run).
