@@ -1,3 +1,4 @@
 //! One file per kind: its watches, its reconcile (a table of contents), its error policy and what it reports.
 
+pub mod restore;
 pub mod rollout;

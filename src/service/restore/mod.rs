@@ -3,11 +3,13 @@
 //! `controller::restore` admits a request and creates its operation; the saga engine runs the operation's steps, which
 //! live here. What is decided is decided in [`decide`], without a client and without a clock.
 
+pub mod admission;
 pub mod decide;
 mod manager;
 pub mod mover;
 mod pending;
 pub mod plan;
+pub mod status;
 pub mod steps;
 
 pub use manager::Restores;

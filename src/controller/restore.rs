@@ -1,0 +1,457 @@
+//! `OpenBaoRestore`: a request is admitted, becomes an operation, and shows what that operation does.
+//!
+//! The work itself is the operation's ([`crate::service::restore`]); nothing here touches OpenBao or the lock.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::{StreamExt, stream};
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::{applier, reflector::ObjectRef};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::adapter::Adapters;
+use crate::adapter::kubernetes::client::{RequestError, timed};
+use crate::adapter::kubernetes::events::{News, Severity};
+use crate::adapter::kubernetes::feed::Touched;
+use crate::adapter::kubernetes::owner::is_controlled_by;
+use crate::api::{
+    HandledRequest, OpenBaoOperation, OpenBaoRestore, OpenBaoRestoreStatus, Request, RequestAction, RequestOutcome,
+    RestorePhase,
+};
+use crate::datapath::protocol::{self, Progress};
+use crate::service::backup::jobs;
+use crate::service::opslifecycle::RetryClass;
+use crate::service::opslifecycle::audit::{self, AuditEvent, Fields};
+use crate::service::opslifecycle::retry::{ErrorBackoff, ErrorClass};
+use crate::service::restore::decide::Refused;
+use crate::service::restore::decide::admit::{Admission, admit};
+use crate::service::restore::mover::{MoverError, Movers, State};
+use crate::service::restore::{admission, plan, status};
+
+/// On every restore that has not ended: its operation is stopped, and its lock given back, before the object goes.
+const FINALIZER: &str = "openbao.org/openbaorestore-finalizer";
+/// The field manager of a restore's status.
+const MANAGER: &str = "openbao-operator-restore";
+/// How many restores are looked at at once: each may wait two seconds for silent servers.
+const CONCURRENCY: u16 = 8;
+/// How soon something missing is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long a downloaded snapshot may wait for the lock before its disk is given back; it is downloaded again later.
+const HOLD: TimeDelta = TimeDelta::minutes(10);
+
+/// Why a reconcile could not be finished.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("failed to {verb} {kind} {name}")]
+    Request {
+        verb: &'static str,
+        kind: &'static str,
+        name: String,
+        #[source]
+        source: RequestError,
+    },
+    #[error(transparent)]
+    Unread(#[from] admission::Unread),
+    #[error(transparent)]
+    Mover(#[from] MoverError),
+    #[error("OpenBaoOperation {0} exists and is not this restore's: delete or rename it")]
+    NameTaken(String),
+}
+
+impl Error {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Request { source, .. } if source.is_conflict() => ErrorClass::Conflict,
+            Self::Request { .. } | Self::Unread(_) | Self::Mover(_) => ErrorClass::Transient,
+            Self::NameTaken(_) => ErrorClass::Invalid,
+        }
+    }
+}
+
+struct Context {
+    ad: Arc<Adapters>,
+    backoff: Mutex<ErrorBackoff<ObjectRef<OpenBaoRestore>>>,
+}
+
+/// Runs until `shutdown`.
+pub async fn run(ad: Arc<Adapters>, shutdown: CancellationToken) {
+    let caches = &ad.caches;
+    let (for_pick, for_all) = (ad.clone(), ad.clone());
+    let wakes = caches.notes.wakes(move |touched| woken(&for_pick, touched), move || all(&for_all));
+    // Subscribed first, listed second: nothing falls between.
+    let queue = stream::iter(all(&ad)).chain(wakes).map(Ok::<_, std::convert::Infallible>);
+    let queue = queue.take_until(shutdown.cancelled_owned());
+    let context = Arc::new(Context { ad: ad.clone(), backoff: Mutex::default() });
+    let config = Config::default().concurrency(CONCURRENCY);
+    let reconciler = |restore, context| Box::pin(reconcile(restore, context));
+    applier(reconciler, on_error, context, caches.restores.clone(), queue, config).for_each(|_| async {}).await;
+}
+
+fn all(ad: &Adapters) -> Vec<ObjectRef<OpenBaoRestore>> {
+    ad.caches.restores.state().iter().map(|restore| ObjectRef::from_obj(&**restore)).collect()
+}
+
+/// The restores that a change concerns: the restore itself, those of the operation or config map, those of the cluster.
+fn woken(ad: &Adapters, touched: &Touched) -> Vec<ObjectRef<OpenBaoRestore>> {
+    let live = |restore: &OpenBaoRestore| {
+        restore.metadata.deletion_timestamp.is_some() || restore.status.as_ref().is_none_or(|s| !s.phase.is_terminal())
+    };
+    match (touched.kind, &touched.cluster, &touched.operation) {
+        ("OpenBaoRestore", _, _) => vec![ObjectRef::new(&touched.name).within(&touched.namespace)],
+        ("OpenBaoCluster" | "OpenBaoOperation", Some(cluster), _) => {
+            let restores = ad.caches.restores_of(&touched.namespace, cluster);
+            restores.iter().filter(|restore| live(restore)).map(|restore| ObjectRef::from_obj(&**restore)).collect()
+        }
+        ("ConfigMap", Some(cluster), Some(operation)) => {
+            let restores = ad.caches.restores_of(&touched.namespace, cluster);
+            let own = |restore: &OpenBaoRestore| {
+                status::operation_of(restore).is_some_and(|name| jobs::operation_label(&name) == *operation)
+            };
+            restores
+                .iter()
+                .filter(|restore| live(restore) && own(restore))
+                .map(|restore| ObjectRef::from_obj(&**restore))
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // the signature is kube's
+fn on_error(restore: Arc<OpenBaoRestore>, error: &Error, context: Arc<Context>) -> Action {
+    let mut backoff = context.backoff.lock().unwrap_or_else(PoisonError::into_inner);
+    let delay = backoff.failed(ObjectRef::from_obj(&*restore), error.class(), rand::random());
+    tracing::warn!(
+        namespace = restore.namespace(),
+        name = restore.name_any(),
+        error = crate::service::restore::steps::chain(error),
+        "failed to reconcile a restore; trying again"
+    );
+    Action::requeue(delay)
+}
+
+async fn reconcile(restore: Arc<OpenBaoRestore>, context: Arc<Context>) -> Result<Action, Error> {
+    let ad = &context.ad;
+    let action = if restore.metadata.deletion_timestamp.is_some() {
+        depart(ad, &restore).await
+    } else if phase(&restore).is_terminal() {
+        settle(ad, &restore).await
+    } else {
+        proceed(ad, &restore).await
+    };
+    if action.is_ok() {
+        context.backoff.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&ObjectRef::from_obj(&*restore));
+    }
+    action
+}
+
+fn phase(restore: &OpenBaoRestore) -> RestorePhase {
+    restore.status.as_ref().map(|status| status.phase).unwrap_or_default()
+}
+
+/// A live restore: admitted, or shown.
+async fn proceed(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Error> {
+    set_finalizer(ad, restore, true).await?;
+    let now = Utc::now();
+    let Some(name) = status::operation_of(restore) else { return consider(ad, restore, now).await };
+    let Some(operation) = operation(ad, restore, &name).await? else {
+        if restore.status.as_ref().is_some_and(|status| status.stage.is_empty() && status.source.is_none()) {
+            // Admitted, and cut off before the operation was made.
+            return begin(ad, restore).await;
+        }
+        let why = Refused::new("OperationGone", format!("OpenBaoOperation {name}, which did the work, was deleted"));
+        return end(ad, restore, &why, now).await;
+    };
+    follow(ad, restore, &operation, now).await
+}
+
+/// Admits, waits or refuses.
+async fn consider(ad: &Adapters, restore: &OpenBaoRestore, now: DateTime<Utc>) -> Result<Action, Error> {
+    if let Some(request) = unanswered(restore).find(|request| request.action == RequestAction::Cancel) {
+        let mut next = status::refused(restore, &Refused::new("Cancelled", "cancelled before anything was done"), now);
+        status::answer_with(&mut next, answer(request, RequestOutcome::Applied, "nothing had been done yet", now));
+        write(ad, restore, next).await?;
+        return Ok(Action::await_change());
+    }
+    let namespace = restore.namespace().unwrap_or_default();
+    let cluster = ad.caches.cluster(&namespace, &restore.spec.cluster);
+    let since = restore.status.as_ref().and_then(|status| status.start_time).unwrap_or(now);
+    let facts = admission::gather(ad, restore, cluster.as_deref(), since).await?;
+    let uid = cluster.as_deref().and_then(ResourceExt::uid);
+    match admit(&facts, now) {
+        Admission::Go => {
+            write(ad, restore, status::admitted(restore, uid, now)).await?;
+            begin(ad, restore).await
+        }
+        Admission::Refuse(why) => end(ad, restore, &why, now).await,
+        Admission::Wait { message, .. } => {
+            write(ad, restore, status::waiting(restore, uid, &message, now)).await?;
+            Ok(Action::requeue(LOOK_AGAIN))
+        }
+    }
+}
+
+/// Makes the operation. Its name is the same each time, so that a crash in between makes nothing twice.
+async fn begin(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Error> {
+    let Some(operation) = plan::operation(restore) else { return Ok(Action::requeue(LOOK_AGAIN)) };
+    let name = operation.name_any();
+    match timed(operations(ad, restore).create(&PostParams::default(), &operation)).await {
+        Ok(_) => {}
+        Err(error) if error.is_already_exists() => {
+            let found = self::operation(ad, restore, &name).await?;
+            if found.is_none_or(|found| !is_controlled_by(&*found, &restore.uid().unwrap_or_default())) {
+                return Err(Error::NameTaken(name));
+            }
+        }
+        Err(source) => return Err(Error::Request { verb: "create", kind: "OpenBaoOperation", name, source }),
+    }
+    // The operation's own change wakes us; this is for a missed one.
+    Ok(Action::requeue(RetryClass::ProgressPoll.delay(ad.settings.requeue_standard)))
+}
+
+async fn end(ad: &Adapters, restore: &OpenBaoRestore, why: &Refused, now: DateTime<Utc>) -> Result<Action, Error> {
+    write(ad, restore, status::refused(restore, why, now)).await?;
+    Ok(Action::await_change())
+}
+
+/// Shows what the operation does, passes requests on to it, and gives the disk back when the lock is long in coming.
+async fn follow(
+    ad: &Adapters,
+    restore: &OpenBaoRestore,
+    operation: &OpenBaoOperation,
+    now: DateTime<Utc>,
+) -> Result<Action, Error> {
+    let journal = operation.status.clone().unwrap_or_default();
+    let next = status::mirror(restore, &journal, progress(ad, operation).as_ref(), now);
+    pass_on(ad, restore, operation, &next).await?;
+    let ended = next.phase.is_terminal();
+    write(ad, restore, next).await?;
+    if ended {
+        return Ok(Action::await_change());
+    }
+    let again = RetryClass::ProgressPoll.delay(ad.settings.requeue_standard);
+    let Some(since) = status::waits_for_lock_since(&journal) else { return Ok(Action::requeue(again)) };
+    if now - since < HOLD {
+        return Ok(Action::requeue(again));
+    }
+    let movers = Movers::of(&ad.client, operation)?;
+    if let Some(current) = movers.current().await?
+        && !matches!(current.state, State::Ended { .. })
+        && ad.leadership.still_leader()
+    {
+        movers.delete(&current.job, Some(current.job_uid)).await?;
+        tracing::info!(job = current.job, "the lock is long in coming: the snapshot will be downloaded again");
+    }
+    Ok(Action::requeue(again))
+}
+
+fn progress(ad: &Adapters, operation: &OpenBaoOperation) -> Option<Progress> {
+    let name = jobs::mover_name(&operation.name_any());
+    let map = ad.caches.config_maps.get(&ObjectRef::new(&name).within(&operation.namespace()?))?;
+    serde_json::from_str(map.data.as_ref()?.get(protocol::PROGRESS)?).ok()
+}
+
+/// Requests to the restore become requests to its operation, which answers them.
+async fn pass_on(
+    ad: &Adapters,
+    restore: &OpenBaoRestore,
+    operation: &OpenBaoOperation,
+    next: &OpenBaoRestoreStatus,
+) -> Result<(), Error> {
+    let answered = |request: &&Request| next.handled_requests.iter().any(|done| done.nonce == request.nonce);
+    let known = |request: &&Request| operation.spec.requests.iter().any(|known| known.nonce == request.nonce);
+    let new: Vec<&Request> =
+        restore.spec.requests.iter().filter(|request| !answered(request) && !known(request)).collect();
+    if new.is_empty() || next.phase.is_terminal() {
+        return Ok(());
+    }
+    let requests: Vec<&Request> = operation.spec.requests.iter().chain(new).collect();
+    let patch =
+        json!({ "metadata": { "resourceVersion": operation.resource_version() }, "spec": { "requests": requests } });
+    let name = operation.name_any();
+    match timed(operations(ad, restore).patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
+        Ok(_) => Ok(()),
+        Err(source) => Err(Error::Request { verb: "pass a request on to", kind: "OpenBaoOperation", name, source }),
+    }
+}
+
+/// A restore that has ended: requests are answered, the finalizer goes.
+async fn settle(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Error> {
+    let now = Utc::now();
+    let mut next = restore.status.clone().unwrap_or_default();
+    for request in unanswered(restore) {
+        let message = "the restore has ended; to restore again, create another OpenBaoRestore";
+        status::answer_with(&mut next, answer(request, RequestOutcome::Refused, message, now));
+    }
+    write(ad, restore, next).await?;
+    set_finalizer(ad, restore, false).await?;
+    Ok(Action::await_change())
+}
+
+fn unanswered(restore: &OpenBaoRestore) -> impl Iterator<Item = &Request> {
+    let handled = restore.status.as_ref().map(|status| status.handled_requests.as_slice()).unwrap_or_default();
+    restore.spec.requests.iter().filter(move |request| !handled.iter().any(|done| done.nonce == request.nonce))
+}
+
+fn answer(request: &Request, outcome: RequestOutcome, message: &str, now: DateTime<Utc>) -> HandledRequest {
+    HandledRequest {
+        nonce: request.nonce.clone(),
+        action: request.action,
+        outcome,
+        message: message.to_owned(),
+        at: Some(now),
+    }
+}
+
+/// A restore that is being deleted waits until its operation has stopped its Job and given the lock back.
+async fn depart(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Error> {
+    if !restore.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        return Ok(Action::await_change());
+    }
+    let name = plan::operation_name(restore);
+    let found = fresh_operation(ad, restore, &name).await?;
+    let own = found.filter(|operation| is_controlled_by(operation, &restore.uid().unwrap_or_default()));
+    let live = own.filter(|operation| operation.status.as_ref().is_none_or(|status| !status.phase.is_terminal()));
+    let Some(operation) = live else {
+        set_finalizer(ad, restore, false).await?;
+        return Ok(Action::await_change());
+    };
+    if operation.metadata.deletion_timestamp.is_none() {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid: operation.uid(), resource_version: None }),
+            ..DeleteParams::background()
+        };
+        match timed(operations(ad, restore).delete(&name, &params)).await {
+            Ok(_) => {}
+            Err(error) if error.is_not_found() || error.is_conflict() => {}
+            Err(source) => return Err(Error::Request { verb: "delete", kind: "OpenBaoOperation", name, source }),
+        }
+    }
+    let journal = operation.status.clone().unwrap_or_default();
+    let next = status::mirror(restore, &journal, None, Utc::now());
+    write(ad, restore, next).await?;
+    Ok(Action::requeue(RetryClass::ProgressPoll.delay(ad.settings.requeue_standard)))
+}
+
+fn operations(ad: &Adapters, restore: &OpenBaoRestore) -> Api<OpenBaoOperation> {
+    Api::namespaced(ad.client.clone(), &restore.namespace().unwrap_or_default())
+}
+
+/// The operation as last seen, or as it is if it was never seen.
+async fn operation(
+    ad: &Adapters,
+    restore: &OpenBaoRestore,
+    name: &str,
+) -> Result<Option<Arc<OpenBaoOperation>>, Error> {
+    match ad.caches.operation(&restore.namespace().unwrap_or_default(), name) {
+        Some(operation) => Ok(Some(operation)),
+        None => Ok(fresh_operation(ad, restore, name).await?.map(Arc::new)),
+    }
+}
+
+async fn fresh_operation(
+    ad: &Adapters,
+    restore: &OpenBaoRestore,
+    name: &str,
+) -> Result<Option<OpenBaoOperation>, Error> {
+    let request = |source| Error::Request { verb: "read", kind: "OpenBaoOperation", name: name.to_owned(), source };
+    timed(operations(ad, restore).get_opt(name)).await.map_err(request)
+}
+
+/// Adds or removes our finalizer, if that changes anything.
+async fn set_finalizer(ad: &Adapters, restore: &OpenBaoRestore, wanted: bool) -> Result<(), Error> {
+    let has = restore.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
+    if has == wanted {
+        return Ok(());
+    }
+    let mut finalizers: Vec<&str> = restore.finalizers().iter().map(String::as_str).collect();
+    finalizers.retain(|finalizer| *finalizer != FINALIZER);
+    if wanted {
+        finalizers.push(FINALIZER);
+    }
+    let patch = json!({ "metadata": { "resourceVersion": restore.resource_version(), "finalizers": finalizers } });
+    let (api, name) = (restores(ad, restore), restore.name_any());
+    match timed(api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(source) => Err(Error::Request { verb: "set the finalizer of", kind: "OpenBaoRestore", name, source }),
+    }
+}
+
+fn restores(ad: &Adapters, restore: &OpenBaoRestore) -> Api<OpenBaoRestore> {
+    Api::namespaced(ad.client.clone(), &restore.namespace().unwrap_or_default())
+}
+
+/// Writes the status if it says anything new, and tells a change of phase three times: status, log line, event.
+async fn write(ad: &Adapters, restore: &OpenBaoRestore, next: OpenBaoRestoreStatus) -> Result<(), Error> {
+    if restore.status.as_ref() == Some(&next) {
+        return Ok(());
+    }
+    let (api, name) = (restores(ad, restore), restore.name_any());
+    let body = json!({
+        "apiVersion": OpenBaoRestore::api_version(&()),
+        "kind": OpenBaoRestore::kind(&()),
+        "metadata": { "name": name, "uid": restore.uid() },
+        "status": next,
+    });
+    match timed(api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body))).await {
+        Ok(_) => {}
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(source) => {
+            return Err(Error::Request { verb: "write the status of", kind: "OpenBaoRestore", name, source });
+        }
+    }
+    tell(ad, restore, &next).await;
+    Ok(())
+}
+
+async fn tell(ad: &Adapters, restore: &OpenBaoRestore, next: &OpenBaoRestoreStatus) {
+    let event = match next.phase {
+        RestorePhase::Completed => AuditEvent::RestoreCompleted,
+        RestorePhase::Failed => AuditEvent::RestoreFailed,
+        RestorePhase::Pending | RestorePhase::Validating | RestorePhase::Running | RestorePhase::Unknown => {
+            AuditEvent::RestorePhaseTransition
+        }
+    };
+    let fields = Fields::from([
+        ("cluster", restore.spec.cluster.clone()),
+        ("namespace", restore.namespace().unwrap_or_default()),
+        ("restore", restore.name_any()),
+        ("restore_uid", restore.uid().unwrap_or_default()),
+        ("operation", next.operation.clone().unwrap_or_default()),
+        ("message", next.message.clone()),
+    ]);
+    let (from, to) = (phase_word(phase(restore)), phase_word(next.phase));
+    let Some(entry) = audit::log_phase_transition(event, from, to, &fields) else { return };
+    let troubled = event.is_warning() || next.phase == RestorePhase::Unknown;
+    ad.events
+        .publish(
+            restore,
+            News {
+                severity: if troubled { Severity::Warning } else { Severity::Normal },
+                reason: event.as_str().to_owned(),
+                action: "Restore".to_owned(),
+                note: format!("{to}: {}", next.message),
+                annotations: audit::flat(&entry),
+            },
+        )
+        .await;
+}
+
+fn phase_word(phase: RestorePhase) -> &'static str {
+    match phase {
+        RestorePhase::Pending => "Pending",
+        RestorePhase::Validating => "Validating",
+        RestorePhase::Running => "Running",
+        RestorePhase::Completed => "Completed",
+        RestorePhase::Failed => "Failed",
+        RestorePhase::Unknown => "Unknown",
+    }
+}

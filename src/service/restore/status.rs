@@ -1,0 +1,418 @@
+//! What a restore's status says, derived from its spec, its operation's journal and the mover's progress. Pure: the same
+//! inputs give the same status, so that nothing is written when nothing changed.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+
+use super::decide::Refused;
+use super::decide::phase::{forward, phase_of};
+use super::plan;
+use super::steps::{access, judge, safety, submit};
+use crate::adapter::kubernetes::time::{from_kube, to_kube};
+use crate::api::conditions::{reason, restore as kind};
+use crate::api::{
+    HandledRequest, ObservedSource, OpenBaoOperationStatus, OpenBaoRestore, OpenBaoRestoreStatus, OperationPhase,
+    ProofKind, RestoreDurations, RestorePhase, RestoreProof, StepState, StepStatus, TransferProgress,
+};
+use crate::datapath::protocol::Progress;
+
+/// How many answers to requests a status keeps.
+const ANSWERS: usize = 20;
+
+/// The status of a restore that was admitted, before its operation has begun.
+pub fn admitted(restore: &OpenBaoRestore, cluster_uid: Option<String>, now: DateTime<Utc>) -> OpenBaoRestoreStatus {
+    let mut status = begun(restore, now);
+    status.phase = forward(status.phase, RestorePhase::Validating);
+    "the operation to start".clone_into(&mut status.message);
+    status.cluster_uid = status.cluster_uid.or(cluster_uid);
+    status.operation = Some(plan::operation_name(restore));
+    set_complete(restore, &mut status, "Unknown", reason::IN_PROGRESS, now);
+    status
+}
+
+/// The status of a restore that waits for something that is missing.
+pub fn waiting(
+    restore: &OpenBaoRestore,
+    cluster_uid: Option<String>,
+    message: &str,
+    now: DateTime<Utc>,
+) -> OpenBaoRestoreStatus {
+    let mut status = begun(restore, now);
+    status.message = format!("waiting: {message}");
+    status.cluster_uid = status.cluster_uid.or(cluster_uid);
+    set_complete(restore, &mut status, "Unknown", reason::WAITING, now);
+    status
+}
+
+/// The status of a restore that ended before its operation began.
+pub fn refused(restore: &OpenBaoRestore, why: &Refused, now: DateTime<Utc>) -> OpenBaoRestoreStatus {
+    let mut status = begun(restore, now);
+    status.phase = forward(status.phase, RestorePhase::Failed);
+    status.message.clone_from(&why.message);
+    status.stage.clear();
+    status.completion_time = status.completion_time.or(Some(now));
+    set_complete(restore, &mut status, "False", why.reason, now);
+    status
+}
+
+fn begun(restore: &OpenBaoRestore, now: DateTime<Utc>) -> OpenBaoRestoreStatus {
+    let mut status = restore.status.clone().unwrap_or_default();
+    status.start_time = status.start_time.or(Some(now));
+    status.observed_generation = restore.metadata.generation;
+    status
+}
+
+/// The status as the operation's journal and the mover's progress say it is.
+pub fn mirror(
+    restore: &OpenBaoRestore,
+    operation: &OpenBaoOperationStatus,
+    progress: Option<&Progress>,
+    now: DateTime<Utc>,
+) -> OpenBaoRestoreStatus {
+    let mut status = begun(restore, now);
+    status.phase = forward(status.phase, phase_of(operation));
+    if let Some(message) = &operation.message {
+        status.message.clone_from(message);
+    }
+    let running = operation.steps.iter().find(|step| step.state == StepState::Running);
+    status.stage = running.map(|step| step.name.clone()).unwrap_or_default();
+    let transferring = running.is_some_and(|step| step.name == plan::PREFLIGHT || step.name == plan::PLACE_MARKER);
+    status.progress = progress.filter(|_| transferring).map(transfer);
+    status.source = source(operation).or(status.source);
+    status.proof = proof(operation).or(status.proof);
+    status.pre_restore_backup =
+        output(operation, plan::SAFETY_BACKUP, safety::KEY).map(str::to_owned).or(status.pre_restore_backup);
+    answers(restore, &mut status, &operation.handled_requests);
+    if status.phase.is_terminal() {
+        status.stage.clear();
+        status.completion_time = status.completion_time.or(operation.ended_at).or(Some(now));
+    }
+    status.durations = durations(restore, &status, operation);
+    let word = match status.phase {
+        RestorePhase::Completed => ("True", reason::RESTORE_SUCCEEDED),
+        RestorePhase::Failed => ("False", reason::RESTORE_FAILED),
+        RestorePhase::Unknown => ("Unknown", reason::RESTORE_UNKNOWN),
+        RestorePhase::Pending | RestorePhase::Validating | RestorePhase::Running => ("Unknown", reason::IN_PROGRESS),
+    };
+    set_complete(restore, &mut status, word.0, word.1, now);
+    if let Some(replaced) = operation.lock.as_ref().and_then(|lock| lock.replaced.as_ref()) {
+        let message = format!("took the cluster's lock over from {replaced}");
+        set(restore, &mut status, kind::LOCK_OVERRIDE, "True", reason::OPERATION_LOCK_OVERRIDDEN, &message, now);
+    }
+    match output(operation, plan::VERIFY_ACCESS, access::ACCESS) {
+        Some("true") => {
+            let message = "the operator logs in to the restored data with its own identity";
+            set(restore, &mut status, kind::OPERATOR_ACCESS, "True", reason::LOGIN_WORKS, message, now);
+        }
+        Some(_) => {
+            let message = output(operation, plan::VERIFY_ACCESS, access::REMEDY).unwrap_or_default().to_owned();
+            set(restore, &mut status, kind::OPERATOR_ACCESS, "False", reason::LOGIN_FAILED, &message, now);
+        }
+        None => {}
+    }
+    status
+}
+
+fn step<'a>(operation: &'a OpenBaoOperationStatus, name: &str) -> Option<&'a StepStatus> {
+    operation.steps.iter().find(|step| step.name == name)
+}
+
+/// What a step put out.
+pub fn output<'a>(operation: &'a OpenBaoOperationStatus, name: &str, key: &str) -> Option<&'a str> {
+    step(operation, name)?.output.get(key).map(String::as_str)
+}
+
+fn transfer(progress: &Progress) -> TransferProgress {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let known = progress.total_bytes > 0;
+    TransferProgress {
+        bytes: number(progress.bytes),
+        total_bytes: known.then(|| number(progress.total_bytes)),
+        percent: known.then(|| {
+            let percent = progress.bytes.saturating_mul(100) / progress.total_bytes.max(1);
+            i32::try_from(percent.min(100)).unwrap_or(100)
+        }),
+    }
+}
+
+fn source(operation: &OpenBaoOperationStatus) -> Option<ObservedSource> {
+    let judged = |key| output(operation, plan::JUDGE, key);
+    Some(ObservedSource {
+        key: judged(judge::KEY)?.to_owned(),
+        sha256: judged(judge::SHA256).map(str::to_owned),
+        size_bytes: judged(judge::SIZE).and_then(|text| text.parse().ok()),
+        versions: judged(judge::VERSIONS).map(|list| list.split(',').map(str::to_owned).collect()).unwrap_or_default(),
+        seal_type: judged(judge::SEAL_TYPE).map(str::to_owned),
+        seal_key_id: judged(judge::SEAL_KEY_ID).map(str::to_owned),
+        taken_at: judged(judge::TAKEN_AT).and_then(instant),
+        cluster: judged(judge::ORIGIN).map(str::to_owned),
+    })
+}
+
+fn instant(text: &str) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc3339(text).ok().map(|at| at.with_timezone(&Utc))
+}
+
+fn proof(operation: &OpenBaoOperationStatus) -> Option<RestoreProof> {
+    let proven = |key| output(operation, plan::SUBMIT, key);
+    let kind = match proven(submit::PROOF)? {
+        "Marker" => ProofKind::Marker,
+        "ClusterID" => ProofKind::ClusterID,
+        "Login" => ProofKind::Login,
+        _ => return None,
+    };
+    let text = proven(submit::PROOF_TEXT).unwrap_or_default().to_owned();
+    Some(RestoreProof { kind, at: proven(submit::PROOF_AT).and_then(instant)?, text })
+}
+
+/// How long each part took, from the journal's own times.
+fn durations(
+    restore: &OpenBaoRestore,
+    status: &OpenBaoRestoreStatus,
+    operation: &OpenBaoOperationStatus,
+) -> Option<RestoreDurations> {
+    let started = |name: &str| step(operation, name).and_then(|step| step.started_at);
+    let ended = |name: &str| step(operation, name).and_then(|step| step.completed_at);
+    let between = |from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>| Some(words(to? - from?));
+    let created = restore.metadata.creation_timestamp.as_ref().map(from_kube);
+    let submitted = output(operation, plan::SUBMIT, submit::SUBMITTED_AT).and_then(instant);
+    let answered = output(operation, plan::SUBMIT, submit::ANSWERED_AT).and_then(instant);
+    let proven = output(operation, plan::SUBMIT, submit::PROOF_AT).and_then(instant);
+    let durations = RestoreDurations {
+        validate: between(status.start_time, ended(plan::JUDGE)),
+        download: between(started(plan::PREFLIGHT), ended(plan::PREFLIGHT)),
+        wait: between(ended(plan::JUDGE), operation.lock.as_ref().map(|lock| lock.acquired_at)),
+        submit: between(submitted, answered),
+        apply: between(answered.or(submitted), proven),
+        restart: between(started(plan::RESTART_VOTERS), ended(plan::AWAIT_HEALTHY)),
+        total: between(created, status.completion_time),
+    };
+    (durations != RestoreDurations::default()).then_some(durations)
+}
+
+/// `3.2s`, as people write durations.
+fn words(duration: TimeDelta) -> String {
+    let tenths = duration.num_milliseconds().max(0) / 100;
+    format!("{}.{}s", tenths / 10, tenths % 10)
+}
+
+/// Takes over the operation's answers to requests that stand in this restore.
+fn answers(restore: &OpenBaoRestore, status: &mut OpenBaoRestoreStatus, handled: &[HandledRequest]) {
+    let asked = |nonce: &str| restore.spec.requests.iter().any(|request| request.nonce == nonce);
+    for answer in handled.iter().filter(|answer| asked(&answer.nonce)) {
+        answer_with(status, answer.clone());
+    }
+}
+
+/// Adds an answer, once per nonce; the oldest go.
+pub fn answer_with(status: &mut OpenBaoRestoreStatus, answer: HandledRequest) {
+    match status.handled_requests.iter_mut().find(|known| known.nonce == answer.nonce) {
+        Some(known) => *known = answer,
+        None => status.handled_requests.push(answer),
+    }
+    let excess = status.handled_requests.len().saturating_sub(ANSWERS);
+    status.handled_requests.drain(..excess);
+}
+
+fn set_complete(
+    restore: &OpenBaoRestore,
+    status: &mut OpenBaoRestoreStatus,
+    word: &str,
+    reason: &str,
+    now: DateTime<Utc>,
+) {
+    let message = status.message.clone();
+    set(restore, status, kind::COMPLETE, word, reason, &message, now);
+}
+
+/// Sets a condition; its transition time moves only when its status does.
+fn set(
+    restore: &OpenBaoRestore,
+    status: &mut OpenBaoRestoreStatus,
+    type_: &str,
+    word: &str,
+    reason: &str,
+    message: &str,
+    now: DateTime<Utc>,
+) {
+    let before = status.conditions.iter().find(|condition| condition.type_ == type_);
+    let since = before.filter(|before| before.status == word).map(|before| before.last_transition_time.clone());
+    let condition = Condition {
+        type_: type_.to_owned(),
+        status: word.to_owned(),
+        reason: reason.to_owned(),
+        // Conditions hold 32 KiB; ours are a few sentences.
+        message: message.chars().take(4096).collect(),
+        observed_generation: restore.metadata.generation,
+        last_transition_time: since.unwrap_or_else(|| to_kube(now)),
+    };
+    status.conditions.retain(|other| other.type_ != type_);
+    status.conditions.push(condition);
+    status.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+}
+
+/// Whether an operation has waited longer than this for the lock with its snapshot in hand.
+pub fn waits_for_lock_since(operation: &OpenBaoOperationStatus) -> Option<DateTime<Utc>> {
+    if operation.phase != OperationPhase::Running || operation.lock.is_some() {
+        return None;
+    }
+    step(operation, plan::JUDGE).filter(|judge| judge.state == StepState::Completed)?.completed_at
+}
+
+/// The name of the restore's own operation, if it has got that far.
+pub fn operation_of(restore: &OpenBaoRestore) -> Option<String> {
+    restore.status.as_ref()?.operation.clone().filter(|_| restore.uid().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{LockRecord, Request, RequestAction, RequestOutcome};
+    use crate::datapath::protocol::Stage;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_000_000 + seconds, 0).unwrap()
+    }
+
+    fn restore() -> OpenBaoRestore {
+        let mut restore = OpenBaoRestore::new("rollback", Default::default());
+        restore.metadata.uid = Some("r-uid".into());
+        restore.metadata.generation = Some(1);
+        restore.metadata.creation_timestamp = Some(to_kube(at(0)));
+        restore
+    }
+
+    fn done(name: &str, from: i64, to: i64, output: &[(&str, &str)]) -> StepStatus {
+        StepStatus {
+            name: name.to_owned(),
+            state: StepState::Completed,
+            started_at: Some(at(from)),
+            completed_at: Some(at(to)),
+            output: output.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            ..StepStatus::default()
+        }
+    }
+
+    fn journal() -> OpenBaoOperationStatus {
+        let judged = [("key", "a.snap"), ("sha256", "ab"), ("sizeBytes", "7"), ("versions", "2.6.1,2.7.2")];
+        let proven = [
+            ("proof", "Marker"),
+            ("proofText", "gone"),
+            ("proofAt", "2026-11-18T11:26:58.000Z"),
+            ("submittedAt", "2026-11-18T11:26:50.000Z"),
+            ("answeredAt", "2026-11-18T11:26:51.500Z"),
+        ];
+        OpenBaoOperationStatus {
+            phase: OperationPhase::Succeeded,
+            message: Some("done".into()),
+            lock: Some(LockRecord { acquired_at: at(9), ..LockRecord::default() }),
+            ended_at: Some(at(40)),
+            steps: vec![
+                done(plan::PREFLIGHT, 1, 5, &[]),
+                done(plan::JUDGE, 5, 6, &judged),
+                done(plan::SAFETY_BACKUP, 9, 11, &[("preRestoreBackup", "b.snap")]),
+                done(plan::SUBMIT, 11, 20, &proven),
+                done(plan::RESTART_VOTERS, 20, 30, &[]),
+                done(plan::AWAIT_HEALTHY, 30, 35, &[]),
+                done(
+                    plan::VERIFY_ACCESS,
+                    35,
+                    36,
+                    &[("operatorAccess", "false"), ("operatorAccessRemedy", "type this")],
+                ),
+            ],
+            ..OpenBaoOperationStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_finished_operation_becomes_a_complete_record() {
+        let mut restore = restore();
+        restore.status = Some(admitted(&restore, Some("c-uid".into()), at(0)));
+        let status = mirror(&restore, &journal(), None, at(50));
+        assert_eq!((status.phase, status.completion_time), (RestorePhase::Completed, Some(at(40))));
+        let source = status.source.unwrap();
+        assert_eq!((source.key.as_str(), source.size_bytes, source.versions.len()), ("a.snap", Some(7), 2));
+        assert_eq!(status.proof.unwrap().kind, ProofKind::Marker);
+        assert_eq!(status.pre_restore_backup.as_deref(), Some("b.snap"));
+        let durations = status.durations.unwrap();
+        let texts = [&durations.download, &durations.wait, &durations.submit, &durations.apply, &durations.restart];
+        assert_eq!(texts.map(|text| text.as_deref().unwrap()), ["4.0s", "3.0s", "1.5s", "6.5s", "15.0s"]);
+        assert_eq!(durations.total.as_deref(), Some("40.0s"));
+        let access = status.conditions.iter().find(|c| c.type_ == kind::OPERATOR_ACCESS).unwrap();
+        assert_eq!((access.status.as_str(), access.message.as_str()), ("False", "type this"));
+    }
+
+    #[test]
+    fn the_same_journal_gives_the_same_status_so_nothing_is_written_twice() {
+        let mut restore = restore();
+        restore.status = Some(mirror(&restore, &journal(), None, at(50)));
+        assert_eq!(restore.status, Some(mirror(&restore, &journal(), None, at(99))));
+        let mut waits = self::restore();
+        waits.status = Some(waiting(&waits, None, "for Godot", at(1)));
+        assert_eq!(waits.status, Some(waiting(&waits, None, "for Godot", at(30))));
+    }
+
+    #[test]
+    fn progress_is_shown_while_bytes_move_and_forgotten_afterwards() {
+        let progress = Progress { stage: Stage::Download, bytes: 50, total_bytes: 200, at: at(2) };
+        let mut journal = OpenBaoOperationStatus { phase: OperationPhase::Running, ..Default::default() };
+        journal.steps =
+            vec![StepStatus { name: plan::PREFLIGHT.into(), state: StepState::Running, ..StepStatus::default() }];
+        let status = mirror(&restore(), &journal, Some(&progress), at(3));
+        assert_eq!(status.progress.unwrap().percent, Some(25));
+        assert_eq!(status.stage, plan::PREFLIGHT);
+        assert_eq!(mirror(&restore(), &self::journal(), Some(&progress), at(3)).progress, None);
+    }
+
+    #[test]
+    fn a_refusal_is_an_end_with_its_reason_and_time() {
+        let status = refused(&restore(), &Refused::new("KeyInvalid", "write it so"), at(5));
+        assert_eq!((status.phase, status.completion_time), (RestorePhase::Failed, Some(at(5))));
+        assert_eq!((status.conditions[0].reason.as_str(), status.message.as_str()), ("KeyInvalid", "write it so"));
+    }
+
+    #[test]
+    fn a_conditions_time_moves_only_with_its_status() {
+        let mut restore = restore();
+        restore.status = Some(waiting(&restore, None, "a", at(1)));
+        restore.status = Some(waiting(&restore, None, "b", at(9)));
+        let condition = &restore.status.as_ref().unwrap().conditions[0];
+        assert_eq!(from_kube(&condition.last_transition_time), at(1));
+        let status = refused(&restore, &Refused::new("X", "y"), at(20));
+        assert_eq!(from_kube(&status.conditions[0].last_transition_time), at(20));
+    }
+
+    #[test]
+    fn answers_are_taken_over_for_our_own_requests_only_and_bounded() {
+        let mut restore = restore();
+        restore.spec.requests =
+            vec![Request { nonce: "mine".into(), action: RequestAction::Cancel, ..Request::default() }];
+        let answer = |nonce: &str| HandledRequest {
+            nonce: nonce.into(),
+            action: RequestAction::Cancel,
+            outcome: RequestOutcome::Applied,
+            ..HandledRequest::default()
+        };
+        let mut journal = journal();
+        journal.handled_requests = vec![answer("mine"), answer("another's")];
+        let mut status = mirror(&restore, &journal, None, at(50));
+        assert_eq!(status.handled_requests.len(), 1);
+        for i in 0..50 {
+            answer_with(&mut status, answer(&i.to_string()));
+        }
+        assert_eq!(status.handled_requests.len(), 20);
+    }
+
+    #[test]
+    fn an_operation_waits_for_the_lock_between_verdict_and_lock() {
+        let mut journal = journal();
+        journal.phase = OperationPhase::Running;
+        assert_eq!(waits_for_lock_since(&journal), None);
+        journal.lock = None;
+        assert_eq!(waits_for_lock_since(&journal), Some(at(6)));
+        journal.steps.truncate(1);
+        assert_eq!(waits_for_lock_since(&journal), None);
+    }
+}
