@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`decide`] | what is to be done right now: an operation, a skip, a status (pure) |
+//! | [`act`] | what that decision does to the world |
 //! | [`request`] | the operations that backups are (pure) |
 //! | [`schedule`] | when something is due: cron, zone, jitter (pure) |
 //! | [`status`] | `status.backup`, derived from the operations (pure) |
@@ -15,6 +16,7 @@
 //! | [`mover`] | the mover's Jobs on the API server: made, looked at, stopped |
 //! | [`found`] | what a Job that was found tells (pure) |
 
+pub mod act;
 pub mod decide;
 pub mod found;
 pub mod frozen;
@@ -31,5 +33,6 @@ pub mod status;
 pub mod steps;
 pub mod store;
 
+pub use act::{ActError, act};
 pub use decide::{BackupDecision, BackupFacts, Refused, Skip, TRIGGER_ANNOTATION, decide};
 pub use manager::BackupManager;

@@ -17,7 +17,7 @@ use super::{gate, protect, request, seal};
 use crate::adapter::objectstore::keys;
 use crate::api::OpenBaoCluster;
 use crate::datapath::archive::Inspection;
-use crate::datapath::protocol::{BackupDone, Cause, Failure, PruneDone, VerifyDone};
+use crate::datapath::protocol::{BackupDone, Cause, Failure, PruneDone, REPORT, Report, ReportKind, VerifyDone};
 use crate::service::opslifecycle::{StepCall, StepOutcome};
 
 /// A Job ends this long before its step, so that the step can still say how.
@@ -117,6 +117,9 @@ impl Work<'_> {
 
     /// A mover that ended without a word may have left an object without a manifest, or even a whole backup.
     async fn after_loss(&self, lost: &str, reason: &'static str, message: &str) -> StepOutcome {
+        if let Some(reported) = self.reported().await {
+            return reported;
+        }
         let name = self.job_name("clean");
         let found = match self.look::<PruneDone>(&name).await {
             Ok(found) => found,
@@ -139,6 +142,30 @@ impl Work<'_> {
             }
             Found::Foreign => foreign(&name),
         }
+    }
+
+    /// What the mover wrote into its config map before its pod was lost. It reports a success only after its last look at
+    /// object and manifest, so that word is as good as the pod's.
+    async fn reported(&self) -> Option<StepOutcome> {
+        let map = mover::channel(self.call.ad, &self.operation).await.ok()??;
+        let report: Report = serde_json::from_str(map.data?.get(REPORT)?).ok()?;
+        let (manifest, inspection) = (report.manifest?, report.inspection?);
+        let good = report.kind == ReportKind::Verified && manifest.key == self.frozen.key;
+        good.then(|| {
+            self.stored(&BackupDone {
+                manifest_key: keys::manifest_key(&manifest.key),
+                key: manifest.key,
+                sha256: manifest.sha256,
+                size_bytes: manifest.size_bytes,
+                taken_at: manifest.taken_at,
+                inspection,
+                sealed_sums: report.sealed_sums,
+                sums: report.sums,
+                duration_ms: 0,
+                retries: 0,
+                shortened: false,
+            })
+        })
     }
 
     /// The mover had finished its backup and only its last word was lost: the backup is read again and taken as it is.
