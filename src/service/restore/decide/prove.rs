@@ -131,9 +131,7 @@ pub enum Outcome {
 /// Decides what came of one attempt.
 pub fn prove(facts: &Facts, now: DateTime<Utc>) -> Outcome {
     let Some(claim) = &facts.claim else { return unclaimed(facts, now) };
-    let Some(ended) = ended(facts) else {
-        return Outcome::Wait("the mover is handing the snapshot to the leader".into());
-    };
+    let Some(ended) = ended(facts) else { return still_sending(facts, claim, now) };
     if let Some(submission) = &facts.submission
         && submission.outcome == SubmissionOutcome::Refused
     {
@@ -152,6 +150,18 @@ fn ended(facts: &Facts) -> Option<DateTime<Utc>> {
         (Some(submission), _) => Some(submission.at),
         (None, Mover::Gone { at }) => Some(at),
         (None, Mover::Running) => None,
+    }
+}
+
+/// A mover that has not ended may hang on a server that is gone. What the leader shows decides without it: the restored
+/// data, or the old data under another process than the one that it is sending to. (Whoever acts on the latter stops the
+/// mover first.)
+fn still_sending(facts: &Facts, claim: &Claim, now: DateTime<Utc>) -> Outcome {
+    let sending = Outcome::Wait("the mover to hand the snapshot to the leader".into());
+    let Some(leader) = &facts.leader else { return sending };
+    match with_leader(facts, claim, leader, now, false, now) {
+        decided @ (Outcome::Applied { .. } | Outcome::NotApplied(_)) => decided,
+        _ => sending,
     }
 }
 
@@ -175,8 +185,9 @@ fn unclaimed(facts: &Facts, now: DateTime<Utc>) -> Outcome {
 fn refused(submission: &Submission) -> Outcome {
     let text = submission.message.clone();
     match submission.status {
-        Some(307 | 429 | 472 | 473 | 502 | 503 | 504) => {
-            Outcome::NotApplied(format!("the server turned the request away: {text}"))
+        // Without a status no connection was made.
+        None | Some(307 | 429 | 472 | 473 | 502 | 503 | 504) => {
+            Outcome::NotApplied(format!("the server did not take the request: {text}"))
         }
         _ => Outcome::Rejected(text),
     }
@@ -226,7 +237,9 @@ fn with_leader(
         (Marker::NoAccess, Witness::Denied, Identity::Old) => {
             unproven("the leader does not know our token any more, but the cluster id is not that of the snapshot")
         }
-        (Marker::NoAccess, Witness::Lost | Witness::Silent, _) => {
+        // The id of the old data, where it would have to be another.
+        (Marker::NoAccess, Witness::Lost | Witness::Silent, Identity::Old) => still_there(claim, leader, ended, now),
+        (Marker::NoAccess, Witness::Lost | Witness::Silent, Identity::NotAsked | Identity::NotSeen) => {
             unproven("nobody of ours can log in at the leader, so whose data it serves cannot be seen")
         }
         (Marker::Silent, _, _) => unproven(&format!("leader {pod} is applying the snapshot (calls with a token hang)")),
@@ -368,6 +381,7 @@ mod tests {
         let mut facts = accepted(Marker::NoAccess, Witness::Lost);
         facts.new_cluster_id = Some("new".into());
         assert!(matches!(prove(&facts, at(8)), Outcome::Wait(_)));
+        assert!(matches!(prove(&facts, at(62)), Outcome::NotApplied(_)), "the id of the old data, for good");
         facts.leader.as_mut().unwrap().cluster_id = Some("new".into());
         let outcome = prove(&facts, at(8));
         assert!(matches!(outcome, Outcome::Applied { proof: Proof::ClusterId, .. }), "{outcome:?}");
@@ -406,6 +420,9 @@ mod tests {
         let mut facts = accepted(Marker::Present, Witness::Valid);
         facts.submission = None;
         assert!(matches!(prove(&facts, at(300)), Outcome::Wait(_)), "the mover still runs: it may be sending");
+        let mut elsewhere = facts.clone();
+        elsewhere.leader.as_mut().unwrap().pod_uid = "u1".into();
+        assert!(matches!(prove(&elsewhere, at(5)), Outcome::NotApplied(_)), "what it sends to leads no more");
         facts.mover = Mover::Gone { at: at(5) };
         assert!(matches!(prove(&facts, at(60)), Outcome::Wait(_)));
         assert!(matches!(prove(&facts, at(66)), Outcome::NotApplied(_)));
@@ -415,12 +432,14 @@ mod tests {
 
     #[test]
     fn a_refusal_of_the_bytes_is_final_and_one_of_the_servers_state_is_not() {
-        for (status, again) in [(400, false), (500, false), (403, false), (503, true), (429, true), (307, true)] {
+        let answers = [400, 500, 403].map(|status| (Some(status), false));
+        let silence = [None, Some(503), Some(429), Some(307)].map(|status| (status, true));
+        for (status, again) in answers.into_iter().chain(silence) {
             let mut facts = accepted(Marker::Present, Witness::Valid);
-            facts.submission = Some(submission(SubmissionOutcome::Refused, Some(status)));
+            facts.submission = Some(submission(SubmissionOutcome::Refused, status));
             let outcome = prove(&facts, at(2));
-            assert_eq!(matches!(outcome, Outcome::NotApplied(_)), again, "{status}: {outcome:?}");
-            assert_eq!(matches!(outcome, Outcome::Rejected(_)), !again, "{status}: {outcome:?}");
+            assert_eq!(matches!(outcome, Outcome::NotApplied(_)), again, "{status:?}: {outcome:?}");
+            assert_eq!(matches!(outcome, Outcome::Rejected(_)), !again, "{status:?}: {outcome:?}");
         }
     }
 
@@ -521,8 +540,12 @@ mod tests {
         #[test]
         fn another_attempt_is_never_allowed_while_the_first_may_still_be_sending(facts in any_facts(), seconds in 0i64..10_000) {
             let again = matches!(prove(&facts, at(seconds)), Outcome::NotApplied(_) | Outcome::NothingPosted(_));
-            if again && facts.claim.is_some() {
-                prop_assert!(facts.submission.is_some() || facts.mover != Mover::Running);
+            if let (true, Some(claim)) = (again, &facts.claim) {
+                let ended = facts.submission.is_some() || facts.mover != Mover::Running;
+                let elsewhere = facts.leader.as_ref().is_some_and(|leader| {
+                    leader.pod_uid != claim.leader_pod_uid || leader.process_since.is_some_and(|since| since > claim.at)
+                });
+                prop_assert!(ended || elsewhere);
             }
             if again && facts.claim.is_none() {
                 prop_assert!(facts.revoked || facts.mover != Mover::Running);

@@ -94,12 +94,6 @@ pub async fn prove_applied(step: &Step<'_>) -> StepOutcome {
     let output = |key| step.call.output(plan::SUBMIT, key).unwrap_or_default();
     match output(submit::OUTCOME) {
         submit::APPLIED => {}
-        submit::REJECTED => {
-            return StepOutcome::fatal(
-                "ServerRefused",
-                format!("the server refused the snapshot: {}. Nothing was changed", output(submit::MESSAGE)),
-            );
-        }
         submit::SEALED => return StepOutcome::fatal("Sealed", sealed_message(step, output(submit::MESSAGE))),
         other => return StepOutcome::fatal("PlanUnreadable", format!("the submission ended in \"{other}\"")),
     }

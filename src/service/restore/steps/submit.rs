@@ -27,7 +27,6 @@ pub const ANSWERED_AT: &str = "answeredAt";
 
 /// Values of [`OUTCOME`].
 pub const APPLIED: &str = "Applied";
-pub const REJECTED: &str = "Rejected";
 pub const SEALED: &str = "Sealed";
 
 /// Gives the permit, once per receipt. Whatever stands in the way here leaves everything as it was.
@@ -147,8 +146,18 @@ pub async fn prove(step: &Step<'_>) -> StepOutcome {
             Ok(()) | Err(MoverError::Claimed) => StepOutcome::in_progress("the permit ran out and was taken back"),
             Err(error) => trouble(&error),
         },
-        Outcome::NothingPosted(why) | Outcome::NotApplied(why) => close(step, cluster, &read, &members, why).await,
-        Outcome::Rejected(message) => StepOutcome::done_with([(OUTCOME, REJECTED.to_owned()), (MESSAGE, message)]),
+        Outcome::NothingPosted(why) => {
+            let why = match current.map(|current| current.state) {
+                Some(State::Ended { why: end, .. }) => format!("{why}: {end}"),
+                _ => why,
+            };
+            close(step, cluster, &read, &members, why).await
+        }
+        Outcome::NotApplied(why) => close(step, cluster, &read, &members, why).await,
+        Outcome::Rejected(message) => StepOutcome::fatal(
+            "ServerRefused",
+            format!("the server refused the snapshot: {message}. Nothing was changed"),
+        ),
         Outcome::Applied { proof, text } => applied(&read, &members, proof, text),
         Outcome::Restart { pods: names, why } => {
             restart::delete(step, cluster, &members, &names, &pods).await;
