@@ -45,7 +45,7 @@ pub fn last_stage(cluster: &Devcluster) -> Result<Option<String>> {
     let storage = folder.path().join("storage");
     let mut command = Command::new(buildah);
     command.arg("--root").arg(storage.join("root")).arg("--runroot").arg(storage.join("run"));
-    command.args(["--storage-driver", "vfs", "build", "--isolation", "chroot", "--network", "none", "--tag", "check"]);
+    command.args(["--storage-driver", "vfs", "build", "--isolation", "chroot", "--tag", "check"]);
     command.arg(folder.path());
     report::output(&mut command)?;
     let mut inspect = Command::new("buildah");

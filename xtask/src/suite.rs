@@ -99,7 +99,8 @@ fn on_the_devcluster(cluster: &Devcluster, selection: &Selection, filter: &str) 
     // Each test may run three OpenBao servers: more threads than cores only make all of them late.
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let threads = format!("--test-threads={}", cores.clamp(2, 4));
-    let target = ["--package", "openbao-operator", "--test", "cluster"];
+    // The same packages as for the unit tests: another choice would be other features and so another build of everything.
+    let target = ["--workspace", "--test", "cluster"];
     let tallied = cargo_test("tests on the devcluster", &target, filter, &[&threads]);
     let mut tally = tallied?;
     for (wanted, series) in [(selection.soak, "soak"), (selection.matrix, "matrix")] {
