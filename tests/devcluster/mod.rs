@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Cluster, Relay, Store, eventually};
+use crate::harness::{Azurite, Cluster, Relay, Store, eventually};
 
 #[tokio::test]
 async fn a_job_writes_to_a_volume_that_was_made_for_it_and_resolves_names() {
@@ -73,6 +73,16 @@ async fn a_pod_is_reached_from_a_test_through_a_relay_and_from_inside_by_name() 
     let output =
         tokio::process::Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &url]).output();
     assert_eq!(String::from_utf8_lossy(&output.await.unwrap().stdout), "403");
+}
+
+#[tokio::test]
+async fn the_azure_blob_server_runs_as_a_pod_and_refuses_strangers() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("azurite").await;
+    let store = Azurite::start(&namespace).await;
+    let list = format!("{}?comp=list", store.endpoint());
+    let answer = cluster.expect_inside(&["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", &list]).await;
+    assert_eq!(answer, "403");
 }
 
 #[tokio::test]

@@ -27,5 +27,5 @@ pub use cluster::Cluster;
 pub use namespace::Namespace;
 pub use operator::Operator;
 pub use relay::Relay;
-pub use stores::Store;
+pub use stores::{Azurite, Store};
 pub use wait::eventually;

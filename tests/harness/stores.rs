@@ -1,7 +1,8 @@
-//! A real S3 server as a pod in the test's namespace.
+//! Real object stores as pods in the test's namespace: an S3 server, an Azure Blob server.
 
 use std::time::Duration;
 
+use xtask::devcluster::{images, wheels};
 use xtask::stores::{self, Identity, NAME, PORT};
 
 use super::{Namespace, Relay, eventually};
@@ -52,5 +53,47 @@ impl Store {
     /// A port on this machine that leads to it.
     pub async fn relay(&self, namespace: &Namespace) -> Relay {
         Relay::open(namespace.cluster(), &format!("{NAME}.{}.svc.cluster.local:{PORT}", self.namespace)).await
+    }
+}
+
+/// Azurite, with its one account.
+pub struct Azurite {
+    namespace: String,
+}
+
+impl Azurite {
+    /// Starts it and returns once it takes connections. It has no container yet.
+    pub async fn start(namespace: &Namespace) -> Self {
+        let devcluster = namespace.cluster().devcluster().clone();
+        let load = move || -> anyhow::Result<()> {
+            if !images::known(&devcluster)?.contains(&wheels::azurite_image()) {
+                images::import(&devcluster, &wheels::azurite(&devcluster)?)?;
+            }
+            Ok(())
+        };
+        let loaded = tokio::task::spawn_blocking(load).await.expect("the image is made");
+        loaded.unwrap_or_else(|error| panic!("Azurite's image: {error:#}"));
+        namespace.apply(&stores::azurite()).await;
+        namespace.kubectl(&["rollout", "status", "deployment/azurite", "--timeout=120s"]).await;
+        Self { namespace: namespace.name().to_owned() }
+    }
+
+    /// As pods reach it. The account is part of the path.
+    pub fn endpoint(&self) -> String {
+        let (name, namespace) = (stores::AZURITE_NAME, &self.namespace);
+        format!("http://{name}.{namespace}.svc.cluster.local:{}/{}", stores::AZURITE_PORT, stores::AZURITE_ACCOUNT)
+    }
+
+    /// A Secret with the account's key, under the key that a backup target reads.
+    #[expect(clippy::unused_self, reason = "called like the other store's")]
+    pub fn secret(&self, name: &str) -> String {
+        let key = stores::AZURITE_KEY;
+        format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData: {{accountKey: '{key}'}}\n")
+    }
+
+    /// A port on this machine that leads to it.
+    pub async fn relay(&self, namespace: &Namespace) -> Relay {
+        let (name, port) = (stores::AZURITE_NAME, stores::AZURITE_PORT);
+        Relay::open(namespace.cluster(), &format!("{name}.{}.svc.cluster.local:{port}", self.namespace)).await
     }
 }

@@ -82,7 +82,7 @@ pub fn load_for_tests(cluster: &Devcluster, operator: &Path, mover: &Path) -> Re
     let mut image = describe(operator);
     image.entries.retain(|entry| entry.path != "bao-backup");
     image.entries.push(Entry::program("bao-backup", mover));
-    image.entries.extend(libraries(operator)?);
+    image.entries.extend(images::libraries(operator)?);
     let folder = tempfile::tempdir_in(images::folder(cluster))?;
     let archive = folder.path().join("operator.tar");
     let digest = oci::write(&image, &archive)?;
@@ -92,23 +92,6 @@ pub fn load_for_tests(cluster: &Devcluster, operator: &Path, mover: &Path) -> Re
         images::import(cluster, &archive)?;
     }
     Ok(image.reference)
-}
-
-/// What the dynamic linker would load for a program, at the paths where it looks.
-fn libraries(program: &Path) -> Result<Vec<Entry>> {
-    let listing = report::output(Command::new("ldd").arg(program))?;
-    let mut entries = Vec::new();
-    for path in listing.split_whitespace().filter(|word| word.starts_with('/')) {
-        let mut folder = String::new();
-        for part in Path::new(path.trim_start_matches('/')).parent().into_iter().flat_map(Path::iter) {
-            folder = format!("{folder}{}{}", if folder.is_empty() { "" } else { "/" }, part.display());
-            if !entries.iter().any(|entry: &Entry| entry.path == format!("{folder}/")) {
-                entries.push(Entry::folder(&folder));
-            }
-        }
-        entries.push(Entry::program(path.trim_start_matches('/'), path));
-    }
-    Ok(entries)
 }
 
 fn tag(digest: &str) -> String {

