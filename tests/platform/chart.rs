@@ -7,11 +7,11 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use xtask::devcluster::{Devcluster, parts};
 
-fn chart() -> PathBuf {
+pub fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/openbao-operator")
 }
 
-fn helm(words: &[&str]) -> Output {
+pub fn helm(words: &[&str]) -> Output {
     let devcluster = Devcluster::from_environment().unwrap();
     parts::build(&devcluster, &["helm"]).unwrap();
     Command::new("helm").env("PATH", devcluster.path().unwrap()).args(words).output().unwrap()
