@@ -43,7 +43,9 @@ pub struct Request {
     /// A word that was never used on this object before, for instance the date. It tells this request from all others.
     #[schemars(length(min = 1, max = 64))]
     pub nonce: String,
-    /// What to do. Each kind of object understands only some of these and refuses the others with a reason.
+    /// What to do. `Cancel`: stop and undo. `Stop`: stop at the next safe point. `Skip`: go on without a step. `Retry`: try failed
+    /// steps, or a held target, again. `Resume`: go on with what waits for a person. `Abandon`: give up on what is unknown.
+    /// `Release`: free a lock whose holder is gone, or let the next member start. Not every kind understands all.
     pub action: RequestAction,
     /// The step that `Skip` or `Retry` means, by its name in `status.steps`. Empty means the whole operation.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -95,7 +97,7 @@ pub struct HandledRequest {
     pub nonce: String,
     /// What it asked for.
     pub action: RequestAction,
-    /// What became of it.
+    /// `Applied`, `Superseded` by a later request or a faster turn of events, or `Refused`.
     pub outcome: RequestOutcome,
     /// The effect, or why it was refused or superseded.
     #[serde(default, skip_serializing_if = "String::is_empty")]

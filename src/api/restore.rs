@@ -65,7 +65,8 @@ pub struct OpenBaoRestoreSpec {
     /// from another restore, nor past an upgrade's point of no return.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub override_operation_lock: bool,
-    /// Checks you take upon yourself. Nothing else can be waived.
+    /// Checks you take upon yourself; nothing else can be waived. `MissingManifest`: nothing says which size, digest and cluster the
+    /// snapshot should have. `OtherSeal`: it was sealed with another key, which the cluster needs afterwards.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2))]
     #[x_kube(merge_strategy = ListMerge::Set)]

@@ -75,7 +75,7 @@ pub struct Configuration {
     pub acme_ca_root: Option<String>,
 }
 
-/// How much OpenBao logs.
+/// How much OpenBao logs. Default `info`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
@@ -122,7 +122,7 @@ pub struct Logging {
     pub rotate_max_files: Option<i32>,
 }
 
-/// Shape of log lines.
+/// Shape of log lines: `standard` (default) for people, `json` for machines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -145,7 +145,8 @@ pub struct Listener {
     pub proxy_protocol_behavior: Option<ProxyProtocolBehavior>,
 }
 
-/// Whether to believe the PROXY protocol.
+/// Whose PROXY protocol headers are believed: `use_always`, everyone's; `allow_any`, those of allowed addresses, others are
+/// served by their own address; `deny_unauthorized`, those of allowed addresses, others are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProxyProtocolBehavior {
@@ -225,7 +226,7 @@ pub struct PluginSettings {
     pub file_uid: Option<i64>,
 }
 
-/// How plugins are downloaded.
+/// How plugins are downloaded: `standard`, through a cache; `direct`, straight into the plugin directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PluginDownloadBehavior {

@@ -74,32 +74,35 @@ pub struct OpenBaoClusterSpec {
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = rules::version())]
     pub version: String,
-    /// Full image of the servers; default is the operator's repository with `version` as tag.
+    /// Full image of the servers, for example `registry.example.org/openbao:2.7.2`. Its tag must hold `version`. Default: the
+    /// operator's repository with `version` as tag.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
     /// Number of servers, all of them voters. 3 bear the loss of one, 5 of two. An even number is allowed, bears no more
     /// losses than one less, and is warned about. Default 3.
     #[serde(default = "default_replicas")]
-    #[schemars(range(min = 1, max = 15))]
+    #[schemars(range(min = 1, max = 9))]
     pub replicas: i32,
     /// Start nothing new: no changes, no scheduled backups. A running operation goes on to its next safe point, and
     /// deletion works. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
-    /// How strict to be. `Hardened` demands what production needs, `Development` allows everything and says so. Without
-    /// it nothing extra is demanded, and the condition `ProductionReady` tells what is missing.
+    /// How strict to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
-    /// What goes when this object is deleted. Default `Retain`.
+    /// What goes when this object is deleted. `Retain` (default): volumes and the Secrets without which they are worthless stay,
+    /// so the same manifest applied again finds its data. `DeletePVCs`: volumes go, and those Secrets with them. `DeleteAll`:
+    /// everything of the cluster in the namespace goes. Backups in object stores always stay.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
-    /// The volume of each server.
+    /// The volume of each server: `{size: 10Gi}`.
     pub storage: Storage,
-    /// Certificates of the servers.
+    /// Certificates of the servers. Default: on, made and renewed by the operator from a CA of this cluster's own.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tls: Tls,
-    /// The Service for clients, `<name>-public`.
+    /// The Service for clients, `<name>-public`. It reaches any ready member; standbys forward to the leader. Beside it there is
+    /// always `<name>-active`, which reaches the leader only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceSpec>,
     /// An Ingress in front of the client Service.
@@ -111,10 +114,10 @@ pub struct OpenBaoClusterSpec {
     /// Inputs for the NetworkPolicies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkSpec>,
-    /// OpenBao's own settings.
+    /// OpenBao's own settings. A change restarts the servers one by one, the leader last.
     #[serde(default, skip_serializing_if = "is_default")]
     pub configuration: Configuration,
-    /// Audit devices written into the configuration.
+    /// Audit devices written into the configuration. While there is no device that works, OpenBao answers no request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
@@ -133,10 +136,12 @@ pub struct OpenBaoClusterSpec {
     /// How the servers unseal. Default: a static key made by the operator and kept in a Secret.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unseal: Unseal,
-    /// What OpenBao sets up by itself at its first start. With it no root token is ever stored.
+    /// What OpenBao sets up by itself at its first start. With it no root token is ever stored; without it the root token lies in
+    /// the Secret `<name>-root-token`. It has no effect on a cluster that is initialised already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub self_init: Option<SelfInit>,
-    /// Scheduled backups, and where backups and restores go.
+    /// Scheduled backups, and where backups and restores go, for example
+    /// `{schedule: "0 3 * * *", target: {bucket: backups}, retention: {keepDaily: 7}}`. Without it nothing is backed up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupSpec>,
     /// Access for restores.
@@ -145,7 +150,7 @@ pub struct OpenBaoClusterSpec {
     /// How upgrades are done.
     #[serde(default, skip_serializing_if = "is_default")]
     pub upgrade: UpgradeSpec,
-    /// Resources, placement and metadata of the server pods.
+    /// Resources, placement and metadata of the server pods. A change restarts the servers one by one, the leader last.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pod: PodSettings,
     /// Pod-level security settings that replace the operator's.
@@ -186,10 +191,10 @@ pub struct OpenBaoClusterSpec {
     pub requests: Vec<Request>,
 }
 
-/// Service names must be DNS labels that start with a letter, and pods carry a label of the name and 11 more characters.
+/// Service names must be DNS labels that start with a letter, and labels and Job names are built from it with a suffix.
 fn usable_name() -> Rule {
-    Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 52").message(
-        "the name of a cluster must start with a letter, have letters, digits and dashes only, and at most 52 of them",
+    Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 40").message(
+        "the name of a cluster must start with a letter, have letters, digits and dashes only, and at most 40 of them",
     )
 }
 
@@ -205,7 +210,9 @@ fn default_replicas() -> i32 {
     3
 }
 
-/// How strict to be.
+/// How strict to be. `Hardened` demands what production needs: three servers, certificates from outside, a seal that is not
+/// static, no stored root token. `Development` allows everything and says that it is not for production. Without a profile
+/// nothing extra is demanded, and the condition `ProductionReady` tells what is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Profile {
     /// Demands what production needs.

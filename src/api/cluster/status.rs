@@ -78,7 +78,9 @@ pub struct OpenBaoClusterStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// One word for the whole.
+/// One word for the whole. `Initializing`: not served yet for the first time. `Running`: serves. `Upgrading`, `BackingUp`,
+/// `Restoring`, `Maintenance`: such an operation holds the lock; it may serve meanwhile. `Failed`: cannot serve without help,
+/// and the conditions say which.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum ClusterPhase {
     /// Not serving yet for the first time.
@@ -107,7 +109,8 @@ pub struct MemberStatus {
     /// The version its server says it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// What it does.
+    /// What it does: `Active` leads, `Standby` follows and forwards, `Sealed` cannot read its data, `Joining` is not part of the
+    /// cluster yet, `Down` does not answer.
     #[serde(default)]
     pub state: MemberState,
     /// Whether it votes, as far as the leader tells.
@@ -151,7 +154,7 @@ pub struct OperationLock {
     /// What it is doing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Held, or parked.
+    /// `Held`: nothing else may run. `Parked`: an upgrade waits before its cutover, and scheduled backups may run.
     #[serde(default)]
     pub mode: LockMode,
     /// The value of `status.operationFence` when it was taken.

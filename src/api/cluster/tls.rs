@@ -16,7 +16,9 @@ pub struct Tls {
     /// Serve TLS. Default true; without it everything, tokens included, crosses the network in the clear.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// Who makes the certificates. Default `OperatorManaged`.
+    /// Who makes the certificates. `OperatorManaged` (default): the operator, from a CA of this cluster's own. `External`: you,
+    /// into the Secrets `<name>-tls-server` (`tls.crt`, `tls.key`, `ca.crt`) and `<name>-tls-ca` (`ca.crt`). `ACME`: OpenBao
+    /// itself, from the server in `acme`.
     #[serde(default)]
     pub mode: TlsMode,
     /// `OperatorManaged` only: a certificate is made anew when less than this of its life remains. Default `720h`.
@@ -24,7 +26,7 @@ pub struct Tls {
     #[schemars(length(min = 2, max = 32))]
     #[x_kube(validation = rules::duration("tls.rotationPeriod"))]
     pub rotation_period: Option<String>,
-    /// More DNS names or IP addresses for the certificate.
+    /// More DNS names or IP addresses for the certificate, for example `[bao.example.org, 192.0.2.10]`.
     #[serde(rename = "extraSANs", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
     pub extra_sans: Vec<String>,

@@ -20,7 +20,9 @@ pub const DEFAULT_STATIC_KEY_ID: &str = "operator-generated-v1";
 #[x_kube(validation = ("self.type != 'transit' || has(self.transit)", "unseal.type transit needs the block unseal.transit"))]
 #[serde(rename_all = "camelCase")]
 pub struct Unseal {
-    /// The seal. Default `static`. Every other type needs its block beside it.
+    /// The seal: `static` (default, a key in a Secret of the namespace), `awskms`, `gcpckms`, `azurekeyvault`, `transit` (another
+    /// OpenBao), `kmip`, `ocikms` or `pkcs11`. Every type but `static` needs its block beside it. It cannot be changed later.
+    /// OpenBao 2.7 has no `awskms`, `ocikms` and `pkcs11` any more.
     #[serde(rename = "type", default)]
     pub type_: SealType,
     /// `static`: a 32-byte key.

@@ -11,7 +11,8 @@ use crate::api::rules;
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UpgradeSpec {
-    /// `RollingUpdate` or `BlueGreen`. Default `RollingUpdate`.
+    /// `RollingUpdate` (default): standbys one by one, the leader last. `BlueGreen`: a second set of servers joins, takes over,
+    /// and the first leaves.
     #[serde(default)]
     pub strategy: UpgradeStrategy,
     /// Bring the standbys to the new version, then wait for a `Resume` request before leadership moves. Default false.

@@ -5,5 +5,6 @@ pub mod hcl;
 pub mod jwks;
 pub mod names;
 pub mod observe;
+pub mod supported;
 pub mod tls;
 pub mod validate;

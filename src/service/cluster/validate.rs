@@ -3,11 +3,8 @@
 //! Admission has refused what the schema can refuse. Here stands what it cannot: versions, quantities, free-form data, and
 //! fields that would be dangerous to ignore (`Supported=False` with reason `UnsafeToIgnore`, nothing is reconciled).
 
-use super::{hcl, names, observe};
-use crate::api::{
-    OpenBaoCluster, OpenBaoClusterSpec, Profile, SealType, SelfInitRequest, TlsMode, VerificationFailurePolicy,
-    duration,
-};
+use super::{hcl, names, observe, supported};
+use crate::api::{OpenBaoCluster, OpenBaoClusterSpec, Profile, SealType, SelfInitRequest, TlsMode, duration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use semver::Version;
@@ -208,47 +205,15 @@ fn tls(spec: &OpenBaoClusterSpec) -> Result<TlsPlan, Invalid> {
 }
 
 fn unsupported(spec: &OpenBaoClusterSpec) -> Result<(), Invalid> {
-    let blocks = |check: &Option<crate::api::ImageVerification>| {
-        check.as_ref().is_some_and(|check| check.enabled && check.failure_policy == VerificationFailurePolicy::Block)
-    };
-    if blocks(&spec.image_verification) {
-        return Err(Invalid::UnsafeToIgnore("spec.imageVerification with failurePolicy Block"));
+    match supported::unsupported(spec).first() {
+        Some(first) if first.blocks => Err(Invalid::UnsafeToIgnore(first.field)),
+        _ => Ok(()),
     }
-    if blocks(&spec.operator_image_verification) {
-        return Err(Invalid::UnsafeToIgnore("spec.operatorImageVerification with failurePolicy Block"));
-    }
-    if !spec.audit.is_empty() {
-        return Err(Invalid::UnsafeToIgnore("spec.audit (declare audit devices in spec.selfInit.requests)"));
-    }
-    if !spec.plugins.is_empty() {
-        return Err(Invalid::UnsafeToIgnore("spec.plugins"));
-    }
-    Ok(())
 }
 
 /// Fields that have no effect yet and may be ignored safely, for the condition `Supported`.
 pub fn ignored(spec: &OpenBaoClusterSpec) -> Vec<&'static str> {
-    let warns = |check: &Option<crate::api::ImageVerification>| check.as_ref().is_some_and(|check| check.enabled);
-    let mut all = Vec::new();
-    let mut add = |name: &'static str, set: bool| {
-        if set {
-            all.push(name);
-        }
-    };
-    add("spec.ingress", spec.ingress.as_ref().is_some_and(|ingress| ingress.enabled));
-    add("spec.gateway", spec.gateway.as_ref().is_some_and(|gateway| gateway.enabled));
-    add("spec.network", spec.network.is_some());
-    add("spec.imageVerification", warns(&spec.image_verification));
-    add("spec.operatorImageVerification", warns(&spec.operator_image_verification));
-    add("spec.upgrade.blueGreen", spec.upgrade.strategy == crate::api::UpgradeStrategy::BlueGreen);
-    add(
-        "spec.observability.metrics.serviceMonitor",
-        spec.observability
-            .as_ref()
-            .and_then(|observability| observability.metrics.as_ref())
-            .is_some_and(|metrics| metrics.service_monitor.as_ref().is_some_and(|monitor| monitor.enabled)),
-    );
-    all
+    supported::unsupported(spec).into_iter().filter(|field| !field.blocks).map(|field| field.field).collect()
 }
 
 /// OpenBao 2.7 has no AWS, PKCS #11 and Oracle seals any more; a server with such a stanza does not start.

@@ -1,0 +1,171 @@
+//! Fields that the schema accepts and this release does not act on. The one list of them; it only ever gets shorter.
+//!
+//! Manifests of the Go operator apply unchanged, so some fields are known before they are built. None of them is ignored
+//! silently: the cluster's condition `Supported` names each one, and where acting without it would be unsafe the cluster is
+//! not reconciled until it is gone. Fields that this operator has no need for, because it reaches their aim another way
+//! (helper images, the init container, roles of helper Jobs), are not in the list: nothing is missing without them.
+
+use crate::api::{
+    ImageVerification, OpenBaoClusterSpec, SealType, TlsMode, UpgradeStrategy, VerificationFailurePolicy,
+};
+
+/// A field that is set and has no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// Where it stands, and what else does the job where something does.
+    pub field: &'static str,
+    /// Whether it would be unsafe to go on as if it were not there.
+    pub blocks: bool,
+}
+
+/// Every field of the spec that is set and has no effect, those that block first.
+pub fn unsupported(spec: &OpenBaoClusterSpec) -> Vec<Unsupported> {
+    let mut found: Vec<Unsupported> =
+        LIST.iter().filter(|entry| (entry.set)(spec)).map(|entry| entry.unsupported).collect();
+    found.sort_by_key(|unsupported| !unsupported.blocks);
+    found
+}
+
+/// One entry of the list.
+struct Entry {
+    unsupported: Unsupported,
+    set: fn(&OpenBaoClusterSpec) -> bool,
+}
+
+/// Going on without it could harm: nothing is reconciled.
+const fn blocks(field: &'static str, set: fn(&OpenBaoClusterSpec) -> bool) -> Entry {
+    Entry { unsupported: Unsupported { field, blocks: true }, set }
+}
+
+/// Going on without it is safe: it is only reported.
+const fn ignored(field: &'static str, set: fn(&OpenBaoClusterSpec) -> bool) -> Entry {
+    Entry { unsupported: Unsupported { field, blocks: false }, set }
+}
+
+const LIST: &[Entry] = &[
+    // Servers without certificates, or with others than asked for.
+    blocks("spec.tls.mode ACME", |spec| spec.tls.enabled && spec.tls.mode == TlsMode::Acme),
+    // An image that was to be refused would run.
+    blocks("spec.imageVerification with failurePolicy Block", |spec| verifies(spec.image_verification.as_ref(), true)),
+    blocks("spec.operatorImageVerification with failurePolicy Block", |spec| {
+        verifies(spec.operator_image_verification.as_ref(), true)
+    }),
+    // What should be on record would not be.
+    blocks("spec.audit (declare audit devices in spec.selfInit.requests)", |spec| !spec.audit.is_empty()),
+    // Mounts that need them would fail.
+    blocks("spec.plugins", |spec| !spec.plugins.is_empty()),
+    ignored("spec.imageVerification", |spec| verifies(spec.image_verification.as_ref(), false)),
+    ignored("spec.operatorImageVerification", |spec| verifies(spec.operator_image_verification.as_ref(), false)),
+    ignored("spec.ingress", |spec| spec.ingress.as_ref().is_some_and(|ingress| ingress.enabled)),
+    ignored("spec.gateway", |spec| spec.gateway.as_ref().is_some_and(|gateway| gateway.enabled)),
+    ignored("spec.network (no NetworkPolicy is made)", |spec| spec.network.is_some()),
+    ignored("spec.observability.metrics.serviceMonitor", |spec| {
+        let metrics =
+            spec.observability.as_ref().and_then(|all| all.metrics.as_ref()).filter(|metrics| metrics.enabled);
+        metrics.and_then(|metrics| metrics.service_monitor.as_ref()).is_some_and(|monitor| monitor.enabled)
+    }),
+    ignored("spec.upgrade.strategy BlueGreen", |spec| spec.upgrade.strategy == UpgradeStrategy::BlueGreen),
+    ignored("spec.maintenance.enabled", |spec| spec.maintenance.enabled),
+    ignored("spec.configuration.acmeCARoot", |spec| spec.configuration.acme_ca_root.is_some()),
+    ignored("spec.configuration.listener.tlsDisable (spec.tls.enabled decides)", |spec| {
+        let listener = spec.configuration.listener.as_ref();
+        listener.and_then(|listener| listener.tls_disable).is_some_and(|disable| disable == spec.tls.enabled)
+    }),
+    ignored("spec.breakGlassAck (see spec.requests)", |spec| spec.break_glass_ack.is_some()),
+    ignored("a block of spec.unseal that is not of spec.unseal.type", |spec| {
+        let unseal = &spec.unseal;
+        [
+            (unseal.static_.is_some(), SealType::Static),
+            (unseal.awskms.is_some(), SealType::AwsKms),
+            (unseal.azure_key_vault.is_some(), SealType::AzureKeyVault),
+            (unseal.gcp_cloud_kms.is_some(), SealType::GcpcKms),
+            (unseal.kmip.is_some(), SealType::Kmip),
+            (unseal.ocikms.is_some(), SealType::OciKms),
+            (unseal.pkcs11.is_some(), SealType::Pkcs11),
+            (unseal.transit.is_some(), SealType::Transit),
+        ]
+        .into_iter()
+        .any(|(present, of)| present && of != unseal.type_)
+    }),
+];
+
+/// Whether a signature check is wanted, and with this consequence.
+fn verifies(check: Option<&ImageVerification>, block: bool) -> bool {
+    check.is_some_and(|check| check.enabled && (check.failure_policy == VerificationFailurePolicy::Block) == block)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn found(extra: &Value) -> Vec<Unsupported> {
+        let mut spec = json!({"version": "2.7.2", "storage": {"size": "1Gi"}});
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        unsupported(&serde_json::from_value(spec).unwrap())
+    }
+
+    #[test]
+    fn a_plain_cluster_has_nothing_unsupported() {
+        assert_eq!(found(&json!({})), []);
+    }
+
+    #[test]
+    fn switched_off_is_not_set() {
+        let off = json!({
+            "ingress": {"enabled": false, "host": "a"},
+            "gateway": {"enabled": false, "gatewayRef": {"name": "g"}, "hostname": "a"},
+            "imageVerification": {"enabled": false, "failurePolicy": "Block"},
+            "observability": {"metrics": {"enabled": false, "serviceMonitor": {"enabled": true}}},
+            "configuration": {"listener": {"tlsDisable": false}},
+        });
+        assert_eq!(found(&off), []);
+    }
+
+    /// One spec for each entry of the list, and whether it blocks.
+    fn triggers() -> Vec<(Value, bool)> {
+        let blocking = [
+            json!({"tls": {"mode": "ACME", "acme": {"directoryURL": "https://a", "domains": ["a"]}}}),
+            json!({"imageVerification": {"enabled": true, "failurePolicy": "Block"}}),
+            json!({"operatorImageVerification": {"enabled": true, "failurePolicy": "Block"}}),
+            json!({"audit": [{"type": "file", "path": "f"}]}),
+            json!({"plugins": [{"type": "secret", "name": "p", "version": "1", "binaryName": "p", "sha256sum": "0"}]}),
+        ];
+        let ignored = [
+            json!({"imageVerification": {"enabled": true, "failurePolicy": "Warn"}}),
+            json!({"operatorImageVerification": {"enabled": true, "failurePolicy": "Warn"}}),
+            json!({"ingress": {"enabled": true, "host": "a"}}),
+            json!({"gateway": {"enabled": true, "gatewayRef": {"name": "g"}, "hostname": "a"}}),
+            json!({"network": {}}),
+            json!({"observability": {"metrics": {"enabled": true, "serviceMonitor": {"enabled": true}}}}),
+            json!({"upgrade": {"strategy": "BlueGreen"}}),
+            json!({"maintenance": {"enabled": true}}),
+            json!({"configuration": {"acmeCARoot": "/ca"}}),
+            json!({"configuration": {"listener": {"tlsDisable": true}}}),
+            json!({"breakGlassAck": "a"}),
+            json!({"unseal": {"transit": {"address": "a", "keyName": "k", "mountPath": "m"}}}),
+        ];
+        blocking.map(|spec| (spec, true)).into_iter().chain(ignored.map(|spec| (spec, false))).collect()
+    }
+
+    #[test]
+    fn each_entry_is_found_alone_and_blocks_where_ignoring_it_would_be_unsafe() {
+        let mut named = BTreeSet::new();
+        for (spec, blocks) in triggers() {
+            let found = found(&spec);
+            assert!(found.len() == 1 && found[0].blocks == blocks, "{spec}: {found:?}");
+            named.insert(found[0].field);
+        }
+        let all: BTreeSet<_> = LIST.iter().map(|entry| entry.unsupported.field).collect();
+        assert_eq!(named, all, "an entry without a spec that triggers it, or a spec without an entry");
+    }
+
+    #[test]
+    fn what_blocks_comes_first() {
+        let both = json!({"network": {}, "audit": [{"type": "file", "path": "f"}]});
+        assert_eq!(found(&both).iter().map(|field| field.blocks).collect::<Vec<_>>(), [true, false]);
+    }
+}
