@@ -256,6 +256,7 @@ impl Scoped {
 async fn controllers(adapters: Arc<Adapters>, stop: CancellationToken) {
     let mut running = JoinSet::new();
     running.spawn(controller::restore::run(adapters.clone(), stop.clone()));
+    running.spawn(controller::cluster::run(adapters.clone(), stop.clone()));
     running.spawn(controller::rollout::run(adapters.clone(), stop.clone()));
     if running.join_next().await.is_some() && stop.is_cancelled() {
         while running.join_next().await.is_some() {}

@@ -3,7 +3,7 @@
 //! Labels on pods and the readiness of Services are hints: OpenBao leaves `openbao-active` behind on pods that lead no more.
 //! Truth is each pod's own `sys/health` and `sys/leader`, asked at the pod's address with the pod's TLS name.
 
-use super::names;
+use super::{facts::MAX_MEMBERS, names};
 use crate::{
     adapter::{
         Adapters,
@@ -19,7 +19,7 @@ use crate::{
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::{Api, ResourceExt};
+use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 use std::net::{IpAddr, SocketAddr};
 
 /// How many pods of one cluster are asked at the same time.
@@ -102,13 +102,11 @@ pub fn leader(members: &[Member]) -> Option<&Member> {
 pub async fn members(ad: &Adapters, cluster: &OpenBaoCluster) -> Vec<Member> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let ca = ca_bundle(ad, &namespace, &name);
-    let pods = ad.caches.pods_of(&namespace, &name);
+    let pods = (0..MAX_MEMBERS)
+        .filter_map(|n| ad.caches.pods.get(&ObjectRef::new(&names::pod(&name, n)).within(&namespace)))
+        .filter_map(|pod| known(&pod, cluster, ca.as_deref()));
     let mut members: Vec<Member> =
-        stream::iter(pods.iter().filter_map(|pod| known(pod, cluster, ca.as_deref())).collect::<Vec<_>>())
-            .map(ask)
-            .buffer_unordered(ASKED_AT_ONCE)
-            .collect()
-            .await;
+        stream::iter(pods.collect::<Vec<_>>()).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await;
     members.sort_by_key(|member| member.ordinal);
     members
 }
@@ -116,7 +114,7 @@ pub async fn members(ad: &Adapters, cluster: &OpenBaoCluster) -> Vec<Member> {
 /// The public CA bundle that the operator keeps for the cluster, as last seen.
 pub fn ca_bundle(ad: &Adapters, namespace: &str, cluster: &str) -> Option<String> {
     let name = names::ca_config_map(cluster);
-    let map = ad.caches.config_maps.get(&kube::runtime::reflector::ObjectRef::new(&name).within(namespace))?;
+    let map = ad.caches.config_maps.get(&ObjectRef::new(&name).within(namespace))?;
     map.data.as_ref()?.get("ca.crt").filter(|pem| !pem.is_empty()).cloned()
 }
 

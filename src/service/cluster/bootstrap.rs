@@ -1,0 +1,216 @@
+//! The very first start, and why there is never a second one.
+//!
+//! OpenBao initialises itself on any empty volume whose pod sees an `initialize` stanza, also when its peers hold data. A
+//! pod that lost its volume would thus start a second, empty cluster. So the stanza is never simply there:
+//!
+//! 1. A cluster is *bootstrapping* only if no volume of it existed when its StatefulSet was made.
+//! 2. While it is, new pods are gated: Kubernetes does not schedule them before the operator says so.
+//! 3. The stanza lies in an object of its own that is created, never updated, and names the one volume it is granted to.
+//!    Ordinal 0's pod is let go only while its volume is that one, or while the object is gone.
+//! 4. Once a member is initialised the StatefulSet says so for ever (annotation and status), the gate leaves the template
+//!    and the object is deleted. Later pods find no stanza, whatever happens to their volumes, and join.
+
+use super::{
+    build::{config_maps::GRANTED_VOLUME, statefulset},
+    facts::Facts,
+    names,
+    observe::Member,
+};
+use crate::adapter::openbao::HealthState;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+/// Where a cluster stands between nothing and its first data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// No volume of it ever existed: the stanza may be granted.
+    Bootstrapping,
+    /// It holds data, or may: nothing will ever be initialised again.
+    Bootstrapped,
+}
+
+/// Decides the stage. `claims_exist` is a fresh answer of the API server, needed only where no StatefulSet exists.
+pub fn stage(facts: &Facts, initialized: bool, claims_exist: bool) -> Stage {
+    let marked = facts.annotation(statefulset::BOOTSTRAPPED).is_some();
+    let retained = facts.stateful_set.is_none() && claims_exist;
+    if initialized || marked || retained { Stage::Bootstrapped } else { Stage::Bootstrapping }
+}
+
+/// Whether some member says that it holds data: the end of the bootstrap.
+pub fn is_done(members: &[Member]) -> bool {
+    members.iter().any(|member| {
+        member.health.as_ref().is_some_and(|health| health.initialized)
+            && matches!(member.state(), Some(HealthState::Active | HealthState::Standby))
+    })
+}
+
+/// What to do next for pods that wait at the gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nobody waits, or what they wait for has not happened yet.
+    Nothing,
+    /// Grant the stanza to this volume, then let the pods go.
+    Grant {
+        /// UID of ordinal 0's claim.
+        volume_uid: String,
+    },
+    /// Let these pods go.
+    LetGo(Vec<String>),
+    /// The stanza was granted to another volume that is still wanted elsewhere: see [`Lost`].
+    Lost(Lost),
+    /// The stanza on record belongs to another cluster object, or to a volume that never came to hold anything: delete it.
+    Discard {
+        /// UID of the object to delete.
+        uid: String,
+    },
+}
+
+/// Ordinal 0's volume was replaced after it had been granted the stanza, and other members may hold data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The volume that was granted.
+    pub granted: String,
+}
+
+/// Decides the step. Ordinal 0 waits for its grant; the others may start at any time, since they only ever join.
+pub fn step(facts: &Facts, cluster: &str, cluster_uid: &str, members: &[Member]) -> Step {
+    let waiting: Vec<&Pod> = facts.pods.values().map(AsRef::as_ref).filter(|pod| is_gated(pod)).collect();
+    if waiting.is_empty() {
+        return Step::Nothing;
+    }
+    let Some(volume) = facts.claims.get(&0).filter(|claim| claim.metadata.deletion_timestamp.is_none()) else {
+        return Step::Nothing;
+    };
+    let volume_uid = volume.uid().unwrap_or_default();
+    let names: Vec<String> = waiting.iter().map(|pod| pod.name_any()).collect();
+    let Some(object) = facts.config_maps.get(&names::bootstrap_config_map(cluster)) else {
+        return Step::Grant { volume_uid };
+    };
+    let ours = crate::adapter::kubernetes::owner::is_controlled_by(object.as_ref(), cluster_uid);
+    let granted = object.annotations().get(GRANTED_VOLUME).cloned().unwrap_or_default();
+    if ours && granted == volume_uid {
+        return Step::LetGo(names);
+    }
+    // Another volume now. Nothing is lost if nobody else ever joined: every other member says that it is empty, or does
+    // not run yet because it waits at the gate.
+    let empty = facts.pods.iter().filter(|(ordinal, pod)| **ordinal != 0 && !is_gated(pod)).all(|(ordinal, _)| {
+        members.iter().any(|member| member.ordinal == *ordinal && member.state() == Some(HealthState::Uninitialized))
+    });
+    if !ours || empty {
+        return Step::Discard { uid: object.uid().unwrap_or_default() };
+    }
+    Step::Lost(Lost { granted })
+}
+
+/// Whether a pod waits for the operator.
+pub fn is_gated(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none()
+        && pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.scheduling_gates.as_ref())
+            .is_some_and(|gates| gates.iter().any(|gate| gate.name == statefulset::BOOTSTRAP_GATE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::cluster::observe::tests::member;
+    use k8s_openapi::api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, PersistentVolumeClaim},
+    };
+    use serde_json::json;
+    use std::sync::Arc;
+
+    fn pod(ordinal: u32, gated: bool) -> Arc<Pod> {
+        let gates = if gated { json!([{"name": statefulset::BOOTSTRAP_GATE}]) } else { json!(null) };
+        Arc::new(
+            serde_json::from_value(json!({
+                "metadata": {"name": names::pod("kelp", ordinal)},
+                "spec": {"containers": [], "schedulingGates": gates}
+            }))
+            .unwrap(),
+        )
+    }
+
+    fn claim(uid: &str) -> Arc<PersistentVolumeClaim> {
+        Arc::new(serde_json::from_value(json!({"metadata": {"name": "data-kelp-0", "uid": uid}})).unwrap())
+    }
+
+    fn grant(volume: &str, owner: &str) -> (String, Arc<ConfigMap>) {
+        let object = json!({"metadata": {
+            "name": "kelp-bootstrap", "uid": "grant-uid", "annotations": {GRANTED_VOLUME: volume},
+            "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "kelp", "uid": owner, "controller": true}]
+        }});
+        ("kelp-bootstrap".into(), Arc::new(serde_json::from_value(object).unwrap()))
+    }
+
+    fn facts(pods: &[(u32, bool)], volume: &str, granted: Option<(&str, &str)>) -> Facts {
+        Facts {
+            pods: pods.iter().map(|&(ordinal, gated)| (ordinal, pod(ordinal, gated))).collect(),
+            claims: [(0, claim(volume))].into(),
+            config_maps: granted.into_iter().map(|(volume, owner)| grant(volume, owner)).collect(),
+            ..Facts::default()
+        }
+    }
+
+    fn set(annotations: serde_json::Value) -> Option<Arc<StatefulSet>> {
+        Some(Arc::new(
+            serde_json::from_value(json!({"metadata": {"name": "kelp", "annotations": annotations}})).unwrap(),
+        ))
+    }
+
+    #[test]
+    fn a_cluster_is_fresh_only_without_volumes_marks_and_earlier_data() {
+        let none = Facts::default();
+        assert_eq!(stage(&none, false, false), Stage::Bootstrapping);
+        assert_eq!(stage(&none, false, true), Stage::Bootstrapped, "retained volumes of an earlier object");
+        assert_eq!(
+            stage(&none, true, false),
+            Stage::Bootstrapped,
+            "it was initialised once: the StatefulSet was deleted"
+        );
+        let new = Facts { stateful_set: set(json!({})), ..Facts::default() };
+        assert_eq!(stage(&new, false, true), Stage::Bootstrapping, "its own volumes, made by its own StatefulSet");
+        let marked = Facts { stateful_set: set(json!({statefulset::BOOTSTRAPPED: "true"})), ..Facts::default() };
+        assert_eq!(stage(&marked, false, true), Stage::Bootstrapped);
+    }
+
+    #[test]
+    fn the_first_volume_gets_the_grant_and_then_everybody_may_start() {
+        let before = facts(&[(0, true), (1, true)], "v1", None);
+        assert_eq!(step(&before, "kelp", "c", &[]), Step::Grant { volume_uid: "v1".into() });
+        let after = facts(&[(0, true), (1, true)], "v1", Some(("v1", "c")));
+        assert_eq!(step(&after, "kelp", "c", &[]), Step::LetGo(vec!["kelp-0".into(), "kelp-1".into()]));
+    }
+
+    #[test]
+    fn a_replaced_volume_gets_no_second_grant_while_another_member_may_hold_data() {
+        let lost = facts(&[(0, true), (1, false)], "v2", Some(("v1", "c")));
+        for state in [HealthState::Standby, HealthState::Sealed] {
+            assert!(matches!(step(&lost, "kelp", "c", &[member(1, state, None)]), Step::Lost(_)), "{state:?}");
+        }
+        assert!(matches!(step(&lost, "kelp", "c", &[]), Step::Lost(_)), "silence proves nothing");
+    }
+
+    #[test]
+    fn a_replaced_volume_gets_a_new_grant_once_every_other_member_says_that_it_is_empty() {
+        let lost = facts(&[(0, true), (1, false), (2, true)], "v2", Some(("v1", "c")));
+        let members = [member(1, HealthState::Uninitialized, None)];
+        assert_eq!(step(&lost, "kelp", "c", &members), Step::Discard { uid: "grant-uid".into() });
+    }
+
+    #[test]
+    fn a_grant_of_an_earlier_cluster_object_is_discarded() {
+        let stale = facts(&[(0, true)], "v2", Some(("v1", "earlier")));
+        assert_eq!(step(&stale, "kelp", "c", &[]), Step::Discard { uid: "grant-uid".into() });
+    }
+
+    #[test]
+    fn nobody_is_let_go_before_the_volume_exists() {
+        let mut early = facts(&[(0, true)], "v1", None);
+        early.claims.clear();
+        assert_eq!(step(&early, "kelp", "c", &[]), Step::Nothing);
+    }
+}

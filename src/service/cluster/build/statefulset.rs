@@ -1,0 +1,462 @@
+//! The StatefulSet: three pods at once, replaced only by the operator, restricted, with probes that do not lie.
+
+use super::{hash, meta, names, secrets, selector};
+use crate::{
+    api::SealType,
+    service::cluster::{
+        config::{CONFIG_DIR, DATA_DIR, SEAL_CREDENTIALS_DIR, SHARED_FILE, TLS_DIR, UNSEAL_DIR, seal},
+        validate::{TlsPlan, ValidatedCluster},
+    },
+};
+use k8s_openapi::{
+    api::{
+        apps::v1::{
+            StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+        },
+        core::v1::{
+            Affinity, AppArmorProfile, Capabilities, ConfigMapProjection, Container, ContainerPort,
+            EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource, HTTPGetAction, Lifecycle, LifecycleHandler,
+            ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity,
+            PodSchedulingGate, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource,
+            SeccompProfile, SecretEnvSource, SecretVolumeSource, SecurityContext, SleepAction, TCPSocketAction, Volume,
+            VolumeMount, VolumeProjection, VolumeResourceRequirements, WeightedPodAffinityTerm,
+        },
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+};
+use std::collections::BTreeMap;
+
+/// Annotation of pods: what of the spec they were started with.
+pub const CONFIG_HASH: &str = "openbao.org/config-hash";
+/// Annotation of pods: which serving certificate they were started with.
+pub const CERTIFICATE_HASH: &str = "openbao.org/certificate-hash";
+/// Annotation of the StatefulSet: which OpenBao version its template runs.
+pub const VERSION: &str = "openbao.org/version";
+/// Annotation of the StatefulSet: the first start is over; no volume of this cluster may ever be initialised again.
+pub const BOOTSTRAPPED: &str = "openbao.org/bootstrapped";
+/// Pods of a cluster that was never initialised wait for the operator's grant.
+pub const BOOTSTRAP_GATE: &str = "openbao.org/bootstrap";
+/// The server container.
+pub const CONTAINER: &str = "openbao";
+
+/// After a step-down a server sits out 10 s and ignores SIGTERM; a finite grace ends that and every other hang.
+const GRACE_SECONDS: i64 = 15;
+/// Long enough for endpoints to be taken back, short enough to be worth it.
+const PRE_STOP_SECONDS: i64 = 1;
+
+/// What the StatefulSet needs beside the spec.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// Members to have; may differ from the spec's while a member is being removed.
+    pub replicas: u32,
+    /// The version the pods run (the spec's, or an older one while an upgrade waits).
+    pub version: String,
+    /// Its image.
+    pub image: String,
+    /// Of the serving certificate; `None` without TLS.
+    pub certificate_hash: Option<String>,
+    /// The first start is not over.
+    pub bootstrapping: bool,
+    /// What the claims' template says in a StatefulSet that exists already: Kubernetes lets nobody change it.
+    pub claim_templates: Option<Vec<PersistentVolumeClaim>>,
+}
+
+/// Builds it.
+pub fn build(cluster: &ValidatedCluster, inputs: &Inputs) -> StatefulSet {
+    let mut metadata = meta(cluster, names::statefulset(&cluster.name));
+    let mut annotations = BTreeMap::from([(VERSION.to_owned(), inputs.version.clone())]);
+    if !inputs.bootstrapping {
+        annotations.insert(BOOTSTRAPPED.into(), "true".into());
+    }
+    metadata.annotations = Some(annotations);
+    StatefulSet {
+        metadata,
+        spec: Some(StatefulSetSpec {
+            service_name: Some(names::headless_service(&cluster.name)),
+            replicas: i32::try_from(inputs.replicas).ok(),
+            selector: selector(names::server_selector(&cluster.name)),
+            pod_management_policy: Some("Parallel".into()),
+            // Which pod goes when is decided by who leads, which Kubernetes cannot know.
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("OnDelete".into()),
+                ..StatefulSetUpdateStrategy::default()
+            }),
+            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+                when_deleted: Some("Retain".into()),
+                when_scaled: Some("Retain".into()),
+            }),
+            revision_history_limit: Some(3),
+            template: template(cluster, inputs),
+            volume_claim_templates: Some(inputs.claim_templates.clone().unwrap_or_else(|| vec![claim(cluster)])),
+            ..StatefulSetSpec::default()
+        }),
+        ..StatefulSet::default()
+    }
+}
+
+fn claim(cluster: &ValidatedCluster) -> PersistentVolumeClaim {
+    PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(names::DATA_VOLUME.into()),
+            labels: Some(names::labels(&cluster.name)),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".into()]),
+            storage_class_name: cluster.spec.storage.storage_class_name.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(BTreeMap::from([("storage".into(), Quantity(cluster.spec.storage.size.clone()))])),
+                ..VolumeResourceRequirements::default()
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        ..PersistentVolumeClaim::default()
+    }
+}
+
+fn template(cluster: &ValidatedCluster, inputs: &Inputs) -> PodTemplateSpec {
+    let settings = &cluster.spec.pod;
+    let mut labels = settings.labels.clone();
+    labels.extend(names::labels(&cluster.name));
+    labels.insert(names::COMPONENT_LABEL.into(), names::SERVER_COMPONENT.into());
+    let mut annotations = settings.annotations.clone();
+    annotations.insert(CONFIG_HASH.into(), hash::config(cluster));
+    if let Some(hash) = &inputs.certificate_hash {
+        annotations.insert(CERTIFICATE_HASH.into(), hash.clone());
+    }
+    let spreads = &settings.topology_spread_constraints;
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }),
+        spec: Some(PodSpec {
+            service_account_name: Some(cluster.service_account.clone()),
+            // Servers find their peers and label their own pod.
+            automount_service_account_token: Some(true),
+            enable_service_links: Some(false),
+            security_context: Some(cluster.spec.security_context.clone().unwrap_or_else(security)),
+            termination_grace_period_seconds: Some(GRACE_SECONDS),
+            scheduling_gates: inputs.bootstrapping.then(|| vec![PodSchedulingGate { name: BOOTSTRAP_GATE.into() }]),
+            affinity: Some(settings.affinity.clone().unwrap_or_else(|| spread_over_nodes(cluster))),
+            node_selector: (!settings.node_selector.is_empty()).then(|| settings.node_selector.clone()),
+            tolerations: (!settings.tolerations.is_empty()).then(|| settings.tolerations.clone()),
+            topology_spread_constraints: (!spreads.is_empty()).then(|| spreads.clone()),
+            priority_class_name: settings.priority_class_name.clone(),
+            image_pull_secrets: (!cluster.spec.image_pull_secrets.is_empty())
+                .then(|| cluster.spec.image_pull_secrets.clone()),
+            containers: vec![container(cluster, inputs)],
+            volumes: Some(volumes(cluster)),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+fn security() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(100),
+        run_as_group: Some(1000),
+        fs_group: Some(1000),
+        fs_group_change_policy: Some("OnRootMismatch".into()),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+        ..PodSecurityContext::default()
+    }
+}
+
+/// Members prefer different nodes; a demand would leave small clusters unschedulable.
+fn spread_over_nodes(cluster: &ValidatedCluster) -> Affinity {
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![WeightedPodAffinityTerm {
+                weight: 100,
+                pod_affinity_term: PodAffinityTerm {
+                    label_selector: Some(selector(names::server_selector(&cluster.name))),
+                    topology_key: "kubernetes.io/hostname".into(),
+                    ..PodAffinityTerm::default()
+                },
+            }]),
+            ..PodAntiAffinity::default()
+        }),
+        ..Affinity::default()
+    }
+}
+
+fn container(cluster: &ValidatedCluster, inputs: &Inputs) -> Container {
+    let hardening = cluster.spec.workload_hardening.as_ref().is_some_and(|hardening| hardening.app_armor_enabled);
+    Container {
+        name: CONTAINER.into(),
+        image: Some(inputs.image.clone()),
+        command: Some(vec!["bao".into()]),
+        args: Some(vec![
+            "server".into(),
+            format!("-config={CONFIG_DIR}/{SHARED_FILE}"),
+            format!("-config={CONFIG_DIR}/$(POD_NAME).hcl"),
+        ]),
+        env: Some(environment(cluster)),
+        env_from: environment_from(cluster),
+        ports: Some(vec![port("api", names::API_PORT), port("cluster", names::CLUSTER_PORT)]),
+        readiness_probe: Some(readiness(cluster)),
+        liveness_probe: Some(liveness()),
+        lifecycle: Some(Lifecycle {
+            pre_stop: Some(LifecycleHandler {
+                sleep: Some(SleepAction { seconds: PRE_STOP_SECONDS }),
+                ..LifecycleHandler::default()
+            }),
+            ..Lifecycle::default()
+        }),
+        resources: cluster.spec.pod.resources.clone(),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+            app_armor_profile: hardening
+                .then(|| AppArmorProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(mounts(cluster)),
+        ..Container::default()
+    }
+}
+
+fn port(name: &str, number: u16) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.into()),
+        container_port: number.into(),
+        protocol: Some("TCP".into()),
+        ..ContainerPort::default()
+    }
+}
+
+fn environment(cluster: &ValidatedCluster) -> Vec<EnvVar> {
+    let plain = |name: &str, value: String| EnvVar { name: name.into(), value: Some(value), value_from: None };
+    let field = |name: &str, path: &str| EnvVar {
+        name: name.into(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { field_path: path.into(), api_version: Some("v1".into()) }),
+            ..EnvVarSource::default()
+        }),
+    };
+    let scheme = if cluster.tls == TlsPlan::Off { "http" } else { "https" };
+    let host = names::tls_name(&cluster.name, &cluster.namespace, "$(POD_NAME)");
+    let mut all = vec![
+        field("POD_NAME", "metadata.name"),
+        field("BAO_K8S_POD_NAME", "metadata.name"),
+        field("BAO_K8S_NAMESPACE", "metadata.namespace"),
+        plain("BAO_RAFT_NODE_ID", "$(POD_NAME)".into()),
+        plain("BAO_API_ADDR", format!("{scheme}://{host}:{}", names::API_PORT)),
+        plain("BAO_CLUSTER_ADDR", format!("https://{host}:{}", names::CLUSTER_PORT)),
+        // A restore is spooled here by the server; the root file system is read-only.
+        plain("TMPDIR", "/tmp".into()),
+        plain("HOME", "/tmp".into()),
+    ];
+    // For people who exec into the pod. The transit seal reads the same variables for its own connection.
+    if cluster.spec.unseal.type_ != SealType::Transit {
+        all.push(plain("BAO_ADDR", format!("{scheme}://127.0.0.1:{}", names::API_PORT)));
+        if cluster.tls != TlsPlan::Off {
+            all.push(plain("BAO_CACERT", format!("{TLS_DIR}/ca.crt")));
+        }
+    }
+    all
+}
+
+/// The names of Secrets whose keys become environment variables: the user's own, and ours for what the spec says in plain text.
+fn credential_secrets(cluster: &ValidatedCluster) -> Vec<String> {
+    let unseal = &cluster.spec.unseal;
+    let own = unseal.credentials_secret_ref.iter().map(|reference| reference.name.clone());
+    let inline = (!seal::inline_credentials(unseal).is_empty()).then(|| secrets::seal_credentials_name(&cluster.name));
+    own.chain(inline).collect()
+}
+
+fn environment_from(cluster: &ValidatedCluster) -> Option<Vec<EnvFromSource>> {
+    // A static key is 32 raw bytes: a file, nothing for the environment.
+    if cluster.spec.unseal.type_ == SealType::Static {
+        return None;
+    }
+    let all: Vec<EnvFromSource> = credential_secrets(cluster)
+        .into_iter()
+        .map(|name| EnvFromSource {
+            secret_ref: Some(SecretEnvSource { name, optional: Some(false) }),
+            ..EnvFromSource::default()
+        })
+        .collect();
+    (!all.is_empty()).then_some(all)
+}
+
+/// Unsealed, leading or following: what a client may be sent to. The server says so itself.
+fn readiness(cluster: &ValidatedCluster) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some("/v1/sys/health?standbyok=true".into()),
+            port: IntOrString::String("api".into()),
+            scheme: Some(if cluster.tls == TlsPlan::Off { "HTTP" } else { "HTTPS" }.into()),
+            ..HTTPGetAction::default()
+        }),
+        // Joining members find only peers that are Ready, so this period is part of how fast a cluster forms.
+        period_seconds: Some(1),
+        timeout_seconds: Some(3),
+        failure_threshold: Some(3),
+        success_threshold: Some(1),
+        ..Probe::default()
+    }
+}
+
+/// The process accepts connections. Nothing more: sealed, joining and restoring servers must not be killed, and a server
+/// that restores a large snapshot answers no request for minutes.
+fn liveness() -> Probe {
+    Probe {
+        tcp_socket: Some(TCPSocketAction { port: IntOrString::String("api".into()), host: None }),
+        initial_delay_seconds: Some(60),
+        period_seconds: Some(10),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(6),
+        success_threshold: Some(1),
+        ..Probe::default()
+    }
+}
+
+fn mounts(cluster: &ValidatedCluster) -> Vec<VolumeMount> {
+    let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
+        name: name.into(),
+        mount_path: path.into(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    };
+    let mut all = vec![
+        mount(names::DATA_VOLUME, DATA_DIR, false),
+        mount("config", CONFIG_DIR, true),
+        mount("tmp", "/tmp", false),
+    ];
+    if cluster.tls != TlsPlan::Off {
+        all.push(mount("tls", TLS_DIR, true));
+    }
+    if seal::is_key_ours(&cluster.spec.unseal) {
+        all.push(mount("unseal", UNSEAL_DIR, true));
+    }
+    if !credential_secrets(cluster).is_empty() {
+        all.push(mount("seal-credentials", SEAL_CREDENTIALS_DIR, true));
+    }
+    all
+}
+
+fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
+    let secret = |volume: &str, name: String| Volume {
+        name: volume.into(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(name),
+            default_mode: Some(0o440),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let mut all = vec![
+        config_volume(cluster),
+        Volume { name: "tmp".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
+    ];
+    if cluster.tls != TlsPlan::Off {
+        all.push(secret("tls", names::server_secret(&cluster.name)));
+    }
+    if seal::is_key_ours(&cluster.spec.unseal) {
+        all.push(secret("unseal", names::unseal_secret(&cluster.name)));
+    }
+    let credentials = credential_secrets(cluster);
+    if !credentials.is_empty() {
+        all.push(Volume {
+            name: "seal-credentials".into(),
+            projected: Some(ProjectedVolumeSource {
+                default_mode: Some(0o440),
+                sources: Some(credentials.into_iter().map(projected_secret).collect()),
+            }),
+            ..Volume::default()
+        });
+    }
+    all
+}
+
+fn projected_secret(name: String) -> VolumeProjection {
+    VolumeProjection {
+        secret: Some(k8s_openapi::api::core::v1::SecretProjection { name, ..Default::default() }),
+        ..VolumeProjection::default()
+    }
+}
+
+/// The configuration, overlaid by the stanza of the first start while that object exists: the later source wins, and an
+/// absent one changes nothing. So the template is the same before and after.
+fn config_volume(cluster: &ValidatedCluster) -> Volume {
+    let source = |name: String, optional: bool| VolumeProjection {
+        config_map: Some(ConfigMapProjection {
+            name,
+            optional: optional.then_some(true),
+            ..ConfigMapProjection::default()
+        }),
+        ..VolumeProjection::default()
+    };
+    Volume {
+        name: "config".into(),
+        projected: Some(ProjectedVolumeSource {
+            default_mode: Some(0o444),
+            sources: Some(vec![
+                source(names::config_map(&cluster.name), false),
+                source(names::bootstrap_config_map(&cluster.name), true),
+            ]),
+        }),
+        ..Volume::default()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::service::cluster::validate::tests::valid;
+    use serde_json::json;
+
+    pub(crate) fn inputs() -> Inputs {
+        Inputs {
+            replicas: 3,
+            version: "2.7.2".into(),
+            image: "openbao/openbao:2.7.2".into(),
+            certificate_hash: Some("cert".into()),
+            bootstrapping: false,
+            claim_templates: None,
+        }
+    }
+
+    #[test]
+    fn the_statefulset_of_a_default_cluster() {
+        insta::assert_yaml_snapshot!(build(&valid(|_| {}), &inputs()));
+    }
+
+    #[test]
+    fn everything_that_is_passed_through() {
+        let cluster = valid(|s| {
+            s["pod"] = json!({
+                "resources": {"requests": {"memory": "256Mi"}}, "nodeSelector": {"disk": "ssd"},
+                "labels": {"team": "vault", "openbao.org/cluster": "stolen"}, "annotations": {"a": "b"},
+                "priorityClassName": "high",
+                "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]
+            });
+            s["imagePullSecrets"] = json!([{"name": "registry"}]);
+            s["unseal"] = json!({"type": "transit", "credentialsSecretRef": {"name": "transit-token"},
+                "transit": {"address": "https://vault:8200", "keyName": "k", "mountPath": "transit/", "token": "s.inline"}});
+        });
+        let built = build(&cluster, &inputs());
+        assert!(!serde_json::to_string(&built).unwrap().contains("s.inline"), "no credential in the pod");
+        insta::assert_yaml_snapshot!(built);
+    }
+
+    #[test]
+    fn only_pods_of_a_cluster_that_was_never_initialised_wait_for_a_grant() {
+        let cluster = valid(|_| {});
+        let gates = |bootstrapping| {
+            let built = build(&cluster, &Inputs { bootstrapping, ..inputs() });
+            built.spec.unwrap().template.spec.unwrap().scheduling_gates.map_or(0, |gates| gates.len())
+        };
+        assert_eq!((gates(true), gates(false)), (1, 0));
+    }
+
+    #[test]
+    fn the_template_of_an_existing_claim_is_kept_as_it_is() {
+        let small = build(&valid(|_| {}), &inputs()).spec.unwrap().volume_claim_templates;
+        let grown = valid(|s| s["storage"]["size"] = json!("5Gi"));
+        let kept = build(&grown, &Inputs { claim_templates: small.clone(), ..inputs() });
+        assert_eq!(kept.spec.unwrap().volume_claim_templates, small);
+    }
+}

@@ -1,0 +1,109 @@
+//! What Kubernetes knows of one cluster, from the watches. Cheap and possibly a moment old: decisions start here, and every
+//! effect that must not rest on an old view carries a precondition or looks again.
+
+use super::{build::secrets::seal_credentials_name, names};
+use crate::adapter::Adapters;
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
+    policy::v1::PodDisruptionBudget,
+    rbac::v1::{Role, RoleBinding},
+};
+use kube::{
+    Resource,
+    runtime::reflector::{ObjectRef, Store},
+};
+use std::{collections::BTreeMap, hash::Hash, sync::Arc};
+
+/// No more members than this exist, so looking each one up by name is cheaper than filtering a store.
+pub const MAX_MEMBERS: u32 = 9;
+
+/// Everything of one cluster that carries our label.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// By name.
+    pub services: BTreeMap<String, Arc<Service>>,
+    /// By name.
+    pub service_accounts: BTreeMap<String, Arc<ServiceAccount>>,
+    /// By name.
+    pub config_maps: BTreeMap<String, Arc<ConfigMap>>,
+    /// By name.
+    pub secrets: BTreeMap<String, Arc<Secret>>,
+    /// By ordinal.
+    pub claims: BTreeMap<u32, Arc<PersistentVolumeClaim>>,
+    /// By ordinal.
+    pub pods: BTreeMap<u32, Arc<Pod>>,
+    /// What servers may do.
+    pub role: Option<Arc<Role>>,
+    /// Who may.
+    pub role_binding: Option<Arc<RoleBinding>>,
+    /// The disruption budget.
+    pub budget: Option<Arc<PodDisruptionBudget>>,
+    /// The StatefulSet.
+    pub stateful_set: Option<Arc<StatefulSet>>,
+}
+
+impl Facts {
+    /// Looks everything up by its name.
+    pub fn gather(ad: &Adapters, namespace: &str, cluster: &str, service_account: &str) -> Self {
+        let caches = &ad.caches;
+        let service_accounts = [
+            service_account.to_owned(),
+            names::backup_service_account(cluster),
+            names::restore_service_account(cluster),
+        ];
+        let services =
+            [names::headless_service(cluster), names::public_service(cluster), names::active_service(cluster)];
+        let config_maps =
+            [names::config_map(cluster), names::ca_config_map(cluster), names::bootstrap_config_map(cluster)];
+        let secrets = [
+            names::ca_secret(cluster),
+            names::server_secret(cluster),
+            names::unseal_secret(cluster),
+            names::root_token_secret(cluster),
+            seal_credentials_name(cluster),
+        ];
+        Self {
+            services: all(&caches.services, namespace, services),
+            service_accounts: all(&caches.service_accounts, namespace, service_accounts),
+            config_maps: all(&caches.config_maps, namespace, config_maps),
+            secrets: all(&caches.secrets, namespace, secrets),
+            claims: (0..MAX_MEMBERS)
+                .filter_map(|n| Some((n, one(&caches.claims, namespace, &names::data_claim(cluster, n))?)))
+                .collect(),
+            pods: (0..MAX_MEMBERS)
+                .filter_map(|n| Some((n, one(&caches.pods, namespace, &names::pod(cluster, n))?)))
+                .collect(),
+            role: one(&caches.roles, namespace, &names::server_role(cluster)),
+            role_binding: one(&caches.role_bindings, namespace, &names::server_role(cluster)),
+            budget: one(&caches.budgets, namespace, &names::statefulset(cluster)),
+            stateful_set: one(&caches.stateful_sets, namespace, &names::statefulset(cluster)),
+        }
+    }
+
+    /// One field of one of our Secrets, as text.
+    pub fn secret_text(&self, secret: &str, field: &str) -> Option<String> {
+        let data = self.secrets.get(secret)?.data.as_ref()?;
+        String::from_utf8(data.get(field)?.0.clone()).ok().filter(|text| !text.is_empty())
+    }
+
+    /// An annotation of the StatefulSet.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.stateful_set.as_ref()?.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+}
+
+fn all<K, const N: usize>(store: &Store<K>, namespace: &str, names: [String; N]) -> BTreeMap<String, Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    names.into_iter().filter_map(|name| one(store, namespace, &name).map(|object| (name, object))).collect()
+}
+
+fn one<K>(store: &Store<K>, namespace: &str, name: &str) -> Option<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+    K::DynamicType: Hash + Eq + Clone,
+{
+    store.get(&ObjectRef::new(name).within(namespace))
+}

@@ -1,0 +1,373 @@
+//! Certificates and the unseal key: what is there, what is missing, what may be made.
+//!
+//! Certificates can always be made again. The unseal key is made once, before any volume exists, and never after: a new key
+//! over old data would look like a working cluster that has forgotten everything.
+
+use super::{
+    apply::{Applier, Error as ApplyError},
+    bootstrap::Stage,
+    build::{hash, secrets},
+    config::seal,
+    facts::Facts,
+    names,
+    status::{TlsState, Trouble, reasons},
+    tls::{self, IssueError, KeyedCert},
+    validate::{TlsPlan, ValidatedCluster},
+};
+use crate::{
+    adapter::kubernetes::client::{RequestError, timed},
+    api::{SealType, conditions::reason},
+};
+use chrono::{DateTime, Utc};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+use rand::RngCore;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// How many older authorities a bundle keeps beside the current one.
+const OLDER_AUTHORITIES: usize = 2;
+/// How long a user's Secret that was good is not asked for again. Nothing may watch Secrets that are not ours.
+const TRUST: Duration = Duration::from_secs(600);
+
+/// Why keys could not be brought into place.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A write failed.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// Making a certificate failed.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// A Secret could not be read.
+    #[error("failed to read Secret {name}")]
+    Read {
+        /// Its name.
+        name: String,
+        /// The refusal.
+        #[source]
+        source: RequestError,
+    },
+}
+
+/// What the rest of the reconcile needs to know about certificates.
+#[derive(Debug, Clone)]
+pub struct Certificates {
+    /// For the status.
+    pub state: TlsState,
+    /// The public CA bundle.
+    pub bundle: Option<String>,
+    /// Of the serving certificate, for the pod template.
+    pub hash: Option<String>,
+    /// The serving Secret as it should be; `None` where it is not ours.
+    pub secret: Option<Secret>,
+}
+
+/// A user's Secret, remembered for a while.
+#[derive(Debug, Clone, Default)]
+pub struct Remembered(Arc<Mutex<Option<(Instant, String, Secret)>>>);
+
+impl Remembered {
+    async fn get(&self, client: &Client, namespace: &str, name: &str) -> Result<Option<Secret>, Error> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((since, known_name, secret)) = known
+            && known_name == name
+            && since.elapsed() < TRUST
+        {
+            return Ok(Some(secret));
+        }
+        let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        timed(api.get_opt(name)).await.map_err(|source| Error::Read { name: name.to_owned(), source })
+    }
+
+    fn keep(&self, name: &str, secret: &Secret) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() || known.as_ref().is_some_and(|(since, ..)| since.elapsed() >= TRUST) {
+            *known = Some((Instant::now(), name.to_owned(), secret.clone()));
+        }
+    }
+}
+
+/// Certificates, whoever makes them.
+pub async fn certificates(
+    applier: &Applier,
+    cluster: &ValidatedCluster,
+    facts: &Facts,
+    remembered: &Remembered,
+    now: DateTime<Utc>,
+) -> Result<Certificates, Error> {
+    match &cluster.tls {
+        TlsPlan::Off => Ok(Certificates { state: TlsState::Off, bundle: None, hash: None, secret: None }),
+        TlsPlan::External => external(applier, cluster, remembered, now).await,
+        TlsPlan::Managed { rotation, extra_names } => {
+            managed(applier, cluster, facts, *rotation, extra_names, now).await
+        }
+    }
+}
+
+async fn managed(
+    applier: &Applier,
+    cluster: &ValidatedCluster,
+    facts: &Facts,
+    rotation: Duration,
+    extra: &[String],
+    now: DateTime<Utc>,
+) -> Result<Certificates, Error> {
+    let authority = authority(applier, cluster, facts, now).await?;
+    let server = names::server_secret(&cluster.name);
+    let older = facts
+        .config_maps
+        .get(&names::ca_config_map(&cluster.name))
+        .and_then(|map| map.data.as_ref()?.get("ca.crt").cloned())
+        .or_else(|| facts.secret_text(&server, "ca.crt"));
+    let bundle = bundle(&authority.cert, older.as_deref(), now);
+    let needed = tls::serving_names(&cluster.name, &cluster.namespace, extra);
+    let current = facts
+        .secret_text(&server, "tls.crt")
+        .zip(facts.secret_text(&server, "tls.key"))
+        .map(|(cert, key)| KeyedCert { cert, key: key.into() });
+    let kept = current.and_then(|current| {
+        let until = tls::judge(&current.cert, &current.key, &bundle, &needed, now).ok()?;
+        (!tls::is_due(until, rotation, now)).then_some((current, until))
+    });
+    let (serving, until) = match kept {
+        Some(kept) => kept,
+        None => {
+            let fresh = tls::issue(&authority, &needed, rotation, now)?;
+            match tls::judge(&fresh.cert, &fresh.key, &bundle, &needed, now) {
+                Ok(until) => (fresh, until),
+                Err(flaw) => {
+                    let bad = Trouble::new(
+                        reason::TLS_SECRET_INVALID,
+                        format!("the certificate just issued is refused: {flaw}"),
+                    );
+                    return Ok(Certificates {
+                        state: TlsState::Bad(bad),
+                        bundle: Some(bundle),
+                        hash: None,
+                        secret: None,
+                    });
+                }
+            }
+        }
+    };
+    Ok(Certificates {
+        state: TlsState::Good(until),
+        hash: Some(hash::certificate(&serving.cert)),
+        secret: Some(secrets::serving(cluster, &serving, &bundle)),
+        bundle: Some(bundle),
+    })
+}
+
+/// The cluster's own authority: as it is, or made now.
+async fn authority(
+    applier: &Applier,
+    cluster: &ValidatedCluster,
+    facts: &Facts,
+    now: DateTime<Utc>,
+) -> Result<KeyedCert, Error> {
+    let name = names::ca_secret(&cluster.name);
+    if let Some((cert, key)) = facts.secret_text(&name, "ca.crt").zip(facts.secret_text(&name, "ca.key")) {
+        return Ok(KeyedCert { cert, key: key.into() });
+    }
+    let fresh = tls::new_authority(&cluster.name, &cluster.namespace, now)?;
+    let secret = secrets::authority(cluster, &fresh);
+    if facts.secrets.contains_key(&name) {
+        // It exists without usable content: an authority can be made again.
+        applier.ensure(facts.secrets.get(&name).map(AsRef::as_ref), secret).await?;
+        return Ok(fresh);
+    }
+    if applier.create(secret).await? {
+        return Ok(fresh);
+    }
+    // Made a moment ago and not seen by the watch yet, or somebody else's.
+    let api: Api<Secret> = Api::namespaced(applier.client.clone(), &applier.namespace);
+    let found = timed(api.get(&name)).await.map_err(|source| Error::Read { name: name.clone(), source })?;
+    let text = |field: &str| {
+        let bytes = found.data.as_ref()?.get(field)?;
+        String::from_utf8(bytes.0.clone()).ok()
+    };
+    let ours = crate::adapter::kubernetes::owner::is_controlled_by(&found, &cluster.uid);
+    match (ours, text("ca.crt"), text("ca.key")) {
+        (true, Some(cert), Some(key)) => Ok(KeyedCert { cert, key: key.into() }),
+        _ => Err(Error::Apply(ApplyError::NotOurs { kind: "Secret".into(), name })),
+    }
+}
+
+/// The current authority, and older ones that are still valid: until every pod was restarted, some serve certificates of
+/// an older one.
+fn bundle(current: &str, older: Option<&str>, now: DateTime<Utc>) -> String {
+    let current = current.trim_end().to_owned() + "\n";
+    let current_der = CertificateDer::from_pem_slice(current.as_bytes()).ok();
+    let mut all = current;
+    let mut kept = 0;
+    for block in pem_blocks(older.unwrap_or_default()) {
+        let Ok(der) = CertificateDer::from_pem_slice(block.as_bytes()) else { continue };
+        let valid = x509_parser::parse_x509_certificate(&der)
+            .is_ok_and(|(_, cert)| cert.validity().not_after.timestamp() > now.timestamp());
+        if valid && Some(&der) != current_der.as_ref() && kept < OLDER_AUTHORITIES {
+            all.push_str(&block);
+            kept += 1;
+        }
+    }
+    all
+}
+
+fn pem_blocks(text: &str) -> Vec<String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    text.split_inclusive(END)
+        .filter_map(|part| part.find("-----BEGIN CERTIFICATE-----").map(|start| format!("{}\n", &part[start..])))
+        .filter(|block| block.contains(END))
+        .collect()
+}
+
+async fn external(
+    applier: &Applier,
+    cluster: &ValidatedCluster,
+    remembered: &Remembered,
+    now: DateTime<Utc>,
+) -> Result<Certificates, Error> {
+    let name = names::server_secret(&cluster.name);
+    let bad = |reason: &'static str, message: String| Certificates {
+        state: TlsState::Bad(Trouble::new(reason, message)),
+        bundle: None,
+        hash: None,
+        secret: None,
+    };
+    let Some(secret) = remembered.get(&applier.client, &applier.namespace, &name).await? else {
+        return Ok(bad(
+            reason::TLS_SECRET_MISSING,
+            format!(
+                "spec.tls.mode is External and Secret {name} does not exist: create it with tls.crt, tls.key and ca.crt"
+            ),
+        ));
+    };
+    let text = |field: &str| {
+        let bytes = secret.data.as_ref()?.get(field)?;
+        String::from_utf8(bytes.0.clone()).ok().filter(|text| !text.is_empty())
+    };
+    let (Some(cert), Some(key), Some(bundle)) = (text("tls.crt"), text("tls.key"), text("ca.crt")) else {
+        return Ok(bad(reason::TLS_SECRET_INVALID, format!("Secret {name} lacks one of tls.crt, tls.key and ca.crt")));
+    };
+    // What the operator and joining members ask for; what clients ask for is the user's business.
+    let mut needed: BTreeSet<String> = [names::shared_tls_name(&cluster.name, &cluster.namespace)].into();
+    needed.extend(
+        (0..cluster.replicas)
+            .map(|n| names::tls_name(&cluster.name, &cluster.namespace, &names::pod(&cluster.name, n))),
+    );
+    match tls::judge(&cert, &key.into(), &bundle, &needed, now) {
+        Ok(until) => {
+            remembered.keep(&name, &secret);
+            let hash = Some(hash::certificate(&cert));
+            Ok(Certificates { state: TlsState::Good(until), bundle: Some(bundle), hash, secret: None })
+        }
+        Err(flaw) => {
+            Ok(bad(reason::TLS_SECRET_INVALID, format!("the certificate in Secret {name} cannot be used: {flaw}")))
+        }
+    }
+}
+
+/// Sees to the key or credentials of the seal. The trouble says why pods could not unseal; nothing is restarted for it.
+pub async fn unseal(
+    applier: &Applier,
+    cluster: &ValidatedCluster,
+    facts: &Facts,
+    stage: Stage,
+    remembered: &Remembered,
+) -> Result<Option<Trouble>, Error> {
+    let unseal = &cluster.spec.unseal;
+    if !seal::is_key_ours(unseal) {
+        return foreign_credentials(applier, cluster, remembered).await;
+    }
+    let name = names::unseal_secret(&cluster.name);
+    let length = |secret: &Secret| {
+        secret.data.as_ref().and_then(|data| data.get(names::UNSEAL_KEY_FIELD)).map(|key| key.0.len())
+    };
+    let known = match facts.secrets.get(&name) {
+        Some(secret) => Some(length(secret)),
+        None => {
+            let api: Api<Secret> = Api::namespaced(applier.client.clone(), &applier.namespace);
+            let found = timed(api.get_opt(&name)).await.map_err(|source| Error::Read { name: name.clone(), source })?;
+            found.as_ref().map(length)
+        }
+    };
+    match known {
+        Some(Some(32)) => Ok(None),
+        Some(found) => Ok(Some(Trouble::new(
+            reasons::UNSEAL_KEY_INVALID,
+            format!(
+                "the static unseal key in Secret {name} has {} bytes instead of 32: put back the key that the data was sealed with",
+                found.unwrap_or(0)
+            ),
+        ))),
+        None => {
+            let granted = facts.config_maps.contains_key(&names::bootstrap_config_map(&cluster.name));
+            if stage == Stage::Bootstrapped || granted {
+                return Ok(Some(Trouble::new(
+                    reasons::UNSEAL_KEY_MISSING,
+                    format!(
+                        "Secret {name} with the unseal key is gone, and data sealed with it may exist: restore the Secret from your copy (data key `key`, 32 bytes). The operator makes no new one, because a new key cannot open old data; pods that run stay unsealed until they restart"
+                    ),
+                )));
+            }
+            let mut key = [0_u8; 32];
+            rand::rng().fill_bytes(&mut key);
+            applier.create(secrets::unseal_key(cluster, &key)).await?;
+            Ok(None)
+        }
+    }
+}
+
+async fn foreign_credentials(
+    applier: &Applier,
+    cluster: &ValidatedCluster,
+    remembered: &Remembered,
+) -> Result<Option<Trouble>, Error> {
+    let unseal = &cluster.spec.unseal;
+    let Some(reference) = &unseal.credentials_secret_ref else { return Ok(None) };
+    let name = &reference.name;
+    let Some(secret) = remembered.get(&applier.client, &applier.namespace, name).await? else {
+        return Ok(Some(Trouble::new(
+            reasons::SEAL_CREDENTIALS_MISSING,
+            format!("Secret {name} of spec.unseal.credentialsSecretRef does not exist: create it; pods wait for it"),
+        )));
+    };
+    let named_file = unseal.static_.as_ref().and_then(|seal| seal.current_key.as_ref()).is_some();
+    if unseal.type_ == SealType::Static && !named_file {
+        let length =
+            secret.data.as_ref().and_then(|data| data.get(names::UNSEAL_KEY_FIELD)).map_or(0, |key| key.0.len());
+        if length != 32 {
+            return Ok(Some(Trouble::new(
+                reasons::UNSEAL_KEY_INVALID,
+                format!(
+                    "key `{}` of Secret {name} has {length} bytes: a static unseal key has 32",
+                    names::UNSEAL_KEY_FIELD
+                ),
+            )));
+        }
+    }
+    remembered.keep(name, &secret);
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_keeps_the_older_authority_once_and_drops_expired_ones() {
+        let now: DateTime<Utc> = "2026-11-21T09:00:00Z".parse().unwrap();
+        let old = tls::new_authority("kelp", "reef", now).unwrap();
+        let new = tls::new_authority("kelp", "reef", now).unwrap();
+        let both = bundle(&new.cert, Some(&old.cert), now);
+        assert_eq!(both.matches("BEGIN").count(), 2);
+        assert_eq!(bundle(&new.cert, Some(&both), now), both, "stable");
+        let later: DateTime<Utc> = "2040-01-01T00:00:00Z".parse().unwrap();
+        assert_eq!(bundle(&new.cert, Some(&both), later).matches("BEGIN").count(), 1);
+    }
+}

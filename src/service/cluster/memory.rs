@@ -1,0 +1,87 @@
+//! What the operator remembers about a cluster between two looks. All of it may be lost: it saves requests, it decides nothing
+//! that must not happen twice.
+
+use super::{apply::Settled, config::initialize::Identity, keys::Remembered};
+use crate::adapter::openbao::Token;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// How long the API server's issuer and keys are believed.
+const IDENTITY_TRUST: Duration = Duration::from_secs(60);
+
+/// Memory of all clusters of one scope.
+#[derive(Debug, Default)]
+pub struct Memory {
+    clusters: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Notes>>>>,
+    /// Objects that the API server writes in its own way.
+    pub settled: Settled,
+    identity: Mutex<Option<(Instant, Identity)>>,
+}
+
+/// Memory of one cluster.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// The first start is over, whatever an older view says.
+    pub bootstrapped: bool,
+    /// When the status was last written.
+    pub status_written: Option<Instant>,
+    /// Raft's voters, and for which constellation of members they were asked.
+    pub voters: Option<(Constellation, BTreeSet<String>)>,
+    /// When voters were last asked for, and for which constellation.
+    pub voters_asked: Option<(Instant, Constellation)>,
+    /// The operator's own token in this cluster.
+    pub token: Option<(Instant, Token)>,
+    /// The last login's result.
+    pub access: Option<Result<(), String>>,
+    /// Since when a pod's label contradicts its server.
+    pub mislabelled: HashMap<String, Instant>,
+    /// A user's TLS Secret.
+    pub tls: Remembered,
+    /// A user's seal Secret.
+    pub seal: Remembered,
+    /// Failed reconciles in a row.
+    pub failures: u32,
+}
+
+/// Who is there and who leads: when it changes, voters may have changed.
+pub type Constellation = BTreeSet<String>;
+
+impl Memory {
+    /// The notes of the cluster with this UID.
+    pub fn of(&self, uid: &str) -> Arc<tokio::sync::Mutex<Notes>> {
+        let mut all = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(uid.to_owned()).or_default().clone()
+    }
+
+    /// Forgets clusters that exist no more, so that the memory is bounded by what exists.
+    pub fn forget_all_but(&self, uids: &BTreeSet<String>) {
+        let mut all = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|uid, _| uids.contains(uid));
+    }
+
+    /// How many clusters are remembered.
+    pub fn len(&self) -> usize {
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The API server's issuer and keys, if they were read a moment ago.
+    pub fn identity(&self) -> Option<Identity> {
+        let known = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().filter(|(since, _)| since.elapsed() < IDENTITY_TRUST).map(|(_, identity)| identity.clone())
+    }
+
+    /// Remembers them.
+    pub fn remember_identity(&self, identity: &Identity) {
+        let mut known = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some((Instant::now(), identity.clone()));
+    }
+}

@@ -1,0 +1,495 @@
+//! One look at one cluster: observe, validate, build, apply, report. Each step is a function beside this one.
+
+use super::{
+    apply::{self, Applier, MANAGER},
+    bootstrap::{self, Stage, Step},
+    build::{self, config_maps, secrets, statefulset},
+    config::initialize,
+    deletion,
+    facts::{Facts, MAX_MEMBERS},
+    identity, keys, labels,
+    memory::{Memory, Notes},
+    names,
+    observe::{self, Member},
+    status::{self, Observed, TlsState, Trouble, reasons},
+    validate::{self, Invalid, ValidatedCluster},
+    version, voters,
+};
+use crate::{
+    adapter::{
+        Adapters,
+        kubernetes::{
+            apply::{ApplyError, delete},
+            client::{RequestError, timed},
+        },
+    },
+    api::{OpenBaoCluster, OpenBaoClusterStatus, conditions::reason},
+};
+use chrono::{DateTime, Utc};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// When nothing is under way.
+const IDLE: Duration = Duration::from_secs(60);
+/// While something is.
+const BUSY: Duration = Duration::from_secs(2);
+/// While a cluster starts for the first time, its status shows the way in steps of this, not each event.
+const STATUS_PACE: Duration = Duration::from_secs(5);
+
+/// Why a look could not be finished. Another one follows.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Keys or certificates.
+    #[error(transparent)]
+    Keys(#[from] keys::Error),
+    /// Objects.
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+    /// The issuer.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    /// The claims of the namespace could not be listed.
+    #[error("failed to list the volume claims in namespace {namespace}")]
+    Claims {
+        /// The namespace.
+        namespace: String,
+        /// The refusal.
+        #[source]
+        source: RequestError,
+    },
+    /// A pod could not be let go.
+    #[error("failed to let pod {pod} start")]
+    LetGo {
+        /// The pod.
+        pod: String,
+        /// The refusal.
+        #[source]
+        source: RequestError,
+    },
+    /// The status could not be written.
+    #[error("failed to write the status of cluster {name}")]
+    Status {
+        /// The cluster.
+        name: String,
+        /// The refusal.
+        #[source]
+        source: RequestError,
+    },
+    /// Deletion could not be finished.
+    #[error(transparent)]
+    Deletion(#[from] deletion::Error),
+}
+
+impl Error {
+    /// The constant word for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Keys(_) => "Keys",
+            Self::Apply(_) => "Apply",
+            Self::Identity(_) => "Identity",
+            Self::Claims { .. } => "Claims",
+            Self::LetGo { .. } => "LetGo",
+            Self::Status { .. } => "Status",
+            Self::Deletion(_) => "Deletion",
+        }
+    }
+
+    /// Another writer was faster, or the watch is a moment behind: try again soon and say nothing.
+    pub fn is_conflict(&self) -> bool {
+        let request = match self {
+            Self::Keys(keys::Error::Apply(error)) | Self::Apply(error) => error.request(),
+            Self::LetGo { source, .. } | Self::Status { source, .. } => Some(source),
+            _ => None,
+        };
+        request.is_some_and(|error| error.is_conflict() || error.is_not_found())
+    }
+
+    fn trouble(&self) -> Trouble {
+        let why = match self {
+            Self::Apply(apply::Error::NotOurs { .. })
+            | Self::Keys(keys::Error::Apply(apply::Error::NotOurs { .. })) => reasons::NAME_TAKEN,
+            Self::Identity(_) => reasons::ISSUER_KEYS_UNUSABLE,
+            _ => reasons::APPLY_FAILED,
+        };
+        Trouble::new(why, chain(self))
+    }
+}
+
+/// An error with all its causes on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let next = source.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = source.source();
+    }
+    text
+}
+
+/// What a look found and did.
+#[derive(Default)]
+struct Acted {
+    troubles: Vec<Trouble>,
+    progress: Option<Trouble>,
+    tls: Option<TlsState>,
+    version: Option<String>,
+    stage: Option<Stage>,
+    last_restart_at: Option<String>,
+}
+
+/// Looks at a cluster once and returns when to look again, whatever happens meanwhile.
+pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster) -> Result<Duration, Error> {
+    let notes = memory.of(&cluster.uid().unwrap_or_default());
+    let mut notes = notes.lock().await;
+    if cluster.metadata.deletion_timestamp.is_some() {
+        return Ok(deletion::run(ad, cluster).await?);
+    }
+    deletion::guard(ad, cluster).await?;
+    let valid = validate::validate(cluster);
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let account = valid.as_ref().map_or_else(|_| name.clone(), |valid| valid.service_account.clone());
+    let facts = Facts::gather(ad, &namespace, &name, &account);
+    let members = observe::members(ad, cluster).await;
+    let (acted, failure) = match &valid {
+        Ok(spec) if !cluster.spec.paused => match act(ad, memory, &mut notes, cluster, spec, &facts, &members).await {
+            Ok(acted) => (acted, None),
+            Err(error) => (Acted::default(), Some(error)),
+        },
+        Ok(_) => {
+            let paused = Trouble::new(reason::PAUSED, "spec.paused is true: nothing is changed");
+            (Acted { progress: Some(paused), ..Acted::default() }, None)
+        }
+        Err(_) => (Acted::default(), None),
+    };
+    if let Ok(spec) = &valid {
+        voters::refresh(ad, &mut notes, cluster, spec, &members).await;
+    }
+    let wait = report(ad, &mut notes, cluster, &valid, &facts, &members, acted, failure.as_ref()).await?;
+    match failure {
+        Some(error) => Err(error),
+        None => {
+            Ok(labels::repair(ad, &mut notes, &namespace, &facts, &members).await.map_or(wait, |soon| soon.min(wait)))
+        }
+    }
+}
+
+/// Brings everything into its wanted state, in the one order that is safe: keys before volumes, what pods mount before pods,
+/// the grant before the first pod.
+async fn act(
+    ad: &Adapters,
+    memory: &Memory,
+    notes: &mut Notes,
+    cluster: &OpenBaoCluster,
+    spec: &ValidatedCluster,
+    facts: &Facts,
+    members: &[Member],
+) -> Result<Acted, Error> {
+    let now = Utc::now();
+    let status = cluster.status.clone().unwrap_or_default();
+    let applier = Applier {
+        client: ad.client.clone(),
+        namespace: spec.namespace.clone(),
+        cluster: spec.name.clone(),
+        uid: spec.uid.clone(),
+        settled: memory.settled.clone(),
+    };
+    let stage = stage(ad, notes, &status, spec, facts, members).await?;
+    let mut acted = Acted { stage: Some(stage), ..Acted::default() };
+
+    let certificates = keys::certificates(&applier, spec, facts, &notes.tls, now).await?;
+    acted.tls = Some(certificates.state.clone());
+    let seal = keys::unseal(&applier, spec, facts, stage, &notes.seal).await?;
+    let may_start = seal.is_none() && !matches!(certificates.state, TlsState::Bad(_));
+    acted.troubles.extend(seal);
+
+    if let Some(secret) = certificates.secret {
+        let live = facts.secrets.get(&names::server_secret(&spec.name));
+        applier.ensure(live.map(AsRef::as_ref), secret).await?;
+    }
+    if let Some(secret) = secrets::seal_credentials(spec) {
+        let live = facts.secrets.get(&secrets::seal_credentials_name(&spec.name));
+        applier.ensure(live.map(AsRef::as_ref), secret).await?;
+    }
+    let restores = !ad.caches.restores_of(&spec.namespace, &spec.name).is_empty();
+    applier.plain(facts, build::plain(spec, certificates.bundle.as_deref(), restores)).await?;
+
+    let running = version::running(spec, &status, facts, stage, &ad.settings.openbao_image_repository);
+    acted.version = Some(running.version.clone());
+    acted.progress = version::pending(spec, &running);
+    // A missing key or certificate stops what was never started; it changes nothing about what runs.
+    if !may_start && facts.stateful_set.is_none() {
+        return Ok(acted);
+    }
+    let wanted = statefulset::build(
+        spec,
+        &statefulset::Inputs {
+            replicas: spec.replicas,
+            version: running.version,
+            image: running.image,
+            certificate_hash: certificates.hash.or_else(|| template_annotation(facts, statefulset::CERTIFICATE_HASH)),
+            bootstrapping: stage == Stage::Bootstrapping,
+            claim_templates: facts
+                .stateful_set
+                .as_ref()
+                .and_then(|set| set.spec.as_ref()?.volume_claim_templates.clone())
+                .map(stripped),
+        },
+    );
+    applier.ensure(facts.stateful_set.as_deref(), wanted).await?;
+
+    match stage {
+        Stage::Bootstrapped => tidy(&applier, facts).await?,
+        Stage::Bootstrapping => {
+            let lost = start(ad, memory, &applier, spec, facts, members).await?;
+            acted.troubles.extend(lost);
+            acted.progress = Some(Trouble::new(reasons::BOOTSTRAPPING, "the members start for the first time"));
+        }
+    }
+    Ok(acted)
+}
+
+fn template_annotation(facts: &Facts, key: &str) -> Option<String> {
+    let template = &facts.stateful_set.as_ref()?.spec.as_ref()?.template;
+    template.metadata.as_ref()?.annotations.as_ref()?.get(key).cloned()
+}
+
+/// What the API server added to claim templates must not be sent back.
+fn stripped(templates: Vec<PersistentVolumeClaim>) -> Vec<PersistentVolumeClaim> {
+    templates.into_iter().map(|template| PersistentVolumeClaim { status: None, ..template }).collect()
+}
+
+/// Whether this cluster may still be initialised. Asked of the API server itself where a mistake would cost data.
+async fn stage(
+    ad: &Adapters,
+    notes: &mut Notes,
+    status: &OpenBaoClusterStatus,
+    spec: &ValidatedCluster,
+    facts: &Facts,
+    members: &[Member],
+) -> Result<Stage, Error> {
+    if notes.bootstrapped || bootstrap::is_done(members) {
+        notes.bootstrapped = true;
+        return Ok(Stage::Bootstrapped);
+    }
+    let initialized = status.initialized == Some(true);
+    let claims_exist = if facts.stateful_set.is_none() && !initialized {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(ad.client.clone(), &spec.namespace);
+        let claims = timed(api.list_metadata(&ListParams::default()))
+            .await
+            .map_err(|source| Error::Claims { namespace: spec.namespace.clone(), source })?;
+        claims.items.iter().any(|claim| names::ordinal_of_claim(&spec.name, &claim.name_any()).is_some())
+    } else {
+        false
+    };
+    let stage = bootstrap::stage(facts, initialized, claims_exist);
+    notes.bootstrapped = stage == Stage::Bootstrapped;
+    Ok(stage)
+}
+
+/// Grants the first start to one volume and lets waiting pods go.
+async fn start(
+    ad: &Adapters,
+    memory: &Memory,
+    applier: &Applier,
+    spec: &ValidatedCluster,
+    facts: &Facts,
+    members: &[Member],
+) -> Result<Option<Trouble>, Error> {
+    match bootstrap::step(facts, &spec.name, &spec.uid, members) {
+        Step::Nothing => Ok(None),
+        Step::Grant { volume_uid } => {
+            let stanza = stanza(ad, memory, spec).await?;
+            let object = config_maps::bootstrap(spec, stanza, &volume_uid);
+            // Created, never applied: a second grant for another volume must fail here.
+            if applier.create(object).await? {
+                let waiting: Vec<String> =
+                    facts.pods.values().filter(|pod| bootstrap::is_gated(pod)).map(|pod| pod.name_any()).collect();
+                let_go(applier, facts, &waiting).await?;
+            }
+            Ok(None)
+        }
+        Step::LetGo(pods) => {
+            let_go(applier, facts, &pods).await?;
+            Ok(None)
+        }
+        Step::Discard { uid } => {
+            let name = names::bootstrap_config_map(&spec.name);
+            delete::<ConfigMap>(&applier.client, &applier.namespace, &name, &uid).await.map_err(apply::Error::from)?;
+            Ok(None)
+        }
+        Step::Lost(lost) => Ok(Some(Trouble::new(
+            reasons::BOOTSTRAP_VOLUME_LOST,
+            format!(
+                "the volume of {} (UID {}) was replaced in the middle of the first start, and other members may hold data of it. To start over, delete the cluster with its volumes; it holds nothing but what was written in its first seconds",
+                names::pod(&spec.name, 0),
+                lost.granted
+            ),
+        ))),
+    }
+}
+
+/// The stanza of the first start; empty where the operator initialises through the API.
+async fn stanza(ad: &Adapters, memory: &Memory, spec: &ValidatedCluster) -> Result<String, Error> {
+    if !spec.self_init {
+        return Ok("# The operator initialises this cluster through the API.\n".to_owned());
+    }
+    let identity = match (&spec.oidc, memory.identity()) {
+        (None, _) => None,
+        (Some(_), Some(known)) => Some(known),
+        (Some(_), None) => {
+            let subject = names::subject(&ad.settings.operator_namespace, &ad.settings.operator_service_account);
+            let fetched = identity::fetch(&ad.client, subject).await?;
+            memory.remember_identity(&fetched);
+            Some(fetched)
+        }
+    };
+    // Its requests were validated with the spec.
+    Ok(initialize::render(spec, identity.as_ref()).unwrap_or_default())
+}
+
+/// Takes the gate off pods. Guarded by their UIDs: a pod made since waits for its own decision.
+async fn let_go(applier: &Applier, facts: &Facts, pods: &[String]) -> Result<(), Error> {
+    let waiting = facts.pods.values().filter(|pod| pods.contains(&pod.name_any()));
+    futures::future::try_join_all(waiting.map(|pod| async move {
+        let gates = pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.clone()).unwrap_or_default();
+        let Some(at) = gates.iter().position(|gate| gate.name == statefulset::BOOTSTRAP_GATE) else { return Ok(()) };
+        let name = pod.name_any();
+        let api: Api<Pod> = Api::namespaced(applier.client.clone(), &applier.namespace);
+        let patch = json!([
+            {"op": "test", "path": "/metadata/uid", "value": pod.uid()},
+            {"op": "test", "path": format!("/spec/schedulingGates/{at}/name"), "value": statefulset::BOOTSTRAP_GATE},
+            {"op": "remove", "path": format!("/spec/schedulingGates/{at}")},
+        ]);
+        let Ok(patch) = serde_json::from_value(patch) else { return Ok(()) };
+        match timed(api.patch(&name, &PatchParams::default(), &Patch::<Pod>::Json(patch))).await {
+            Ok(_) => Ok(()),
+            // The pod was replaced, or somebody else took the gate off: the next event tells.
+            Err(error) if error.is_not_found() || error.is_invalid() || error.is_conflict() => Ok(()),
+            Err(source) => Err(Error::LetGo { pod: name, source }),
+        }
+    }))
+    .await
+    .map(drop)
+}
+
+/// After the first start: the stanza goes, and whoever still waits at the gate of the old template may start, to join.
+async fn tidy(applier: &Applier, facts: &Facts) -> Result<(), Error> {
+    if let Some(object) = facts.config_maps.get(&names::bootstrap_config_map(&applier.cluster)) {
+        applier.remove(object.as_ref()).await?;
+        // Pods behind the gate wait until the watch has seen it gone.
+        return Ok(());
+    }
+    let waiting: Vec<String> =
+        facts.pods.values().filter(|pod| bootstrap::is_gated(pod)).map(|pod| pod.name_any()).collect();
+    let_go(applier, facts, &waiting).await
+}
+
+/// Writes the status if it says anything new. Returns when to look again.
+#[allow(clippy::too_many_arguments)] // everything a status speaks of
+async fn report(
+    ad: &Adapters,
+    notes: &mut Notes,
+    cluster: &OpenBaoCluster,
+    valid: &Result<ValidatedCluster, Invalid>,
+    facts: &Facts,
+    members: &[Member],
+    acted: Acted,
+    failure: Option<&Error>,
+) -> Result<Duration, Error> {
+    let before = cluster.status.clone().unwrap_or_default();
+    let mut troubles = acted.troubles;
+    troubles.extend(failure.filter(|error| !error.is_conflict()).map(Error::trouble));
+    let known_tls = || before.conditions.iter().find(|known| known.type_ == crate::api::conditions::cluster::TLS_READY);
+    let tls = acted.tls.unwrap_or_else(|| match known_tls() {
+        Some(known) if known.status == "True" => TlsState::Good(until_of(&known.message)),
+        _ if !cluster.spec.tls.enabled => TlsState::Off,
+        _ => TlsState::Bad(Trouble::new(reason::WAITING, "not looked at yet")),
+    });
+    let seen = Observed {
+        cluster,
+        spec: valid.as_ref(),
+        members,
+        stage: acted.stage.unwrap_or_else(|| bootstrap::stage(facts, before.initialized == Some(true), true)),
+        tls,
+        troubles,
+        progress: acted.progress,
+        voters: notes.voters.as_ref().map(|(_, voters)| voters),
+        running_version: acted.version.as_deref(),
+        access: notes.access.clone(),
+        last_restart_at: acted.last_restart_at.or_else(|| before.last_restart_at.clone()),
+    };
+    let next = status::build(&seen, Utc::now());
+    let busy = is_busy(&seen, &next, members);
+    if is_news(&before, &next, notes) {
+        write(ad, cluster, &next).await?;
+        notes.status_written = Some(Instant::now());
+    }
+    Ok(if busy { BUSY } else { IDLE })
+}
+
+/// The day in the message of a good certificate: what a look that did not judge it again repeats.
+fn until_of(message: &str) -> DateTime<Utc> {
+    let day = message.rsplit(' ').next().unwrap_or_default();
+    format!("{day}T00:00:00Z").parse().unwrap_or_default()
+}
+
+fn is_busy(seen: &Observed<'_>, next: &OpenBaoClusterStatus, members: &[Member]) -> bool {
+    let wanted = usize::try_from(seen.cluster.spec.replicas).unwrap_or(1).min(MAX_MEMBERS as usize);
+    let all_serve = members.iter().filter(|member| member.serves()).count() == wanted;
+    let locked = seen.cluster.status.as_ref().is_some_and(|status| status.operation_lock.is_some());
+    let all_vote = seen.voters.is_none_or(|voters| members.iter().all(|member| voters.contains(&member.name)));
+    !seen.cluster.spec.paused
+        && seen.spec.is_ok()
+        && (seen.stage == Stage::Bootstrapping || !all_serve || locked || next.active_leader.is_none() || !all_vote)
+}
+
+/// Whether a status is worth a write. On the way to the first "Available" only changes of conditions are, or one every few
+/// seconds: each event of three starting pods would be a write otherwise.
+fn is_news(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus, notes: &Notes) -> bool {
+    let (old, new) = (status::plane(before), status::plane(next));
+    if old == new {
+        return false;
+    }
+    let words = |status: &OpenBaoClusterStatus| -> Vec<(String, String, String)> {
+        let all = status.conditions.iter();
+        all.map(|one| (one.type_.clone(), one.status.clone(), one.reason.clone())).collect()
+    };
+    let starting = old.phase == Some(crate::api::ClusterPhase::Initializing) && new.phase == old.phase;
+    let recent = notes.status_written.is_some_and(|at| at.elapsed() < STATUS_PACE);
+    !(starting && recent && (words(&old) == words(&new) || !has_trouble(&new)))
+}
+
+fn has_trouble(status: &OpenBaoClusterStatus) -> bool {
+    status.conditions.iter().any(|one| one.type_ == crate::api::conditions::cluster::DEGRADED && one.status == "True")
+}
+
+async fn write(ad: &Adapters, cluster: &OpenBaoCluster, next: &OpenBaoClusterStatus) -> Result<(), Error> {
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let api: Api<OpenBaoCluster> = Api::namespaced(ad.client.clone(), &namespace);
+    let body = json!({
+        "apiVersion": "openbao.org/v1alpha1",
+        "kind": "OpenBaoCluster",
+        // A namesake made since has another UID and must not inherit this status.
+        "metadata": {"name": name, "namespace": namespace, "uid": cluster.uid()},
+        "status": status::plane(next),
+    });
+    timed(api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)))
+        .await
+        .map(drop)
+        .map_err(|source| Error::Status { name, source })
+}
+
+impl From<ApplyError> for Error {
+    fn from(error: ApplyError) -> Self {
+        Self::Apply(error.into())
+    }
+}

@@ -1,0 +1,709 @@
+//! The cluster's own status plane, from what was observed. Pure.
+//!
+//! Nothing in it moves by itself: no index, no time but those of transitions. So an idle cluster's status is equal to the one
+//! before, and equal statuses are not written.
+
+use super::{
+    bootstrap::Stage,
+    observe::{self, Member},
+    validate::{self, Invalid, ValidatedCluster},
+};
+use crate::{
+    adapter::{kubernetes::time::to_kube, openbao::HealthState},
+    api::{
+        ClusterPhase, LockOperation, MemberState, MemberStatus, OpenBaoCluster, OpenBaoClusterStatus, Profile,
+        SealType, TlsMode,
+        conditions::{cluster as kind, reason},
+    },
+};
+use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long a new cluster may take to have all its members before it is called available with a majority of them.
+const PATIENCE: chrono::Duration = chrono::Duration::minutes(2);
+
+/// Something a person should look at: a constant reason and words that say what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// For machines.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+impl Trouble {
+    /// New trouble.
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// Reasons of troubles, beside those in [`crate::api::conditions::reason`].
+pub mod reasons {
+    /// The Secret with the static key is gone while data may exist.
+    pub const UNSEAL_KEY_MISSING: &str = "UnsealKeyMissing";
+    /// The static key is not 32 bytes long.
+    pub const UNSEAL_KEY_INVALID: &str = "UnsealKeyInvalid";
+    /// The Secret that the spec names is not there.
+    pub const SEAL_CREDENTIALS_MISSING: &str = "SealCredentialsMissing";
+    /// A name is taken by somebody else's object.
+    pub const NAME_TAKEN: &str = "NameTaken";
+    /// The API server refused what we built.
+    pub const APPLY_FAILED: &str = "ApplyFailed";
+    /// Ordinal 0 lost its volume in the middle of the first start.
+    pub const BOOTSTRAP_VOLUME_LOST: &str = "BootstrapVolumeLost";
+    /// The API server's signing keys cannot be used.
+    pub const ISSUER_KEYS_UNUSABLE: &str = "IssuerKeysUnusable";
+    /// The first start is under way.
+    pub const BOOTSTRAPPING: &str = "Bootstrapping";
+    /// Pods are replaced one by one.
+    pub const RESTARTING: &str = "Restarting";
+    /// Members join or leave.
+    pub const SCALING: &str = "Scaling";
+    /// The version asked for is not the one that runs.
+    pub const VERSION_PENDING: &str = "VersionPending";
+    /// The answer to the first initialisation was lost.
+    pub const INIT_ANSWER_LOST: &str = "InitAnswerLost";
+}
+
+/// The state of certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsState {
+    /// Plain HTTP.
+    Off,
+    /// Good until then.
+    Good(DateTime<Utc>),
+    /// Not there, or not good: reason and words.
+    Bad(Trouble),
+}
+
+/// Everything the status speaks of.
+#[derive(Debug)]
+pub struct Observed<'a> {
+    /// The object as last read: its generation, and the status before.
+    pub cluster: &'a OpenBaoCluster,
+    /// The spec, or what is wrong with it.
+    pub spec: Result<&'a ValidatedCluster, &'a Invalid>,
+    /// The servers' own words.
+    pub members: &'a [Member],
+    /// Before or after the first start.
+    pub stage: Stage,
+    /// Certificates.
+    pub tls: TlsState,
+    /// In order of importance; the first one speaks for the condition.
+    pub troubles: Vec<Trouble>,
+    /// What the operator is about, if anything.
+    pub progress: Option<Trouble>,
+    /// Raft's voters by node id, if they were asked.
+    pub voters: Option<&'a BTreeSet<String>>,
+    /// The version that the pods are meant to run.
+    pub running_version: Option<&'a str>,
+    /// Whether the operator's own login works; `None` when it was not tried.
+    pub access: Option<Result<(), String>>,
+    /// The last `restartAt` that is carried out.
+    pub last_restart_at: Option<String>,
+}
+
+/// Computes the plane. Fields of other planes are left out.
+pub fn build(seen: &Observed<'_>, now: DateTime<Utc>) -> OpenBaoClusterStatus {
+    let before = seen.cluster.status.clone().unwrap_or_default();
+    let wanted = seen.cluster.spec.replicas;
+    let leader = observe::leader(seen.members);
+    let ready = seen.members.iter().filter(|member| member.ready && !member.terminating).count();
+    let ready = i32::try_from(ready).unwrap_or(i32::MAX);
+    let initialized = before.initialized.unwrap_or(false) || seen.stage == Stage::Bootstrapped && any_initialized(seen);
+    let cluster_id = agreed_id(seen.members).map(str::to_owned).or_else(|| before.cluster_id.clone());
+    let judgement = Judgement::of(seen, &before, leader, now);
+    let mut conditions = Conditions {
+        before: &before.conditions,
+        generation: seen.cluster.metadata.generation,
+        now,
+        all: BTreeMap::new(),
+    };
+    judgement.report(seen, &before, leader, &mut conditions);
+    OpenBaoClusterStatus {
+        phase: Some(judgement.phase),
+        observed_generation: seen.cluster.metadata.generation,
+        current_version: current_version(seen).or(before.current_version.clone()),
+        active_leader: leader.map(|leader| leader.name.clone()),
+        ready_replicas: Some(ready),
+        ready: Some(format!("{ready}/{wanted}")),
+        failure_tolerance: seen.voters.map(|voters| tolerance(voters, seen.members)).or(before.failure_tolerance),
+        initialized: Some(initialized),
+        self_initialized: Some(initialized && seen.cluster.spec.self_init.as_ref().is_some_and(|init| init.enabled)),
+        cluster_id,
+        members: seen.members.iter().map(|member| member_status(member, seen.voters, &before)).collect(),
+        last_restart_at: seen.last_restart_at.clone(),
+        conditions: conditions.all.into_values().collect(),
+        ..OpenBaoClusterStatus::default()
+    }
+}
+
+/// The part of a status that this plane owns, for comparing and for writing.
+pub fn plane(status: &OpenBaoClusterStatus) -> OpenBaoClusterStatus {
+    let mut conditions: Vec<Condition> =
+        status.conditions.iter().filter(|condition| OWNED.contains(&condition.type_.as_str())).cloned().collect();
+    conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+    OpenBaoClusterStatus {
+        phase: status.phase,
+        observed_generation: status.observed_generation,
+        current_version: status.current_version.clone(),
+        active_leader: status.active_leader.clone(),
+        ready_replicas: status.ready_replicas,
+        ready: status.ready.clone(),
+        failure_tolerance: status.failure_tolerance,
+        initialized: status.initialized,
+        self_initialized: status.self_initialized,
+        cluster_id: status.cluster_id.clone(),
+        members: status.members.clone(),
+        last_restart_at: status.last_restart_at.clone(),
+        conditions,
+        ..OpenBaoClusterStatus::default()
+    }
+}
+
+/// Conditions that this plane owns.
+const OWNED: &[&str] = &[
+    kind::AVAILABLE,
+    kind::DEGRADED,
+    kind::PROGRESSING,
+    kind::TLS_READY,
+    kind::INITIALIZED,
+    kind::SEALED,
+    kind::LEADER,
+    kind::BACKING_UP,
+    kind::UPGRADING,
+    kind::RESTORING,
+    kind::PRODUCTION_READY,
+    kind::SUPPORTED,
+    kind::OPERATOR_ACCESS,
+    kind::VALID,
+    kind::OPERATION_LOCK,
+];
+
+fn any_initialized(seen: &Observed<'_>) -> bool {
+    seen.members.iter().any(|member| member.health.as_ref().is_some_and(|health| health.initialized))
+}
+
+/// The one id that all serving members name; `None` if they differ or none serves.
+pub fn agreed_id(members: &[Member]) -> Option<&str> {
+    let mut ids =
+        members.iter().filter(|member| member.serves()).filter_map(|m| m.health.as_ref()?.cluster_id.as_deref());
+    let first = ids.next()?;
+    ids.all(|id| id == first).then_some(first)
+}
+
+fn ids(members: &[Member]) -> BTreeSet<&str> {
+    members.iter().filter(|member| member.serves()).filter_map(|m| m.health.as_ref()?.cluster_id.as_deref()).collect()
+}
+
+/// How many more voters may fail: those that serve now, less the majority of all that vote.
+fn tolerance(voters: &BTreeSet<String>, members: &[Member]) -> i32 {
+    let serving = members.iter().filter(|member| member.serves() && voters.contains(&member.name)).count();
+    let majority = voters.len() / 2 + 1;
+    i32::try_from(serving.saturating_sub(majority)).unwrap_or(0)
+}
+
+fn current_version(seen: &Observed<'_>) -> Option<String> {
+    let mut versions = seen.members.iter().filter(|member| member.serves()).map(Member::version);
+    let first = versions.next()??;
+    versions.all(|version| version == Some(first)).then(|| first.to_owned())
+}
+
+fn member_status(member: &Member, voters: Option<&BTreeSet<String>>, before: &OpenBaoClusterStatus) -> MemberStatus {
+    let previous = before.members.iter().find(|previous| previous.name == member.name);
+    MemberStatus {
+        name: member.name.clone(),
+        version: member.version().map(str::to_owned).or_else(|| previous.and_then(|previous| previous.version.clone())),
+        state: match member.state() {
+            Some(HealthState::Active) => MemberState::Active,
+            Some(HealthState::Standby) => MemberState::Standby,
+            Some(HealthState::Sealed) if member.health.as_ref().is_some_and(|health| health.initialized) => {
+                MemberState::Sealed
+            }
+            Some(HealthState::Uninitialized | HealthState::Sealed) => MemberState::Joining,
+            Some(HealthState::Troubled) | None => MemberState::Down,
+        },
+        voter: voters
+            .map(|voters| voters.contains(&member.name))
+            .or_else(|| previous.and_then(|previous| previous.voter)),
+        applied_index: None,
+    }
+}
+
+/// The verdicts that several conditions share.
+struct Judgement {
+    phase: ClusterPhase,
+    available: Result<Trouble, Trouble>,
+    degraded: Option<Trouble>,
+}
+
+impl Judgement {
+    fn of(seen: &Observed<'_>, before: &OpenBaoClusterStatus, leader: Option<&Member>, now: DateTime<Utc>) -> Self {
+        let available = availability(seen, before, leader, now);
+        let degraded = degradation(seen, before, &available);
+        let lock = before.operation_lock.as_ref().map(|lock| lock.operation);
+        let was = condition_is(before, kind::AVAILABLE, "True");
+        let phase = match lock {
+            Some(LockOperation::Backup) => ClusterPhase::BackingUp,
+            Some(LockOperation::Upgrade) => ClusterPhase::Upgrading,
+            Some(LockOperation::Restore) => ClusterPhase::Restoring,
+            Some(LockOperation::Maintenance) => ClusterPhase::Maintenance,
+            None if available.is_ok() => ClusterPhase::Running,
+            None if seen.spec.is_err() || !seen.troubles.is_empty() => ClusterPhase::Failed,
+            None if !before.initialized.unwrap_or(false)
+                || !was && before.phase == Some(ClusterPhase::Initializing) =>
+            {
+                ClusterPhase::Initializing
+            }
+            None => ClusterPhase::Failed,
+        };
+        Self { phase, available, degraded }
+    }
+
+    fn report(
+        &self,
+        seen: &Observed<'_>,
+        before: &OpenBaoClusterStatus,
+        leader: Option<&Member>,
+        out: &mut Conditions<'_>,
+    ) {
+        match &self.available {
+            Ok(good) => out.set(kind::AVAILABLE, "True", good.reason, &good.message),
+            Err(bad) => out.set(kind::AVAILABLE, "False", bad.reason, &bad.message),
+        }
+        match &self.degraded {
+            Some(bad) => out.set(kind::DEGRADED, "True", bad.reason, &bad.message),
+            None => out.set(kind::DEGRADED, "False", reason::RECONCILED, "nothing needs attention"),
+        }
+        match &seen.progress {
+            Some(progress) => out.set(kind::PROGRESSING, "True", progress.reason, &progress.message),
+            None => out.set(kind::PROGRESSING, "False", reason::RECONCILED, "everything is as the spec says"),
+        }
+        match &seen.tls {
+            TlsState::Off => {
+                out.set(kind::TLS_READY, "False", reason::DISABLED, "spec.tls.enabled is false: plain HTTP")
+            }
+            TlsState::Good(until) => {
+                out.set(
+                    kind::TLS_READY,
+                    "True",
+                    reason::READY,
+                    &format!("the serving certificate is good until {}", until.format("%Y-%m-%d")),
+                );
+            }
+            TlsState::Bad(bad) => out.set(kind::TLS_READY, "False", bad.reason, &bad.message),
+        }
+        report_openbao(seen, before, leader, out);
+        report_operations(before, out);
+        report_spec(seen, out);
+        match &seen.access {
+            Some(Ok(())) => out.set(kind::OPERATOR_ACCESS, "True", reason::LOGIN_WORKS, "the operator can log in"),
+            Some(Err(why)) => out.set(kind::OPERATOR_ACCESS, "False", reason::LOGIN_FAILED, why),
+            None => out.keep(kind::OPERATOR_ACCESS),
+        }
+    }
+}
+
+/// Clients are served: one leader, a majority, and all of one cluster.
+fn availability(
+    seen: &Observed<'_>,
+    before: &OpenBaoClusterStatus,
+    leader: Option<&Member>,
+    now: DateTime<Utc>,
+) -> Result<Trouble, Trouble> {
+    let wanted = usize::try_from(seen.cluster.spec.replicas).unwrap_or(1);
+    let serving = seen.members.iter().filter(|member| member.serves()).count();
+    let different = ids(seen.members);
+    if different.len() > 1 {
+        let ids: Vec<&str> = different.into_iter().collect();
+        return Err(Trouble::new(
+            reason::CLUSTER_ID_MISMATCH,
+            format!(
+                "members belong to different OpenBao clusters ({}): one of them started anew; keep the volumes and see which one holds your data",
+                ids.join(", ")
+            ),
+        ));
+    }
+    if let (Some(known), Some(found)) = (&before.cluster_id, different.first().copied())
+        && known != found
+        && !matches!(before.operation_lock.as_ref().map(|lock| lock.operation), Some(LockOperation::Restore))
+        && before.pending_restore.is_none()
+        && condition_is(before, kind::AVAILABLE, "False")
+        && leader.is_none()
+    {
+        return Err(Trouble::new(
+            reason::CLUSTER_ID_MISMATCH,
+            format!("the members belong to OpenBao cluster {found}, this cluster was {known}"),
+        ));
+    }
+    let Some(leader) = leader else {
+        let silent: Vec<String> = seen
+            .members
+            .iter()
+            .filter_map(|member| member.silence.as_ref().map(|why| format!("{}: {why}", member.name)))
+            .collect();
+        let (why, message) = if serving == 0 && ready_count(seen) == 0 {
+            (reason::NO_REPLICAS_READY, "no member serves yet")
+        } else if serving > 0 && serving <= wanted / 2 {
+            (
+                reason::QUORUM_LOST,
+                "a majority of members is down, so nobody can lead: bring their pods and volumes back; the operator starts nothing drastic by itself",
+            )
+        } else {
+            (reason::LEADER_UNKNOWN, "no member leads, or the members disagree who does")
+        };
+        let message = if silent.is_empty() { message.to_owned() } else { format!("{message} ({})", silent.join("; ")) };
+        return Err(Trouble::new(why, message));
+    };
+    if serving <= wanted / 2 && wanted > 1 {
+        return Err(Trouble::new(
+            reason::NOT_READY,
+            format!("{serving} of {wanted} members serve, which is no majority"),
+        ));
+    }
+    let all = serving == wanted && ready_count(seen) >= wanted;
+    let was = condition_is(before, kind::AVAILABLE, "True")
+        || before.initialized == Some(true) && before.phase != Some(ClusterPhase::Initializing);
+    let young =
+        seen.members.iter().filter_map(|member| member.created).min().is_none_or(|created| now - created < PATIENCE);
+    if all {
+        Ok(Trouble::new(reason::ALL_REPLICAS_READY, format!("all {wanted} members serve, {} leads", leader.name)))
+    } else if was || !young {
+        Ok(Trouble::new(reason::READY, format!("{serving} of {wanted} members serve, {} leads", leader.name)))
+    } else {
+        Err(Trouble::new(reason::NOT_READY, format!("{serving} of {wanted} members serve so far")))
+    }
+}
+
+fn ready_count(seen: &Observed<'_>) -> usize {
+    seen.members.iter().filter(|member| member.ready && !member.terminating).count()
+}
+
+fn condition_is(status: &OpenBaoClusterStatus, type_: &str, value: &str) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == type_ && condition.status == value)
+}
+
+fn degradation(
+    seen: &Observed<'_>,
+    before: &OpenBaoClusterStatus,
+    available: &Result<Trouble, Trouble>,
+) -> Option<Trouble> {
+    if let Err(invalid) = &seen.spec {
+        let why = if invalid.is_unsupported() { reason::NOT_SUPPORTED } else { reason::INVALID };
+        return Some(Trouble::new(why, invalid.to_string()));
+    }
+    if let Some(first) = seen.troubles.first() {
+        return Some(first.clone());
+    }
+    if let TlsState::Bad(bad) = &seen.tls {
+        return Some(bad.clone());
+    }
+    if let Err(bad) = available
+        && before.initialized == Some(true)
+    {
+        return Some(bad.clone());
+    }
+    let sealed: Vec<&str> = seen
+        .members
+        .iter()
+        .filter(|member| {
+            member.state() == Some(HealthState::Sealed)
+                && member.health.as_ref().is_some_and(|health| health.initialized)
+        })
+        .map(|member| member.name.as_str())
+        .collect();
+    if !sealed.is_empty() && before.initialized == Some(true) {
+        return Some(Trouble::new(
+            reason::SEALED,
+            format!(
+                "sealed: {}. Look into their logs: the seal's key or provider is not what their data was sealed with, or cannot be reached",
+                sealed.join(", ")
+            ),
+        ));
+    }
+    let down: Vec<String> = seen
+        .members
+        .iter()
+        .filter(|member| !member.serves())
+        .map(|member| match &member.silence {
+            Some(why) => format!("{} ({why})", member.name),
+            None => member.name.clone(),
+        })
+        .collect();
+    if before.initialized == Some(true) && !down.is_empty() {
+        return Some(Trouble::new(reason::NOT_READY, format!("not serving: {}", down.join(", "))));
+    }
+    if !seen.cluster.spec.self_init.as_ref().is_some_and(|init| init.enabled) && before.initialized == Some(true) {
+        return Some(Trouble::new(
+            reason::ROOT_TOKEN_STORED,
+            "without spec.selfInit the root token lies in a Secret: set up other access and revoke it",
+        ));
+    }
+    None
+}
+
+fn report_openbao(
+    seen: &Observed<'_>,
+    before: &OpenBaoClusterStatus,
+    leader: Option<&Member>,
+    out: &mut Conditions<'_>,
+) {
+    let initialized = before.initialized == Some(true) || any_initialized(seen);
+    if initialized {
+        out.set(kind::INITIALIZED, "True", reason::INITIALIZED, "OpenBao holds data");
+    } else {
+        out.set(kind::INITIALIZED, "False", reason::NOT_INITIALIZED, "OpenBao was not initialised yet");
+    }
+    let sealed: Vec<&str> = seen
+        .members
+        .iter()
+        .filter(|member| member.health.as_ref().is_some_and(|health| health.sealed && health.initialized))
+        .map(|member| member.name.as_str())
+        .collect();
+    let answered = seen.members.iter().any(|member| member.health.is_some());
+    if !answered {
+        out.set(kind::SEALED, "Unknown", reason::WAITING, "no member answers");
+    } else if sealed.is_empty() {
+        out.set(kind::SEALED, "False", reason::UNSEALED, "no member that answers is sealed");
+    } else {
+        out.set(kind::SEALED, "True", reason::SEALED, &format!("sealed: {}", sealed.join(", ")));
+    }
+    let active = seen.members.iter().filter(|member| member.state() == Some(HealthState::Active)).count();
+    match leader {
+        Some(leader) => out.set(kind::LEADER, "True", reason::LEADER_FOUND, &format!("{} leads", leader.name)),
+        None if active > 1 => {
+            out.set(kind::LEADER, "False", reason::MULTIPLE_LEADERS, "several members say that they lead")
+        }
+        None => out.set(kind::LEADER, "False", reason::LEADER_UNKNOWN, "no member leads"),
+    }
+}
+
+fn report_operations(before: &OpenBaoClusterStatus, out: &mut Conditions<'_>) {
+    let lock = before.operation_lock.as_ref();
+    let running =
+        |operation: LockOperation| lock.filter(|lock| lock.operation == operation).map(|lock| lock.holder.clone());
+    for (type_, operation) in [
+        (kind::BACKING_UP, LockOperation::Backup),
+        (kind::UPGRADING, LockOperation::Upgrade),
+        (kind::RESTORING, LockOperation::Restore),
+    ] {
+        match running(operation) {
+            Some(holder) => out.set(type_, "True", reason::IN_PROGRESS, &format!("{holder} holds the lock")),
+            None => out.set(type_, "False", reason::IDLE, "none runs"),
+        }
+    }
+    if let Some(name) = before.pending_restore.as_ref().filter(|_| running(LockOperation::Restore).is_none()) {
+        out.set(kind::RESTORING, "True", reason::WAITING, &format!("restore {name} waits to begin"));
+    }
+    match lock {
+        Some(lock) => {
+            out.set(kind::OPERATION_LOCK, "True", reason::LOCK_HELD, &format!("{} by {}", lock.operation, lock.holder))
+        }
+        None => out.set(kind::OPERATION_LOCK, "False", reason::LOCK_FREE, "nobody holds it"),
+    }
+}
+
+fn report_spec(seen: &Observed<'_>, out: &mut Conditions<'_>) {
+    let spec = &seen.cluster.spec;
+    match &seen.spec {
+        Ok(_) => {
+            out.set(kind::VALID, "True", reason::VALID, "the spec passed every check");
+            let ignored = validate::ignored(spec);
+            if ignored.is_empty() {
+                out.set(kind::SUPPORTED, "True", reason::ALL_FIELDS_SUPPORTED, "every field has an effect");
+            } else {
+                out.set(
+                    kind::SUPPORTED,
+                    "False",
+                    reason::FIELDS_IGNORED,
+                    &format!("no effect yet: {}", ignored.join(", ")),
+                );
+            }
+        }
+        Err(invalid) => {
+            out.set(kind::VALID, "False", reason::INVALID, &invalid.to_string());
+            if invalid.is_unsupported() {
+                out.set(kind::SUPPORTED, "False", reason::UNSAFE_TO_IGNORE, &invalid.to_string());
+            } else {
+                out.keep(kind::SUPPORTED);
+            }
+        }
+    }
+    let missing = if !spec.self_init.as_ref().is_some_and(|init| init.enabled) {
+        Some((reason::ROOT_TOKEN_STORED, "a root token is stored: use spec.selfInit"))
+    } else if spec.profile == Some(Profile::Development) {
+        Some((reason::DEVELOPMENT_PROFILE, "spec.profile is Development"))
+    } else if spec.tls.mode == TlsMode::OperatorManaged {
+        Some((
+            reason::OPERATOR_MANAGED_TLS,
+            "the operator's own authority signs the certificates: spec.tls.mode External brings yours",
+        ))
+    } else if spec.unseal.type_ == SealType::Static {
+        Some((
+            reason::STATIC_UNSEAL_IN_USE,
+            "the unseal key lies in a Secret of this Kubernetes cluster: use a seal outside of it",
+        ))
+    } else if spec.profile.is_none() {
+        Some((reason::PROFILE_NOT_SET, "spec.profile is not set: Hardened checks what production needs"))
+    } else {
+        None
+    };
+    match missing {
+        Some((why, message)) => out.set(kind::PRODUCTION_READY, "False", why, message),
+        None => out.set(kind::PRODUCTION_READY, "True", reason::PRODUCTION_READY, "nothing is missing"),
+    }
+}
+
+/// Conditions under construction: a transition time changes only with the status.
+struct Conditions<'a> {
+    before: &'a [Condition],
+    generation: Option<i64>,
+    now: DateTime<Utc>,
+    all: BTreeMap<String, Condition>,
+}
+
+impl Conditions<'_> {
+    fn set(&mut self, type_: &str, status: &str, reason: &str, message: &str) {
+        let previous = self.before.iter().find(|condition| condition.type_ == type_ && condition.status == status);
+        let condition = Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: message.chars().take(1024).collect(),
+            observed_generation: self.generation,
+            last_transition_time: previous
+                .map_or_else(|| to_kube(self.now), |previous| previous.last_transition_time.clone()),
+        };
+        self.all.insert(type_.to_owned(), condition);
+    }
+
+    /// Leaves a condition as it was, if it was.
+    fn keep(&mut self, type_: &str) {
+        if let Some(previous) = self.before.iter().find(|condition| condition.type_ == type_) {
+            self.all.insert(type_.to_owned(), previous.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::cluster::{observe::tests::member, validate::tests::cluster};
+    use HealthState::{Active, Sealed, Standby, Uninitialized};
+
+    fn status_of(object: &OpenBaoCluster, members: &[Member], stage: Stage, at: &str) -> OpenBaoClusterStatus {
+        let valid = validate::validate(object);
+        let seen = Observed {
+            cluster: object,
+            spec: valid.as_ref(),
+            members,
+            stage,
+            tls: TlsState::Good("2027-01-01T00:00:00Z".parse().unwrap()),
+            troubles: vec![],
+            progress: None,
+            voters: None,
+            running_version: None,
+            access: None,
+            last_restart_at: None,
+        };
+        build(&seen, at.parse().unwrap())
+    }
+
+    fn word(status: &OpenBaoClusterStatus, type_: &str) -> (String, String) {
+        let found = status.conditions.iter().find(|condition| condition.type_ == type_).unwrap();
+        (found.status.clone(), found.reason.clone())
+    }
+
+    fn running(members: &[Member]) -> OpenBaoCluster {
+        let mut object = cluster(|_| {});
+        object.status = Some(status_of(&object, members, Stage::Bootstrapped, "2026-11-21T09:00:00Z"));
+        object
+    }
+
+    fn three() -> Vec<Member> {
+        vec![member(0, Active, Some(0)), member(1, Standby, Some(0)), member(2, Standby, Some(0))]
+    }
+
+    #[test]
+    fn a_new_cluster_is_available_only_when_all_its_members_serve() {
+        let object = cluster(|_| {});
+        let early = status_of(&object, &three()[..2], Stage::Bootstrapped, "2026-11-21T09:00:00Z");
+        assert_eq!(word(&early, "Available"), ("False".into(), "NotReady".into()));
+        let full = status_of(&object, &three(), Stage::Bootstrapped, "2026-11-21T09:00:00Z");
+        assert_eq!(word(&full, "Available"), ("True".into(), "AllReplicasReady".into()));
+        assert_eq!(full.phase, Some(ClusterPhase::Running));
+        assert_eq!(full.active_leader.as_deref(), Some("kelp-0"));
+    }
+
+    #[test]
+    fn a_member_lost_leaves_the_cluster_available_and_degraded() {
+        let object = running(&three());
+        let mut members = three();
+        members[2].health = None;
+        members[2].ready = false;
+        members[2].silence = Some("CrashLoopBackOff".into());
+        let status = status_of(&object, &members, Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+        assert_eq!(word(&status, "Available").0, "True");
+        assert_eq!(word(&status, "Degraded"), ("True".into(), "NotReady".into()));
+    }
+
+    #[test]
+    fn a_lost_majority_is_called_by_its_name() {
+        let object = running(&three());
+        let status = status_of(&object, &[member(0, Standby, None)], Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+        assert_eq!(word(&status, "Available"), ("False".into(), "QuorumLost".into()));
+        assert_eq!(word(&status, "Degraded"), ("True".into(), "QuorumLost".into()));
+        assert_eq!(status.phase, Some(ClusterPhase::Failed));
+    }
+
+    #[test]
+    fn members_of_two_clusters_are_never_available() {
+        let object = running(&three());
+        let mut members = three();
+        members[0].health.as_mut().unwrap().cluster_id = Some("another".into());
+        let status = status_of(&object, &members, Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+        assert_eq!(word(&status, "Available"), ("False".into(), "ClusterIDMismatch".into()));
+    }
+
+    #[test]
+    fn sealed_members_are_named_and_joining_ones_are_not_called_sealed() {
+        let object = running(&three());
+        let mut members = three();
+        members[1] = member(1, Sealed, None);
+        members[2] = member(2, Uninitialized, None);
+        let status = status_of(&object, &members, Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+        let sealed = status.conditions.iter().find(|condition| condition.type_ == "OpenBaoSealed").unwrap();
+        assert_eq!((sealed.status.as_str(), sealed.message.as_str()), ("True", "sealed: kelp-1"));
+        assert_eq!(status.members[2].state, MemberState::Joining);
+    }
+
+    #[test]
+    fn an_idle_cluster_has_the_same_status_an_hour_later() {
+        let object = running(&three());
+        let later = status_of(&object, &three(), Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+        assert_eq!(plane(&later), plane(object.status.as_ref().unwrap()));
+    }
+
+    #[test]
+    fn a_transition_changes_its_time_and_a_new_reason_alone_does_not() {
+        let object = running(&three());
+        let status = status_of(&object, &[], Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+        let find = |status: &OpenBaoClusterStatus, type_: &str| {
+            status.conditions.iter().find(|condition| condition.type_ == type_).unwrap().last_transition_time.clone()
+        };
+        let before = object.status.as_ref().unwrap();
+        assert_ne!(find(&status, "Available"), find(before, "Available"));
+        assert_eq!(find(&status, "TLSReady"), find(before, "TLSReady"));
+    }
+
+    #[test]
+    fn the_number_of_failures_it_bears_counts_voters_that_serve() {
+        let voters: BTreeSet<String> = ["kelp-0", "kelp-1", "kelp-2"].map(str::to_owned).into();
+        assert_eq!(tolerance(&voters, &three()), 1);
+        assert_eq!(tolerance(&voters, &three()[..2]), 0);
+        let alone: BTreeSet<String> = ["kelp-0"].map(str::to_owned).into();
+        assert_eq!(tolerance(&alone, &three()), 0, "joiners that do not vote yet bear nothing");
+    }
+}

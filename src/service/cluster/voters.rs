@@ -1,0 +1,101 @@
+//! Who votes. Being Ready is not being fault tolerant: a joiner votes only after autopilot's stabilisation.
+//!
+//! Raft's configuration needs a login, and a login costs the API server a request. So it is asked only when the members have
+//! changed, and then until all of them vote.
+
+use super::{
+    memory::{Constellation, Notes},
+    observe::{self, Member},
+    validate::ValidatedCluster,
+};
+use crate::{
+    adapter::{Adapters, openbao::Token},
+    api::OpenBaoCluster,
+};
+use std::{collections::BTreeSet, time::Duration};
+use tokio::time::Instant;
+
+/// Between two questions about the same members.
+const PACE: Duration = Duration::from_secs(4);
+/// After a refused login nothing changes by asking again soon.
+const REFUSED_PACE: Duration = Duration::from_secs(600);
+/// Roles give tokens for ten minutes.
+const TOKEN_TRUST: Duration = Duration::from_secs(300);
+
+/// Asks if there is a reason to.
+pub async fn refresh(
+    ad: &Adapters,
+    notes: &mut Notes,
+    cluster: &OpenBaoCluster,
+    spec: &ValidatedCluster,
+    members: &[Member],
+) {
+    // Without JWT login and without a root token of ours nobody of ours can ask.
+    if spec.self_init && spec.oidc.is_none() {
+        return;
+    }
+    let Some(leader) = observe::leader(members) else { return };
+    let constellation = constellation(members, leader);
+    let all_vote = |voters: &BTreeSet<String>| members.iter().all(|member| voters.contains(&member.name));
+    if notes.voters.as_ref().is_some_and(|(known, voters)| *known == constellation && all_vote(voters)) {
+        return;
+    }
+    let pace = if matches!(notes.access, Some(Err(_))) { REFUSED_PACE } else { PACE };
+    if let Some((at, about)) = &notes.voters_asked
+        && at.elapsed() < if *about == constellation { pace } else { Duration::ZERO }
+    {
+        return;
+    }
+    // Only a cluster that serves clients is asked: during the first start there are better things to do.
+    if members.iter().filter(|member| member.serves()).count() <= members.len() / 2 {
+        return;
+    }
+    notes.voters_asked = Some((Instant::now(), constellation.clone()));
+    match token(ad, notes, cluster, leader).await {
+        Ok(token) => {
+            notes.access = Some(Ok(()));
+            let Some(Ok(client)) = leader.client() else { return };
+            match client.raft_configuration(&token).await {
+                Ok(raft) => {
+                    let voters = raft.servers.into_iter().filter(|server| server.voter).map(|server| server.node_id);
+                    notes.voters = Some((constellation, voters.collect()));
+                }
+                Err(error) => {
+                    notes.token = None;
+                    tracing::debug!(error = %error, "raft's configuration is not known");
+                }
+            }
+        }
+        Err(error) => {
+            notes.token = None;
+            if error.is_refused() {
+                notes.access = Some(Err(super::reconcile::chain(&error)));
+            }
+            tracing::info!(error = super::reconcile::chain(&error), "cannot log in to OpenBao");
+        }
+    }
+}
+
+/// The operator's token, from memory while it is young.
+async fn token(
+    ad: &Adapters,
+    notes: &mut Notes,
+    cluster: &OpenBaoCluster,
+    leader: &Member,
+) -> Result<Token, observe::AccessError> {
+    if let Some((since, token)) = &notes.token
+        && since.elapsed() < TOKEN_TRUST
+    {
+        return Ok(token.clone());
+    }
+    let token = observe::operator_token(ad, cluster, leader).await?;
+    notes.token = Some((Instant::now(), token.clone()));
+    Ok(token)
+}
+
+fn constellation(members: &[Member], leader: &Member) -> Constellation {
+    let serving = members.iter().filter(|member| member.serves());
+    serving
+        .map(|member| format!("{}/{}{}", member.name, member.uid, if member.name == leader.name { "*" } else { "" }))
+        .collect()
+}
