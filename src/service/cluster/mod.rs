@@ -14,6 +14,7 @@ pub mod labels;
 pub mod memory;
 pub mod names;
 pub mod observe;
+pub mod planes;
 pub mod reconcile;
 pub mod status;
 pub mod supported;

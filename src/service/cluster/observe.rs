@@ -22,6 +22,9 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 use std::net::{IpAddr, SocketAddr};
 
+/// How long a pod of a new cluster may take before it is asked although Kubernetes does not call it ready.
+const STARTING: chrono::Duration = chrono::Duration::seconds(30);
+
 /// How many pods of one cluster are asked at the same time.
 const ASKED_AT_ONCE: usize = 9;
 
@@ -105,8 +108,13 @@ pub async fn members(ad: &Adapters, cluster: &OpenBaoCluster) -> Vec<Member> {
     let pods = (0..MAX_MEMBERS)
         .filter_map(|n| ad.caches.pods.get(&ObjectRef::new(&names::pod(&name, n)).within(&namespace)))
         .filter_map(|pod| known(&pod, cluster, ca.as_deref()));
-    let mut members: Vec<Member> =
-        stream::iter(pods.collect::<Vec<_>>()).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await;
+    let starting = cluster.status.as_ref().and_then(|status| status.initialized) != Some(true);
+    let now = Utc::now();
+    let mut members: Vec<Member> = stream::iter(pods.collect::<Vec<_>>())
+        .map(|member| async move { if is_worth_asking(&member, starting, now) { ask(member).await } else { member } })
+        .buffer_unordered(ASKED_AT_ONCE)
+        .collect()
+        .await;
     members.sort_by_key(|member| member.ordinal);
     members
 }
@@ -176,6 +184,13 @@ fn waiting_for(pod: &Pod) -> String {
         .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
         .and_then(|condition| condition.message.clone());
     unscheduled.unwrap_or_else(|| "its pod is starting".to_owned())
+}
+
+/// While a cluster starts for the first time, a server that initialises itself accepts connections and answers nothing: each
+/// look would take the whole timeout. Kubernetes probes it every second anyway, and its readiness wakes us.
+fn is_worth_asking(member: &Member, starting: bool, now: DateTime<Utc>) -> bool {
+    let young = member.created.is_none_or(|created| now - created < STARTING);
+    member.ready || !starting || !young
 }
 
 async fn ask(mut member: Member) -> Member {

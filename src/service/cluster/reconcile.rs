@@ -11,6 +11,7 @@ use super::{
     memory::{Memory, Notes},
     names,
     observe::{self, Member},
+    planes::{self, Planes},
     status::{self, Observed, TlsState, Trouble, reasons},
     validate::{self, Invalid, ValidatedCluster},
     version, voters,
@@ -81,6 +82,9 @@ pub enum Error {
         #[source]
         source: RequestError,
     },
+    /// A manager's plane.
+    #[error(transparent)]
+    Planes(#[from] planes::Error),
     /// Deletion could not be finished.
     #[error(transparent)]
     Deletion(#[from] deletion::Error),
@@ -96,6 +100,7 @@ impl Error {
             Self::Claims { .. } => "Claims",
             Self::LetGo { .. } => "LetGo",
             Self::Status { .. } => "Status",
+            Self::Planes(_) => "Planes",
             Self::Deletion(_) => "Deletion",
         }
     }
@@ -105,6 +110,7 @@ impl Error {
         let request = match self {
             Self::Keys(keys::Error::Apply(error)) | Self::Apply(error) => error.request(),
             Self::LetGo { source, .. } | Self::Status { source, .. } => Some(source),
+            Self::Planes(error) => error.request(),
             _ => None,
         };
         request.is_some_and(|error| error.is_conflict() || error.is_not_found())
@@ -141,7 +147,7 @@ struct Acted {
     troubles: Vec<Trouble>,
     progress: Option<Trouble>,
     tls: Option<TlsState>,
-    version: Option<String>,
+    planes: Planes,
     stage: Option<Stage>,
     last_restart_at: Option<String>,
 }
@@ -203,7 +209,9 @@ async fn act(
         settled: memory.settled.clone(),
     };
     let stage = stage(ad, notes, &status, spec, facts, members).await?;
-    let mut acted = Acted { stage: Some(stage), ..Acted::default() };
+    let planes = planes::write(ad, cluster, spec, now).await?;
+    let mut acted = Acted { stage: Some(stage), planes, ..Acted::default() };
+    acted.troubles.append(&mut acted.planes.troubles);
 
     let certificates = keys::certificates(&applier, spec, facts, &notes.tls, now).await?;
     acted.tls = Some(certificates.state.clone());
@@ -223,8 +231,6 @@ async fn act(
     applier.plain(facts, build::plain(spec, certificates.bundle.as_deref(), restores)).await?;
 
     let running = version::running(spec, &status, facts, stage, &ad.settings.openbao_image_repository);
-    acted.version = Some(running.version.clone());
-    acted.progress = version::pending(spec, &running);
     // A missing key or certificate stops what was never started; it changes nothing about what runs.
     if !may_start && facts.stateful_set.is_none() {
         return Ok(acted);
@@ -423,7 +429,9 @@ async fn report(
         troubles,
         progress: acted.progress,
         voters: notes.voters.as_ref().map(|(_, voters)| voters),
-        running_version: acted.version.as_deref(),
+        current_version: acted.planes.current_version.as_deref(),
+        upgrading: acted.planes.upgrading.as_ref(),
+        handled: &acted.planes.handled,
         access: notes.access.clone(),
         last_restart_at: acted.last_restart_at.or_else(|| before.last_restart_at.clone()),
     };
@@ -433,7 +441,8 @@ async fn report(
         write(ad, cluster, &next).await?;
         notes.status_written = Some(Instant::now());
     }
-    Ok(if busy { BUSY } else { IDLE })
+    let wait = if busy { BUSY } else { IDLE };
+    Ok(acted.planes.wake.map_or(wait, |due| due.min(wait)))
 }
 
 /// The day in the message of a good certificate: what a look that did not judge it again repeats.

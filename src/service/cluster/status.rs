@@ -11,8 +11,8 @@ use super::{
 use crate::{
     adapter::{kubernetes::time::to_kube, openbao::HealthState},
     api::{
-        ClusterPhase, LockOperation, MemberState, MemberStatus, OpenBaoCluster, OpenBaoClusterStatus, Profile,
-        SealType, TlsMode,
+        ClusterPhase, HANDLED_REQUESTS_KEPT, HandledRequest, LockOperation, MemberState, MemberStatus, OpenBaoCluster,
+        OpenBaoClusterStatus, Profile, SealType, TlsMode,
         conditions::{cluster as kind, reason},
     },
 };
@@ -61,8 +61,6 @@ pub mod reasons {
     pub const RESTARTING: &str = "Restarting";
     /// Members join or leave.
     pub const SCALING: &str = "Scaling";
-    /// The version asked for is not the one that runs.
-    pub const VERSION_PENDING: &str = "VersionPending";
     /// The answer to the first initialisation was lost.
     pub const INIT_ANSWER_LOST: &str = "InitAnswerLost";
 }
@@ -97,8 +95,12 @@ pub struct Observed<'a> {
     pub progress: Option<Trouble>,
     /// Raft's voters by node id, if they were asked.
     pub voters: Option<&'a BTreeSet<String>>,
-    /// The version that the pods are meant to run.
-    pub running_version: Option<&'a str>,
+    /// The version finished last, as the upgrade manager knows it.
+    pub current_version: Option<&'a str>,
+    /// The condition `Upgrading`, in the upgrade manager's words.
+    pub upgrading: Option<&'a (bool, &'static str, String)>,
+    /// Requests answered now.
+    pub handled: &'a [HandledRequest],
     /// Whether the operator's own login works; `None` when it was not tried.
     pub access: Option<Result<(), String>>,
     /// The last `restartAt` that is carried out.
@@ -125,7 +127,11 @@ pub fn build(seen: &Observed<'_>, now: DateTime<Utc>) -> OpenBaoClusterStatus {
     OpenBaoClusterStatus {
         phase: Some(judgement.phase),
         observed_generation: seen.cluster.metadata.generation,
-        current_version: current_version(seen).or(before.current_version.clone()),
+        current_version: seen
+            .current_version
+            .map(str::to_owned)
+            .or_else(|| current_version(seen))
+            .or_else(|| before.current_version.clone()),
         active_leader: leader.map(|leader| leader.name.clone()),
         ready_replicas: Some(ready),
         ready: Some(format!("{ready}/{wanted}")),
@@ -135,6 +141,7 @@ pub fn build(seen: &Observed<'_>, now: DateTime<Utc>) -> OpenBaoClusterStatus {
         cluster_id,
         members: seen.members.iter().map(|member| member_status(member, seen.voters, &before)).collect(),
         last_restart_at: seen.last_restart_at.clone(),
+        handled_requests: remembered(&before.handled_requests, seen.handled),
         conditions: conditions.all.into_values().collect(),
         ..OpenBaoClusterStatus::default()
     }
@@ -158,9 +165,18 @@ pub fn plane(status: &OpenBaoClusterStatus) -> OpenBaoClusterStatus {
         cluster_id: status.cluster_id.clone(),
         members: status.members.clone(),
         last_restart_at: status.last_restart_at.clone(),
+        handled_requests: status.handled_requests.clone(),
         conditions,
         ..OpenBaoClusterStatus::default()
     }
+}
+
+/// The last answers, oldest first.
+fn remembered(before: &[HandledRequest], now: &[HandledRequest]) -> Vec<HandledRequest> {
+    let mut all: Vec<HandledRequest> = before.iter().chain(now).cloned().collect();
+    let old = all.len().saturating_sub(HANDLED_REQUESTS_KEPT);
+    all.drain(..old);
+    all
 }
 
 /// Conditions that this plane owns.
@@ -297,6 +313,9 @@ impl Judgement {
         }
         report_openbao(seen, before, leader, out);
         report_operations(before, out);
+        if let Some((runs, why, message)) = seen.upgrading {
+            out.set(kind::UPGRADING, if *runs { "True" } else { "False" }, why, message);
+        }
         report_spec(seen, out);
         match &seen.access {
             Some(Ok(())) => out.set(kind::OPERATOR_ACCESS, "True", reason::LOGIN_WORKS, "the operator can log in"),
@@ -604,7 +623,9 @@ mod tests {
             troubles: vec![],
             progress: None,
             voters: None,
-            running_version: None,
+            current_version: None,
+            upgrading: None,
+            handled: &[],
             access: None,
             last_restart_at: None,
         };

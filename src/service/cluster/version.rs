@@ -3,15 +3,8 @@
 //! The spec's version is a wish: what runs changes only by an upgrade's directive, or by the very first start. So neither an
 //! edited spec nor a deleted StatefulSet ever upgrades OpenBao by accident.
 
-use super::{
-    bootstrap::Stage,
-    build::statefulset,
-    facts::Facts,
-    status::{Trouble, reasons},
-    validate::ValidatedCluster,
-};
-use crate::api::{OpenBaoClusterStatus, conditions::reason};
-use semver::Version;
+use super::{bootstrap::Stage, build::statefulset, facts::Facts, validate::ValidatedCluster};
+use crate::api::OpenBaoClusterStatus;
 
 /// Version and image of the pod template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,28 +48,6 @@ pub fn running(
         Some((version, image)) if version != wanted => Running { version, image },
         _ => Running { image: image_of(&wanted), version: wanted },
     }
-}
-
-/// What to say about a version that is not the one that runs.
-pub fn pending(cluster: &ValidatedCluster, running: &Running) -> Option<Trouble> {
-    let from = Version::parse(&running.version).ok()?;
-    if from == cluster.version {
-        return None;
-    }
-    Some(if cluster.version < from {
-        Trouble::new(
-            reason::DOWNGRADE_BLOCKED,
-            format!(
-                "spec.version {} is lower than {from}, which has written the data: an older OpenBao cannot read it. Set it back, or roll back by an OpenBaoOperation",
-                cluster.version
-            ),
-        )
-    } else {
-        Trouble::new(
-            reasons::VERSION_PENDING,
-            format!("spec.version is {}, the members run {from} until an upgrade takes them there", cluster.version),
-        )
-    })
 }
 
 #[cfg(test)]
@@ -128,12 +99,5 @@ mod tests {
     #[test]
     fn a_new_cluster_runs_what_the_spec_says() {
         assert_eq!(decide("2.7.2", &Facts::default(), &OpenBaoClusterStatus::default()).image, "repo:2.7.2");
-    }
-
-    #[test]
-    fn a_lower_version_is_called_a_downgrade() {
-        let cluster = valid(|s| s["version"] = json!("2.6.1"));
-        let running = Running { version: "2.7.2".into(), image: String::new() };
-        assert_eq!(pending(&cluster, &running).unwrap().reason, "DowngradeBlocked");
     }
 }

@@ -1,0 +1,203 @@
+//! The status planes of the managers, which this reconcile writes for them: backup, restore, upgrade.
+//!
+//! Each is derived again at every look from the operations and restores themselves, by the manager's own pure function. What
+//! a decision asks to be created is created first and then told, so that a crash between the two repeats a creation
+//! whose name makes it harmless. A plane that says what it said before is not written.
+
+use super::{status::Trouble, validate::ValidatedCluster};
+use crate::{
+    adapter::{
+        Adapters,
+        kubernetes::client::{RequestError, timed},
+    },
+    api::{HandledRequest, OpenBaoCluster, OpenBaoOperation},
+    service::{
+        backup::{self, BackupFacts},
+        restore::pending,
+        upgrade::{self, UpgradeFacts},
+    },
+};
+use chrono::{DateTime, Utc};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+
+const BACKUP: &str = "openbao-operator-backup";
+const RESTORE: &str = "openbao-operator-restore";
+const UPGRADE: &str = "openbao-operator-upgrade";
+
+/// Why a plane could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A backup that is due could not be created.
+    #[error(transparent)]
+    Backup(#[from] backup::ActError),
+    /// An upgrade that is due could not be created.
+    #[error("failed to create OpenBaoOperation {name}")]
+    Upgrade {
+        /// The operation.
+        name: String,
+        /// The refusal.
+        #[source]
+        source: RequestError,
+    },
+    /// A status could not be written.
+    #[error("failed to write the status plane {plane} of cluster {cluster}")]
+    Status {
+        /// The field manager.
+        plane: &'static str,
+        /// The cluster.
+        cluster: String,
+        /// The refusal.
+        #[source]
+        source: RequestError,
+    },
+}
+
+impl Error {
+    /// The API server's refusal, where we hold it.
+    pub fn request(&self) -> Option<&RequestError> {
+        match self {
+            Self::Backup(_) => None,
+            Self::Upgrade { source, .. } | Self::Status { source, .. } => Some(source),
+        }
+    }
+}
+
+/// What the planes mean for the cluster's own status.
+#[derive(Debug, Default)]
+pub struct Planes {
+    /// A spec of a manager that cannot work.
+    pub troubles: Vec<Trouble>,
+    /// The version finished last.
+    pub current_version: Option<String>,
+    /// The condition `Upgrading`.
+    pub upgrading: Option<(bool, &'static str, String)>,
+    /// Requests that were answered now.
+    pub handled: Vec<HandledRequest>,
+    /// When something falls due.
+    pub wake: Option<Duration>,
+    /// A live restore that waits or runs.
+    pub pending_restore: Option<String>,
+    /// An upgrade or rollback under way: nobody else touches pods.
+    pub upgrade_runs: bool,
+}
+
+/// Decides and writes all three. Before OpenBao holds data there is nothing to back up, restore or upgrade.
+pub async fn write(
+    ad: &Adapters,
+    cluster: &OpenBaoCluster,
+    spec: &ValidatedCluster,
+    now: DateTime<Utc>,
+) -> Result<Planes, Error> {
+    let mut planes = Planes::default();
+    let status = cluster.status.clone().unwrap_or_default();
+    if status.initialized != Some(true) {
+        return Ok(planes);
+    }
+    let restores = ad.caches.restores_of(&spec.namespace, &spec.name);
+    let operations = ad.caches.operations_of(&spec.namespace, &spec.name);
+    planes.pending_restore = pending(&restores, cluster);
+    if planes.pending_restore != status.pending_restore {
+        let body = match &planes.pending_restore {
+            Some(name) => json!({"pendingRestore": name}),
+            None => json!({}),
+        };
+        put(ad, cluster, RESTORE, body).await?;
+    }
+    backups(ad, cluster, &operations, &mut planes, now).await?;
+    upgrades(ad, cluster, spec, &operations, &mut planes, now).await?;
+    Ok(planes)
+}
+
+async fn backups(
+    ad: &Adapters,
+    cluster: &OpenBaoCluster,
+    operations: &[Arc<OpenBaoOperation>],
+    planes: &mut Planes,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    let facts = BackupFacts { cluster, operations, pending_restore: planes.pending_restore.as_deref() };
+    let decision = backup::decide(&facts, now);
+    backup::act(ad, cluster, &decision).await?;
+    if let Some(refused) = &decision.refused {
+        planes.troubles.push(Trouble::new(refused.reason(), super::reconcile::chain(refused)));
+    }
+    planes.wake = decision.wake_at.map(|at| (at - now).to_std().unwrap_or_default());
+    let before = cluster.status.as_ref().and_then(|status| status.backup.as_ref());
+    if decision.status.as_ref() != before {
+        let body = match &decision.status {
+            Some(status) => json!({"backup": status}),
+            None => json!({}),
+        };
+        put(ad, cluster, BACKUP, body).await?;
+    }
+    Ok(())
+}
+
+async fn upgrades(
+    ad: &Adapters,
+    cluster: &OpenBaoCluster,
+    spec: &ValidatedCluster,
+    operations: &[Arc<OpenBaoOperation>],
+    planes: &mut Planes,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    let status = cluster.status.clone().unwrap_or_default();
+    let repository = &ad.settings.openbao_image_repository;
+    let wanted_image = spec.spec.image.clone().unwrap_or_else(|| format!("{repository}:{}", spec.version));
+    let running_image = match &status.current_version {
+        Some(version) => format!("{repository}:{version}"),
+        None => wanted_image.clone(),
+    };
+    let facts = UpgradeFacts {
+        cluster,
+        operations,
+        pending_restore: planes.pending_restore.as_deref(),
+        wanted_image: &wanted_image,
+        running_image: &running_image,
+        seal: spec.spec.unseal.type_.as_str(),
+    };
+    let decision = upgrade::decide(&facts, now);
+    if let Some(operation) = &decision.create {
+        let name = operation.name_any();
+        let api: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), &spec.namespace);
+        match timed(api.create(&PostParams::default(), operation.as_ref())).await {
+            Ok(_) => {}
+            Err(error) if error.is_already_exists() => {}
+            Err(source) => return Err(Error::Upgrade { name, source }),
+        }
+    }
+    if Some(&decision.status) != status.upgrade.as_ref() {
+        put(ad, cluster, UPGRADE, json!({"upgrade": decision.status})).await?;
+    }
+    planes.upgrade_runs = decision.create.is_some()
+        || decision.status.target.is_some()
+        || operations.iter().any(|operation| {
+            use crate::api::OperationKind::{Rollback, Upgrade};
+            matches!(operation.spec.operation, Upgrade | Rollback)
+                && !operation.status.as_ref().is_some_and(|status| status.phase.is_terminal())
+        });
+    planes.current_version = Some(decision.current_version);
+    planes.upgrading = Some(decision.condition);
+    planes.handled = decision.handled;
+    Ok(())
+}
+
+async fn put(ad: &Adapters, cluster: &OpenBaoCluster, manager: &'static str, status: Value) -> Result<(), Error> {
+    let name = cluster.name_any();
+    let api: Api<OpenBaoCluster> = Api::namespaced(ad.client.clone(), &cluster.namespace().unwrap_or_default());
+    let body = json!({
+        "apiVersion": "openbao.org/v1alpha1",
+        "kind": "OpenBaoCluster",
+        "metadata": {"name": name, "uid": cluster.uid()},
+        "status": status,
+    });
+    timed(api.patch_status(&name, &PatchParams::apply(manager).force(), &Patch::Apply(&body)))
+        .await
+        .map(drop)
+        .map_err(|source| Error::Status { plane: manager, cluster: name, source })
+}
