@@ -4,7 +4,7 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::cel::Validator;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use serde_json::Value;
@@ -103,6 +103,15 @@ fn structure(schema: &Value, value: &Value, path: &str, errors: &mut Vec<String>
         let required = required.as_str().unwrap();
         if value.get(required).is_none() {
             errors.push(format!("{path}.{required}: Required value"));
+        }
+    }
+    if let Some(keys) = schema["x-kubernetes-list-map-keys"].as_array() {
+        let mut seen = BTreeSet::new();
+        for item in value.as_array().into_iter().flatten() {
+            let key: Vec<String> = keys.iter().map(|key| item[key.as_str().unwrap()].to_string()).collect();
+            if !seen.insert(key.clone()) {
+                complain(errors, path, format!("Duplicate value: {}", key.join(", ")));
+            }
         }
     }
     for (index, item) in value.as_array().into_iter().flatten().enumerate() {

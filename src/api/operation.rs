@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{CustomResource, KubeSchema};
+use kube::{CustomResource, KubeSchema, core::Rule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     cluster::status::LockOperation,
     common::{HandledRequest, Request, is_default},
+    duration,
 };
 
 /// The finalizer of every operation that has not ended: its clean-up stops Jobs and gives the lock back, and creates nothing.
@@ -95,6 +96,7 @@ pub struct OpenBaoOperationSpec {
     /// Requests to the running operation, each acted on once by its nonce.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["nonce".into()]))]
     pub requests: Vec<Request>,
 }
 
@@ -330,11 +332,19 @@ pub struct Lineage {
 }
 
 /// The steps that a person wrote.
-#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.steps.all(s, !has(s.dependsOn) || (!(s.name in s.dependsOn) && s.dependsOn.all(d, d in self.steps.map(t, t.name))))")
+    .message("dependsOn must name other steps of the plan"))]
+#[x_kube(validation = Rule::new("self.steps.all(s, !has(s.compensate) || (s.compensate != s.name && self.steps.exists(t, t.name == s.compensate)))")
+    .message("compensate must name another step of the plan"))]
+#[x_kube(validation = Rule::new("!has(self.pointOfNoReturn) || self.steps.exists(t, t.name == self.pointOfNoReturn)")
+    .message("pointOfNoReturn must name a step of the plan"))]
+#[x_kube(validation = step_durations())]
 pub struct WorkflowPlan {
     /// The steps, in any order; `dependsOn` orders them.
     #[schemars(length(min = 1, max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub steps: Vec<StepSpec>,
     /// The step before which cancelling means undoing, and from which on it is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -344,6 +354,14 @@ pub struct WorkflowPlan {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub max_retries: Option<i32>,
+}
+
+/// What a workflow says about time can be read.
+fn step_durations() -> Rule {
+    let fits = |value: &str| format!("(!has({value}) || {value}.matches(r'{}'))", duration::PATTERN);
+    let policy = format!("{} && {}", fits("s.retryPolicy.initialDelay"), fits("s.retryPolicy.maxDelay"));
+    let steps = format!("self.steps.all(s, {} && (!has(s.retryPolicy) || ({policy})))", fits("s.timeout"));
+    Rule::new(steps).message("timeout, initialDelay and maxDelay must be durations, for example 90s or 1h30m")
 }
 
 /// One named step of a plan.
