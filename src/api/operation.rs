@@ -476,6 +476,9 @@ pub struct OpenBaoOperationStatus {
     /// The phase that is written once everything is undone and cleaned up and the lock is given back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<OperationPhase>,
+    /// Why it turned back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
     /// Nothing is left to do or to undo; the clean-up runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closing: Option<bool>,

@@ -116,17 +116,23 @@ impl AuditEvent {
         }
     }
 
+    const WARNINGS: [Self; 5] = [
+        Self::OperationLockForceAcquired,
+        Self::BackupFailed,
+        Self::RestoreFailed,
+        Self::RestoreLockLost,
+        Self::UpgradeFailed,
+    ];
+
     /// Whether people should look.
     pub fn is_warning(self) -> bool {
-        matches!(
-            self,
-            Self::OperationLockForceAcquired
-                | Self::BackupFailed
-                | Self::RestoreFailed
-                | Self::RestoreLockLost
-                | Self::UpgradeFailed
-        )
+        Self::WARNINGS.contains(&self)
     }
+}
+
+/// Whether people should look at the event of this name.
+pub fn is_warning(event: &str) -> bool {
+    AuditEvent::WARNINGS.iter().any(|warning| warning.as_str() == event)
 }
 
 /// What is said beside the transition itself. Keys are fixed words of ours; values never hold a secret.

@@ -26,6 +26,11 @@ pub trait Manager: Send + Sync {
     /// The kinds of operation it runs.
     fn kinds(&self) -> &'static [OperationKind];
 
+    /// The actions it knows, if that is a closed list: a plan with any other is refused before it starts.
+    fn actions(&self) -> Option<&'static [&'static str]> {
+        None
+    }
+
     /// The plan and the inputs that are frozen when the operation starts. It may read and never acts.
     fn plan<'a>(&'a self, call: PlanCall<'a>) -> BoxFuture<'a, Result<Planned, Refusal>>;
 

@@ -6,9 +6,21 @@
 //! the cluster's lock, writes intent before effect and result after it, and leaves a record of every transition.
 
 pub mod audit;
+pub mod drive;
+pub mod gates;
+pub mod lineage;
 pub mod manager;
+pub mod override_lock;
+mod preflight;
+pub mod prune;
+pub mod record;
+pub mod retention;
 pub mod retry;
+pub mod saga;
+mod snapshot;
+pub mod workflow;
 
-pub use audit::{AuditEvent, Fields};
+pub use audit::{AuditEvent, Fields, add_held_audit_fields, log_phase_transition};
 pub use manager::{FinishCall, Manager, PlanCall, Planned, Refusal, RefusalPhase, StepCall, StepMode, StepOutcome};
+pub use override_lock::{Released, release_on_request};
 pub use retry::RetryClass;

@@ -1,0 +1,158 @@
+//! `OpenBaoOperation`: whatever is to be done with one is decided and done by the saga engine; here is what wakes it.
+//!
+//! An operation is looked at when it changes, when a Job or pod of it changes, when its cluster changes (so a lock that
+//! is given back wakes whoever waits for it), and when the engine asked to be called again.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{StreamExt, stream};
+use kube::{
+    ResourceExt,
+    runtime::{
+        controller::{Action, Config, Controller},
+        reflector::{ObjectRef, Store},
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    adapter::{
+        Adapters,
+        kubernetes::feed::Touched,
+        metrics::{Outcome, metrics},
+    },
+    api::operation::OpenBaoOperation,
+    service::opslifecycle::{
+        Manager,
+        drive::{Again, DriveError, Driver},
+        retry::{ErrorBackoff, ErrorClass},
+        saga::faults::Faults,
+    },
+};
+
+const KIND: &str = "OpenBaoOperation";
+
+/// So many operations are looked at together. A look may last as long as one call of a manager.
+const CONCURRENCY: u16 = 16;
+
+struct Context {
+    driver: Driver,
+    failures: Mutex<ErrorBackoff<String>>,
+}
+
+/// Runs operations until `shutdown`: those of the managers' kinds, and workflows. An operation of any other kind ends as
+/// not supported.
+pub async fn run(ad: Arc<Adapters>, managers: Vec<Arc<dyn Manager>>, shutdown: CancellationToken) {
+    let faults = match Faults::from_environment() {
+        Ok(faults) => faults,
+        Err(error) => {
+            tracing::error!(error = %error, "faults asked for that do not exist");
+            Faults::default()
+        }
+    };
+    let store = ad.caches.operations.clone();
+    let (all, some) = (store.clone(), store.clone());
+    let wakes = ad.caches.notes.wakes(move |touched| woken(touched, &some), move || everything(&all));
+    // Those listed before we began to listen.
+    let listed = everything(&store);
+    let context = Context { driver: Driver::new(ad, managers, faults), failures: Mutex::default() };
+    Controller::for_stream(stream::pending(), store)
+        .reconcile_on(stream::iter(listed).chain(wakes))
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .graceful_shutdown_on(shutdown.cancelled_owned())
+        .run(reconcile, retry, Arc::new(context))
+        .for_each(|outcome| async move {
+            if let Err(error) = outcome {
+                tracing::debug!(error = %error, "operation");
+            }
+        })
+        .await;
+}
+
+fn everything(store: &Store<OpenBaoOperation>) -> Vec<ObjectRef<OpenBaoOperation>> {
+    store.state().iter().map(|op| ObjectRef::from_obj(op.as_ref())).collect()
+}
+
+/// The operations that a change concerns.
+fn woken(touched: &Touched, store: &Store<OpenBaoOperation>) -> Vec<ObjectRef<OpenBaoOperation>> {
+    match touched.kind {
+        KIND if touched.deleted => waiting(touched, store),
+        KIND => {
+            // Its own change; and its end, for those that wait for it.
+            let mut woken = vec![ObjectRef::new(&touched.name).within(&touched.namespace)];
+            let ended = store
+                .get(&ObjectRef::new(&touched.name).within(&touched.namespace))
+                .is_some_and(|op| op.status.as_ref().is_some_and(|status| status.phase.is_terminal()));
+            if ended {
+                woken.extend(waiting(touched, store));
+            }
+            woken
+        }
+        "OpenBaoCluster" => waiting(touched, store),
+        "Job" | "Pod" | "ConfigMap" => match &touched.operation {
+            Some(operation) => vec![ObjectRef::new(operation).within(&touched.namespace)],
+            // A server's pod: steps that wait for the cluster's members look again.
+            None if touched.kind == "Pod" => waiting(touched, store),
+            None => vec![],
+        },
+        _ => vec![],
+    }
+}
+
+/// The operations of the touched object's cluster that have not ended.
+fn waiting(touched: &Touched, store: &Store<OpenBaoOperation>) -> Vec<ObjectRef<OpenBaoOperation>> {
+    let Some(cluster) = &touched.cluster else { return vec![] };
+    let unfinished = store.state_filter(|op| {
+        op.spec.cluster == *cluster
+            && op.metadata.namespace.as_deref() == Some(&touched.namespace)
+            && (!op.status.as_ref().is_some_and(|status| status.phase.is_terminal()) || !op.finalizers().is_empty())
+    });
+    unfinished.iter().map(|op| ObjectRef::from_obj(op.as_ref())).collect()
+}
+
+async fn reconcile(op: Arc<OpenBaoOperation>, context: Arc<Context>) -> Result<Action, DriveError> {
+    let mut measured = metrics().reconciling(KIND);
+    let again = context.driver.reconcile(&op).await?;
+    context.failures.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&op.uid().unwrap_or_default());
+    match again {
+        Again::After(delay) => {
+            measured.ends(Outcome::Waiting);
+            Ok(Action::requeue(delay))
+        }
+        Again::OnChange => {
+            measured.ends(Outcome::Done);
+            Ok(Action::await_change())
+        }
+    }
+}
+
+/// An error backs off per object and by its class. A lost race is no news.
+fn retry(op: Arc<OpenBaoOperation>, error: &DriveError, context: Arc<Context>) -> Action {
+    let class = error.class();
+    let delay: Duration = context.failures.lock().unwrap_or_else(PoisonError::into_inner).failed(
+        op.uid().unwrap_or_default(),
+        class,
+        rand::random(),
+    );
+    match class {
+        ErrorClass::Conflict => {
+            tracing::debug!(error = %chain(error), "operation changed meanwhile");
+        }
+        _ => tracing::warn!(reason = error.name(), error = %chain(error), again = ?delay, "operation"),
+    }
+    Action::requeue(delay)
+}
+
+/// An error and what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

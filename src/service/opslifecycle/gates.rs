@@ -1,0 +1,180 @@
+//! The gates before an operation. Pure: facts in, a refusal that names the gate out.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::manager::Refusal;
+use crate::api::{
+    cluster::status::OperationLock,
+    duration,
+    operation::{Constraints, FailureActionKind, Gate, GateKind, GateScope},
+};
+
+/// What the gates need to know.
+#[derive(Clone, Debug, Default)]
+pub struct GateFacts {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The cluster says that it serves.
+    pub available: bool,
+    /// Why not, in its own words.
+    pub unavailable_because: String,
+    /// When the newest verified backup was taken.
+    pub last_backup: Option<DateTime<Utc>>,
+    /// The lock, if somebody else has it.
+    pub foreign_lock: Option<OperationLock>,
+}
+
+/// Whether everything holds that must hold before the operation starts.
+pub fn judge(constraints: &Constraints, facts: &GateFacts, now: DateTime<Utc>) -> Result<(), Refusal> {
+    for action in &constraints.on_failure {
+        if action.action != FailureActionKind::Compensate {
+            return Err(Refusal::constraint(
+                "NotSupported",
+                "onFailure: RestoreFrom is not supported yet; leave it out, and restore by an OpenBaoRestore if it comes to that",
+            ));
+        }
+    }
+    constraints.pre.iter().try_for_each(|gate| check(gate, facts, now))
+}
+
+fn check(gate: &Gate, facts: &GateFacts, now: DateTime<Utc>) -> Result<(), Refusal> {
+    let name = gate.kind.as_str();
+    if gate.scope == Some(GateScope::Indirect) {
+        return Err(Refusal::constraint("NotSupported", format!("gate {name}: scope indirect is not supported yet")));
+    }
+    if let Some(resource) =
+        gate.resource.as_ref().filter(|resource| !resource.is_empty() && **resource != facts.cluster)
+    {
+        return Err(Refusal::constraint(
+            "NotSupported",
+            format!("gate {name}: a gate about {resource} is not supported yet, only one about the cluster itself"),
+        ));
+    }
+    match gate.kind {
+        GateKind::Backup => backup(gate, facts, now),
+        GateKind::HealthCheck if facts.available => Ok(()),
+        GateKind::HealthCheck => Err(Refusal::constraint(
+            "HealthCheck",
+            format!("gate HealthCheck: cluster {} is not available: {}", facts.cluster, facts.unavailable_because),
+        )),
+        GateKind::ConcurrentLock => match &facts.foreign_lock {
+            None => Ok(()),
+            Some(lock) => Err(Refusal::constraint(
+                "ConcurrentLock",
+                format!(
+                    "gate ConcurrentLock: the lock is held by {} for {}: {}",
+                    lock.holder, lock.operation, lock.message
+                ),
+            )),
+        },
+        GateKind::Restore | GateKind::DryRunCheck => {
+            Err(Refusal::constraint("NotSupported", format!("gate {name} is not supported yet")))
+        }
+    }
+}
+
+fn backup(gate: &Gate, facts: &GateFacts, now: DateTime<Utc>) -> Result<(), Refusal> {
+    let refused = |message: String| Err(Refusal::constraint("Backup", format!("gate Backup: {message}")));
+    let age = match gate.params.get("maxAge") {
+        None => None,
+        Some(text) => match duration::parse(text).map(TimeDelta::from_std) {
+            Ok(Ok(age)) => Some((age, text)),
+            Ok(Err(_)) => return refused(format!("params.maxAge {text:?} is too long")),
+            Err(error) => return refused(format!("params.maxAge: {error}")),
+        },
+    };
+    match (facts.last_backup, age) {
+        (None, _) => refused(format!("there is no verified backup of cluster {}: take one first", facts.cluster)),
+        (Some(at), Some((age, text))) if now - at > age => {
+            refused(format!("the newest verified backup is from {at}, older than {text}: take one first"))
+        }
+        (Some(_), _) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{
+            cluster::status::{LockMode, LockOperation},
+            operation::FailureAction,
+        },
+        service::opslifecycle::manager::RefusalPhase,
+    };
+
+    fn at(hour: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + hour * 3600, 0).unwrap()
+    }
+
+    fn healthy() -> GateFacts {
+        GateFacts { cluster: "prod".into(), available: true, last_backup: Some(at(0)), ..GateFacts::default() }
+    }
+
+    fn gate(kind: GateKind) -> Gate {
+        Gate { kind, ..Gate::default() }
+    }
+
+    fn judged(gate: Gate, facts: &GateFacts, hour: i64) -> Result<(), Refusal> {
+        judge(&Constraints { pre: vec![gate], on_failure: vec![] }, facts, at(hour))
+    }
+
+    #[test]
+    fn no_gates_hold_always() {
+        assert_eq!(judge(&Constraints::default(), &GateFacts::default(), at(0)), Ok(()));
+    }
+
+    #[test]
+    fn a_backup_must_be_there_and_fresh_enough() {
+        let mut daily = gate(GateKind::Backup);
+        daily.params.insert("maxAge".into(), "24h".into());
+        assert_eq!(judged(daily.clone(), &healthy(), 24), Ok(()));
+        assert!(judged(daily.clone(), &healthy(), 25).unwrap_err().message.contains("older than 24h"));
+        assert!(judged(daily.clone(), &GateFacts { last_backup: None, ..healthy() }, 1).is_err());
+        assert_eq!(judged(gate(GateKind::Backup), &healthy(), 9999), Ok(()), "without maxAge any age will do");
+        daily.params.insert("maxAge".into(), "a day".into());
+        assert!(judged(daily, &healthy(), 1).unwrap_err().message.contains("maxAge"));
+    }
+
+    #[test]
+    fn an_unavailable_cluster_fails_the_health_check() {
+        assert_eq!(judged(gate(GateKind::HealthCheck), &healthy(), 0), Ok(()));
+        let sick = GateFacts { available: false, unavailable_because: "sealed".into(), ..healthy() };
+        let refusal = judged(gate(GateKind::HealthCheck), &sick, 0).unwrap_err();
+        assert_eq!((refusal.phase, refusal.reason), (RefusalPhase::ConstraintFailed, "HealthCheck"));
+        assert!(refusal.message.contains("sealed"));
+    }
+
+    #[test]
+    fn a_foreign_lock_fails_the_lock_gate_and_names_its_holder() {
+        assert_eq!(judged(gate(GateKind::ConcurrentLock), &healthy(), 0), Ok(()));
+        let lock = OperationLock {
+            operation: LockOperation::Restore,
+            holder: "openbaorestore/x".into(),
+            holder_uid: "u".into(),
+            operation_ref: None,
+            message: "restoring".into(),
+            mode: LockMode::Held,
+            fence: 1,
+            acquired_at: at(0),
+            renewed_at: at(0),
+        };
+        let held = GateFacts { foreign_lock: Some(lock), ..healthy() };
+        assert!(judged(gate(GateKind::ConcurrentLock), &held, 0).unwrap_err().message.contains("openbaorestore/x"));
+    }
+
+    #[test]
+    fn what_is_not_built_says_so() {
+        let mut far = gate(GateKind::HealthCheck);
+        far.scope = Some(GateScope::Indirect);
+        let mut other = gate(GateKind::HealthCheck);
+        other.resource = Some("transit".into());
+        for gate in [gate(GateKind::Restore), gate(GateKind::DryRunCheck), far, other] {
+            let refusal = judged(gate, &healthy(), 0).unwrap_err();
+            assert_eq!((refusal.phase, refusal.reason), (RefusalPhase::ConstraintFailed, "NotSupported"));
+        }
+        let on_failure = |action| Constraints { pre: vec![], on_failure: vec![FailureAction { action, from: None }] };
+        assert_eq!(judge(&on_failure(FailureActionKind::Compensate), &healthy(), at(0)), Ok(()));
+        assert!(judge(&on_failure(FailureActionKind::RestoreFrom), &healthy(), at(0)).is_err());
+    }
+}

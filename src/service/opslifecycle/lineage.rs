@@ -1,0 +1,179 @@
+//! Lineage: which operations one follows from, and what is refused about it. Pure.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+
+use super::manager::Refusal;
+use crate::api::operation::{OpenBaoOperation, OperationPhase};
+
+/// One operation as a node of the lineage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its cluster.
+    pub cluster: String,
+    /// Where it stands.
+    pub phase: OperationPhase,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// The operation it continues.
+    pub parent: Option<String>,
+    /// The operation it turns back.
+    pub rollback_of: Option<String>,
+}
+
+impl From<&OpenBaoOperation> for Node {
+    fn from(op: &OpenBaoOperation) -> Self {
+        let lineage = op.spec.lineage.clone().unwrap_or_default();
+        let status = op.status.clone().unwrap_or_default();
+        Self {
+            name: op.metadata.name.clone().unwrap_or_default(),
+            cluster: op.spec.cluster.clone(),
+            phase: status.phase,
+            ended_at: status.ended_at,
+            parent: lineage.parent_operation.or(status.parent_operation),
+            rollback_of: lineage.rollback_of,
+        }
+    }
+}
+
+/// The parent of `me` among `others` (all operations of the namespace but itself), or why its lineage is refused.
+pub fn judge(me: &Node, others: &[Node]) -> Result<Option<String>, Refusal> {
+    let refused = |message: String| Err(Refusal::failed("InvalidLineage", message));
+    let find = |name: &str| others.iter().find(|node| node.name == name);
+    for link in me.parent.iter().chain(&me.rollback_of) {
+        if *link == me.name {
+            return refused(format!("operation {link} refers to itself in lineage"));
+        }
+        if let Some(node) = find(link)
+            && node.cluster != me.cluster
+        {
+            return refused(format!("lineage names operation {link}, which is about cluster {}", node.cluster));
+        }
+    }
+    if let Some(target) = &me.rollback_of {
+        let Some(node) = find(target) else {
+            return refused(format!("lineage.rollbackOf names operation {target}, which does not exist"));
+        };
+        if !node.phase.is_terminal() {
+            return refused(format!("operation {target} has not ended: cancel it instead of rolling it back"));
+        }
+        if node.phase == OperationPhase::RolledBack {
+            return refused(format!("operation {target} was rolled back already"));
+        }
+        let rival = others.iter().find(|other| {
+            other.rollback_of.as_ref() == Some(target)
+                && (!other.phase.is_terminal() || other.phase == OperationPhase::Succeeded)
+        });
+        if let Some(rival) = rival {
+            return refused(format!("operation {} already rolls back {target}; that can be done once", rival.name));
+        }
+    }
+    if let Some(name) = circle(me, others) {
+        return refused(format!("lineage leads from {} through {name} back to itself", me.name));
+    }
+    let newest = || {
+        others
+            .iter()
+            .filter(|node| node.cluster == me.cluster && node.phase == OperationPhase::Succeeded)
+            .max_by_key(|node| (node.ended_at, node.name.clone()))
+            .map(|node| node.name.clone())
+    };
+    Ok(me.parent.clone().or_else(newest))
+}
+
+/// A node whose links lead back to `me`. Links into nothing end there: an old parent may be pruned.
+fn circle(me: &Node, others: &[Node]) -> Option<String> {
+    let mut ahead: Vec<&String> = me.parent.iter().chain(&me.rollback_of).collect();
+    let mut seen = BTreeSet::new();
+    while let Some(name) = ahead.pop() {
+        if !seen.insert(name) {
+            continue;
+        }
+        let Some(node) = others.iter().find(|node| node.name == *name) else { continue };
+        if node.parent.iter().chain(&node.rollback_of).any(|link| *link == me.name) {
+            return Some(node.name.clone());
+        }
+        ahead.extend(node.parent.iter().chain(&node.rollback_of));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, phase: OperationPhase, minute: i64) -> Node {
+        Node {
+            name: name.into(),
+            cluster: "prod".into(),
+            phase,
+            ended_at: DateTime::from_timestamp(minute * 60, 0),
+            ..Node::default()
+        }
+    }
+
+    fn me(parent: Option<&str>, rollback_of: Option<&str>) -> Node {
+        Node {
+            parent: parent.map(str::to_owned),
+            rollback_of: rollback_of.map(str::to_owned),
+            ..node("me", OperationPhase::Pending, 0)
+        }
+    }
+
+    fn refusal(me: &Node, others: &[Node]) -> String {
+        judge(me, others).unwrap_err().message
+    }
+
+    use OperationPhase::{Failed, RolledBack, Running, Succeeded};
+
+    #[test]
+    fn the_parent_is_the_newest_success_of_the_cluster_unless_named() {
+        let mut elsewhere = node("c", Succeeded, 9);
+        elsewhere.cluster = "other".into();
+        let others = [node("a", Succeeded, 1), node("b", Succeeded, 2), elsewhere, node("d", Failed, 8)];
+        assert_eq!(judge(&me(None, None), &others), Ok(Some("b".into())));
+        assert_eq!(judge(&me(Some("a"), None), &others), Ok(Some("a".into())));
+        assert_eq!(judge(&me(None, None), &[]), Ok(None));
+    }
+
+    #[test]
+    fn an_ordinary_parent_may_be_gone_but_what_is_rolled_back_must_exist() {
+        assert_eq!(judge(&me(Some("pruned"), None), &[]), Ok(Some("pruned".into())));
+        assert!(refusal(&me(None, Some("pruned")), &[]).contains("does not exist"));
+    }
+
+    #[test]
+    fn references_to_itself_to_other_clusters_and_in_circles_are_refused() {
+        assert!(refusal(&me(Some("me"), None), &[]).contains("itself"));
+        assert!(refusal(&me(None, Some("me")), &[]).contains("itself"));
+        let mut elsewhere = node("a", Succeeded, 1);
+        elsewhere.cluster = "other".into();
+        assert!(refusal(&me(Some("a"), None), std::slice::from_ref(&elsewhere)).contains("other"));
+        let mut a = node("a", Succeeded, 1);
+        a.parent = Some("b".into());
+        let mut b = node("b", Succeeded, 1);
+        b.parent = Some("me".into());
+        assert!(refusal(&me(Some("a"), None), &[a.clone(), b.clone()]).contains("back to itself"));
+        // A circle that does not contain it is somebody else's, and ends.
+        b.parent = Some("a".into());
+        assert!(judge(&me(Some("a"), None), &[a, b]).is_ok());
+    }
+
+    #[test]
+    fn an_operation_is_rolled_back_once_and_only_after_its_end() {
+        assert_eq!(judge(&me(None, Some("a")), &[node("a", Failed, 1)]), Ok(None));
+        assert!(refusal(&me(None, Some("a")), &[node("a", Running, 1)]).contains("has not ended"));
+        assert!(refusal(&me(None, Some("a")), &[node("a", RolledBack, 1)]).contains("already"));
+        for phase in [Running, Succeeded] {
+            let mut rival = node("b", phase, 2);
+            rival.rollback_of = Some("a".into());
+            assert!(refusal(&me(None, Some("a")), &[node("a", Succeeded, 1), rival]).contains("once"), "{phase:?}");
+        }
+        let mut failed = node("b", Failed, 2);
+        failed.rollback_of = Some("a".into());
+        assert!(judge(&me(None, Some("a")), &[node("a", Succeeded, 1), failed]).is_ok(), "a failed attempt counts not");
+    }
+}

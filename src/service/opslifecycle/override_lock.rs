@@ -1,0 +1,335 @@
+//! A lock in other hands: whether its holder is provably gone, and whether it may be taken by force.
+//!
+//! A lock is never released by time. The judgements here are pure ([`judge_orphan`], [`judge_override`]); around them is
+//! what it takes to learn the facts.
+
+use k8s_openapi::api::batch::v1::Job;
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+use thiserror::Error;
+
+use super::saga::{
+    machine::{Journal, Subject},
+    run::may_be_overridden,
+};
+use crate::{
+    adapter::{
+        Adapters,
+        caches::OPERATION_LABEL,
+        kubernetes::client::{RequestError, timed},
+        operationlock::{self, HeldError, LockError},
+    },
+    api::{
+        OpenBaoRestore,
+        cluster::{OpenBaoCluster, status::LockOperation},
+        operation::{OVERRIDDEN_BY_ANNOTATION, OpenBaoOperation},
+    },
+};
+
+/// What may be done about a lock in other hands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// Take it, if it is still this one.
+    Take {
+        /// The holder's UID.
+        uid: String,
+        /// The lock's fence.
+        fence: i64,
+    },
+    /// Wait; `why` is added to the message, and may be empty.
+    Wait {
+        /// What a person should know.
+        why: String,
+    },
+}
+
+/// What could be learnt about the holder of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HolderFacts {
+    /// What the lock is for.
+    pub operation: LockOperation,
+    /// The holder's object, by UID, or its operation exists.
+    pub exists: bool,
+    /// Jobs of its operation that exist.
+    pub jobs: usize,
+    /// Whether a step that must not happen twice was committed; `None` if that cannot be known any more.
+    pub committed: Option<bool>,
+}
+
+/// Why a lock could not be judged.
+#[derive(Debug, Error)]
+pub enum OverrideError {
+    /// The holder could not be looked up.
+    #[error("failed to look up {what} that holds the lock")]
+    Look {
+        /// What was looked up.
+        what: String,
+        /// What happened.
+        source: RequestError,
+    },
+    /// The holder could not be told to stop.
+    #[error("failed to tell operation {name} to stop")]
+    Tell {
+        /// The operation.
+        name: String,
+        /// What happened.
+        source: RequestError,
+    },
+}
+
+/// Whether the lock's holder is gone for sure. Says nothing about a holder that exists.
+pub fn judge_orphan(facts: HolderFacts, held: &HeldError) -> Permission {
+    let wait = |why: String| Permission::Wait { why };
+    if facts.exists {
+        return wait(String::new());
+    }
+    if facts.jobs > 0 {
+        return wait(format!("its object is gone, but {} of its Jobs still exist: delete them", facts.jobs));
+    }
+    match facts.committed {
+        Some(false) => Permission::Take { uid: held.holder_uid.clone(), fence: held.fence },
+        Some(true) | None => wait(format!(
+            "its object is gone, and what it did to the cluster cannot be known: check the cluster, then put \
+             {{action: Release, holderUID: {}, fence: {}}} into spec.requests of the cluster",
+            held.holder_uid, held.fence
+        )),
+    }
+}
+
+/// Whether a forced operation may take the lock from `foreign`. Never from a restore, never past a point of no return.
+pub fn judge_override(held: &HeldError, foreign: Option<&Journal>) -> Override {
+    if held.operation == LockOperation::Restore {
+        return Override::Refused("another restore's lock is never overridden".into());
+    }
+    match foreign {
+        None => Override::Take,
+        Some(journal) if journal.status.phase.is_terminal() => Override::Take,
+        Some(journal) if may_be_overridden(journal) => Override::StopFirst,
+        Some(journal) => Override::Refused(format!(
+            "operation {} is past its point of no return: its lock cannot be overridden",
+            journal.subject.operation
+        )),
+    }
+}
+
+/// The verdict about an override.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Override {
+    /// The holder has stopped: take the lock.
+    Take,
+    /// The holder has to stop first.
+    StopFirst,
+    /// No.
+    Refused(String),
+}
+
+/// Whether `held` may be taken because its holder is gone.
+pub async fn orphaned(ad: &Adapters, cluster: &OpenBaoCluster, held: &HeldError) -> Result<Permission, OverrideError> {
+    Ok(judge_orphan(learn(ad, cluster, held).await?, held))
+}
+
+/// Whether the forced operation `op` may take the lock now. Tells its holder to stop if that comes first.
+pub async fn may_take(
+    ad: &Adapters,
+    op: &OpenBaoOperation,
+    cluster: &OpenBaoCluster,
+    held: &HeldError,
+) -> Result<Permission, OverrideError> {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let foreign = match &held.operation_ref {
+        Some(name) => operation(ad, &namespace, name).await?,
+        None => None,
+    };
+    let journal = foreign.as_ref().map(|foreign| Journal {
+        status: foreign.status.clone().unwrap_or_default(),
+        subject: Subject { operation: foreign.name_any(), kind: foreign.spec.operation, ..Subject::default() },
+    });
+    let facts = learn(ad, cluster, held).await?;
+    match judge_override(held, journal.as_ref()) {
+        Override::Refused(why) => Ok(Permission::Wait { why }),
+        Override::Take if facts.jobs > 0 => {
+            Ok(Permission::Wait { why: format!("{} of its Jobs have to end first", facts.jobs) })
+        }
+        Override::Take => Ok(Permission::Take { uid: held.holder_uid.clone(), fence: held.fence }),
+        Override::StopFirst => {
+            let by = format!("{}/{}", op.name_any(), op.uid().unwrap_or_default());
+            if let Some(foreign) = foreign
+                && foreign.annotations().get(OVERRIDDEN_BY_ANNOTATION) != Some(&by)
+            {
+                let api: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), &namespace);
+                let patch = json!({"metadata": {"uid": foreign.uid(), "annotations": {OVERRIDDEN_BY_ANNOTATION: by}}});
+                timed(api.patch_metadata(&foreign.name_any(), &PatchParams::default(), &Patch::Merge(&patch)))
+                    .await
+                    .map_err(|source| OverrideError::Tell { name: foreign.name_any(), source })?;
+            }
+            Ok(Permission::Wait { why: "it was told to stop, since this operation takes over by force".into() })
+        }
+    }
+}
+
+async fn operation(ad: &Adapters, namespace: &str, name: &str) -> Result<Option<OpenBaoOperation>, OverrideError> {
+    let api: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), namespace);
+    timed(api.get_opt(name)).await.map_err(|source| OverrideError::Look { what: format!("operation {name}"), source })
+}
+
+/// Finds out about the holder. Starts from the watches; "gone" is believed only from the API server.
+async fn learn(ad: &Adapters, cluster: &OpenBaoCluster, held: &HeldError) -> Result<HolderFacts, OverrideError> {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let never_commits = held.operation == LockOperation::Backup;
+    let mut facts =
+        HolderFacts { operation: held.operation, exists: true, jobs: 0, committed: never_commits.then_some(false) };
+    let known = ad.caches.operations_of(&namespace, &cluster.name_any());
+    let live = |op: &OpenBaoOperation| !op.status.as_ref().is_some_and(|status| status.phase.is_terminal());
+    if known.iter().any(|op| op.uid().as_deref() == Some(&held.holder_uid) && live(op)) {
+        return Ok(facts);
+    }
+    let found = match &held.operation_ref {
+        Some(name) => operation(ad, &namespace, name).await?,
+        None => None,
+    };
+    // The operation does the work, also where a restore's UID is the identity.
+    let is_its_work = |op: &OpenBaoOperation| {
+        let planned = op.status.as_ref().and_then(|status| status.plan.as_ref()?.lock.as_ref());
+        op.uid().as_deref() == Some(&held.holder_uid) || planned.is_some_and(|lock| lock.holder_uid == held.holder_uid)
+    };
+    let mut exists = found.as_ref().is_some_and(is_its_work);
+    if !exists && let Some(name) = held.holder.strip_prefix("openbaorestore/") {
+        let restores: Api<OpenBaoRestore> = Api::namespaced(ad.client.clone(), &namespace);
+        let restore = timed(restores.get_opt(name))
+            .await
+            .map_err(|source| OverrideError::Look { what: format!("restore {name}"), source })?;
+        exists = restore.is_some_and(|restore| restore.uid().as_deref() == Some(&held.holder_uid));
+    }
+    facts.exists = exists;
+    if let Some(name) = &held.operation_ref {
+        let jobs: Api<Job> = Api::namespaced(ad.client.clone(), &namespace);
+        let selector = ListParams::default().labels(&format!("{OPERATION_LABEL}={name}"));
+        facts.jobs = timed(jobs.list_metadata(&selector))
+            .await
+            .map_err(|source| OverrideError::Look { what: format!("the Jobs of operation {name}"), source })?
+            .items
+            .len();
+    }
+    Ok(facts)
+}
+
+/// What became of a `Release` in a cluster's `spec.requests`: the message for its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// The lock is free.
+    Applied(String),
+    /// There was no such lock.
+    Superseded(String),
+    /// It was not released.
+    Refused(String),
+}
+
+/// Why a request to release a lock could not be judged.
+#[derive(Debug, Error)]
+pub enum ReleaseError {
+    /// The holder could not be looked up.
+    #[error(transparent)]
+    Look(#[from] OverrideError),
+    /// The lock could not be written.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+}
+
+/// Carries out a person's `Release` of the lock with this holder UID and fence. Only for a lock whose object is gone: as
+/// long as it exists, its own requests are the way.
+pub async fn release_on_request(
+    ad: &Adapters,
+    cluster: &OpenBaoCluster,
+    holder_uid: &str,
+    fence: i64,
+) -> Result<Released, ReleaseError> {
+    let Some(lock) = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref()) else {
+        return Ok(Released::Superseded("the lock is free".into()));
+    };
+    if lock.holder_uid != holder_uid || lock.fence != fence {
+        return Ok(Released::Refused(format!(
+            "the lock is held by {} with holderUID {} and fence {}, which the request does not name",
+            lock.holder, lock.holder_uid, lock.fence
+        )));
+    }
+    let held = HeldError::from(lock);
+    let facts = learn(ad, cluster, &held).await?;
+    if facts.exists {
+        return Ok(Released::Refused(format!(
+            "{} still exists: say Cancel or Abandon in the requests of operation {}",
+            lock.holder,
+            lock.operation_ref.as_deref().unwrap_or("-")
+        )));
+    }
+    if facts.jobs > 0 {
+        return Ok(Released::Refused(format!("{} Jobs of its operation still exist: delete them first", facts.jobs)));
+    }
+    operationlock::of(&ad.client, cluster)?.clear(holder_uid, fence).await?;
+    Ok(Released::Applied(format!("the lock of {} (fence {fence}) was released", lock.holder)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::operation::{OpenBaoOperationStatus, OperationKind, OperationPhase};
+
+    fn held(operation: LockOperation) -> HeldError {
+        HeldError {
+            operation,
+            holder: "openbaocluster/upgrade".into(),
+            holder_uid: "u1".into(),
+            operation_ref: Some("op".into()),
+            message: String::new(),
+            fence: 4,
+        }
+    }
+
+    fn gone(committed: Option<bool>) -> HolderFacts {
+        HolderFacts { operation: LockOperation::Upgrade, exists: false, jobs: 0, committed }
+    }
+
+    #[test]
+    fn an_orphan_needs_all_three_proofs() {
+        let held = held(LockOperation::Upgrade);
+        let take = Permission::Take { uid: "u1".into(), fence: 4 };
+        let judge = |facts| judge_orphan(facts, &held);
+        assert_eq!(judge(gone(Some(false))), take);
+        assert_ne!(judge(HolderFacts { exists: true, ..gone(Some(false)) }), take);
+        assert_ne!(judge(HolderFacts { jobs: 1, ..gone(Some(false)) }), take);
+        assert_ne!(judge(gone(Some(true))), take);
+        assert_ne!(judge(gone(None)), take);
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_judged_names_the_way_out() {
+        let Permission::Wait { why } = judge_orphan(gone(None), &held(LockOperation::Restore)) else { panic!("taken") };
+        assert!(why.contains("Release") && why.contains("u1") && why.contains('4'), "{why}");
+    }
+
+    fn journal(change: impl FnOnce(&mut OpenBaoOperationStatus)) -> Journal {
+        let mut status = OpenBaoOperationStatus { phase: OperationPhase::Running, ..OpenBaoOperationStatus::default() };
+        change(&mut status);
+        Journal { status, subject: Subject { kind: OperationKind::Upgrade, ..Subject::default() } }
+    }
+
+    #[test]
+    fn force_never_takes_a_restores_lock_and_never_one_past_its_point_of_no_return() {
+        let running = journal(|_| ());
+        assert!(matches!(judge_override(&held(LockOperation::Restore), Some(&running)), Override::Refused(_)));
+        assert!(matches!(judge_override(&held(LockOperation::Restore), None), Override::Refused(_)));
+        let past = journal(|status| status.point_of_no_return_at = Some(chrono::Utc::now()));
+        assert!(matches!(judge_override(&held(LockOperation::Upgrade), Some(&past)), Override::Refused(_)));
+    }
+
+    #[test]
+    fn a_running_holder_is_stopped_first_and_an_ended_or_vanished_one_is_replaced() {
+        let held = held(LockOperation::Backup);
+        assert_eq!(judge_override(&held, Some(&journal(|_| ()))), Override::StopFirst);
+        let ended = journal(|status| status.phase = OperationPhase::Failed);
+        assert_eq!(judge_override(&held, Some(&ended)), Override::Take);
+        assert_eq!(judge_override(&held, None), Override::Take);
+    }
+}

@@ -1,0 +1,146 @@
+//! Old operation records go. Which ones is decided by the function that also decides about backups.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Preconditions},
+};
+
+use super::retention::{Item, Policy, Verdict, judge};
+use crate::{
+    adapter::{Adapters, kubernetes::client::timed, kubernetes::time::from_kube},
+    api::operation::{OpenBaoOperation, OperationKind, OperationPhase, PINNED_ANNOTATION},
+};
+
+/// No more than this many records are removed at a time; the next operation that ends goes on.
+const MOST_AT_ONCE: usize = 20;
+
+/// A verdict on each record of one cluster.
+pub fn decide(records: &[&OpenBaoOperation], now: DateTime<Utc>) -> Vec<Verdict> {
+    let mut newest: BTreeMap<OperationKind, (Option<DateTime<Utc>>, String)> = BTreeMap::new();
+    for record in records {
+        let Some(status) = record.status.as_ref().filter(|status| status.phase == OperationPhase::Succeeded) else {
+            continue;
+        };
+        let this = (status.ended_at, record.name_any());
+        let best = newest.entry(record.spec.operation).or_insert_with(|| this.clone());
+        if this > *best {
+            *best = this;
+        }
+    }
+    let items: Vec<Item> = records
+        .iter()
+        .map(|record| {
+            let status = record.status.clone().unwrap_or_default();
+            let name = record.name_any();
+            let mut protected = vec![];
+            if !status.phase.is_terminal() || !record.finalizers().is_empty() {
+                protected.push("not over".to_owned());
+            }
+            if newest.values().any(|(_, newest)| *newest == name) {
+                protected.push(format!("newest successful {}", record.spec.operation.as_str()));
+            }
+            if record.annotations().get(PINNED_ANNOTATION).is_some_and(|value| value != "false") {
+                protected.push("pinned".to_owned());
+            }
+            // A record that was turned back, or may be, is what the later one refers to.
+            let turned_back = records.iter().any(|other| {
+                other.spec.lineage.as_ref().and_then(|lineage| lineage.rollback_of.as_ref()) == Some(&name)
+            });
+            if turned_back {
+                protected.push("named by rollbackOf".to_owned());
+            }
+            let live_child = records.iter().any(|other| {
+                other.owner_references().iter().any(|owner| Some(&owner.uid) == record.uid().as_ref())
+                    && !other.status.as_ref().is_some_and(|status| status.phase.is_terminal())
+            });
+            if live_child {
+                protected.push("a child has not ended".to_owned());
+            }
+            let created = record.metadata.creation_timestamp.as_ref().map_or(now, from_kube);
+            Item { id: name, at: status.ended_at.unwrap_or(created), protected, counts: true }
+        })
+        .collect();
+    judge(&items, &Policy::RECORDS, now)
+}
+
+/// Removes what need not be kept of the records of the cluster that `ended` is about. News, not work: what fails is
+/// logged and left for the next time.
+pub async fn records(ad: &Adapters, ended: &OpenBaoOperation, now: DateTime<Utc>) {
+    let namespace = ended.namespace().unwrap_or_default();
+    let known = ad.caches.operations_of(&namespace, &ended.spec.cluster);
+    let known: Vec<&OpenBaoOperation> = known.iter().map(|record| &**record).collect();
+    let api: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), &namespace);
+    for verdict in decide(&known, now).into_iter().filter(|verdict| !verdict.keep).take(MOST_AT_ONCE) {
+        let Some(record) = known.iter().find(|record| record.name_any() == verdict.id) else { continue };
+        let only_this = DeleteParams {
+            preconditions: Some(Preconditions { uid: record.uid(), resource_version: record.resource_version() }),
+            ..DeleteParams::default()
+        };
+        match timed(api.delete(&verdict.id, &only_this)).await {
+            Ok(_) => tracing::info!(
+                record = %verdict.id,
+                cluster = %ended.spec.cluster,
+                reason = %verdict.reasons.join(", "),
+                "removed an operation record"
+            ),
+            Err(error) if error.is_not_found() || error.is_conflict() => {}
+            Err(error) => tracing::warn!(record = %verdict.id, error = %error, "failed to remove an operation record"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::operation::{Lineage, OpenBaoOperationSpec, OpenBaoOperationStatus};
+
+    fn record(name: &str, minutes_ago: i64, phase: OperationPhase) -> OpenBaoOperation {
+        let spec =
+            OpenBaoOperationSpec { cluster: "prod".into(), operation: OperationKind::Backup, ..Default::default() };
+        let mut record = OpenBaoOperation::new(name, spec);
+        record.metadata.uid = Some(format!("uid-{name}"));
+        record.status = Some(OpenBaoOperationStatus {
+            phase,
+            ended_at: Some(now() - chrono::TimeDelta::minutes(minutes_ago)),
+            ..Default::default()
+        });
+        record
+    }
+
+    fn now() -> DateTime<Utc> {
+        "2026-11-21T12:00:00Z".parse().unwrap()
+    }
+
+    fn kept(records: &[OpenBaoOperation]) -> Vec<String> {
+        let records: Vec<&OpenBaoOperation> = records.iter().collect();
+        decide(&records, now()).into_iter().filter(|verdict| verdict.keep).map(|verdict| verdict.id).collect()
+    }
+
+    #[test]
+    fn fifty_records_stay_and_what_must_never_go() {
+        let mut records: Vec<_> = (1..=60).map(|n| record(&format!("r{n:02}"), n, OperationPhase::Failed)).collect();
+        records[55].status.as_mut().unwrap().phase = OperationPhase::Succeeded;
+        records[56].status.as_mut().unwrap().phase = OperationPhase::Running;
+        records[57].metadata.annotations = Some([(PINNED_ANNOTATION.to_owned(), "yes".to_owned())].into());
+        records[0].spec.lineage = Some(Lineage { rollback_of: Some("r59".into()), ..Lineage::default() });
+        let kept = kept(&records);
+        for name in ["r01", "r50", "r56", "r57", "r58", "r59"] {
+            assert!(kept.contains(&name.to_owned()), "{name}");
+        }
+        for name in ["r51", "r55"] {
+            assert!(!kept.contains(&name.to_owned()), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_parent_stays_as_long_as_a_child_of_it_runs() {
+        let mut records: Vec<_> = (1..=60).map(|n| record(&format!("r{n:02}"), n, OperationPhase::Failed)).collect();
+        let mut child = record("child", 0, OperationPhase::Running);
+        child.metadata.owner_references = Some(vec![kube::Resource::controller_owner_ref(&records[58], &()).unwrap()]);
+        records.push(child);
+        assert!(kept(&records).contains(&"r59".to_owned()));
+    }
+}

@@ -1,0 +1,229 @@
+//! The table itself: which event is legal in which state, and what bounds the journal.
+
+use super::*;
+use crate::api::{
+    common::{RequestAction, RequestOutcome},
+    operation::StepSpec,
+};
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000, 0).unwrap()
+}
+
+/// Two steps, the second of which undoes the first.
+fn journal() -> Journal {
+    let step = |name: &str, compensate: Option<&str>| StepSpec {
+        name: name.into(),
+        action: "x".into(),
+        compensate: compensate.map(str::to_owned),
+        ..StepSpec::default()
+    };
+    let plan = Plan { steps: vec![step("a", Some("u")), step("u", None)], ..Plan::default() };
+    let mut journal = Journal::default();
+    journal.apply(&Event::Frozen { plan, inputs: BTreeMap::new(), hash: "h".into() }, now()).unwrap();
+    journal
+}
+
+fn in_state(state: StepState) -> Journal {
+    let mut journal = journal();
+    journal.status.steps[0].state = state;
+    journal.status.steps[0].receipt = Some(Receipt::default());
+    journal.status.phase = OperationPhase::Running;
+    if matches!(state, StepState::Compensating) {
+        journal.status.steps[1].state = StepState::Running;
+    }
+    journal
+}
+
+fn unwinding(state: StepState) -> Journal {
+    let mut journal = in_state(state);
+    journal.status.direction = Direction::Unwinding;
+    journal.status.phase = OperationPhase::Recovering;
+    journal.status.ending = Some(OperationPhase::RolledBack);
+    journal
+}
+
+#[test]
+fn each_step_event_is_legal_in_its_own_states_and_leads_where_its_row_says() {
+    use StepState::*;
+    let soon = Some(now());
+    let text = String::new;
+    let rows: Vec<(Event, fn(StepState) -> Journal, Vec<(StepState, StepState)>)> = vec![
+        (Event::StepDone { step: 0, output: BTreeMap::new() }, in_state, vec![(Running, Completed)]),
+        (
+            Event::StepFailed { step: 0, reason: text(), message: text(), retry_at: soon },
+            in_state,
+            vec![(Running, Pending)],
+        ),
+        (
+            Event::StepFailed { step: 0, reason: text(), message: text(), retry_at: None },
+            in_state,
+            vec![(Running, Failed)],
+        ),
+        (Event::StepNotApplied { step: 0, message: text(), retry_at: soon }, in_state, vec![(Running, Pending)]),
+        (Event::StepNotApplied { step: 0, message: text(), retry_at: None }, in_state, vec![(Running, Failed)]),
+        (Event::StepUnknown { step: 0, message: text() }, in_state, vec![(Running, Running)]),
+        (Event::StepSkipped { step: 0, by: text(), why: text() }, in_state, vec![(Pending, Skipped)]),
+        (Event::UndoDone { step: 0, undo: 1, output: BTreeMap::new() }, unwinding, vec![(Compensating, Compensated)]),
+        (
+            Event::UndoFailed { step: 0, undo: 1, message: text(), retry_at: soon },
+            unwinding,
+            vec![(Compensating, Compensating)],
+        ),
+        (
+            Event::UndoFailed { step: 0, undo: 1, message: text(), retry_at: None },
+            unwinding,
+            vec![(Compensating, CompensationFailed)],
+        ),
+        (Event::UndoStarted { step: 0, undo: 1 }, unwinding, vec![(Completed, Compensating)]),
+        (Event::ClockWentBack { step: 0 }, in_state, vec![(Running, Running)]),
+    ];
+    for (event, at, legal) in rows {
+        for state in [Pending, Running, Completed, Failed, Skipped, Compensating, Compensated, CompensationFailed] {
+            let mut journal = at(state);
+            let before = journal.clone();
+            let applied = journal.apply(&event, now());
+            match legal.iter().find(|(from, _)| *from == state) {
+                Some((_, to)) => {
+                    assert_eq!(applied, Ok(()), "{event:?} in {state:?}");
+                    assert_eq!(journal.status.steps[0].state, *to, "{event:?} in {state:?}");
+                }
+                None => {
+                    assert!(applied.is_err(), "{event:?} in {state:?}");
+                    assert_eq!(journal, before, "a refused event changes nothing");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_step_starts_only_forward_only_once_and_never_over_a_receipt() {
+    let start = Event::StepStarted { step: 0, receipt: None };
+    let mut fresh = journal();
+    fresh.apply(&start, now()).unwrap();
+    assert_eq!((fresh.status.phase, fresh.status.steps[0].attempt), (OperationPhase::Running, 1));
+    assert!(fresh.apply(&start, now()).is_err(), "it is running");
+    assert!(in_state(StepState::Pending).apply(&start, now()).is_err(), "a receipt stands");
+    let mut back = unwinding(StepState::Pending);
+    back.status.steps[0].receipt = None;
+    assert!(back.apply(&start, now()).is_err(), "the way leads back");
+}
+
+#[test]
+fn the_way_back_never_turns_and_is_closed_past_the_point_of_no_return() {
+    let back = |ending| Event::Unwind { ending, reason: "r".into(), message: "m".into() };
+    let mut journal = in_state(StepState::Completed);
+    assert!(journal.apply(&back(OperationPhase::Succeeded), now()).is_err());
+    journal.apply(&back(OperationPhase::RolledBack), now()).unwrap();
+    assert_eq!((journal.status.phase, journal.status.direction), (OperationPhase::Recovering, Direction::Unwinding));
+    assert!(journal.apply(&back(OperationPhase::Cancelled), now()).is_err(), "once");
+    let mut past = in_state(StepState::Completed);
+    past.status.point_of_no_return_at = Some(now());
+    assert!(past.apply(&back(OperationPhase::Cancelled), now()).is_err());
+}
+
+#[test]
+fn nothing_but_requests_and_the_lock_moves_what_has_ended() {
+    for phase in [
+        OperationPhase::ConstraintFailed,
+        OperationPhase::Succeeded,
+        OperationPhase::Failed,
+        OperationPhase::RolledBack,
+        OperationPhase::Cancelled,
+    ] {
+        let mut journal = in_state(StepState::Running);
+        journal.status.phase = phase;
+        for event in [
+            Event::StepDone { step: 0, output: BTreeMap::new() },
+            Event::Ended,
+            Event::Resumed { by: "x".into() },
+            Event::Unwind { ending: OperationPhase::Cancelled, reason: "r".into(), message: "m".into() },
+            Event::Ending { phase: OperationPhase::Failed, reason: "r".into(), message: "m".into() },
+            Event::NeedsPerson { reason: "r", message: "m".into() },
+        ] {
+            assert!(journal.apply(&event, now()).is_err(), "{event:?} in {phase:?}");
+        }
+    }
+}
+
+#[test]
+fn a_retry_of_the_saga_resets_failed_steps_and_no_others() {
+    let mut journal = in_state(StepState::Failed);
+    journal.status.phase = OperationPhase::Failed;
+    journal.status.steps[1].state = StepState::Completed;
+    journal.apply(&Event::Reopened { by: "ops".into() }, now()).unwrap();
+    assert_eq!(journal.status.steps[0].state, StepState::Pending);
+    assert_eq!(journal.status.steps[1].state, StepState::Completed);
+    assert_eq!((journal.status.phase, journal.status.retry_count), (OperationPhase::Running, Some(1)));
+    let mut undone = in_state(StepState::Failed);
+    undone.status.phase = OperationPhase::Failed;
+    undone.status.direction = Direction::Unwinding;
+    assert!(undone.apply(&Event::Reopened { by: "ops".into() }, now()).is_err(), "what was undone stays undone");
+}
+
+#[test]
+fn only_an_unknown_outcome_is_resumed_and_its_deadline_starts_anew() {
+    let mut journal = in_state(StepState::Running);
+    let resume = Event::Resumed { by: "ops".into() };
+    assert!(journal.apply(&resume, now()).is_err());
+    journal.apply(&Event::StepUnknown { step: 0, message: "m".into() }, now()).unwrap();
+    assert_eq!(journal.status.phase, OperationPhase::Unknown);
+    let later = now() + chrono::TimeDelta::hours(5);
+    journal.apply(&resume, later).unwrap();
+    assert_eq!((journal.status.phase, journal.status.steps[0].started_at), (OperationPhase::Running, Some(later)));
+    assert!(journal.status.steps[0].receipt.is_some(), "and it is still not run again");
+}
+
+#[test]
+fn a_history_of_any_length_keeps_its_beginning_its_end_and_its_numbers() {
+    let mut journal = journal();
+    journal.status.history = (1..=10_000).map(|seq| HistoryEntry { seq, ..HistoryEntry::default() }).collect();
+    journal.apply(&Event::StepStarted { step: 0, receipt: None }, now()).unwrap();
+    let history = &journal.status.history;
+    assert_eq!(history.len(), HISTORY_KEPT);
+    assert_eq!((history[0].seq, history[HISTORY_HEAD - 1].seq), (1, i64::try_from(HISTORY_HEAD).unwrap()));
+    assert!(history.last().unwrap().seq > 10_000);
+}
+
+#[test]
+fn outputs_and_errors_are_bounded() {
+    let mut journal = in_state(StepState::Running);
+    let output = (0..100).map(|n| (format!("k{n:03}"), "é".repeat(5_000))).collect();
+    journal.apply(&Event::StepDone { step: 0, output }, now()).unwrap();
+    let output = &journal.status.steps[0].output;
+    assert_eq!(output.len(), OUTPUT_KEYS);
+    assert!(output.values().all(|value| value.len() <= OUTPUT_BYTES));
+}
+
+#[test]
+fn a_handled_request_is_not_forgotten_while_it_stands_in_the_spec() {
+    let mut journal = journal();
+    let present: Vec<String> = (0..64).map(|n| format!("n{n}")).collect();
+    let mut handle = |nonce: String, present: &[String]| {
+        let request = HandledRequest {
+            nonce,
+            action: RequestAction::Cancel,
+            outcome: RequestOutcome::Refused,
+            message: String::new(),
+            at: None,
+        };
+        let event = Event::RequestHandled { request, by: "x".into(), present: present.to_vec() };
+        journal.apply(&event, now()).unwrap();
+        journal.status.handled_requests.len()
+    };
+    for nonce in &present {
+        handle(nonce.clone(), &present);
+    }
+    assert_eq!(handle("last".into(), &present), 65, "all 64 still stand in the spec");
+    assert_eq!(handle("later".into(), &[]), HANDLED_REQUESTS_KEPT);
+}
+
+#[test]
+fn artifacts_are_picked_from_outputs_whichever_step_knows_them() {
+    let mut journal = in_state(StepState::Running);
+    let output = BTreeMap::from([("key".to_owned(), "p/x.snap".to_owned()), ("sizeBytes".to_owned(), "7".to_owned())]);
+    journal.apply(&Event::StepDone { step: 0, output }, now()).unwrap();
+    let artifacts = journal.status.artifacts.unwrap();
+    assert_eq!((artifacts.key.as_deref(), artifacts.size_bytes), (Some("p/x.snap"), Some(7)));
+}

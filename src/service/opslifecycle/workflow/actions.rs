@@ -1,0 +1,150 @@
+//! `Wait`, `HTTPGet` and `Annotate`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::TimeDelta;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+
+use super::super::manager::{StepCall, StepOutcome};
+use crate::{
+    adapter::kubernetes::client::timed,
+    api::{cluster::OpenBaoCluster, duration},
+};
+
+/// Up to this much is waited for inside one call, so that short waits are exact.
+const INLINE: Duration = Duration::from_secs(5);
+/// How long one request may take.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Annotations of workflows live under this prefix and nowhere else: others mean something to us.
+const ANNOTATION_PREFIX: &str = "workflow.openbao.org/";
+
+type Config = BTreeMap<String, String>;
+
+fn required<'a>(config: &'a Config, key: &str) -> Result<&'a str, String> {
+    config
+        .get(key)
+        .map(String::as_str)
+        .filter(|value| !value.is_empty())
+        .ok_or_else(|| format!("config.{key} is missing"))
+}
+
+pub(super) fn wait_config(config: &Config) -> Result<Duration, String> {
+    duration::parse(required(config, "duration")?).map_err(|error| format!("config.duration: {error}"))
+}
+
+pub(super) async fn wait(call: StepCall<'_>) -> StepOutcome {
+    let duration = match wait_config(&call.step.config) {
+        Ok(duration) => duration,
+        Err(problem) => return StepOutcome::fatal("InvalidPlan", problem),
+    };
+    let until = call.state.started_at.unwrap_or(call.now) + TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
+    let left = (until - call.now).to_std().unwrap_or_default();
+    if left <= INLINE {
+        tokio::time::sleep(left).await;
+        return StepOutcome::done();
+    }
+    StepOutcome::in_progress(format!("waiting until {until}"))
+}
+
+/// The path, and the answers that are fine.
+pub(super) fn http_config(config: &Config) -> Result<(String, Vec<u16>), String> {
+    let path = required(config, "path")?;
+    let plain = path.starts_with('/') && !path.starts_with("//") && path.bytes().all(|byte| byte.is_ascii_graphic());
+    if !plain || path.contains(['@', '\\', '#']) {
+        return Err("config.path must be a path of the cluster's own service, such as /v1/sys/health".into());
+    }
+    let status = config.get("status").map_or("200", String::as_str);
+    let codes: Result<Vec<u16>, _> = status.split(',').map(|code| code.trim().parse::<u16>()).collect();
+    let codes = codes.map_err(|_| format!("config.status {status:?} is no list of HTTP codes such as 200,429"))?;
+    Ok((path.to_owned(), codes))
+}
+
+pub(super) async fn http_get(call: StepCall<'_>) -> StepOutcome {
+    let (path, codes) = match http_config(&call.step.config) {
+        Ok(config) => config,
+        Err(problem) => return StepOutcome::fatal("InvalidPlan", problem),
+    };
+    let Some(cluster) = call.cluster else {
+        return StepOutcome::fatal("ClusterGone", "the cluster does not exist any more");
+    };
+    match get(call, cluster, &path).await {
+        Ok(code) if codes.contains(&code) => StepOutcome::done_with([("status", code.to_string())]),
+        Ok(code) => StepOutcome::retryable("UnexpectedAnswer", format!("{path} answered {code}, not one of {codes:?}")),
+        Err(problem) => StepOutcome::retryable("NoAnswer", problem),
+    }
+}
+
+/// Asks the cluster's public service over its own certificate authority. The name is built here, never taken from a step.
+async fn get(call: StepCall<'_>, cluster: &OpenBaoCluster, path: &str) -> Result<u16, String> {
+    let (name, namespace) = (cluster.name_any(), cluster.namespace().unwrap_or_default());
+    let maps: Api<ConfigMap> = Api::namespaced(call.ad.client.clone(), &namespace);
+    let map = timed(maps.get_opt(&format!("{name}-ca")))
+        .await
+        .map_err(|error| format!("failed to read ConfigMap {name}-ca: {error}"))?;
+    let bundle = map.and_then(|map| map.data?.remove("ca.crt")).unwrap_or_default();
+    let scheme = if cluster.spec.tls.enabled { "https" } else { "http" };
+    let certificates = reqwest::Certificate::from_pem_bundle(bundle.as_bytes())
+        .map_err(|error| format!("ConfigMap {name}-ca holds no certificates: {error}"))?;
+    let client = reqwest::Client::builder()
+        .tls_certs_only(certificates)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(HTTP_TIMEOUT)
+        .pool_max_idle_per_host(0)
+        .build()
+        .map_err(|error| format!("no HTTP client: {error}"))?;
+    let url = format!("{scheme}://{name}-public.{namespace}.svc:8200{path}");
+    let answer = client.get(&url).send().await.map_err(|error| format!("{url}: {}", chain(&error)))?;
+    Ok(answer.status().as_u16())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// The key, and the value that it gets; none takes it away.
+pub(super) fn annotate_config(config: &Config) -> Result<(String, Option<String>), String> {
+    let key = required(config, "key")?;
+    let name = key.strip_prefix(ANNOTATION_PREFIX).unwrap_or_default();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let edges = |c: char| c.is_ascii_alphanumeric();
+    if name.is_empty()
+        || name.len() > 63
+        || !name.chars().all(plain)
+        || !name.starts_with(edges)
+        || !name.ends_with(edges)
+    {
+        return Err(format!("config.key must be {ANNOTATION_PREFIX} and a name of letters, digits and dashes"));
+    }
+    Ok((key.to_owned(), config.get("value").filter(|value| !value.is_empty()).cloned()))
+}
+
+pub(super) async fn annotate(call: StepCall<'_>) -> StepOutcome {
+    let (key, value) = match annotate_config(&call.step.config) {
+        Ok(config) => config,
+        Err(problem) => return StepOutcome::fatal("InvalidPlan", problem),
+    };
+    let Some(cluster) = call.cluster else {
+        return StepOutcome::fatal("ClusterGone", "the cluster does not exist any more");
+    };
+    let namespace = cluster.namespace().unwrap_or_default();
+    let clusters: Api<OpenBaoCluster> = Api::namespaced(call.ad.client.clone(), &namespace);
+    let patch = json!({"metadata": {"uid": cluster.uid(), "annotations": {key: value}}});
+    match timed(clusters.patch_metadata(&cluster.name_any(), &PatchParams::default(), &Patch::Merge(&patch))).await {
+        Ok(_) => StepOutcome::done(),
+        Err(error) => {
+            StepOutcome::retryable("Annotate", format!("failed to annotate cluster {}: {error}", cluster.name_any()))
+        }
+    }
+}
