@@ -1,8 +1,8 @@
 //! What the operator remembers about a cluster between two looks. All of it may be lost: it saves requests, it decides nothing
 //! that must not happen twice.
 
-use super::{apply::Settled, config::initialize::Identity, keys::Remembered};
-use crate::adapter::openbao::Token;
+use super::{apply::Settled, config::initialize::Identity, keys::Remembered, observe::Member};
+use crate::adapter::openbao::{RaftConfiguration, Token};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
@@ -43,8 +43,26 @@ pub struct Notes {
     pub tls: Remembered,
     /// A user's seal Secret.
     pub seal: Remembered,
+    /// A size that the storage class refused, and its words.
+    pub refused_size: Option<(String, String)>,
     /// Failed reconciles in a row.
     pub failures: u32,
+}
+
+impl Notes {
+    /// Remembers what raft said about these members.
+    pub fn learn(&mut self, members: &[Member], leader: &Member, raft: RaftConfiguration) {
+        let voters = raft.servers.into_iter().filter(|server| server.voter).map(|server| server.node_id);
+        self.voters = Some((constellation(members, leader), voters.collect()));
+    }
+}
+
+/// Tells this constellation of members from any other.
+pub fn constellation(members: &[Member], leader: &Member) -> Constellation {
+    let serving = members.iter().filter(|member| member.serves());
+    serving
+        .map(|member| format!("{}/{}{}", member.name, member.uid, if member.name == leader.name { "*" } else { "" }))
+        .collect()
 }
 
 /// Who is there and who leads: when it changes, voters may have changed.

@@ -108,7 +108,8 @@ pub async fn members(ad: &Adapters, cluster: &OpenBaoCluster) -> Vec<Member> {
     let pods = (0..MAX_MEMBERS)
         .filter_map(|n| ad.caches.pods.get(&ObjectRef::new(&names::pod(&name, n)).within(&namespace)))
         .filter_map(|pod| known(&pod, cluster, ca.as_deref()));
-    let starting = cluster.status.as_ref().and_then(|status| status.initialized) != Some(true);
+    let starting = cluster.spec.self_init.as_ref().is_some_and(|init| init.enabled)
+        && cluster.status.as_ref().and_then(|status| status.initialized) != Some(true);
     let now = Utc::now();
     let mut members: Vec<Member> = stream::iter(pods.collect::<Vec<_>>())
         .map(|member| async move { if is_worth_asking(&member, starting, now) { ask(member).await } else { member } })

@@ -7,12 +7,13 @@ use super::{
     config::initialize,
     deletion,
     facts::{Facts, MAX_MEMBERS},
-    identity, keys, labels,
+    identity, init, keys, labels, maintain,
     memory::{Memory, Notes},
     names,
     observe::{self, Member},
     planes::{self, Planes},
     status::{self, Observed, TlsState, Trouble, reasons},
+    upkeep,
     validate::{self, Invalid, ValidatedCluster},
     version, voters,
 };
@@ -82,6 +83,12 @@ pub enum Error {
         #[source]
         source: RequestError,
     },
+    /// Restarts, members, volumes.
+    #[error(transparent)]
+    Maintain(#[from] maintain::Error),
+    /// The first initialisation through the API.
+    #[error(transparent)]
+    Init(#[from] init::Error),
     /// A manager's plane.
     #[error(transparent)]
     Planes(#[from] planes::Error),
@@ -101,6 +108,8 @@ impl Error {
             Self::LetGo { .. } => "LetGo",
             Self::Status { .. } => "Status",
             Self::Planes(_) => "Planes",
+            Self::Maintain(_) => "Maintenance",
+            Self::Init(_) => "Initialize",
             Self::Deletion(_) => "Deletion",
         }
     }
@@ -171,6 +180,7 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
             Err(error) => (Acted::default(), Some(error)),
         },
         Ok(_) => {
+            maintain::release(ad, cluster).await?;
             let paused = Trouble::new(reason::PAUSED, "spec.paused is true: nothing is changed");
             (Acted { progress: Some(paused), ..Acted::default() }, None)
         }
@@ -235,32 +245,75 @@ async fn act(
     if !may_start && facts.stateful_set.is_none() {
         return Ok(acted);
     }
-    let wanted = statefulset::build(
-        spec,
-        &statefulset::Inputs {
-            replicas: spec.replicas,
-            version: running.version,
-            image: running.image,
-            certificate_hash: certificates.hash.or_else(|| template_annotation(facts, statefulset::CERTIFICATE_HASH)),
-            bootstrapping: stage == Stage::Bootstrapping,
-            claim_templates: facts
-                .stateful_set
-                .as_ref()
-                .and_then(|set| set.spec.as_ref()?.volume_claim_templates.clone())
-                .map(stripped),
-        },
-    );
-    applier.ensure(facts.stateful_set.as_deref(), wanted).await?;
-
+    let mut inputs = statefulset::Inputs {
+        replicas: spec.replicas,
+        version: running.version,
+        image: running.image,
+        certificate_hash: certificates.hash.or_else(|| template_annotation(facts, statefulset::CERTIFICATE_HASH)),
+        bootstrapping: stage == Stage::Bootstrapping,
+        claim_templates: facts
+            .stateful_set
+            .as_ref()
+            .and_then(|set| set.spec.as_ref()?.volume_claim_templates.clone())
+            .map(stripped),
+    };
+    let live = facts.stateful_set.as_deref();
     match stage {
-        Stage::Bootstrapped => tidy(&applier, facts).await?,
         Stage::Bootstrapping => {
-            let lost = start(ad, memory, &applier, spec, facts, members).await?;
-            acted.troubles.extend(lost);
+            let wanted = statefulset::build(spec, &inputs);
+            replace_stuck(&applier, facts, members, &wanted).await?;
+            applier.ensure(live, wanted).await?;
+            let trouble = match start(ad, memory, &applier, spec, facts, members).await? {
+                None if !spec.self_init => init::run(ad, &applier, spec, facts, members).await?,
+                trouble => trouble,
+            };
+            acted.troubles.extend(trouble);
             acted.progress = Some(Trouble::new(reasons::BOOTSTRAPPING, "the members start for the first time"));
+        }
+        Stage::Bootstrapped => {
+            let busy = at_work(&status, &acted.planes);
+            let wanted = statefulset::build(spec, &inputs);
+            let outcome = maintain::run(ad, notes, cluster, spec, facts, members, &wanted, busy).await?;
+            inputs.replicas = outcome.replicas;
+            applier.ensure(live, statefulset::build(spec, &inputs)).await?;
+            acted.progress = outcome.progress;
+            acted.last_restart_at = spec.spec.maintenance.restart_at.clone().filter(|_| outcome.settled);
+            maintain::sweep(ad, spec, facts).await?;
+            acted.troubles.extend(maintain::grow_volumes(ad, notes, spec, facts).await?);
+            acted.troubles.extend(init::lost(&applier, spec, facts, &status).await?);
+            tidy(&applier, facts).await?;
         }
     }
     Ok(acted)
+}
+
+/// Who else works on the pods, in words.
+fn at_work(status: &OpenBaoClusterStatus, planes: &Planes) -> Option<String> {
+    let lock = status.operation_lock.as_ref().filter(|lock| lock.holder != maintain::HOLDER);
+    if let Some(lock) = lock {
+        return Some(format!("{} by {}", lock.operation, lock.holder));
+    }
+    if planes.upgrade_runs {
+        return Some("an upgrade".to_owned());
+    }
+    planes.pending_restore.as_ref().map(|name| format!("restore {name}"))
+}
+
+/// During the first start a pod with old settings that never came up is in nobody's way: a corrected spec replaces it.
+async fn replace_stuck(
+    applier: &Applier,
+    facts: &Facts,
+    members: &[Member],
+    wanted: &k8s_openapi::api::apps::v1::StatefulSet,
+) -> Result<(), Error> {
+    let Some(template) = wanted.spec.as_ref().map(|spec| &spec.template) else { return Ok(()) };
+    for member in members.iter().filter(|member| !member.serves() && !member.ready && !member.terminating) {
+        let Some(pod) = facts.pods.get(&member.ordinal) else { continue };
+        if upkeep::difference(pod, template).is_some() {
+            delete::<Pod>(&applier.client, &applier.namespace, &member.name, &member.uid).await?;
+        }
+    }
+    Ok(())
 }
 
 fn template_annotation(facts: &Facts, key: &str) -> Option<String> {

@@ -4,7 +4,7 @@
 //! changed, and then until all of them vote.
 
 use super::{
-    memory::{Constellation, Notes},
+    memory::{Notes, constellation},
     observe::{self, Member},
     validate::ValidatedCluster,
 };
@@ -56,10 +56,7 @@ pub async fn refresh(
             notes.access = Some(Ok(()));
             let Some(Ok(client)) = leader.client() else { return };
             match client.raft_configuration(&token).await {
-                Ok(raft) => {
-                    let voters = raft.servers.into_iter().filter(|server| server.voter).map(|server| server.node_id);
-                    notes.voters = Some((constellation, voters.collect()));
-                }
+                Ok(raft) => notes.learn(members, leader, raft),
                 Err(error) => {
                     notes.token = None;
                     tracing::debug!(error = %error, "raft's configuration is not known");
@@ -77,7 +74,7 @@ pub async fn refresh(
 }
 
 /// The operator's token, from memory while it is young.
-async fn token(
+pub async fn token(
     ad: &Adapters,
     notes: &mut Notes,
     cluster: &OpenBaoCluster,
@@ -91,11 +88,4 @@ async fn token(
     let token = observe::operator_token(ad, cluster, leader).await?;
     notes.token = Some((Instant::now(), token.clone()));
     Ok(token)
-}
-
-fn constellation(members: &[Member], leader: &Member) -> Constellation {
-    let serving = members.iter().filter(|member| member.serves());
-    serving
-        .map(|member| format!("{}/{}{}", member.name, member.uid, if member.name == leader.name { "*" } else { "" }))
-        .collect()
 }

@@ -1,0 +1,305 @@
+//! Day two, done: carries out the one step that [`super::upkeep`] decided, under the cluster's operation lock.
+
+use super::{
+    facts::Facts,
+    memory::Notes,
+    names,
+    observe::{self, Member},
+    status::{Trouble, reasons},
+    upkeep::{Situation, Step, decide},
+    validate::ValidatedCluster,
+    voters,
+};
+use crate::{
+    adapter::{
+        Adapters,
+        kubernetes::{
+            apply::{ApplyError, delete},
+            client::{RequestError, timed},
+        },
+        operationlock::{self, Claim, Force, LockError, is_lock_held},
+    },
+    api::{LockMode, LockOperation, OpenBaoCluster, conditions::reason},
+};
+use chrono::Utc;
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{PersistentVolumeClaim, Pod},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+
+/// Holder of the lock for upkeep.
+pub const HOLDER: &str = "openbaocluster/maintenance";
+/// Annotation of a claim whose member was removed from raft: its data never rejoins and must go before it is used again.
+pub const REMOVED: &str = "openbao.org/removed-from-raft";
+
+/// Why a step failed. It is decided again at the next look.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The lock could not be asked for, or given back.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A pod or claim could not be deleted.
+    #[error(transparent)]
+    Delete(#[from] ApplyError),
+    /// A claim could not be marked, or grown.
+    #[error("failed to change volume claim {claim}")]
+    Claim {
+        /// The claim.
+        claim: String,
+        /// The refusal.
+        #[source]
+        source: RequestError,
+    },
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// For the condition `Progressing`.
+    pub progress: Option<Trouble>,
+    /// How many members the StatefulSet is to have now.
+    pub replicas: u32,
+    /// Everything the spec asks for is carried out.
+    pub settled: bool,
+}
+
+#[allow(clippy::too_many_arguments)] // what is known, what is wanted, and who else is at work
+/// Takes one step. `busy` names who else is at work on the pods.
+pub async fn run(
+    ad: &Adapters,
+    notes: &mut Notes,
+    cluster: &OpenBaoCluster,
+    spec: &ValidatedCluster,
+    facts: &Facts,
+    members: &[Member],
+    wanted: &StatefulSet,
+    busy: Option<String>,
+) -> Result<Outcome, Error> {
+    let current = replicas_of(facts).unwrap_or(spec.replicas);
+    let voters = notes.voters.as_ref().map(|(_, voters)| voters.clone());
+    let template = wanted.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
+    let step = decide(&Situation {
+        facts,
+        members,
+        voters: voters.as_ref(),
+        template: &template,
+        wanted: spec.replicas,
+        current,
+    });
+    let stay = |progress: Option<Trouble>| Outcome { progress, replicas: current, settled: false };
+    if step == Step::Nothing {
+        release(ad, cluster).await?;
+        return Ok(Outcome { progress: None, replicas: current, settled: true });
+    }
+    if let Some(busy) = busy {
+        return Ok(stay(Some(Trouble::new(reason::WAITING, format!("{}: waits for {busy}", words(&step))))));
+    }
+    match &step {
+        Step::Nothing => Ok(stay(None)),
+        Step::Wait(why) => Ok(stay(Some(Trouble::new(reason::WAITING, why.clone())))),
+        Step::Grow => {
+            forget_removed(ad, spec, facts, current).await?;
+            let progress = Trouble::new(reasons::SCALING, words(&step));
+            Ok(Outcome { progress: Some(progress), replicas: spec.replicas, settled: false })
+        }
+        Step::Restart { pod, uid, .. } => {
+            if let Some(held) = acquire(ad, cluster, &words(&step)).await? {
+                return Ok(stay(Some(held)));
+            }
+            if ad.leadership.still_leader() {
+                tracing::info!(pod, "{}", words(&step));
+                delete::<Pod>(&ad.client, &spec.namespace, pod, uid).await?;
+            }
+            Ok(stay(Some(Trouble::new(reasons::RESTARTING, words(&step)))))
+        }
+        Step::Shrink { pod, leads, removed } => {
+            if let Some(held) = acquire(ad, cluster, &words(&step)).await? {
+                return Ok(stay(Some(held)));
+            }
+            let mut outcome = stay(Some(Trouble::new(reasons::SCALING, words(&step))));
+            if *removed {
+                mark_removed(ad, spec, pod).await?;
+                outcome.replicas = current.saturating_sub(1);
+            } else if let Err(why) = take_out(ad, notes, cluster, members, pod, *leads).await {
+                outcome.progress = Some(Trouble::new(reasons::SCALING, format!("{}: {why}", words(&step))));
+            }
+            Ok(outcome)
+        }
+    }
+}
+
+fn words(step: &Step) -> String {
+    match step {
+        Step::Nothing => "nothing to do".to_owned(),
+        Step::Wait(why) => why.clone(),
+        Step::Grow => "new members join".to_owned(),
+        Step::Restart { pod, why, .. } => format!("{pod} restarts because {why}"),
+        Step::Shrink { pod, leads: true, .. } => format!("{pod} steps down, to leave"),
+        Step::Shrink { pod, .. } => format!("{pod} leaves"),
+    }
+}
+
+/// What the live StatefulSet says.
+pub fn replicas_of(facts: &Facts) -> Option<u32> {
+    let replicas = facts.stateful_set.as_ref()?.spec.as_ref()?.replicas?;
+    u32::try_from(replicas).ok()
+}
+
+fn claim(cluster: &OpenBaoCluster, message: &str) -> Claim {
+    Claim {
+        operation: LockOperation::Maintenance,
+        holder: HOLDER.to_owned(),
+        holder_uid: cluster.uid().unwrap_or_default(),
+        operation_ref: None,
+        message: message.to_owned(),
+        mode: LockMode::Held,
+    }
+}
+
+fn is_ours(cluster: &OpenBaoCluster) -> bool {
+    let lock = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref());
+    lock.is_some_and(|lock| claim(cluster, "").owns(lock))
+}
+
+/// `Some`: it is another's, in words.
+async fn acquire(ad: &Adapters, cluster: &OpenBaoCluster, message: &str) -> Result<Option<Trouble>, Error> {
+    if is_ours(cluster) {
+        return Ok(None);
+    }
+    match operationlock::of(&ad.client, cluster)?.acquire(&claim(cluster, message), Force::Never, Utc::now()).await {
+        Ok(_) => Ok(None),
+        Err(error) if is_lock_held(&error) => {
+            Ok(Some(Trouble::new(reason::WAITING, format!("{message}: waits, {}", super::reconcile::chain(&error)))))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives the lock back if upkeep holds it.
+pub async fn release(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<(), Error> {
+    if is_ours(cluster) {
+        operationlock::of(&ad.client, cluster)?.release(&claim(cluster, ""), None).await?;
+    }
+    Ok(())
+}
+
+/// Step-down or remove-peer, whichever comes first. Both are asked of the leader itself.
+async fn take_out(
+    ad: &Adapters,
+    notes: &mut Notes,
+    cluster: &OpenBaoCluster,
+    members: &[Member],
+    pod: &str,
+    leads: bool,
+) -> Result<(), String> {
+    let text = |error: &dyn std::error::Error| super::reconcile::chain(error);
+    let Some(leader) = observe::leader(members) else { return Err("no member leads".to_owned()) };
+    let token = voters::token(ad, notes, cluster, leader).await.map_err(|error| text(&error))?;
+    let client = match leader.client() {
+        Some(client) => client.map_err(|error| text(&error))?,
+        None => return Err("the leader cannot be dialled yet".to_owned()),
+    };
+    if !ad.leadership.still_leader() {
+        return Err("this operator no longer leads".to_owned());
+    }
+    if leads {
+        return client.step_down(&token).await.map_err(|error| text(&error));
+    }
+    client.remove_peer(&token, pod).await.map_err(|error| text(&error))?;
+    let raft = client.raft_configuration(&token).await.map_err(|error| text(&error))?;
+    notes.learn(members, leader, raft);
+    Ok(())
+}
+
+/// Remembers on the claim that its data is out of raft for good.
+async fn mark_removed(ad: &Adapters, spec: &ValidatedCluster, pod: &str) -> Result<(), Error> {
+    let Some(ordinal) = names::ordinal_of(&spec.name, pod) else { return Ok(()) };
+    let claim = names::data_claim(&spec.name, ordinal);
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(ad.client.clone(), &spec.namespace);
+    let patch = json!({"metadata": {"annotations": {(REMOVED): "true"}}});
+    match timed(api.patch(&claim, &PatchParams::default(), &Patch::Merge(&patch))).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(source) => Err(Error::Claim { claim, source }),
+    }
+}
+
+/// Deletes claims of members that left raft, before a new member would start on their data and never join.
+async fn forget_removed(ad: &Adapters, spec: &ValidatedCluster, facts: &Facts, from: u32) -> Result<(), Error> {
+    for (ordinal, claim) in &facts.claims {
+        if *ordinal >= from && claim.annotations().contains_key(REMOVED) && claim.metadata.deletion_timestamp.is_none()
+        {
+            let uid = claim.uid().unwrap_or_default();
+            delete::<PersistentVolumeClaim>(&ad.client, &spec.namespace, &claim.name_any(), &uid).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the claims of members that are gone, where the policy gives volumes up.
+pub async fn sweep(ad: &Adapters, spec: &ValidatedCluster, facts: &Facts) -> Result<(), Error> {
+    if spec.spec.deletion_policy == crate::api::DeletionPolicy::Retain {
+        return Ok(());
+    }
+    for (ordinal, claim) in &facts.claims {
+        let gone = !facts.pods.contains_key(ordinal) && *ordinal >= spec.replicas;
+        if gone && claim.annotations().contains_key(REMOVED) && claim.metadata.deletion_timestamp.is_none() {
+            let uid = claim.uid().unwrap_or_default();
+            delete::<PersistentVolumeClaim>(&ad.client, &spec.namespace, &claim.name_any(), &uid).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Grows claims to the size of the spec. Shrinking is refused, and a class that cannot grow is named.
+pub async fn grow_volumes(
+    ad: &Adapters,
+    notes: &mut Notes,
+    spec: &ValidatedCluster,
+    facts: &Facts,
+) -> Result<Option<Trouble>, Error> {
+    let wanted = &spec.spec.storage.size;
+    let Some(size) = super::validate::bytes(wanted) else { return Ok(None) };
+    for claim in facts.claims.values().filter(|claim| claim.metadata.deletion_timestamp.is_none()) {
+        let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
+        let Some(text) = requests.and_then(|requests| requests.get("storage")).map(|quantity| quantity.0.clone())
+        else {
+            continue;
+        };
+        let Some(found) = super::validate::bytes(&text) else { continue };
+        if found > size {
+            return Ok(Some(Trouble::new(
+                reason::STORAGE_SHRINK_NOT_SUPPORTED,
+                format!(
+                    "spec.storage.size {wanted} is less than the {text} of {}: volumes cannot shrink, set it back",
+                    claim.name_any()
+                ),
+            )));
+        }
+        if found == size || notes.refused_size.as_ref().is_some_and(|(refused, _)| refused == wanted) {
+            continue;
+        }
+        let name = claim.name_any();
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(ad.client.clone(), &spec.namespace);
+        let patch = json!({"spec": {"resources": {"requests": {"storage": wanted}}}});
+        match timed(api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
+            Ok(_) => tracing::info!(claim = name, size = wanted, "asked for a larger volume"),
+            Err(error) if error.is_forbidden() || error.is_invalid() => {
+                notes.refused_size = Some((wanted.clone(), super::reconcile::chain(&error)));
+            }
+            Err(error) if error.is_not_found() => {}
+            Err(source) => return Err(Error::Claim { claim: name, source }),
+        }
+    }
+    Ok(notes.refused_size.as_ref().filter(|(refused, _)| refused == wanted).map(|(_, why)| {
+        Trouble::new(
+            reason::STORAGE_RESIZE_NOT_SUPPORTED,
+            format!("volumes cannot grow to {wanted}: {why}. Choose a storage class that allows expansion for a new cluster, or set spec.storage.size back"),
+        )
+    }))
+}

@@ -1,0 +1,256 @@
+//! Day two, decided: which pod is restarted next, and who joins or leaves. Pure.
+//!
+//! One disruption at a time, and only while everybody else serves. A restart is due where a pod was started with other
+//! settings, another certificate or another image of the same version than the template says. Changing versions is not
+//! upkeep: that is the upgrade manager's.
+
+use super::{
+    build::statefulset::{CERTIFICATE_HASH, CONFIG_HASH, CONTAINER},
+    facts::Facts,
+    observe::{self, Member},
+};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use kube::ResourceExt;
+use std::collections::BTreeSet;
+
+/// What upkeep looks at.
+#[derive(Debug)]
+pub struct Situation<'a> {
+    /// What the watches know.
+    pub facts: &'a Facts,
+    /// The servers' own words.
+    pub members: &'a [Member],
+    /// Raft's voters, if they are known.
+    pub voters: Option<&'a BTreeSet<String>>,
+    /// The template that pods should have been made from.
+    pub template: &'a PodTemplateSpec,
+    /// Members the spec asks for.
+    pub wanted: u32,
+    /// Members the StatefulSet has.
+    pub current: u32,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Everything is as it should be.
+    Nothing,
+    /// Something is due and must wait.
+    Wait(String),
+    /// Replace this pod; it returns with the same volume.
+    Restart {
+        /// The pod.
+        pod: String,
+        /// Guards the deletion.
+        uid: String,
+        /// In words.
+        why: String,
+    },
+    /// Let the StatefulSet have more members at once: they only join.
+    Grow,
+    /// Take the last member out: step-down if it leads, remove it from raft, then one replica less.
+    Shrink {
+        /// The member that goes.
+        pod: String,
+        /// It leads and must step down first.
+        leads: bool,
+        /// Raft does not know it any more: the StatefulSet may drop it.
+        removed: bool,
+    },
+}
+
+/// Decides. Growing comes before restarts, restarts before shrinking: each leaves more healthy members to the next.
+pub fn decide(seen: &Situation<'_>) -> Step {
+    let stale: Vec<(&Member, &Pod, String)> = seen
+        .members
+        .iter()
+        .filter(|member| member.ordinal < seen.current)
+        .filter_map(|member| {
+            let pod = seen.facts.pods.get(&member.ordinal)?;
+            Some((member, pod.as_ref(), difference(pod, seen.template)?))
+        })
+        .collect();
+    // Whoever does not serve loses nothing by a restart, and a bad setting may be why.
+    if let Some((member, _, why)) = stale.iter().find(|(member, ..)| !member.serves() && !member.terminating) {
+        return Step::Restart { pod: member.name.clone(), uid: member.uid.clone(), why: why.clone() };
+    }
+    if seen.wanted > seen.current {
+        return Step::Grow;
+    }
+    if stale.is_empty() && seen.wanted == seen.current {
+        return Step::Nothing;
+    }
+    if let Some(why) = unsettled(seen) {
+        return Step::Wait(why);
+    }
+    let Some(leader) = observe::leader(seen.members) else {
+        return Step::Wait("no member leads".to_owned());
+    };
+    // The leader last: each change of leadership is felt by clients, so there is one.
+    let next = stale.iter().max_by_key(|(member, ..)| (member.name != leader.name, member.ordinal));
+    if let Some((member, _, why)) = next {
+        return Step::Restart { pod: member.name.clone(), uid: member.uid.clone(), why: why.clone() };
+    }
+    shrink(seen, leader)
+}
+
+fn shrink(seen: &Situation<'_>, leader: &Member) -> Step {
+    // Not the last pod there is: one that was let go a moment ago may still be terminating.
+    let last = seen.current.saturating_sub(1);
+    let pod = format!("{}-{last}", leader.name.rsplit_once('-').map_or("", |(cluster, _)| cluster));
+    let Some(voters) = seen.voters else {
+        return Step::Wait(
+            "raft's members are not known, because the operator cannot log in: a member that is not removed from raft first \
+             would count as lost for ever"
+                .to_owned(),
+        );
+    };
+    Step::Shrink { leads: last == leader.ordinal, removed: !voters.contains(&pod), pod }
+}
+
+/// Why nothing may be disrupted now.
+fn unsettled(seen: &Situation<'_>) -> Option<String> {
+    let serves =
+        |member: &&Member| member.ordinal < seen.current && member.serves() && member.ready && !member.terminating;
+    let serving = seen.members.iter().filter(serves).count();
+    let current = usize::try_from(seen.current).unwrap_or(usize::MAX);
+    // A member that was already taken out of raft may say what it likes.
+    let leaving =
+        usize::from(seen.wanted < seen.current && seen.voters.is_some_and(|voters| voters.len() + 1 == current));
+    if serving + leaving < current {
+        return Some(format!("{serving} of {current} members serve; the next one waits for all"));
+    }
+    let voting = seen.voters.is_none_or(|voters| voters.len() + leaving >= current);
+    (!voting).then(|| "not all members vote yet; the next one waits for them".to_owned())
+}
+
+/// How a pod differs from the template in what needs a restart; `None` if it does not.
+pub fn difference(pod: &Pod, template: &PodTemplateSpec) -> Option<String> {
+    let wanted = template.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
+    let differs = |key: &str| wanted.and_then(|all| all.get(key)) != pod.annotations().get(key);
+    if differs(CONFIG_HASH) {
+        return Some("the settings changed".to_owned());
+    }
+    if differs(CERTIFICATE_HASH) {
+        return Some("the serving certificate changed".to_owned());
+    }
+    let image = |containers: &[k8s_openapi::api::core::v1::Container]| {
+        containers.iter().find(|container| container.name == CONTAINER).and_then(|container| container.image.clone())
+    };
+    let wanted = template.spec.as_ref().and_then(|spec| image(&spec.containers));
+    let found = pod.spec.as_ref().and_then(|spec| image(&spec.containers));
+    (wanted != found).then(|| "the image changed".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        adapter::openbao::HealthState::{self, Active, Sealed, Standby},
+        service::cluster::{build::statefulset, names, observe::tests::member, validate::tests::valid},
+    };
+    use std::sync::Arc;
+
+    fn template() -> PodTemplateSpec {
+        statefulset::build(&valid(|_| {}), &statefulset::tests::inputs()).spec.unwrap().template
+    }
+
+    fn facts(stale: &[u32], count: u32) -> Facts {
+        let pods = (0..count).map(|ordinal| {
+            let template = template();
+            let mut pod = Pod { metadata: template.metadata.unwrap(), spec: template.spec, ..Pod::default() };
+            pod.metadata.name = Some(names::pod("kelp", ordinal));
+            if stale.contains(&ordinal) {
+                pod.annotations_mut().insert(CONFIG_HASH.into(), "old".into());
+            }
+            (ordinal, Arc::new(pod))
+        });
+        Facts { pods: pods.collect(), ..Facts::default() }
+    }
+
+    fn members(states: &[HealthState], leader: u32) -> Vec<Member> {
+        (0..).zip(states).map(|(ordinal, state)| member(ordinal, *state, Some(leader))).collect()
+    }
+
+    fn voters(count: u32) -> BTreeSet<String> {
+        (0..count).map(|ordinal| names::pod("kelp", ordinal)).collect()
+    }
+
+    fn next(facts: &Facts, members: &[Member], voters: Option<&BTreeSet<String>>, wanted: u32, current: u32) -> Step {
+        decide(&Situation { facts, members, voters, template: &template(), wanted, current })
+    }
+
+    fn restarted(step: Step) -> String {
+        match step {
+            Step::Restart { pod, .. } => pod,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn standbys_are_restarted_from_the_last_one_down_and_the_leader_at_the_end() {
+        let members = members(&[Standby, Standby, Active], 2);
+        let all = voters(3);
+        for (stale, expected) in [(&[0, 1, 2][..], "kelp-1"), (&[0, 2], "kelp-0"), (&[2], "kelp-2")] {
+            assert_eq!(restarted(next(&facts(stale, 3), &members, Some(&all), 3, 3)), expected);
+        }
+        assert_eq!(next(&facts(&[], 3), &members, Some(&all), 3, 3), Step::Nothing);
+    }
+
+    #[test]
+    fn nobody_is_restarted_while_another_does_not_serve_or_vote() {
+        let one_sealed = members(&[Active, Standby, Sealed], 0);
+        assert!(matches!(next(&facts(&[1], 3), &one_sealed, Some(&voters(3)), 3, 3), Step::Wait(_)));
+        let all_serve = members(&[Active, Standby, Standby], 0);
+        assert!(matches!(next(&facts(&[1], 3), &all_serve, Some(&voters(2)), 3, 3), Step::Wait(_)));
+        let mut unready = members(&[Active, Standby, Standby], 0);
+        unready[2].ready = false;
+        assert!(matches!(next(&facts(&[1], 3), &unready, Some(&voters(3)), 3, 3), Step::Wait(_)));
+    }
+
+    #[test]
+    fn a_stale_pod_that_does_not_serve_is_restarted_first_whatever_the_others_do() {
+        let broken = members(&[Active, Sealed, Sealed], 0);
+        assert_eq!(restarted(next(&facts(&[0, 2], 3), &broken, None, 3, 3)), "kelp-2");
+    }
+
+    #[test]
+    fn a_member_leaves_after_it_left_raft_and_steps_down_before() {
+        let all = voters(5);
+        let leading = members(&[Standby, Standby, Standby, Standby, Active], 4);
+        let shrink = |leads, removed| Step::Shrink { pod: "kelp-4".into(), leads, removed };
+        assert_eq!(next(&facts(&[], 5), &leading, Some(&all), 3, 5), shrink(true, false));
+        let following = members(&[Active, Standby, Standby, Standby, Standby], 0);
+        assert_eq!(next(&facts(&[], 5), &following, Some(&all), 3, 5), shrink(false, false));
+        assert_eq!(next(&facts(&[], 5), &following, Some(&voters(4)), 3, 5), shrink(false, true));
+    }
+
+    #[test]
+    fn a_member_that_is_still_terminating_is_not_taken_out_twice() {
+        let mut five = members(&[Active, Standby, Standby, Standby, Standby], 0);
+        five[4].terminating = true;
+        let step = next(&facts(&[], 5), &five, Some(&voters(4)), 3, 4);
+        assert_eq!(step, Step::Shrink { pod: "kelp-3".into(), leads: false, removed: false });
+    }
+
+    #[test]
+    fn nobody_leaves_while_raft_cannot_be_asked() {
+        let members = members(&[Active, Standby, Standby], 0);
+        assert!(matches!(next(&facts(&[], 3), &members, None, 1, 3), Step::Wait(_)));
+    }
+
+    #[test]
+    fn growing_waits_for_nobody() {
+        let members = members(&[Active], 0);
+        assert_eq!(next(&facts(&[0], 1), &members, None, 3, 1), Step::Grow);
+    }
+
+    #[test]
+    fn another_version_of_the_operator_restarts_nothing() {
+        // Everything but the three things that are compared may differ.
+        let mut pod = facts(&[], 1).pods[&0].as_ref().clone();
+        pod.spec.as_mut().unwrap().termination_grace_period_seconds = Some(99);
+        pod.labels_mut().insert("new".into(), "label".into());
+        assert_eq!(difference(&pod, &template()), None);
+    }
+}
