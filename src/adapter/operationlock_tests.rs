@@ -191,7 +191,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2_000, ..ProptestConfig::default() })]
 
     /// However stale the copies are that decisions rest on: the fence only grows, a lock is put in only over none, over
     /// one's own or by force, and a release takes away nothing but the very lock that was judged.

@@ -116,7 +116,7 @@ fn any_policy() -> impl Strategy<Value = Policy> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::default())]
 
     /// Every item gets a verdict with a reason, nothing protected ever goes, and what is written in another order is
     /// judged the same.

@@ -425,7 +425,7 @@ fn essence(status: &OpenBaoOperationStatus) -> (OperationPhase, Direction, Vec<(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, max_shrink_iters: 5_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 5_000, ..ProptestConfig::default() })]
 
     /// Every run ends, gives its lock back, and has undone exactly what it had done, in reverse.
     #[test]

@@ -171,7 +171,7 @@ fn any_step() -> impl Strategy<Value = StepSpec> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::default())]
 
     /// Whatever is written, the answer is yes or a refusal with words, and a yes means an order that respects the plan.
     #[test]
