@@ -9,3 +9,4 @@ mod api;
 mod devcluster;
 mod harness;
 mod platform;
+mod restore;

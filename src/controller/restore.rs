@@ -21,6 +21,8 @@ use crate::adapter::kubernetes::client::{RequestError, timed};
 use crate::adapter::kubernetes::events::{News, Severity};
 use crate::adapter::kubernetes::feed::Touched;
 use crate::adapter::kubernetes::owner::is_controlled_by;
+use crate::adapter::kubernetes::time::from_kube;
+use crate::adapter::metrics::{Outcome, metrics};
 use crate::api::{
     HandledRequest, OpenBaoOperation, OpenBaoRestore, OpenBaoRestoreStatus, Request, RequestAction, RequestOutcome,
     RestorePhase,
@@ -35,6 +37,7 @@ use crate::service::restore::decide::admit::{Admission, admit};
 use crate::service::restore::mover::{MoverError, Movers, State};
 use crate::service::restore::{admission, plan, status};
 
+const KIND: &str = "OpenBaoRestore";
 /// On every restore that has not ended: its operation is stopped, and its lock given back, before the object goes.
 const FINALIZER: &str = "openbao.org/openbaorestore-finalizer";
 /// The field manager of a restore's status.
@@ -104,7 +107,7 @@ fn woken(ad: &Adapters, touched: &Touched) -> Vec<ObjectRef<OpenBaoRestore>> {
         restore.metadata.deletion_timestamp.is_some() || restore.status.as_ref().is_none_or(|s| !s.phase.is_terminal())
     };
     match (touched.kind, &touched.cluster, &touched.operation) {
-        ("OpenBaoRestore", _, _) => vec![ObjectRef::new(&touched.name).within(&touched.namespace)],
+        (KIND, _, _) => vec![ObjectRef::new(&touched.name).within(&touched.namespace)],
         ("OpenBaoCluster" | "OpenBaoOperation", Some(cluster), _) => {
             let restores = ad.caches.restores_of(&touched.namespace, cluster);
             restores.iter().filter(|restore| live(restore)).map(|restore| ObjectRef::from_obj(&**restore)).collect()
@@ -139,6 +142,7 @@ fn on_error(restore: Arc<OpenBaoRestore>, error: &Error, context: Arc<Context>) 
 
 async fn reconcile(restore: Arc<OpenBaoRestore>, context: Arc<Context>) -> Result<Action, Error> {
     let ad = &context.ad;
+    let mut measured = metrics().reconciling(KIND);
     let action = if restore.metadata.deletion_timestamp.is_some() {
         depart(ad, &restore).await
     } else if phase(&restore).is_terminal() {
@@ -147,6 +151,7 @@ async fn reconcile(restore: Arc<OpenBaoRestore>, context: Arc<Context>) -> Resul
         proceed(ad, &restore).await
     };
     if action.is_ok() {
+        measured.ends(if phase(&restore).is_terminal() { Outcome::Done } else { Outcome::Waiting });
         context.backoff.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&ObjectRef::from_obj(&*restore));
     }
     action
@@ -430,6 +435,7 @@ async fn tell(ad: &Adapters, restore: &OpenBaoRestore, next: &OpenBaoRestoreStat
     ]);
     let (from, to) = (phase_word(phase(restore)), phase_word(next.phase));
     let Some(entry) = audit::log_phase_transition(event, from, to, &fields) else { return };
+    count(restore, next);
     let troubled = event.is_warning() || next.phase == RestorePhase::Unknown;
     ad.events
         .publish(
@@ -443,6 +449,20 @@ async fn tell(ad: &Adapters, restore: &OpenBaoRestore, next: &OpenBaoRestoreStat
             },
         )
         .await;
+}
+
+/// Each phase is counted as it is entered.
+fn count(restore: &OpenBaoRestore, next: &OpenBaoRestoreStatus) {
+    match next.phase {
+        RestorePhase::Completed => {
+            let created = restore.metadata.creation_timestamp.as_ref().map(from_kube);
+            let took = created.zip(next.completion_time).and_then(|(from, to)| (to - from).to_std().ok());
+            metrics().restore_completed(took.unwrap_or_default());
+        }
+        RestorePhase::Failed => metrics().restore_not_completed(false),
+        RestorePhase::Unknown => metrics().restore_not_completed(true),
+        RestorePhase::Pending | RestorePhase::Validating | RestorePhase::Running => {}
+    }
 }
 
 fn phase_word(phase: RestorePhase) -> &'static str {

@@ -1,0 +1,67 @@
+//! Restores into another cluster than the one that was backed up.
+
+use std::time::Duration;
+
+use openbao_operator::api::RestorePhase;
+use serde_json::json;
+
+use super::setup::{Bay, end, manifest};
+use crate::harness::{Cluster, Operator, eventually};
+
+const LONG: Duration = Duration::from_secs(420);
+
+#[tokio::test]
+async fn a_fresh_cluster_with_the_same_key_gets_the_data_of_the_lost_one_across_versions() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("restore-fresh").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let bay = Bay::start(&namespace, 1, "2.6.1").await;
+    let token = bay.login().await;
+    bay.put(&token, "pearl", "before").await;
+    let key = bay.backup("first").await;
+
+    // Another name, a newer version, three servers, the same seal key; cluster and restore in one apply.
+    let secret = namespace.kubectl(&["get", "secret", "kelp-unseal-key", "-o", "jsonpath={.data.key}"]).await;
+    let unseal = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "coral-unseal-key"},
+        "data": {"key": secret.trim()}});
+    let restore = json!({"apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoRestore", "metadata": {"name": "rescue"},
+        "spec": {"cluster": "coral", "source": {"key": key}}});
+    namespace.apply(&format!("{unseal}\n---\n{}---\n{restore}\n", manifest("coral", 3, "2.7.2", ""))).await;
+    let coral = Bay { namespace: &namespace, name: "coral".to_owned() };
+    let restore = coral.ended("rescue", LONG).await;
+    assert_eq!(end(&restore).0, RestorePhase::Completed, "{:?}", restore.status);
+    assert_eq!(coral.word(&token, "pearl").await.as_deref(), Some("before"));
+    // Its roles demand the audience of the lost cluster: the data is there, the operator's access is told apart.
+    let conditions = restore.status.unwrap().conditions;
+    let access = conditions.iter().find(|condition| condition.type_ == "OperatorAccess").unwrap();
+    assert_eq!(access.status, "False", "{}", access.message);
+    assert!(access.message.contains("bao write auth/jwt/role/"), "{}", access.message);
+    coral.free().await;
+    for ordinal in 0..3 {
+        assert_eq!(coral.word_at(&coral.pod(ordinal), &token, "pearl").await.as_deref(), Some("before"));
+    }
+}
+
+#[tokio::test]
+async fn another_seal_that_is_waived_ends_sealed_with_the_key_named() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("restore-seal").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let bay = Bay::start(&namespace, 1, "2.7.2").await;
+    let key = bay.backup("first").await;
+    namespace.apply(&manifest("coral", 1, "2.7.2", "")).await;
+    let coral = Bay { namespace: &namespace, name: "coral".to_owned() };
+    coral.whole(1).await;
+    coral.restore("stubborn", json!({"source": {"key": key}, "waive": ["OtherSeal"]})).await;
+    let restore = coral.ended("stubborn", LONG).await;
+    let (phase, message) = end(&restore);
+    assert_eq!(phase, RestorePhase::Failed, "{message}");
+    assert!(message.contains("operator-generated-v1") && message.contains("safety backup"), "{message}");
+    eventually("the lock is given back", Duration::from_secs(30), async || {
+        match coral.cluster().await.status.unwrap_or_default().operation_lock {
+            None => Ok(()),
+            held => Err(format!("{held:?}")),
+        }
+    })
+    .await;
+}

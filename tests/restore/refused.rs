@@ -1,0 +1,107 @@
+//! What must be refused is refused before the lock, with the reason, and nothing is touched.
+
+use std::time::Duration;
+
+use openbao_operator::api::RestorePhase;
+use serde_json::json;
+
+use super::setup::{Bay, end, manifest, reason};
+use crate::harness::{Cluster, Operator};
+
+const SOON: Duration = Duration::from_secs(180);
+
+/// A restore that must fail for this reason, and leave lock, fence and data as they were.
+async fn refused(bay: &Bay<'_>, name: &str, spec: serde_json::Value, wanted: &str, says: &str) {
+    let fence = bay.cluster().await.status.unwrap().operation_fence;
+    bay.restore(name, spec).await;
+    let restore = bay.ended(name, SOON).await;
+    let (phase, message) = end(&restore);
+    assert_eq!(phase, RestorePhase::Failed, "{name}: {message}");
+    assert!(message.contains(says), "{name}: {message}");
+    if !wanted.is_empty() {
+        assert_eq!(reason(&restore), wanted, "{name}: {message}");
+    }
+    let status = bay.cluster().await.status.unwrap();
+    assert_eq!((status.operation_lock, status.operation_fence), (None, fence), "{name} took the lock");
+}
+
+#[tokio::test]
+async fn damaged_foreign_and_newer_snapshots_are_refused_before_the_lock() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("restore-refused").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let bay = Bay::named(&namespace, "kelp", 1, "2.7.2", "").await;
+    namespace.apply(&manifest("coral", 1, "2.6.1", "")).await;
+    let token = bay.login().await;
+    bay.put(&token, "pearl", "before").await;
+    let key = bay.backup("first").await;
+    let snap = format!("/store/{key}");
+
+    // Copies of the one good snapshot, each damaged in its own way, none with a manifest.
+    bay.on_claim(&format!(
+        "cd /store && size=$(wc -c < {snap}) && mkdir -p bad && \
+         head -c $((size / 2)) {snap} > bad/half.snap && head -c $((size - 3)) {snap} > bad/tail.snap && \
+         (cat {snap}; echo more) > bad/more.snap && (cat {snap} {snap}) > bad/twice.snap && \
+         : > bad/empty.snap && echo not-a-snapshot > bad/text.snap && gzip -c /bin/busybox > bad/other.snap && \
+         dd if=/dev/zero bs=1M count=64 2>/dev/null | gzip > bad/zeroes.snap && \
+         cp {snap} bad/flipped.snap && printf X | dd of=bad/flipped.snap bs=1 seek=$((size / 2)) conv=notrunc 2>/dev/null && \
+         cp {snap} bad/whole.snap && \
+         cp {snap} bad/lied.snap && sed 's/first/first/; s#\"key\": \"[^\"]*\"#\"key\": \"bad/lied.snap\"#; \
+         s/\"sha256\": \"..../\"sha256\": \"0000/' {snap}.manifest.json > bad/lied.snap.manifest.json && chmod -R a+rX bad"
+    ))
+    .await;
+    for what in ["half", "tail", "more", "twice", "empty", "text", "other", "zeroes", "flipped"] {
+        let spec = json!({"source": {"key": format!("bad/{what}.snap")}, "waive": ["MissingManifest", "OtherSeal"]});
+        refused(&bay, what, spec, "", "Nothing was changed").await;
+    }
+    let source = |key: &str| json!({"source": {"key": key}});
+    refused(&bay, "lied", source("bad/lied.snap"), "", "Nothing was changed").await;
+    refused(&bay, "bare", source("bad/whole.snap"), "", "anifest").await;
+    refused(&bay, "absent", source("bad/absent.snap"), "", "Nothing was changed").await;
+
+    // A newer snapshot into an older cluster: refused whatever is waived, long before the seals are compared.
+    let coral = Bay { namespace: &namespace, name: "coral".to_owned() };
+    coral.whole(1).await;
+    let newer = json!({"source": {"key": key}, "force": true, "waive": ["OtherSeal"]});
+    refused(&coral, "newer", newer, "", "2.7.2").await;
+
+    // Another cluster's key.
+    namespace.apply(&manifest("sponge", 1, "2.7.2", "")).await;
+    let sponge = Bay { namespace: &namespace, name: "sponge".to_owned() };
+    sponge.whole(1).await;
+    refused(&sponge, "foreign", source(&key), "", "OtherSeal").await;
+
+    // What the object itself can tell.
+    refused(&bay, "claimless", json!({"source": {"key": "a.snap",
+        "target": {"provider": "s3", "bucket": "abc", "credentialsSecretRef": {"name": "no-such"}}}}),
+        "ObjectMissing", "no-such").await;
+
+    assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("before"));
+    bay.free().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_judges_and_touches_nothing_and_a_waived_manifest_restores() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("restore-dry").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let bay = Bay::start(&namespace, 1, "2.7.2").await;
+    let token = bay.login().await;
+    bay.put(&token, "pearl", "before").await;
+    let key = bay.backup("first").await;
+    bay.put(&token, "pearl", "after").await;
+
+    bay.restore("dry", json!({"source": {"latest": true}, "dryRun": true})).await;
+    let restore = bay.ended("dry", SOON).await;
+    assert_eq!(end(&restore).0, RestorePhase::Completed, "{:?}", restore.status);
+    assert_eq!(restore.status.unwrap().source.unwrap().key, key);
+    assert_eq!(bay.cluster().await.status.unwrap().operation_lock, None);
+    assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("after"));
+
+    bay.on_claim(&format!("cp /store/{key} /store/found.snap && chmod a+r /store/found.snap")).await;
+    let spec = json!({"source": {"key": "found.snap"}, "waive": ["MissingManifest"], "preRestoreBackup": false});
+    bay.restore("found", spec).await;
+    let restore = bay.ended("found", SOON * 2).await;
+    assert_eq!(end(&restore).0, RestorePhase::Completed, "{:?}", restore.status);
+    assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("before"));
+}
