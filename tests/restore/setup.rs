@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::PostParams;
 use kube::Api;
 use openbao_operator::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationPhase, RestorePhase};
 use serde_json::{Value, json};
@@ -271,12 +271,6 @@ impl<'a> Bay<'a> {
         let selector = format!("openbao.org/operation={label},app.kubernetes.io/component=restore");
         let words = ["delete", "pods", "-l", &selector, "--grace-period=0", "--force", "--wait=false"];
         self.namespace.kubectl(&words).await;
-    }
-
-    /// Asks something of a restore.
-    pub async fn request(&self, restore: &str, nonce: &str, action: &str) {
-        let patch = json!({"spec": {"requests": [{"nonce": nonce, "action": action}]}});
-        self.restores().patch(restore, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
     }
 
     /// Kills a pod as a node's crash would.
