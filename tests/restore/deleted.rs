@@ -37,7 +37,8 @@ async fn a_deleted_restore_leaves_no_job_no_lock_and_whole_data_at_every_stage()
         .await;
         bay.free().await;
         eventually("no mover is left", Duration::from_secs(60), async || {
-            let pods = namespace.kubectl(&["get", "pods", "-l", "app.kubernetes.io/component=restore", "-o", "name"]).await;
+            let pods =
+                namespace.kubectl(&["get", "pods", "-l", "app.kubernetes.io/component=restore", "-o", "name"]).await;
             if pods.trim().is_empty() { Ok(()) } else { Err(pods) }
         })
         .await;

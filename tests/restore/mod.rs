@@ -34,7 +34,11 @@ async fn destroyed_secrets_are_back_with_proof_and_old_tokens_work_again() {
     let restore = bay.ended("rescue", LONG).await;
     assert_eq!(end(&restore).0, RestorePhase::Completed, "{:?}", restore.status);
 
-    assert_eq!(bay.word(&old, "pearl").await.as_deref(), Some("before"), "a token of the snapshot works, the secret is back");
+    assert_eq!(
+        bay.word(&old, "pearl").await.as_deref(),
+        Some("before"),
+        "a token of the snapshot works, the secret is back"
+    );
     assert_eq!(bay.word(&old, "driftwood").await, None);
     assert!(!bay.knows(&newer).await, "a token that is newer than the snapshot is gone");
     bay.login().await;

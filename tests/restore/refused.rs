@@ -72,9 +72,15 @@ async fn damaged_foreign_and_newer_snapshots_are_refused_before_the_lock() {
     refused(&sponge, "foreign", source(&key), "", "OtherSeal").await;
 
     // What the object itself can tell.
-    refused(&bay, "claimless", json!({"source": {"key": "a.snap",
+    refused(
+        &bay,
+        "claimless",
+        json!({"source": {"key": "a.snap",
         "target": {"provider": "s3", "bucket": "abc", "credentialsSecretRef": {"name": "no-such"}}}}),
-        "ObjectMissing", "no-such").await;
+        "ObjectMissing",
+        "no-such",
+    )
+    .await;
 
     assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("before"));
     bay.free().await;

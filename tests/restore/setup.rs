@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use kube::api::PostParams;
 use kube::Api;
+use kube::api::PostParams;
 use openbao_operator::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationPhase, RestorePhase};
 use serde_json::{Value, json};
 
@@ -89,10 +89,18 @@ impl<'a> Bay<'a> {
     }
 
     /// One request to the server at `host` (a pod's or Service's name), as curl makes it. `None`: no answer.
-    async fn call(&self, host: &str, token: &str, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
+    async fn call(
+        &self,
+        host: &str,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Option<(u16, Value)> {
         let url = format!("https://{host}.{}.svc:8200/v1/{path}", self.namespace.name());
         let header = format!("X-Vault-Token: {token}");
-        let mut words = vec!["curl", "-sk", "--max-time", "8", "-w", "\n%{http_code}", "-X", method, "-H", &header, &url];
+        let mut words =
+            vec!["curl", "-sk", "--max-time", "8", "-w", "\n%{http_code}", "-X", method, "-H", &header, &url];
         let text = body.map(Value::to_string);
         if let Some(text) = &text {
             words.extend(["-d", text.as_str()]);
@@ -232,7 +240,11 @@ impl<'a> Bay<'a> {
     pub async fn stage(&self, name: &str, stage: &str, limit: Duration) {
         eventually(&format!("restore {name} reaches {stage}"), limit, async || {
             let status = self.restores().get(name).await.map_err(|error| error.to_string())?.status.unwrap_or_default();
-            if status.stage == stage { Ok(()) } else { Err(format!("{:?} {}: {}", status.phase, status.stage, status.message)) }
+            if status.stage == stage {
+                Ok(())
+            } else {
+                Err(format!("{:?} {}: {}", status.phase, status.stage, status.message))
+            }
         })
         .await;
     }

@@ -24,8 +24,8 @@ use crate::service::cluster::observe::{self, Member};
 use crate::service::opslifecycle::manager::{StepCall, StepOutcome};
 
 /// A token that is refused this long after it was minted may have run out by itself: then the refusal proves nothing.
-/// Well below the hour that the operator's role grants.
-const WITNESS_LIFE: TimeDelta = TimeDelta::minutes(30);
+/// Below the ten minutes that the operator's role grants.
+const WITNESS_LIFE: TimeDelta = TimeDelta::minutes(8);
 /// How many tokens are kept at most: far more than restores are ever under way in one process.
 const WITNESSES: usize = 256;
 
@@ -144,8 +144,8 @@ mod tests {
         let witnesses = Witnesses::default();
         let now: DateTime<Utc> = "2026-11-21T03:00:00Z".parse().unwrap();
         witnesses.keep("u", Token::new("t"), now);
-        assert!(witnesses.get("u", now + TimeDelta::minutes(29)).is_some());
-        assert!(witnesses.get("u", now + TimeDelta::minutes(30)).is_none());
+        assert!(witnesses.get("u", now + TimeDelta::minutes(7)).is_some());
+        assert!(witnesses.get("u", now + TimeDelta::minutes(8)).is_none());
         witnesses.forget("u");
         assert!(witnesses.get("u", now).is_none());
     }

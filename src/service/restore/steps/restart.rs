@@ -216,11 +216,15 @@ pub async fn await_healthy(step: &Step<'_>) -> StepOutcome {
     if let Some(apart) = members.iter().find(|member| !member.serves() || id(member) != id(leader)) {
         return StepOutcome::in_progress(format!("waiting for {} to follow {}", apart.name, leader.name));
     }
-    let Ok(token) = evidence::token(step, cluster, leader).await else {
-        return StepOutcome::done_with([(
-            HEALTH,
-            "every server serves and follows one leader (autopilot not asked: no login)",
-        )]);
+    let token = match evidence::token(step, cluster, leader).await {
+        Ok(token) => token,
+        Err(error) if error.is_refused() => {
+            return StepOutcome::done_with([(
+                HEALTH,
+                "every server follows one leader (autopilot not asked: no login)",
+            )]);
+        }
+        Err(error) => return StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
     };
     let Some(Ok(client)) = leader.client() else {
         return StepOutcome::in_progress(format!("waiting for pod {} to have an address", leader.name));
