@@ -6,6 +6,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod api;
+mod backup;
 mod devcluster;
 mod harness;
 mod platform;

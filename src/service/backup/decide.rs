@@ -6,6 +6,7 @@
 use chrono::{DateTime, Utc};
 use kube::ResourceExt;
 
+use super::frozen::{NoIdentity, identity};
 use super::request::{self, backups_of, is_verification};
 use super::schedule::{Planned, Schedule, ScheduleError};
 use super::status::derive;
@@ -54,6 +55,8 @@ pub struct Skip {
 pub enum Refused {
     #[error("spec.backup.{0}")]
     Target(#[source] StoreError),
+    #[error(transparent)]
+    Identity(#[from] NoIdentity),
     #[error("spec.backup: {0}")]
     Schedule(#[source] ScheduleError),
     #[error("spec.backup.verify: {0}")]
@@ -65,6 +68,7 @@ impl Refused {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Target(_) => "BackupTargetInvalid",
+            Self::Identity(_) => "BackupIdentityMissing",
             Self::Schedule(_) => "BackupScheduleInvalid",
             Self::Verify(_) => "BackupVerifyScheduleInvalid",
         }
@@ -81,13 +85,10 @@ pub fn decide<O: AsRef<OpenBaoOperation>>(facts: &BackupFacts<'_, O>, now: DateT
         let status = BackupStatus { next_run: None, next_verify: None, schedule: None, ..status };
         return BackupDecision { status: before.map(|_| status), ..BackupDecision::default() };
     };
-    if let Err(error) = Store::freeze(&spec.target) {
+    let store = Store::freeze(&spec.target).map_err(Refused::Target);
+    if let Err(refused) = store.and_then(|_| identity(cluster, spec).map_err(Refused::Identity)) {
         let status = BackupStatus { next_run: None, next_verify: None, schedule: None, ..status };
-        return BackupDecision {
-            status: Some(status),
-            refused: Some(Refused::Target(error)),
-            ..BackupDecision::default()
-        };
+        return BackupDecision { status: Some(status), refused: Some(refused), ..BackupDecision::default() };
     }
     Deciding { facts, spec, uid: cluster.metadata.uid.as_deref().unwrap_or_default(), now, status }.decide()
 }

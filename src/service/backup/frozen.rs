@@ -68,6 +68,22 @@ pub struct Unreadable {
     pub source: Option<serde_json::Error>,
 }
 
+/// A cluster in which a backup Job could not log in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "backup Jobs have no way to log in to OpenBao: enable spec.selfInit with oidc, or name a role in spec.backup.jwtAuthRole \
+     or a Secret in spec.backup.tokenSecretRef"
+)]
+pub struct NoIdentity;
+
+/// Whether a backup Job has an identity in OpenBao: one that self-init sets up, or one that a person named.
+pub fn identity(cluster: &OpenBaoCluster, spec: &BackupSpec) -> Result<(), NoIdentity> {
+    let named = spec.jwt_auth_role.is_some() || spec.token_secret_ref.is_some();
+    let init = cluster.spec.self_init.as_ref().filter(|init| init.enabled);
+    let set_up = init.is_some_and(|init| init.oidc.as_ref().is_some_and(|oidc| oidc.enabled));
+    (named || set_up).then_some(()).ok_or(NoIdentity)
+}
+
 impl Frozen {
     /// Takes what a backup needs out of the cluster's spec.
     pub fn of(

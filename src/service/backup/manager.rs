@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use futures::future::{BoxFuture, FutureExt};
 use kube::ResourceExt;
 
-use super::frozen::Frozen;
+use super::frozen::{Frozen, identity};
 use super::jobs::{Operation, Source};
 use super::mover::{self, Clear};
 use super::{request, steps};
@@ -97,6 +97,9 @@ fn decide(known: &Known<'_>) -> Result<Planned, Refusal> {
             format!("cluster {name} has no spec.backup.target: say there where backups go, then ask again"),
         ));
     };
+    if !request::is_verification(op) {
+        identity(cluster, spec).map_err(|error| Refusal::failed("BackupIdentityMissing", error.to_string()))?;
+    }
     let uid = op.metadata.uid.as_deref().unwrap_or_default();
     let mut frozen = Frozen::of(cluster, spec, known.operator_image, uid, known.now)
         .map_err(|error| Refusal::failed("BackupTargetInvalid", format!("spec.backup.{error}")))?;

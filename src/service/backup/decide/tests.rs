@@ -21,7 +21,8 @@ fn from(spec: Value, status: Value) -> OpenBaoCluster {
     let mut whole = json!({
         "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoCluster",
         "metadata": {"name": "kelp", "namespace": "reef", "uid": UID, "creationTimestamp": "2026-11-01T00:00:00Z"},
-        "spec": {"version": "2.7.2", "storage": {"size": "1Gi"}, "backup": {
+        "spec": {"version": "2.7.2", "storage": {"size": "1Gi"}, "selfInit": {"enabled": true, "oidc": {"enabled": true}},
+            "backup": {
             "schedule": "0 * * * *", "target": {"provider": "file", "file": {"claimName": "sand"}}}},
         "status": {"initialized": true, "backup": status},
     });
@@ -225,6 +226,11 @@ fn bad_input_starts_nothing_and_says_why() {
     assert_eq!(reason, "BackupTargetInvalid");
     assert!(text.contains("with space"), "{text}");
     assert_eq!(refused(json!({"target": {"provider": "s3", "bucket": "tide"}})).0, "BackupTargetInvalid");
+    let nobody = from(json!({"selfInit": {"oidc": {"enabled": false}}}), Value::Null);
+    let decision = look(&nobody, &[], "2026-11-21T04:00:01Z");
+    assert_eq!(decision.refused.unwrap().reason(), "BackupIdentityMissing");
+    let named = from(json!({"selfInit": null, "backup": {"jwtAuthRole": "mine"}}), Value::Null);
+    assert_eq!(look(&named, &[], "2026-11-21T04:00:01Z").refused, None);
     let cluster = from(json!({"backup": {"verify": {"schedule": "0 0 30 2 *"}}}), Value::Null);
     let decision = look(&cluster, &[], "2026-11-21T04:00:01Z");
     assert_eq!(decision.refused.unwrap().reason(), "BackupVerifyScheduleInvalid");

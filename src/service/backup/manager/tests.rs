@@ -9,7 +9,8 @@ fn cluster(change: impl FnOnce(&mut Value)) -> OpenBaoCluster {
     let mut whole = json!({
         "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoCluster",
         "metadata": {"name": "kelp", "namespace": "reef", "uid": "c1"},
-        "spec": {"version": "2.7.2", "storage": {"size": "1Gi"}, "backup": {
+        "spec": {"version": "2.7.2", "storage": {"size": "1Gi"}, "selfInit": {"enabled": true, "oidc": {"enabled": true}},
+            "backup": {
             "target": {"provider": "file", "file": {"claimName": "sand"}}, "retention": {"keepLast": 3}}},
         "status": {"initialized": true},
     });
