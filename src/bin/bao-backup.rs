@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    openbao_operator::datapath::cli::run(std::env::args_os().collect())
+    openbao_operator::datapath::cli::run(std::env::args_os().collect(), openbao_operator::service::backup::rules::apply)
 }

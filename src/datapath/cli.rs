@@ -20,8 +20,9 @@ use super::archive::{self, Verified};
 use super::error::MoverError;
 use super::progress::Meter;
 use super::protocol::{
-    BackupDone, Failure, JobResult, PreflightDone, REPORT, Report, ReportKind, RestoreDone, Stage, VerifyDone,
+    BackupDone, Failure, JobResult, KeptKey, PreflightDone, REPORT, Report, ReportKind, RestoreDone, Stage, VerifyDone,
 };
+use super::prune::Rules;
 use super::{backup, prune, restore, stored};
 use crate::adapter::objectstore::Manifest;
 
@@ -29,8 +30,8 @@ use crate::adapter::objectstore::Manifest;
 const WORKERS: usize = 2;
 const BLOCKING_THREADS: usize = 12;
 
-/// The data mover as a program. `args` is the whole command line, its own name first.
-pub fn run(args: Vec<OsString>) -> ExitCode {
+/// The data mover as a program. `args` is the whole command line, its own name first; `rules` decide what `prune` removes.
+pub fn run(args: Vec<OsString>, rules: Rules) -> ExitCode {
     let arguments = match Arguments::try_parse_from(args) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -57,19 +58,19 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(command(arguments.command));
+    let code = runtime.block_on(command(arguments.command, rules));
     // A reader that waits for bytes nobody will send must not hold the process.
     runtime.shutdown_background();
     code
 }
 
-async fn command(command: Command) -> ExitCode {
+async fn command(command: Command, rules: Rules) -> ExitCode {
     let stop = stop_on_signal();
     match command {
         Command::Backup(args) => end(backup(args, stop).await),
         Command::Verify(args) => end(verify(&args).await),
         Command::Restore(args) => end(restore(args, stop).await),
-        Command::Prune(args) => end(prune(&args).await),
+        Command::Prune(args) => end(prune(&args, rules).await),
         Command::Preflight(args) => end(preflight(&args).await),
         Command::List(args) => list(&args).await,
         Command::Inspect(args) => inspect(&args).await,
@@ -226,11 +227,21 @@ async fn restore(args: RestoreArgs, stop: CancellationToken) -> Result<RestoreDo
     restore::run(&args.plan(stop)?, mailbox.as_ref(), &meter).await
 }
 
-async fn prune(args: &PruneArgs) -> Result<super::protocol::PruneDone, MoverError> {
+async fn prune(args: &PruneArgs, rules: Rules) -> Result<super::protocol::PruneDone, MoverError> {
     let store = args.store.open()?;
     let prefix = args.store.cluster_prefix();
-    let orders = args.orders()?;
-    let work = prune::run(&store, &prefix, &orders);
+    let mut orders = args.orders()?;
+    let work = async {
+        let mut rulings = Vec::new();
+        if let Some(policy) = &args.retention {
+            let uncounted = args.uncounted()?;
+            rulings = prune::judge(&store, &prefix, &mut orders, policy, &uncounted, rules).await?;
+        }
+        let mut done = prune::run(&store, &prefix, &orders).await?;
+        let kept = rulings.into_iter().filter(|ruling| ruling.keep);
+        done.kept.extend(kept.map(|ruling| KeptKey { key: ruling.key, reason: ruling.reason }));
+        Ok(done)
+    };
     match tokio::time::timeout_at(args.report.until(), work).await {
         Ok(outcome) => outcome,
         Err(_) => Err(MoverError::Deadline("backups were removed")),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use super::error::MoverError;
@@ -21,6 +22,64 @@ pub struct Orders {
     /// Keys that must stay, with the reason.
     pub protected: BTreeMap<String, String>,
     pub dry_run: bool,
+}
+
+/// A complete backup as retention sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub key: String,
+    pub taken_at: DateTime<Utc>,
+    pub pinned: bool,
+    /// Why it must stay, if the operator says so.
+    pub protected: Option<String>,
+    /// Whether it uses up counts; a safety backup does not.
+    pub counts: bool,
+}
+
+/// What becomes of a candidate, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    pub key: String,
+    pub keep: bool,
+    pub reason: String,
+}
+
+/// A retention policy that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the retention policy is not usable: {0}")]
+pub struct BadPolicy(pub String);
+
+/// Applies a policy (`spec.backup.retention` as JSON). The rules belong to a layer above this one, so whoever makes a
+/// program of this hands them in.
+pub type Rules = fn(&str, &[Candidate], DateTime<Utc>) -> Result<Vec<Ruling>, BadPolicy>;
+
+/// Adds what `rules` remove to `orders`, and says of each backup why it stays or goes.
+pub(super) async fn judge(
+    store: &Store,
+    cluster_prefix: &str,
+    orders: &mut Orders,
+    policy: &str,
+    uncounted: &[String],
+    rules: Rules,
+) -> Result<Vec<Ruling>, MoverError> {
+    let all = survey(store, cluster_prefix).await?;
+    let candidates: Vec<Candidate> = all
+        .iter()
+        .filter(|(_, pieces)| pieces.state() == BackupState::Complete)
+        .map(|(key, pieces)| Candidate {
+            key: key.clone(),
+            taken_at: pieces.taken_at,
+            pinned: pieces.pin,
+            protected: orders.protected.get(key).cloned(),
+            counts: !uncounted.contains(key),
+        })
+        .collect();
+    let rulings = rules(policy, &candidates, Utc::now()).map_err(|error| MoverError::Config(error.to_string()))?;
+    for ruling in &rulings {
+        eprintln!("{} {}: {}", if ruling.keep { "keep" } else { "remove" }, ruling.key, ruling.reason);
+    }
+    orders.remove.extend(rulings.iter().filter(|ruling| !ruling.keep).map(|ruling| ruling.key.clone()));
+    Ok(rulings)
 }
 
 pub(super) async fn run(store: &Store, cluster_prefix: &str, orders: &Orders) -> Result<PruneDone, MoverError> {

@@ -23,7 +23,7 @@ pub fn main() -> ExitCode {
 
     let arguments: Vec<_> = std::env::args_os().collect();
     if let Some(arguments) = mover_arguments(&arguments) {
-        return crate::datapath::cli::run(arguments);
+        return crate::datapath::cli::run(arguments, crate::service::backup::rules::apply);
     }
     let plan = Args::parse_from(arguments).plan();
     if let Err(error) = crate::telemetry::logs::init(plan.log_format) {

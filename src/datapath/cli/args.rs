@@ -384,12 +384,22 @@ pub(super) struct PruneArgs {
     /// Keys that must stay, with the reason: a JSON map.
     #[arg(long, env = env::PROTECTED)]
     protected: Option<String>,
+    /// Retention rules, the JSON of spec.backup.retention.
+    #[arg(long, env = env::RETENTION)]
+    pub retention: Option<String>,
+    /// Keys that the rules do not count (safety backups), a JSON list.
+    #[arg(long, env = env::UNCOUNTED)]
+    uncounted: Option<String>,
     /// Say what would be done, and do nothing.
     #[arg(long, env = env::DRY_RUN, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     dry_run: bool,
 }
 
 impl PruneArgs {
+    pub(super) fn uncounted(&self) -> Result<Vec<String>, MoverError> {
+        Ok(self.uncounted.as_deref().map(|text| json("--uncounted", text)).transpose()?.unwrap_or_default())
+    }
+
     pub(super) fn orders(&self) -> Result<prune::Orders, MoverError> {
         let keys = |flag, text: &Option<String>| text.as_deref().map(|text| json(flag, text)).transpose();
         let protected = self.protected.as_deref().map(|text| json("--protected", text)).transpose()?;

@@ -13,6 +13,7 @@
 //! | [`protect`] | which backups retention must spare, and why (pure) |
 //! | [`manager`] | plan and clean-up of each kind of backup |
 //! | [`steps`], `gate`, `seal`, [`stamp`] | what the steps do |
+//! | [`rules`] | retention as the mover applies it (pure) |
 //! | [`mover`] | the mover's Jobs on the API server: made, looked at, stopped |
 //! | [`found`] | what a Job that was found tells (pure) |
 
@@ -26,6 +27,7 @@ pub mod manager;
 pub mod mover;
 pub mod protect;
 pub mod request;
+pub mod rules;
 pub mod schedule;
 mod seal;
 pub mod stamp;
