@@ -181,3 +181,35 @@ async fn every_manifest_in_the_guides_is_accepted_by_the_api_server() {
             .await;
     }
 }
+
+/// Every file of ours that may define a test.
+fn sources(folder: &Path, found: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_place_and_test_that_the_invariants_name_exists() {
+    let mut code = String::new();
+    sources(&root().join("src"), &mut code);
+    sources(&root().join("tests"), &mut code);
+    let page = fs::read_to_string(root().join("docs/invariants.md")).unwrap();
+    let named: Vec<&str> = page.split('`').skip(1).step_by(2).collect();
+    assert!(named.len() > 60);
+    let missing: Vec<&&str> = named
+        .iter()
+        .filter(|name| {
+            if name.contains('/') { !root().join(name).exists() } else { !code.contains(&format!("fn {name}(")) }
+        })
+        .collect();
+    assert!(missing.is_empty(), "not there: {missing:#?}");
+    for line in page.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_digit())) {
+        assert!(line.contains("**"), "a rule states itself first: {line}");
+    }
+}
