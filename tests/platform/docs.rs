@@ -202,12 +202,13 @@ fn every_place_and_test_that_the_invariants_name_exists() {
     let page = fs::read_to_string(root().join("docs/invariants.md")).unwrap();
     let named: Vec<&str> = page.split('`').skip(1).step_by(2).collect();
     assert!(named.len() > 60);
-    let missing: Vec<&&str> = named
-        .iter()
-        .filter(|name| {
-            if name.contains('/') { !root().join(name).exists() } else { !code.contains(&format!("fn {name}(")) }
-        })
-        .collect();
+    let missing: Vec<&&str> =
+        named
+            .iter()
+            .filter(|name| {
+                if name.contains('/') { !root().join(name).exists() } else { !code.contains(&format!("fn {name}(")) }
+            })
+            .collect();
     assert!(missing.is_empty(), "not there: {missing:#?}");
     for line in page.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_digit())) {
         assert!(line.contains("**"), "a rule states itself first: {line}");

@@ -4,4 +4,5 @@ mod chart;
 mod dist;
 mod docs;
 mod leader;
+mod life;
 mod process;
