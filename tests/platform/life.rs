@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
 use std::process::Output;
 
 use base64::Engine as _;
@@ -34,8 +33,8 @@ async fn a_life_under_the_charts_rights_needs_no_more_uses_them_all_and_tells_no
     let namespace = cluster.namespace("life").await;
     let rules = grant(&namespace).await;
     let audit = cluster.audit();
-    let kubeconfig = identity(&namespace).await.display().to_string();
-    let operator = Operator::start(&namespace, &[("KUBECONFIG", &kubeconfig)]).await;
+    identity(&namespace).await;
+    let operator = Operator::start(&namespace, &[]).await;
 
     namespace.apply(&manifest()).await;
     namespace.kubectl(&["wait", "openbaocluster/kelp", "--for=condition=Available", "--timeout=300s"]).await;
@@ -111,8 +110,8 @@ async fn grant(namespace: &Namespace) -> BTreeSet<(String, String)> {
     rights
 }
 
-/// A kubeconfig of the account that the chart made, inside the node's network.
-async fn identity(namespace: &Namespace) -> PathBuf {
+/// A kubeconfig of the account that the chart made, where the harness would put an administrator's.
+async fn identity(namespace: &Namespace) {
     let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() };
     let request = TokenRequest { spec, ..TokenRequest::default() };
     let accounts = namespace.api::<ServiceAccount>();
@@ -120,9 +119,7 @@ async fn identity(namespace: &Namespace) -> PathBuf {
     let admin = fs::read_to_string(namespace.cluster().devcluster().inner_kubeconfig()).unwrap();
     let mut config: Value = serde_saphyr::from_str(&admin).unwrap();
     config["users"] = serde_json::json!([{"name": "admin", "user": {"token": token.status.unwrap().token}}]);
-    let path = namespace.folder().join("chart.kubeconfig");
-    fs::write(&path, config.to_string()).unwrap();
-    path
+    fs::write(namespace.folder().join("operator.kubeconfig"), config.to_string()).unwrap();
 }
 
 /// The plugin as a person runs it, on this machine; its two outputs together.

@@ -71,10 +71,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch, create, update, patch, delete]
-# TLS, unseal key, credentials that a spec names. Never listed or watched.
+# TLS, unseal key, credentials that a spec names. Only those with the operator's label are listed and watched; RBAC
+# cannot say so. watchNamespaces keeps it to the namespaces that have clusters.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, create, update, patch, delete]
+  verbs: [get, list, watch, create, update, patch, delete]
 # delete restarts a member. get, update and patch are granted on to OpenBao, which labels its own pods.
 - apiGroups: [""]
   resources: [pods]
