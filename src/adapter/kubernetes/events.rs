@@ -113,11 +113,11 @@ impl Events {
     }
 
     fn event(&self, regarding: ObjectReference, news: &News, now: DateTime<Utc>) -> Event {
-        // Owner-less and named after the object, so `kubectl describe` finds it and nothing keeps it alive.
+        // Named after the object, like every event: the API server takes no generated name that ends in a dot.
         let prefix: String = regarding.name.clone().unwrap_or_default().chars().take(200).collect();
         Event {
             metadata: ObjectMeta {
-                generate_name: Some(format!("{prefix}.")),
+                name: Some(format!("{}.{:016x}", prefix.trim_end_matches(['.', '-']), rand::random::<u64>())),
                 annotations: (!news.annotations.is_empty()).then(|| news.annotations.clone()),
                 creation_timestamp: Some(to_kube(now)),
                 ..ObjectMeta::default()
