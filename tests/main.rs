@@ -11,3 +11,4 @@ mod devcluster;
 mod harness;
 mod platform;
 mod restore;
+mod upgrade;

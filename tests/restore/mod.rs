@@ -4,7 +4,7 @@ mod deleted;
 mod elsewhere;
 mod faults;
 mod refused;
-mod setup;
+pub mod setup;
 
 use std::time::Duration;
 

@@ -136,7 +136,7 @@ fn planned_steps(spec: &crate::api::OpenBaoClusterSpec, standbys: &[String], lea
     let mut template = step(request::UPDATE_TEMPLATE, request::UPDATE_TEMPLATE, StepKind::Idempotent, "2m");
     template.compensate = Some(REVERT_TEMPLATE.to_owned());
     steps.push(template);
-    let mut undo = vec![step(REVERT_TEMPLATE, REVERT_TEMPLATE, StepKind::Idempotent, "2m")];
+    let mut undo = vec![step(REVERT_TEMPLATE, REVERT_TEMPLATE, StepKind::ReadVerify, "30m")];
     for pod in standbys {
         let others = std::iter::once(leader).chain(standbys.iter().map(String::as_str)).filter(|other| other != pod);
         let others = others.collect::<Vec<_>>().join(",");
@@ -197,9 +197,9 @@ async fn run(call: StepCall<'_>) -> StepOutcome {
         BACKUP => pre_upgrade_backup(&call).await,
         // The template itself is rendered by the cluster's reconcile, from this very journal.
         request::UPDATE_TEMPLATE => settle(&call, cluster, |facts| steps::template(facts, &to)).await,
-        REVERT_TEMPLATE => settle(&call, cluster, |facts| steps::template(facts, &from)).await,
+        REVERT_TEMPLATE => settle(&call, cluster, |facts| steps::reverted(facts, &from)).await,
         UPGRADE_STANDBY => settle(&call, cluster, |facts| steps::standby(facts, &to, pod, &others)).await,
-        REVERT_STANDBY => settle(&call, cluster, |facts| steps::standby(facts, &from, pod, &[])).await,
+        REVERT_STANDBY => settle(&call, cluster, |facts| steps::standby_reverted(facts, &from, pod)).await,
         PARK => park(&call),
         request::STEP_DOWN => settle(&call, cluster, |facts| steps::step_down(facts, &to)).await,
         REPLACE_OLD_LEADER => settle(&call, cluster, |facts| steps::replace_old(facts, &to)).await,

@@ -120,6 +120,40 @@ pub fn template(facts: &Facts, goal: &UpgradeDirective) -> Turn {
     }
 }
 
+/// Turns back: the template shows the origin, and every pod that shows something else is replaced, also the one whose
+/// step failed and which therefore has no undo of its own.
+pub fn reverted(facts: &Facts, origin: &UpgradeDirective) -> Turn {
+    if let Some(stuck) = leads_already(facts, origin) {
+        return stuck;
+    }
+    match template(facts, origin) {
+        Turn::Done(_) => {}
+        other => return other,
+    }
+    match facts.pods.iter().find(|pod| pod.image != origin.image) {
+        Some(pod) => replaced(facts, origin, &pod.name),
+        None => template(facts, origin),
+    }
+}
+
+/// [`reverted`], for one standby.
+pub fn standby_reverted(facts: &Facts, origin: &UpgradeDirective, pod: &str) -> Turn {
+    leads_already(facts, origin).unwrap_or_else(|| replaced(facts, origin, pod))
+}
+
+/// A fail-over put a new version in front before the planned moment: its data can no longer be led by the old one.
+fn leads_already(facts: &Facts, origin: &UpgradeDirective) -> Option<Turn> {
+    let leader = facts.leader.as_deref().and_then(|leader| facts.pod(leader))?;
+    (leader.image != origin.image).then(|| Turn::Fail {
+        reason: "LeadsAlready",
+        message: format!(
+            "pod {} already leads with {}: going back to {} would leave the cluster without a leader. Set spec.version to \
+             the version that leads, or restore the backup taken before the upgrade",
+            leader.name, leader.image, origin.version
+        ),
+    })
+}
+
 /// Replaces `pod` by one that runs `goal`, as a standby.
 ///
 /// It is deleted only while the rest can lose it: one leader, and a quorum of other members that serve. It is done when

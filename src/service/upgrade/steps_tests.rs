@@ -159,6 +159,33 @@ fn the_replacement_is_done_when_all_serve_the_goal_and_one_leads() {
     assert!(matches!(replace_old(&facts, &goal()), Turn::Wait(_)), "its pod is not back yet");
 }
 
+fn origin() -> UpgradeDirective {
+    UpgradeDirective { version: "2.6.1".into(), image: "bao:2.6.1".into() }
+}
+
+#[test]
+fn turning_back_waits_for_the_template_and_replaces_whatever_shows_the_goal_also_a_pod_that_never_started() {
+    let mut facts = old_cluster();
+    facts.pods[2] = PodFacts { state: None, version: None, ..pod(2, "2.7.2", Standby) };
+    assert!(matches!(reverted(&facts, &origin()), Turn::Wait(_)), "it would come back as it is");
+    facts.template = Some("bao:2.6.1".into());
+    assert_eq!(deletes(&reverted(&facts, &origin())), Some("kelp-2"));
+    facts.pods[2] = pod(2, "2.6.1", Standby);
+    assert!(matches!(reverted(&facts, &origin()), Turn::Done(_)));
+}
+
+#[test]
+fn there_is_no_turning_back_once_a_new_version_leads() {
+    let mut facts = old_cluster();
+    facts.template = Some("bao:2.6.1".into());
+    facts.pods[1] = pod(1, "2.7.2", Active);
+    facts.pods[0].state = Some(Standby);
+    facts.leader = Some("kelp-1".into());
+    for turn in [reverted(&facts, &origin()), standby_reverted(&facts, &origin(), "kelp-1")] {
+        assert!(matches!(turn, Turn::Fail { reason: "LeadsAlready", .. }), "{turn:?}");
+    }
+}
+
 #[test]
 fn a_single_node_is_replaced_without_a_successor() {
     let mut facts =

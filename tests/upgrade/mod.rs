@@ -1,0 +1,110 @@
+//! Upgrades end to end: real servers of two versions, a secret that has to survive, an image that cannot be pulled.
+
+use std::time::Duration;
+
+use kube::ResourceExt;
+use openbao_operator::api::{OpenBaoOperation, OperationKind, OperationPhase, StepState};
+use serde_json::json;
+
+use crate::harness::{Cluster, Operator, eventually};
+use crate::restore::setup::Bay;
+
+/// Three pods one after the other and a backup before them, on two shared cores.
+const LONG: Duration = Duration::from_secs(420);
+
+async fn wish(bay: &Bay<'_>, spec: serde_json::Value) {
+    let patch = json!({ "spec": spec }).to_string();
+    bay.namespace.kubectl(&["patch", "bao", &bay.name, "--type=merge", "-p", &patch]).await;
+}
+
+/// The newest upgrade on record, once it has ended.
+async fn ended(bay: &Bay<'_>, count: usize) -> OpenBaoOperation {
+    eventually("the upgrade ends", LONG, async || {
+        let all = bay.namespace.api::<OpenBaoOperation>().list(&kube::api::ListParams::default()).await;
+        let mut upgrades: Vec<_> = all
+            .map_err(|error| error.to_string())?
+            .items
+            .into_iter()
+            .filter(|op| op.spec.operation == OperationKind::Upgrade)
+            .collect();
+        upgrades.sort_by_key(|op| op.metadata.creation_timestamp.as_ref().map(|at| at.0));
+        let told: Vec<_> = upgrades
+            .iter()
+            .map(|op| {
+                let status = op.status.clone().unwrap_or_default();
+                format!("{} {:?} {:?}", op.name_any(), status.phase, status.message)
+            })
+            .collect();
+        match upgrades.pop() {
+            Some(last) if told.len() == count && last.status.as_ref().is_some_and(|s| s.phase.is_terminal()) => {
+                Ok(last)
+            }
+            _ => Err(told.join("; ")),
+        }
+    })
+    .await
+}
+
+fn states<'a>(op: &'a OpenBaoOperation, prefix: &str) -> Vec<(&'a str, StepState)> {
+    let steps = &op.status.as_ref().unwrap().steps;
+    steps.iter().filter(|step| step.name.starts_with(prefix)).map(|step| (step.name.as_str(), step.state)).collect()
+}
+
+#[tokio::test]
+async fn three_servers_go_to_a_newer_version_keep_their_secrets_and_turn_back_from_an_image_that_is_not_there() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("upgrade-three").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let bay = Bay::named(&namespace, "kelp", 3, "2.6.1", "upgrade: {soak: 2s}").await;
+    let token = bay.login().await;
+    bay.put(&token, "pearl", "before").await;
+
+    wish(&bay, json!({ "version": "2.7.2" })).await;
+    let upgrade = ended(&bay, 1).await;
+    let status = upgrade.status.clone().unwrap();
+    assert_eq!(status.phase, OperationPhase::Succeeded, "{:?}", status.message);
+    assert!(status.point_of_no_return_at.is_some(), "leadership moved");
+    assert!(states(&upgrade, "UpgradeStandby/").iter().all(|(_, state)| *state == StepState::Completed));
+    let backup = status.steps.iter().find(|step| step.name == "PreUpgradeBackup").unwrap();
+    assert!(backup.output["backupKey"].ends_with(".snap"), "{:?}", backup.output);
+
+    bay.whole(3).await;
+    let told = bay.cluster().await.status.unwrap();
+    assert_eq!(told.current_version.as_deref(), Some("2.7.2"));
+    assert!(told.operation_lock.is_none(), "{:?}", told.operation_lock);
+    assert!(told.members.iter().all(|member| member.version.as_deref() == Some("2.7.2")), "{:?}", told.members);
+    let token = bay.login().await;
+    assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("before"));
+
+    // An image that no registry has: the first standby shows it, nothing else is touched, and it is put back.
+    wish(&bay, json!({ "version": "2.7.9" })).await;
+    let failed = ended(&bay, 2).await;
+    let status = failed.status.clone().unwrap();
+    assert_ne!(status.phase, OperationPhase::Succeeded);
+    assert!(status.message.clone().unwrap_or_default().contains("2.7.9"), "{:?}", status.message);
+    assert!(status.point_of_no_return_at.is_none());
+    let told = eventually("the target is held", Duration::from_secs(30), async || {
+        let status = bay.cluster().await.status.unwrap_or_default();
+        match status.upgrade.as_ref().and_then(|upgrade| upgrade.held_target.clone()) {
+            Some(target) if target == "2.7.9" => Ok(status),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!(told.current_version.as_deref(), Some("2.7.2"));
+    bay.whole(3).await;
+    assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("before"));
+
+    // A lower version is refused by condition and rolls nothing.
+    wish(&bay, json!({ "version": "2.6.1" })).await;
+    eventually("the downgrade is refused", Duration::from_secs(30), async || {
+        let status = bay.cluster().await.status.unwrap_or_default();
+        let upgrading = status.conditions.into_iter().find(|condition| condition.type_ == "Upgrading");
+        match upgrading {
+            Some(condition) if condition.reason == "DowngradeBlocked" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!(ended(&bay, 2).await.name_any(), failed.name_any(), "no third upgrade");
+}
