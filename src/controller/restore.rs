@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use futures::{StreamExt, stream};
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::{applier, reflector::ObjectRef};
@@ -164,7 +164,7 @@ fn phase(restore: &OpenBaoRestore) -> RestorePhase {
 /// A live restore: admitted, or shown.
 async fn proceed(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Error> {
     set_finalizer(ad, restore, true).await?;
-    let now = Utc::now();
+    let now = now();
     let Some(name) = status::operation_of(restore) else { return consider(ad, restore, now).await };
     let Some(operation) = operation(ad, restore, &name).await? else {
         if restore.status.as_ref().is_some_and(|status| status.stage.is_empty() && status.source.is_none()) {
@@ -289,7 +289,7 @@ async fn pass_on(
 
 /// A restore that has ended: requests are answered, the finalizer goes.
 async fn settle(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Error> {
-    let now = Utc::now();
+    let now = now();
     let mut next = restore.status.clone().unwrap_or_default();
     for request in unanswered(restore) {
         let message = "the restore has ended; to restore again, create another OpenBaoRestore";
@@ -340,7 +340,7 @@ async fn depart(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Error
         }
     }
     let journal = operation.status.clone().unwrap_or_default();
-    let next = status::mirror(restore, &journal, None, Utc::now());
+    let next = status::mirror(restore, &journal, None, now());
     write(ad, restore, next).await?;
     Ok(Action::requeue(RetryClass::ProgressPoll.delay(ad.settings.requeue_standard)))
 }
@@ -463,6 +463,11 @@ fn count(restore: &OpenBaoRestore, next: &OpenBaoRestoreStatus) {
         RestorePhase::Unknown => metrics().restore_not_completed(true),
         RestorePhase::Pending | RestorePhase::Validating | RestorePhase::Running => {}
     }
+}
+
+/// The present time, as precise as a status shows it.
+fn now() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(3)
 }
 
 fn phase_word(phase: RestorePhase) -> &'static str {

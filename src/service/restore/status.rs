@@ -88,6 +88,9 @@ pub fn mirror(
         status.stage.clear();
         status.completion_time = status.completion_time.or(operation.ended_at).or(Some(now));
     }
+    if status.phase == RestorePhase::Completed {
+        status.message = success(restore, &status);
+    }
     status.durations = durations(restore, &status, operation);
     let word = match status.phase {
         RestorePhase::Completed => ("True", reason::RESTORE_SUCCEEDED),
@@ -112,6 +115,16 @@ pub fn mirror(
         None => {}
     }
     status
+}
+
+/// What a person wants to read at the end.
+fn success(restore: &OpenBaoRestore, status: &OpenBaoRestoreStatus) -> String {
+    let key = status.source.as_ref().map_or("the snapshot", |source| source.key.as_str());
+    match (&status.proof, restore.spec.dry_run) {
+        (_, true) => format!("{key} could be restored; this was a dry run and nothing was changed"),
+        (Some(proof), false) => format!("{key} is restored: {}", proof.text),
+        (None, false) => format!("{key} is restored"),
+    }
 }
 
 fn step<'a>(operation: &'a OpenBaoOperationStatus, name: &str) -> Option<&'a StepStatus> {
@@ -332,6 +345,7 @@ mod tests {
         restore.status = Some(admitted(&restore, Some("c-uid".into()), at(0)));
         let status = mirror(&restore, &journal(), None, at(50));
         assert_eq!((status.phase, status.completion_time), (RestorePhase::Completed, Some(at(40))));
+        assert_eq!(status.message, "a.snap is restored: gone");
         let source = status.source.unwrap();
         assert_eq!((source.key.as_str(), source.size_bytes, source.versions.len()), ("a.snap", Some(7), 2));
         assert_eq!(status.proof.unwrap().kind, ProofKind::Marker);

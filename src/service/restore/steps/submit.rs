@@ -15,6 +15,9 @@ use crate::service::restore::plan;
 /// How long a mover may wait before it claims.
 const PERMIT: TimeDelta = TimeDelta::seconds(60);
 
+/// Tries of the one conflict-checked write.
+const WRITES: usize = 5;
+
 /// Output keys of this step.
 pub const OUTCOME: &str = "outcome";
 pub const PROOF: &str = "proof";
@@ -56,15 +59,6 @@ pub async fn grant(step: &Step<'_>) -> StepOutcome {
             "the snapshot is not the one that was judged; nothing was submitted",
         );
     }
-    let read = match step.movers.exchange().await {
-        Ok(Some(read)) => read,
-        Ok(None) => return StepOutcome::fatal("MoverUnusable", "the mover's ConfigMap is gone; nothing was submitted"),
-        Err(error) => return not_yet(chain(&error)),
-    };
-    if read.claim.is_some() || read.grant.is_some() {
-        // Not to be judged here: the proof looks into it.
-        return StepOutcome::in_progress("a permit stands already: looking what came of it");
-    }
     let members = step.members(cluster).await;
     let Some(leader) = observe::leader(&members) else {
         return not_yet("the servers do not agree on a leader".to_owned());
@@ -78,14 +72,32 @@ pub async fn grant(step: &Step<'_>) -> StepOutcome {
         return not_yet("another operator leads now".to_owned());
     }
     let permit = Permit { pod_uid, fence, leader: peer, endpoint, expires_at: Utc::now() + PERMIT };
-    match step.movers.grant(&read, &Grant::Granted(permit)).await {
-        Ok(()) => StepOutcome::in_progress("waiting for the mover to claim the submission"),
-        Err(MoverError::Request { source, .. }) if source.is_conflict() => {
-            not_yet("the mover's ConfigMap changed while the permit was written".to_owned())
+    hand_over(step, &Grant::Granted(permit), not_yet).await
+}
+
+/// Writes the permit. The mover tells its progress in the same object, so a conflict is looked into and tried again; what
+/// was meant for one pod with one verified snapshot stays meant for it.
+async fn hand_over(step: &Step<'_>, grant: &Grant, not_yet: impl Fn(String) -> StepOutcome) -> StepOutcome {
+    for _ in 0..WRITES {
+        let read = match step.movers.exchange().await {
+            Ok(Some(read)) => read,
+            Ok(None) => {
+                return StepOutcome::fatal("MoverUnusable", "the mover's ConfigMap is gone; nothing was submitted");
+            }
+            Err(error) => return not_yet(chain(&error)),
+        };
+        if read.claim.is_some() || read.grant.is_some() {
+            // Not to be judged here: the proof looks into it.
+            return StepOutcome::in_progress("a permit stands already: looking what came of it");
         }
-        // Whether it was written is not known: the proof reads it.
-        Err(error) => StepOutcome::in_progress(format!("waiting for the mover ({})", chain(&error))),
+        match step.movers.grant(&read, grant).await {
+            Ok(()) => return StepOutcome::in_progress("waiting for the mover to claim the submission"),
+            Err(MoverError::Request { source, .. }) if source.is_conflict() => {}
+            // Whether it was written is not known: the proof reads it.
+            Err(error) => return StepOutcome::in_progress(format!("waiting for the mover ({})", chain(&error))),
+        }
     }
+    not_yet("the mover's ConfigMap kept changing while the permit was written".to_owned())
 }
 
 fn peer(leader: &Member) -> Option<Peer> {
