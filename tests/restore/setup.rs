@@ -45,7 +45,7 @@ pub fn manifest(name: &str, replicas: u32, version: &str, extra: &str) -> String
     format!(
         "apiVersion: openbao.org/v1alpha1\nkind: OpenBaoCluster\nmetadata: {{name: {name}}}\nspec:\n  \
          version: {version}\n  replicas: {replicas}\n  storage: {{size: 1Gi}}\n  deletionPolicy: DeletePVCs\n  \
-         tls: {{enabled: true}}\n  configuration: {{raft: {{performanceMultiplier: 1}}}}\n  \
+         tls: {{enabled: true}}\n  configuration: {{raft: {{performanceMultiplier: 5}}}}\n  \
          selfInit:\n    enabled: true\n    oidc: {{enabled: true}}\n    requests:{REQUESTS}  \
          backup: {{target: {{provider: file, file: {{claimName: sand}}}}}}\n  {extra}\n"
     )

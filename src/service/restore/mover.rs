@@ -131,6 +131,11 @@ impl Exchange {
         })
     }
 
+    /// How often a submission was claimed in the attempts that are over.
+    pub fn submitted(&self) -> usize {
+        self.past.iter().filter(|past| past.claim.is_some()).count()
+    }
+
     /// The attempt of that number, if it is over.
     pub fn past(&self, attempt: i32) -> Option<&Past> {
         self.past.iter().find(|past| past.attempt == attempt)

@@ -27,7 +27,9 @@ pub const AWAIT_HEALTHY: &str = "AwaitHealthy";
 pub const VERIFY_ACCESS: &str = "VerifyAccess";
 
 /// How often a snapshot is submitted in all when the server is shown not to have applied it.
-pub const SUBMISSIONS: i32 = 3;
+pub const SUBMISSIONS: usize = 3;
+/// How often the step is tried: some attempts end before anything is submitted.
+const SUBMIT_ATTEMPTS: i32 = 8;
 
 /// Name of the policy that exists only in the data from before the restore.
 pub fn marker(operation_uid: &str) -> String {
@@ -264,7 +266,7 @@ pub fn plan(inputs: &Inputs) -> Plan {
         }
         steps.extend([
             step(PLACE_MARKER, StepKind::Idempotent, "60m", 3),
-            step(SUBMIT, StepKind::OnceOnly, "120m", SUBMISSIONS),
+            step(SUBMIT, StepKind::OnceOnly, "120m", SUBMIT_ATTEMPTS),
             StepSpec { observe_only: true, ..step(PROVE_APPLIED, StepKind::ReadVerify, "60m", 1) },
             step(RESTART_VOTERS, StepKind::ReadVerify, "45m", 1),
             StepSpec { observe_only: true, ..step(AWAIT_HEALTHY, StepKind::ReadVerify, "30m", 1) },

@@ -1,7 +1,10 @@
 //! The one step that cannot be taken back: leave for one mover to post the snapshot once, and then the proof of what
 //! became of it. Nothing here posts anything, and no permit is given twice under one claim.
 
+use std::time::Duration;
+
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use tokio::time::Instant;
 
 use super::{Step, chain, evidence, judge, marker, preflight, recorded_pods, restart, trouble};
 use crate::api::OpenBaoCluster;
@@ -15,6 +18,9 @@ use crate::service::restore::plan;
 /// How long a mover may wait before it claims.
 const PERMIT: TimeDelta = TimeDelta::seconds(60);
 
+/// How long an election is waited for when everything else is ready; a killed leader is followed after some 14 s.
+const ELECTION: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Tries of the one conflict-checked write.
 const WRITES: usize = 5;
 
@@ -59,11 +65,9 @@ pub async fn grant(step: &Step<'_>) -> StepOutcome {
             "the snapshot is not the one that was judged; nothing was submitted",
         );
     }
-    let members = step.members(cluster).await;
-    let Some(leader) = observe::leader(&members) else {
+    let Some(peer) = leading_peer(step, cluster).await else {
         return not_yet("the servers do not agree on a leader".to_owned());
     };
-    let Some(peer) = peer(leader) else { return not_yet(format!("pod {} has no address", leader.name)) };
     let endpoint = match step.call.output(plan::JUDGE, judge::ENDPOINT) {
         Some("snapshot-force") => Endpoint::SnapshotForce,
         Some(_) | None => Endpoint::Snapshot,
@@ -100,6 +104,21 @@ async fn hand_over(step: &Step<'_>, grant: &Grant, not_yet: impl Fn(String) -> S
     not_yet("the mover's ConfigMap kept changing while the permit was written".to_owned())
 }
 
+/// The leader, waited for through an election: this step runs once per receipt and cannot come back for it.
+async fn leading_peer(step: &Step<'_>, cluster: &OpenBaoCluster) -> Option<Peer> {
+    let until = Instant::now() + ELECTION;
+    loop {
+        let members = step.members(cluster).await;
+        if let Some(peer) = observe::leader(&members).and_then(peer) {
+            return Some(peer);
+        }
+        if Instant::now() >= until {
+            return None;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
 fn peer(leader: &Member) -> Option<Peer> {
     let endpoint = leader.endpoint.as_ref()?;
     Some(Peer {
@@ -126,7 +145,7 @@ pub async fn prove(step: &Step<'_>) -> StepOutcome {
         Err(error) => return trouble(&error),
     };
     if let Some(past) = read.past(step.call.state.attempt) {
-        return again(step, &past.verdict).await;
+        return again(step, &past.verdict, read.submitted()).await;
     }
     let current = match step.movers.current().await {
         Ok(current) => current,
@@ -256,7 +275,7 @@ async fn close(
         at: Utc::now(),
     };
     match step.movers.close(read, past).await {
-        Ok(()) => again(step, &why).await,
+        Ok(()) => again(step, &why, read.submitted() + usize::from(read.claim.is_some())).await,
         Err(MoverError::Request { source, .. }) if source.is_conflict() => {
             StepOutcome::in_progress("the mover wrote meanwhile: looking again")
         }
@@ -265,10 +284,11 @@ async fn close(
 }
 
 /// The attempt is over. If another one may follow, its mover is made first, so that the next permit finds one ready.
-async fn again(step: &Step<'_>, why: &str) -> StepOutcome {
+async fn again(step: &Step<'_>, why: &str, submitted: usize) -> StepOutcome {
     let message = format!("not applied: {why}");
-    if step.call.state.attempt >= plan::SUBMISSIONS {
-        return StepOutcome::NotApplied { message };
+    if submitted >= plan::SUBMISSIONS {
+        let message = format!("{message}. It was submitted {submitted} times; the data is the old one");
+        return StepOutcome::fatal("NotApplied", message);
     }
     match preflight::ready(step).await {
         Ok(preflight::Prepared::Working(what)) => {
