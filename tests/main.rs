@@ -7,6 +7,7 @@
 
 mod api;
 mod backup;
+mod cluster;
 mod devcluster;
 mod harness;
 mod platform;

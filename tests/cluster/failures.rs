@@ -1,0 +1,225 @@
+//! What happens to a cluster that serves: pods die, volumes vanish, members come and go, the object is deleted.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use kube::ResourceExt;
+
+use super::{PATIENCE, available, bao, condition, get, login, manifest, must_hold, put};
+use crate::harness::{Cluster, Namespace, Operator, eventually};
+
+/// Waits until the cluster can bear a loss: before that every test of a loss would be one of its end.
+async fn settled(namespace: &Namespace, tolerance: i32) {
+    available(namespace, "kelp").await;
+    eventually("members vote", PATIENCE, async || {
+        let status = get(namespace, "kelp").await?.status.unwrap_or_default();
+        let voting = status.members.iter().filter(|member| member.voter == Some(true)).count();
+        if status.failure_tolerance == Some(tolerance) && voting == status.members.len() {
+            Ok(())
+        } else {
+            Err(format!("{:?}", status.members))
+        }
+    })
+    .await;
+}
+
+async fn uid(namespace: &Namespace, pod: &str) -> String {
+    namespace.api::<Pod>().get(pod).await.ok().and_then(|pod| pod.uid()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn losing_ordinal_0_with_its_volume_never_starts_a_second_cluster() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-ordinal-0").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    namespace.apply(&manifest("kelp", "")).await;
+    settled(&namespace, 1).await;
+    let before = get(&namespace, "kelp").await.unwrap().status.unwrap().cluster_id;
+    let token = login(&namespace, "kelp").await;
+    put(&namespace, "kelp", &token, "kept").await;
+    let old = uid(&namespace, "kelp-0").await;
+    namespace.kubectl(&["delete", "pvc", "data-kelp-0", "--wait=false"]).await;
+    namespace.kubectl(&["delete", "pod", "kelp-0"]).await;
+    eventually("another pod in its place", PATIENCE, async || {
+        let now = uid(&namespace, "kelp-0").await;
+        if now.is_empty() || now == old { Err(now) } else { Ok(()) }
+    })
+    .await;
+    settled(&namespace, 1).await;
+    let after = get(&namespace, "kelp").await.unwrap().status.unwrap().cluster_id;
+    assert_eq!(after, before, "the same OpenBao cluster");
+    must_hold(&namespace, "kelp", &token, "kept").await;
+}
+
+#[tokio::test]
+async fn losing_ordinal_0_with_its_volume_before_the_others_vote_loses_no_second_cluster_either() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-ordinal-0-early").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    namespace.apply(&manifest("kelp", "")).await;
+    eventually("the first member leads", PATIENCE, async || {
+        let status = get(&namespace, "kelp").await?.status.unwrap_or_default();
+        if status.active_leader.is_some() { Ok(()) } else { Err(format!("{:?}", status.phase)) }
+    })
+    .await;
+    namespace.kubectl(&["delete", "pvc", "data-kelp-0", "--wait=false"]).await;
+    namespace.kubectl(&["delete", "pod", "kelp-0", "--grace-period=1"]).await;
+    // Whatever becomes of it, two OpenBao clusters must never stand behind one Service.
+    let end = std::time::Instant::now() + Duration::from_secs(45);
+    let mut ids = std::collections::BTreeSet::new();
+    while std::time::Instant::now() < end {
+        if let Ok(answer) = bao(&namespace, "kelp", "", &["GET", "sys/health?standbyok=true"]).await
+            && let Ok(health) = serde_json::from_str::<serde_json::Value>(&answer)
+            && let Some(id) = health["cluster_id"].as_str()
+        {
+            ids.insert(id.to_owned());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(ids.len() <= 1, "clients met several clusters: {ids:?}");
+}
+
+#[tokio::test]
+async fn the_leader_killed_and_a_standby_wiped_come_back_by_themselves() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-pods").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    namespace.apply(&manifest("kelp", "")).await;
+    settled(&namespace, 1).await;
+    let token = login(&namespace, "kelp").await;
+    put(&namespace, "kelp", &token, "kept").await;
+    let leader = get(&namespace, "kelp").await.unwrap().status.unwrap().active_leader.unwrap();
+    namespace.kubectl(&["delete", "pod", &leader, "--grace-period=0", "--force"]).await;
+    eventually("another leads", PATIENCE, async || {
+        let status = get(&namespace, "kelp").await?.status.unwrap_or_default();
+        if status.active_leader.as_deref().is_some_and(|now| now != leader) { Ok(()) } else { Err(format!("{:?}", status.active_leader)) }
+    })
+    .await;
+    settled(&namespace, 1).await;
+    let status = get(&namespace, "kelp").await.unwrap().status.unwrap();
+    let standby = status.members.iter().map(|member| member.name.clone()).find(|name| Some(name) != status.active_leader.as_ref()).unwrap();
+    namespace.kubectl(&["delete", "pvc", &format!("data-{standby}"), "--wait=false"]).await;
+    namespace.kubectl(&["delete", "pod", &standby]).await;
+    settled(&namespace, 1).await;
+    must_hold(&namespace, "kelp", &token, "kept").await;
+}
+
+#[tokio::test]
+async fn members_join_and_leave_and_none_is_left_behind_in_raft() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-scale").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    namespace.apply(&manifest("kelp", "  replicas: 1\n")).await;
+    settled(&namespace, 0).await;
+    let token = login(&namespace, "kelp").await;
+    put(&namespace, "kelp", &token, "kept").await;
+    for (replicas, tolerance) in [(3, 1), (1, 0), (3, 1)] {
+        let patch = format!(r#"{{"spec":{{"replicas":{replicas}}}}}"#);
+        namespace.kubectl(&["patch", "openbaocluster", "kelp", "--type=merge", "-p", &patch]).await;
+        eventually("the members are as many as asked for", PATIENCE, async || {
+            let status = get(&namespace, "kelp").await?.status.unwrap_or_default();
+            if status.members.len() == usize::try_from(replicas).unwrap() { Ok(()) } else { Err(format!("{:?}", status.members)) }
+        })
+        .await;
+        settled(&namespace, tolerance).await;
+        let raft = bao(&namespace, "kelp", &token, &["GET", "sys/storage/raft/configuration"]).await.unwrap();
+        assert_eq!(raft.matches("node_id").count(), usize::try_from(replicas).unwrap(), "{raft}");
+        must_hold(&namespace, "kelp", &token, "kept").await;
+    }
+}
+
+#[tokio::test]
+async fn a_changed_setting_restarts_the_standbys_first_and_the_leader_last() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-config").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    namespace.apply(&manifest("kelp", "")).await;
+    settled(&namespace, 1).await;
+    let status = get(&namespace, "kelp").await.unwrap().status.unwrap();
+    let leader = status.active_leader.unwrap();
+    let names = ["kelp-0", "kelp-1", "kelp-2"];
+    let mut before = Vec::new();
+    for name in names {
+        before.push(uid(&namespace, name).await);
+    }
+    let patch = r#"{"spec":{"configuration":{"logLevel":"debug"},"maintenance":{"restartAt":"once"}}}"#;
+    namespace.kubectl(&["patch", "openbaocluster", "kelp", "--type=merge", "-p", patch]).await;
+    let mut order: Vec<String> = Vec::new();
+    eventually("all were restarted", PATIENCE, async || {
+        for (name, old) in names.iter().zip(&before) {
+            if uid(&namespace, name).await != *old && !order.iter().any(|known| known == name) {
+                order.push((*name).to_owned());
+            }
+        }
+        let status = get(&namespace, "kelp").await?.status.unwrap_or_default();
+        if order.len() == 3 && status.last_restart_at.as_deref() == Some("once") { Ok(()) } else { Err(format!("{order:?}")) }
+    })
+    .await;
+    assert_eq!(order.last(), Some(&leader), "{order:?}");
+    settled(&namespace, 1).await;
+    let lock = get(&namespace, "kelp").await.unwrap().status.unwrap().operation_lock;
+    assert_eq!(lock, None, "the lock is given back");
+}
+
+#[tokio::test]
+async fn retained_volumes_and_keys_carry_their_data_into_a_cluster_applied_again() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-again").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    namespace.apply(&manifest("kelp", "")).await;
+    settled(&namespace, 1).await;
+    let token = login(&namespace, "kelp").await;
+    put(&namespace, "kelp", &token, "kept").await;
+    let before = get(&namespace, "kelp").await.unwrap().status.unwrap().cluster_id;
+    namespace.kubectl(&["delete", "openbaocluster", "kelp"]).await;
+    eventually("the pods are gone", PATIENCE, async || {
+        let pods = namespace.kubectl(&["get", "pods", "-o", "name", "-l", "openbao.org/cluster=kelp"]).await;
+        if pods.trim().is_empty() { Ok(()) } else { Err(pods) }
+    })
+    .await;
+    assert!(namespace.api::<Secret>().get_opt("kelp-unseal-key").await.unwrap().is_some(), "the key stays");
+    namespace.apply(&manifest("kelp", "")).await;
+    available(&namespace, "kelp").await;
+    let after = get(&namespace, "kelp").await.unwrap().status.unwrap().cluster_id;
+    assert_eq!(after, before, "the same data, not a new cluster");
+    must_hold(&namespace, "kelp", &token, "kept").await;
+}
+
+#[tokio::test]
+async fn deletion_takes_what_the_policy_says_and_nothing_else() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-delete").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    for (policy, volumes, key) in [("DeletePVCs", false, true), ("DeleteAll", false, false)] {
+        let extra = format!("  replicas: 1\n  deletionPolicy: {policy}\n");
+        namespace.kubectl(&["delete", "secret", "kelp-unseal-key", "--ignore-not-found"]).await;
+        namespace.apply(&manifest("kelp", &extra)).await;
+        available(&namespace, "kelp").await;
+        namespace.kubectl(&["delete", "openbaocluster", "kelp"]).await;
+        eventually("volumes are as the policy says", PATIENCE, async || {
+            let left = namespace.api::<PersistentVolumeClaim>().get_opt("data-kelp-0").await.map_err(|error| error.to_string())?;
+            if left.is_some() == volumes { Ok(()) } else { Err(format!("{policy}: {}", left.is_some())) }
+        })
+        .await;
+        let kept = namespace.api::<Secret>().get_opt("kelp-unseal-key").await.unwrap().is_some();
+        assert_eq!(kept, key, "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn an_operator_killed_again_and_again_during_the_first_start_still_makes_one_cluster() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-killed").await;
+    let mut operator = Operator::start(&namespace, &[]).await;
+    namespace.apply(&manifest("kelp", "")).await;
+    for pause in [150, 300, 600, 1_200, 2_400, 3_600] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        operator.kill();
+        operator = Operator::start(&namespace, &[("OPENBAO_LEADER_ELECT", "false")]).await;
+    }
+    let found = available(&namespace, "kelp").await;
+    assert_eq!(condition(&found, "Degraded").0, "False", "{:?}", condition(&found, "Degraded"));
+    let token = login(&namespace, "kelp").await;
+    put(&namespace, "kelp", &token, "one").await;
+    must_hold(&namespace, "kelp", &token, "one").await;
+}
