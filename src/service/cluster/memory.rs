@@ -27,6 +27,8 @@ pub struct Memory {
 pub struct Notes {
     /// The first start is over, whatever an older view says.
     pub bootstrapped: bool,
+    /// The stanza of the first start that was deleted, by UID: the watch shows it for a moment longer.
+    pub stanza_removed: Option<String>,
     /// When the status was last written.
     pub status_written: Option<Instant>,
     /// Raft's voters, and for which constellation of members they were asked.

@@ -10,7 +10,7 @@ use crate::{
         Adapters,
         kubernetes::client::{RequestError, timed},
     },
-    api::{HandledRequest, OpenBaoCluster, OpenBaoOperation},
+    api::{ClusterPhase, HandledRequest, OpenBaoCluster, OpenBaoOperation},
     service::{
         backup::{self, BackupFacts},
         restore::pending,
@@ -95,7 +95,7 @@ pub async fn write(
 ) -> Result<Planes, Error> {
     let mut planes = Planes::default();
     let status = cluster.status.clone().unwrap_or_default();
-    if status.initialized != Some(true) {
+    if status.initialized != Some(true) || status.phase == Some(ClusterPhase::Initializing) {
         return Ok(planes);
     }
     let restores = ad.caches.restores_of(&spec.namespace, &spec.name);

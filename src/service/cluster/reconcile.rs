@@ -42,7 +42,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// While something is.
 const BUSY: Duration = Duration::from_secs(2);
 /// While a cluster starts for the first time, its status shows the way in steps of this, not each event.
-const STATUS_PACE: Duration = Duration::from_secs(5);
+const STATUS_PACE: Duration = Duration::from_secs(8);
 
 /// Why a look could not be finished. Another one follows.
 #[derive(Debug, thiserror::Error)]
@@ -186,7 +186,11 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
         }
         Err(_) => (Acted::default(), None),
     };
-    if let Ok(spec) = &valid {
+    // During the first start there are better things to do than to ask who votes.
+    let started = cluster.status.as_ref().is_some_and(|status| status.phase != Some(crate::api::ClusterPhase::Initializing));
+    if let Ok(spec) = &valid
+        && started
+    {
         voters::refresh(ad, &mut notes, cluster, spec, &members).await;
     }
     let wait = report(ad, &mut notes, cluster, &valid, &facts, &members, acted, failure.as_ref()).await?;
@@ -251,11 +255,7 @@ async fn act(
         image: running.image,
         certificate_hash: certificates.hash.or_else(|| template_annotation(facts, statefulset::CERTIFICATE_HASH)),
         bootstrapping: stage == Stage::Bootstrapping,
-        claim_templates: facts
-            .stateful_set
-            .as_ref()
-            .and_then(|set| set.spec.as_ref()?.volume_claim_templates.clone())
-            .map(stripped),
+        claim_templates: kept_claims(spec, facts),
     };
     let live = facts.stateful_set.as_deref();
     match stage {
@@ -281,7 +281,7 @@ async fn act(
             maintain::sweep(ad, spec, facts).await?;
             acted.troubles.extend(maintain::grow_volumes(ad, notes, spec, facts).await?);
             acted.troubles.extend(init::lost(&applier, spec, facts, &status).await?);
-            tidy(&applier, facts).await?;
+            tidy(&applier, notes, facts).await?;
         }
     }
     Ok(acted)
@@ -321,9 +321,20 @@ fn template_annotation(facts: &Facts, key: &str) -> Option<String> {
     template.metadata.as_ref()?.annotations.as_ref()?.get(key).cloned()
 }
 
-/// What the API server added to claim templates must not be sent back.
-fn stripped(templates: Vec<PersistentVolumeClaim>) -> Vec<PersistentVolumeClaim> {
-    templates.into_iter().map(|template| PersistentVolumeClaim { status: None, ..template }).collect()
+/// The claim templates of an existing StatefulSet, where they say something else than the spec: nobody may change them. What
+/// the API server added to them is not sent back.
+fn kept_claims(spec: &ValidatedCluster, facts: &Facts) -> Option<Vec<PersistentVolumeClaim>> {
+    let templates = facts.stateful_set.as_ref()?.spec.as_ref()?.volume_claim_templates.clone()?;
+    let says = |template: &PersistentVolumeClaim| {
+        let claim = template.spec.clone().unwrap_or_default();
+        let size = claim.resources.and_then(|resources| resources.requests?.get("storage").map(|size| size.0.clone()));
+        size.as_deref() == Some(spec.spec.storage.size.as_str())
+            && claim.storage_class_name == spec.spec.storage.storage_class_name
+    };
+    if templates.len() == 1 && templates.iter().all(says) {
+        return None;
+    }
+    Some(templates.into_iter().map(|template| PersistentVolumeClaim { status: None, ..template }).collect())
 }
 
 /// Whether this cluster may still be initialised. Asked of the API server itself where a mistake would cost data.
@@ -441,9 +452,12 @@ async fn let_go(applier: &Applier, facts: &Facts, pods: &[String]) -> Result<(),
 }
 
 /// After the first start: the stanza goes, and whoever still waits at the gate of the old template may start, to join.
-async fn tidy(applier: &Applier, facts: &Facts) -> Result<(), Error> {
+async fn tidy(applier: &Applier, notes: &mut Notes, facts: &Facts) -> Result<(), Error> {
     if let Some(object) = facts.config_maps.get(&names::bootstrap_config_map(&applier.cluster)) {
-        applier.remove(object.as_ref()).await?;
+        if notes.stanza_removed != object.uid() {
+            applier.remove(object.as_ref()).await?;
+            notes.stanza_removed = object.uid();
+        }
         // Pods behind the gate wait until the watch has seen it gone.
         return Ok(());
     }
@@ -521,13 +535,10 @@ fn is_news(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus, notes: &N
     if old == new {
         return false;
     }
-    let words = |status: &OpenBaoClusterStatus| -> Vec<(String, String, String)> {
-        let all = status.conditions.iter();
-        all.map(|one| (one.type_.clone(), one.status.clone(), one.reason.clone())).collect()
-    };
-    let starting = old.phase == Some(crate::api::ClusterPhase::Initializing) && new.phase == old.phase;
+    let starting = new.phase == Some(crate::api::ClusterPhase::Initializing)
+        && old.phase.is_none_or(|phase| phase == crate::api::ClusterPhase::Initializing);
     let recent = notes.status_written.is_some_and(|at| at.elapsed() < STATUS_PACE);
-    !(starting && recent && (words(&old) == words(&new) || !has_trouble(&new)))
+    !(starting && recent && !(has_trouble(&new) && !has_trouble(&old)))
 }
 
 fn has_trouble(status: &OpenBaoClusterStatus) -> bool {

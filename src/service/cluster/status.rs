@@ -23,6 +23,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How long a new cluster may take to have all its members before it is called available with a majority of them.
 const PATIENCE: chrono::Duration = chrono::Duration::minutes(2);
 
+/// How long a new pod may take to join before it is called sealed.
+const JOINING: chrono::Duration = chrono::Duration::seconds(60);
+
 /// Something a person should look at: a constant reason and words that say what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
@@ -258,7 +261,7 @@ struct Judgement {
 impl Judgement {
     fn of(seen: &Observed<'_>, before: &OpenBaoClusterStatus, leader: Option<&Member>, now: DateTime<Utc>) -> Self {
         let available = availability(seen, before, leader, now);
-        let degraded = degradation(seen, before, &available);
+        let degraded = degradation(seen, before, &available, now);
         let lock = before.operation_lock.as_ref().map(|lock| lock.operation);
         let was = condition_is(before, kind::AVAILABLE, "True");
         let phase = match lock {
@@ -408,6 +411,7 @@ fn degradation(
     seen: &Observed<'_>,
     before: &OpenBaoClusterStatus,
     available: &Result<Trouble, Trouble>,
+    now: DateTime<Utc>,
 ) -> Option<Trouble> {
     if let Err(invalid) = &seen.spec {
         let why = if invalid.is_unsupported() { reason::NOT_SUPPORTED } else { reason::INVALID };
@@ -421,12 +425,16 @@ fn degradation(
     }
     if let Err(bad) = available
         && before.initialized == Some(true)
+        && before.phase != Some(ClusterPhase::Initializing)
     {
         return Some(bad.clone());
     }
+    // A member that joins says that it is sealed for a moment.
+    let joins = |member: &Member| member.created.is_some_and(|created| now - created < JOINING);
     let sealed: Vec<&str> = seen
         .members
         .iter()
+        .filter(|member| !joins(member))
         .filter(|member| {
             member.state() == Some(HealthState::Sealed)
                 && member.health.as_ref().is_some_and(|health| health.initialized)
