@@ -42,7 +42,9 @@ async fn bench_cluster_to_available() {
     let (leases, others): (Vec<_>, Vec<_>) = idle.iter().partition(|request| lease(&request.resource));
 
     let mut back = Vec::new();
-    for (kind, name) in [("service", "kelp-public"), ("configmap", "kelp-config"), ("secret", "kelp-tls-server"), ("pdb", "kelp")] {
+    for (kind, name) in
+        [("service", "kelp-public"), ("configmap", "kelp-config"), ("secret", "kelp-tls-server"), ("pdb", "kelp")]
+    {
         namespace.kubectl(&["delete", kind, name]).await;
         let deleted = Instant::now();
         eventually("it is back", Duration::from_secs(20), async || {

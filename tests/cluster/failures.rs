@@ -92,12 +92,21 @@ async fn the_leader_killed_and_a_standby_wiped_come_back_by_themselves() {
     namespace.kubectl(&["delete", "pod", &leader, "--grace-period=0", "--force"]).await;
     eventually("another leads", PATIENCE, async || {
         let status = get(&namespace, "kelp").await?.status.unwrap_or_default();
-        if status.active_leader.as_deref().is_some_and(|now| now != leader) { Ok(()) } else { Err(format!("{:?}", status.active_leader)) }
+        if status.active_leader.as_deref().is_some_and(|now| now != leader) {
+            Ok(())
+        } else {
+            Err(format!("{:?}", status.active_leader))
+        }
     })
     .await;
     settled(&namespace, 1).await;
     let status = get(&namespace, "kelp").await.unwrap().status.unwrap();
-    let standby = status.members.iter().map(|member| member.name.clone()).find(|name| Some(name) != status.active_leader.as_ref()).unwrap();
+    let standby = status
+        .members
+        .iter()
+        .map(|member| member.name.clone())
+        .find(|name| Some(name) != status.active_leader.as_ref())
+        .unwrap();
     namespace.kubectl(&["delete", "pvc", &format!("data-{standby}"), "--wait=false"]).await;
     namespace.kubectl(&["delete", "pod", &standby]).await;
     settled(&namespace, 1).await;
@@ -118,7 +127,11 @@ async fn members_join_and_leave_and_none_is_left_behind_in_raft() {
         namespace.kubectl(&["patch", "openbaocluster", "kelp", "--type=merge", "-p", &patch]).await;
         eventually("the members are as many as asked for", PATIENCE, async || {
             let status = get(&namespace, "kelp").await?.status.unwrap_or_default();
-            if status.members.len() == usize::try_from(replicas).unwrap() { Ok(()) } else { Err(format!("{:?}", status.members)) }
+            if status.members.len() == usize::try_from(replicas).unwrap() {
+                Ok(())
+            } else {
+                Err(format!("{:?}", status.members))
+            }
         })
         .await;
         settled(&namespace, tolerance).await;
@@ -152,7 +165,11 @@ async fn a_changed_setting_restarts_the_standbys_first_and_the_leader_last() {
             }
         }
         let status = get(&namespace, "kelp").await?.status.unwrap_or_default();
-        if order.len() == 3 && status.last_restart_at.as_deref() == Some("once") { Ok(()) } else { Err(format!("{order:?}")) }
+        if order.len() == 3 && status.last_restart_at.as_deref() == Some("once") {
+            Ok(())
+        } else {
+            Err(format!("{order:?}"))
+        }
     })
     .await;
     assert_eq!(order.last(), Some(&leader), "{order:?}");
@@ -197,7 +214,11 @@ async fn deletion_takes_what_the_policy_says_and_nothing_else() {
         available(&namespace, "kelp").await;
         namespace.kubectl(&["delete", "openbaocluster", "kelp"]).await;
         eventually("volumes are as the policy says", PATIENCE, async || {
-            let left = namespace.api::<PersistentVolumeClaim>().get_opt("data-kelp-0").await.map_err(|error| error.to_string())?;
+            let left = namespace
+                .api::<PersistentVolumeClaim>()
+                .get_opt("data-kelp-0")
+                .await
+                .map_err(|error| error.to_string())?;
             if left.is_some() == volumes { Ok(()) } else { Err(format!("{policy}: {}", left.is_some())) }
         })
         .await;

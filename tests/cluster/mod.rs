@@ -168,7 +168,11 @@ async fn an_unseal_key_that_is_deleted_raises_an_alarm_and_is_never_made_again()
     namespace.kubectl(&["delete", "secret", "kelp-unseal-key"]).await;
     eventually("the alarm", PATIENCE, async || {
         let degraded = condition(&get(&namespace, "kelp").await?, "Degraded");
-        if degraded.0 == "True" && degraded.1.contains("UnsealKeyMissing") { Ok(()) } else { Err(format!("{degraded:?}")) }
+        if degraded.0 == "True" && degraded.1.contains("UnsealKeyMissing") {
+            Ok(())
+        } else {
+            Err(format!("{degraded:?}"))
+        }
     })
     .await;
     assert!(secrets.get_opt("kelp-unseal-key").await.unwrap().is_none(), "no new key over old data");
@@ -256,7 +260,16 @@ async fn accounts_of_jobs_exist_only_while_their_feature_is_on() {
         all.items.iter().map(ResourceExt::name_any).filter(|name| name.starts_with("kelp")).collect()
     };
     assert_eq!(names().await, ["kelp", "kelp-backup", "kelp-restore"].map(str::to_owned).into());
-    namespace.kubectl(&["patch", "openbaocluster", "kelp", "--type=json", "-p", r#"[{"op":"remove","path":"/spec/backup"}]"#]).await;
+    namespace
+        .kubectl(&[
+            "patch",
+            "openbaocluster",
+            "kelp",
+            "--type=json",
+            "-p",
+            r#"[{"op":"remove","path":"/spec/backup"}]"#,
+        ])
+        .await;
     eventually("the accounts are gone", PATIENCE, async || {
         let names = names().await;
         if names.len() == 1 { Ok(()) } else { Err(format!("{names:?}")) }

@@ -6,7 +6,7 @@ use super::{
     names,
     observe::{self, Member},
     status::{Trouble, reasons},
-    upkeep::{Situation, Step, decide},
+    upkeep::{Situation, Step, decide, unsettled},
     validate::ValidatedCluster,
     voters,
 };
@@ -83,16 +83,17 @@ pub async fn run(
     let current = replicas_of(facts).unwrap_or(spec.replicas);
     let voters = notes.voters.as_ref().map(|(_, voters)| voters.clone());
     let template = wanted.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
-    let step = decide(&Situation {
-        facts,
-        members,
-        voters: voters.as_ref(),
-        template: &template,
-        wanted: spec.replicas,
-        current,
-    });
+    let situation =
+        Situation { facts, members, voters: voters.as_ref(), template: &template, wanted: spec.replicas, current };
+    let step = decide(&situation);
     let stay = |progress: Option<Trouble>| Outcome { progress, replicas: current, settled: false };
     if step == Step::Nothing {
+        // Done only when the one that went last is back.
+        if is_ours(cluster)
+            && let Some(why) = unsettled(&situation)
+        {
+            return Ok(stay(Some(Trouble::new(reasons::RESTARTING, why))));
+        }
         release(ad, cluster).await?;
         return Ok(Outcome { progress: None, replicas: current, settled: true });
     }

@@ -18,6 +18,7 @@ pub mod names;
 pub mod observe;
 pub mod planes;
 pub mod reconcile;
+pub mod requests;
 pub mod status;
 pub mod supported;
 pub mod tls;

@@ -12,6 +12,7 @@ use super::{
     names,
     observe::{self, Member},
     planes::{self, Planes},
+    requests,
     status::{self, Observed, TlsState, Trouble, reasons},
     upkeep,
     validate::{self, Invalid, ValidatedCluster},
@@ -83,6 +84,9 @@ pub enum Error {
         #[source]
         source: RequestError,
     },
+    /// What a person asked for.
+    #[error(transparent)]
+    Requests(#[from] requests::Error),
     /// Restarts, members, volumes.
     #[error(transparent)]
     Maintain(#[from] maintain::Error),
@@ -110,6 +114,7 @@ impl Error {
             Self::Planes(_) => "Planes",
             Self::Maintain(_) => "Maintenance",
             Self::Init(_) => "Initialize",
+            Self::Requests(_) => "Requests",
             Self::Deletion(_) => "Deletion",
         }
     }
@@ -187,12 +192,17 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
         Err(_) => (Acted::default(), None),
     };
     // During the first start there are better things to do than to ask who votes.
-    let started = cluster.status.as_ref().is_some_and(|status| status.phase != Some(crate::api::ClusterPhase::Initializing));
+    let started =
+        cluster.status.as_ref().is_some_and(|status| status.phase != Some(crate::api::ClusterPhase::Initializing));
     if let Ok(spec) = &valid
         && started
     {
         voters::refresh(ad, &mut notes, cluster, spec, &members).await;
     }
+    // Also of a paused or badly specified cluster: this is a way out.
+    let answers = requests::answer(ad, cluster, Utc::now()).await?;
+    let mut acted = acted;
+    acted.planes.handled.extend(answers);
     let wait = report(ad, &mut notes, cluster, &valid, &facts, &members, acted, failure.as_ref()).await?;
     match failure {
         Some(error) => Err(error),
@@ -499,6 +509,7 @@ async fn report(
         current_version: acted.planes.current_version.as_deref(),
         upgrading: acted.planes.upgrading.as_ref(),
         handled: &acted.planes.handled,
+        lock_orphaned: requests::is_orphaned(ad, cluster),
         access: notes.access.clone(),
         last_restart_at: acted.last_restart_at.or_else(|| before.last_restart_at.clone()),
     };

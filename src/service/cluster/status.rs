@@ -104,6 +104,8 @@ pub struct Observed<'a> {
     pub upgrading: Option<&'a (bool, &'static str, String)>,
     /// Requests answered now.
     pub handled: &'a [HandledRequest],
+    /// The lock's holder is nowhere to be seen.
+    pub lock_orphaned: bool,
     /// Whether the operator's own login works; `None` when it was not tried.
     pub access: Option<Result<(), String>>,
     /// The last `restartAt` that is carried out.
@@ -315,7 +317,7 @@ impl Judgement {
             TlsState::Bad(bad) => out.set(kind::TLS_READY, "False", bad.reason, &bad.message),
         }
         report_openbao(seen, before, leader, out);
-        report_operations(before, out);
+        report_operations(seen, before, out);
         if let Some((runs, why, message)) = seen.upgrading {
             out.set(kind::UPGRADING, if *runs { "True" } else { "False" }, why, message);
         }
@@ -507,7 +509,7 @@ fn report_openbao(
     }
 }
 
-fn report_operations(before: &OpenBaoClusterStatus, out: &mut Conditions<'_>) {
+fn report_operations(seen: &Observed<'_>, before: &OpenBaoClusterStatus, out: &mut Conditions<'_>) {
     let lock = before.operation_lock.as_ref();
     let running =
         |operation: LockOperation| lock.filter(|lock| lock.operation == operation).map(|lock| lock.holder.clone());
@@ -525,6 +527,15 @@ fn report_operations(before: &OpenBaoClusterStatus, out: &mut Conditions<'_>) {
         out.set(kind::RESTORING, "True", reason::WAITING, &format!("restore {name} waits to begin"));
     }
     match lock {
+        Some(lock) if seen.lock_orphaned => out.set(
+            kind::OPERATION_LOCK,
+            "True",
+            reason::LOCK_ORPHANED,
+            &format!(
+                "{} by {}, whose object is gone: to free the lock, add to spec.requests {{nonce: <a new word>, action: Release, holderUID: {}, fence: {}}}",
+                lock.operation, lock.holder, lock.holder_uid, lock.fence
+            ),
+        ),
         Some(lock) => {
             out.set(kind::OPERATION_LOCK, "True", reason::LOCK_HELD, &format!("{} by {}", lock.operation, lock.holder))
         }
@@ -634,6 +645,7 @@ mod tests {
             current_version: None,
             upgrading: None,
             handled: &[],
+            lock_orphaned: false,
             access: None,
             last_restart_at: None,
         };

@@ -109,7 +109,7 @@ fn shrink(seen: &Situation<'_>, leader: &Member) -> Step {
 }
 
 /// Why nothing may be disrupted now.
-fn unsettled(seen: &Situation<'_>) -> Option<String> {
+pub fn unsettled(seen: &Situation<'_>) -> Option<String> {
     let serves =
         |member: &&Member| member.ordinal < seen.current && member.serves() && member.ready && !member.terminating;
     let serving = seen.members.iter().filter(serves).count();

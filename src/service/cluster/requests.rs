@@ -1,0 +1,187 @@
+//! What a person asks of a cluster: to release a lock whose holder is gone. (`Retry` is the upgrade manager's.)
+//!
+//! A lock is never released by time, so this is the way out that makes sure that nothing can lock a cluster for ever. It is
+//! granted only for exactly the lock that the request names, and only if the API server knows no object with the holder's UID.
+
+use super::maintain;
+use crate::{
+    adapter::{
+        Adapters,
+        kubernetes::client::{RequestError, timed},
+        operationlock::{self, LockError},
+    },
+    api::{
+        HandledRequest, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationLock, Request, RequestAction,
+        RequestOutcome,
+    },
+};
+use chrono::{DateTime, Utc};
+use kube::{Api, ResourceExt, api::ListParams};
+
+/// Why a request could not be answered yet.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Whether the holder exists could not be asked.
+    #[error("failed to look for the holder of the lock of cluster {cluster}")]
+    Look {
+        /// The cluster.
+        cluster: String,
+        /// The refusal.
+        #[source]
+        source: RequestError,
+    },
+    /// The lock could not be cleared.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+}
+
+/// What a request comes to, before anything is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Clear the lock with this fence, if its holder is gone.
+    Clear(i64),
+    /// Nothing to do, and why.
+    Answer(RequestOutcome, String),
+}
+
+/// Judges one request against the lock as it is. Pure.
+pub fn judge(request: &Request, lock: Option<&OperationLock>) -> Verdict {
+    let refused = |why: String| Verdict::Answer(RequestOutcome::Refused, why);
+    if request.action != RequestAction::Release {
+        return refused(format!(
+            "a cluster understands Release and Retry, not {:?}: ask the operation itself",
+            request.action
+        ));
+    }
+    let (Some(uid), Some(fence)) = (&request.holder_uid, request.fence) else {
+        return refused("Release needs holderUID and fence as status.operationLock shows them".to_owned());
+    };
+    match lock {
+        None => Verdict::Answer(RequestOutcome::Superseded, "nobody holds the lock".to_owned()),
+        Some(lock) if lock.holder_uid != *uid || lock.fence != fence => Verdict::Answer(
+            RequestOutcome::Superseded,
+            format!("the lock has changed hands: it is {}'s, fence {}", lock.holder, lock.fence),
+        ),
+        Some(lock) if lock.holder == maintain::HOLDER => {
+            refused("the operator's own maintenance holds it and gives it back by itself".to_owned())
+        }
+        Some(lock) => Verdict::Clear(lock.fence),
+    }
+}
+
+/// Answers every request that is new, and returns the answers.
+pub async fn answer(ad: &Adapters, cluster: &OpenBaoCluster, now: DateTime<Utc>) -> Result<Vec<HandledRequest>, Error> {
+    let status = cluster.status.clone().unwrap_or_default();
+    let mut answers = Vec::new();
+    for request in &cluster.spec.requests {
+        let known = status.handled_requests.iter().any(|handled| handled.nonce == request.nonce);
+        if known || request.action == RequestAction::Retry {
+            continue;
+        }
+        let (outcome, message) = match judge(request, status.operation_lock.as_ref()) {
+            Verdict::Answer(outcome, message) => (outcome, message),
+            Verdict::Clear(fence) => {
+                clear(ad, cluster, request.holder_uid.as_deref().unwrap_or_default(), fence).await?
+            }
+        };
+        tracing::info!(nonce = request.nonce, outcome = ?outcome, message, by = request.by, "answered a request");
+        answers.push(HandledRequest {
+            nonce: request.nonce.clone(),
+            action: request.action,
+            outcome,
+            message,
+            at: Some(now),
+        });
+    }
+    Ok(answers)
+}
+
+async fn clear(
+    ad: &Adapters,
+    cluster: &OpenBaoCluster,
+    uid: &str,
+    fence: i64,
+) -> Result<(RequestOutcome, String), Error> {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let look = |source| Error::Look { cluster: cluster.name_any(), source };
+    let operations: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), &namespace);
+    let restores: Api<OpenBaoRestore> = Api::namespaced(ad.client.clone(), &namespace);
+    let everything = ListParams::default();
+    let operations = timed(operations.list_metadata(&everything)).await.map_err(look)?;
+    let restores = timed(restores.list_metadata(&everything)).await.map_err(look)?;
+    let operations = operations.items.iter().map(|object| &object.metadata);
+    let mut existing = operations.chain(restores.items.iter().map(|object| &object.metadata));
+    if let Some(holder) = existing.find(|object| object.uid.as_deref() == Some(uid)) {
+        let why = format!(
+            "its holder {} still exists: cancel, resume or abandon that instead",
+            holder.name.as_deref().unwrap_or_default()
+        );
+        return Ok((RequestOutcome::Refused, why));
+    }
+    if operationlock::of(&ad.client, cluster)?.clear(uid, fence).await? {
+        Ok((RequestOutcome::Applied, "the lock is free".to_owned()))
+    } else {
+        Ok((RequestOutcome::Superseded, "the lock was released meanwhile".to_owned()))
+    }
+}
+
+/// Whether the lock's holder is nowhere to be seen.
+pub fn is_orphaned(ad: &Adapters, cluster: &OpenBaoCluster) -> bool {
+    let Some(lock) = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref()) else { return false };
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let is_holder = |uid: Option<String>| uid.as_deref() == Some(lock.holder_uid.as_str());
+    !is_holder(cluster.uid())
+        && !ad.caches.operations_of(&namespace, &name).iter().any(|operation| is_holder(operation.uid()))
+        && !ad.caches.restores_of(&namespace, &name).iter().any(|restore| is_holder(restore.uid()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn lock(holder: &str) -> OperationLock {
+        serde_json::from_value(json!({
+            "operation": "Backup", "holder": holder, "holderUID": "gone", "message": "", "mode": "Held", "fence": 7,
+            "acquiredAt": "2026-11-21T09:00:00Z", "renewedAt": "2026-11-21T09:00:00Z"
+        }))
+        .unwrap()
+    }
+
+    fn release(uid: &str, fence: i64) -> Request {
+        Request {
+            nonce: "n".into(),
+            action: RequestAction::Release,
+            holder_uid: Some(uid.into()),
+            fence: Some(fence),
+            ..Request::default()
+        }
+    }
+
+    fn outcome(verdict: Verdict) -> Option<RequestOutcome> {
+        match verdict {
+            Verdict::Answer(outcome, _) => Some(outcome),
+            Verdict::Clear(_) => None,
+        }
+    }
+
+    #[test]
+    fn only_exactly_the_lock_that_is_named_is_released() {
+        let held = lock("openbaocluster/backup");
+        assert_eq!(judge(&release("gone", 7), Some(&held)), Verdict::Clear(7));
+        assert_eq!(outcome(judge(&release("gone", 6), Some(&held))), Some(RequestOutcome::Superseded));
+        assert_eq!(outcome(judge(&release("other", 7), Some(&held))), Some(RequestOutcome::Superseded));
+        assert_eq!(outcome(judge(&release("gone", 7), None)), Some(RequestOutcome::Superseded));
+    }
+
+    #[test]
+    fn a_release_without_names_another_action_and_our_own_maintenance_are_refused() {
+        let held = lock("openbaocluster/backup");
+        let unnamed = Request { holder_uid: None, ..release("gone", 7) };
+        assert_eq!(outcome(judge(&unnamed, Some(&held))), Some(RequestOutcome::Refused));
+        let cancel = Request { action: RequestAction::Cancel, ..release("gone", 7) };
+        assert_eq!(outcome(judge(&cancel, Some(&held))), Some(RequestOutcome::Refused));
+        let ours = lock(maintain::HOLDER);
+        assert_eq!(outcome(judge(&release("gone", 7), Some(&ours))), Some(RequestOutcome::Refused));
+    }
+}
