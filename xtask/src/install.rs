@@ -39,6 +39,15 @@ pub fn into_context(cluster: &Devcluster, context: &str, registry: Option<&str>)
     helm(cluster, &["--kube-context", context], &repository, env!("CARGO_PKG_VERSION"))
 }
 
+/// Removes what [`run`] installed. Its kinds, and so everybody's objects, stay.
+pub fn remove(cluster: &Devcluster) -> Result<()> {
+    parts::build(cluster, &["helm"])?;
+    let mut helm = Command::new("helm");
+    helm.env("PATH", cluster.path()?).arg("--kubeconfig").arg(cluster.kubeconfig());
+    helm.args(["uninstall", RELEASE, "--namespace", NAMESPACE, "--ignore-not-found", "--wait", "--timeout", "2m"]);
+    report::output(&mut helm).map(drop)
+}
+
 fn helm(cluster: &Devcluster, place: &[&str], image: &str, tag: &str) -> Result<()> {
     let chart = repository().join("charts/openbao-operator");
     if !chart.join("Chart.yaml").exists() {

@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use crate::demo::{self, Place};
 use crate::devcluster::Devcluster;
-use crate::{crds, dockerfile, machine, report, report::say, repository};
+use crate::{crds, dockerfile, install, machine, report, report::say, repository};
 
 /// Which of the tests.
 #[derive(Debug, Default, Clone)]
@@ -108,10 +109,34 @@ fn on_the_devcluster(cluster: &Devcluster, selection: &Selection, filter: &str) 
             tally += cargo_test(series, &target, series, &["--ignored", "--test-threads=1"])?;
         }
     }
+    tally += demonstrate(cluster, filter)?;
     if !found_up && !selection.keep {
         cluster.down()?;
     }
     Ok(tally)
+}
+
+/// The demo is the end-to-end test: the image that people get, installed by the chart, from nothing to a proven restore.
+/// Last, because its operator looks after every namespace.
+fn demonstrate(cluster: &Devcluster, filter: &str) -> Result<Tally> {
+    let name = "the demo ends with a proof (demo)";
+    if !name.contains(filter) {
+        return Ok(Tally::default());
+    }
+    let begun = Instant::now();
+    let played = demo::run(cluster, &Place::default());
+    // Left behind by a failure, it would act on what the next tests make.
+    install::remove(cluster)?;
+    match played {
+        Ok(()) => {
+            say(format!("check {name} ... ok ({})", report::human(begun.elapsed())));
+            Ok(Tally { passed: 1, ..Tally::default() })
+        }
+        Err(error) => {
+            say(format!("check {name} ... FAILED\n{error:#}"));
+            Ok(Tally { failed: 1, ..Tally::default() })
+        }
+    }
 }
 
 fn cargo() -> Command {
