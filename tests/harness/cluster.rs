@@ -98,8 +98,9 @@ impl Cluster {
                 .get_or_insert_with(|| {
                     let operator = Path::new(env!("CARGO_BIN_EXE_openbao-operator"));
                     let mover = Path::new(env!("CARGO_BIN_EXE_bao-backup"));
-                    image::load_for_tests(&devcluster, operator, mover)
+                    image::load_programs(&devcluster, operator, mover)
                         .unwrap_or_else(|error| panic!("the operator's image: {error:#}"))
+                        .reference()
                 })
                 .clone()
         })

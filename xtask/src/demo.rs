@@ -6,6 +6,7 @@ mod stage;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -36,6 +37,8 @@ pub struct Place {
     pub registry: Option<String>,
     /// Leave everything up.
     pub keep: bool,
+    /// A folder with the operator's programs, built already.
+    pub programs: Option<PathBuf>,
 }
 
 pub fn run(cluster: &Devcluster, place: &Place) -> Result<()> {
@@ -100,7 +103,7 @@ fn play(cluster: &Devcluster, place: &Place, mut story: Story) -> Result<Scene> 
             story.tell("A real Kubernetes, compiled from its sources, on this machine");
             cluster.up()?;
             story.tell("The operator, built from this repository and installed by Helm");
-            install::run_quietly(cluster)?;
+            install::run_quietly(cluster, place.programs.as_deref())?;
             (Stage::devcluster(cluster)?, found_up)
         }
         Some(context) => {

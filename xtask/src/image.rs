@@ -77,8 +77,8 @@ pub fn load(cluster: &Devcluster) -> Result<Built> {
     Ok(Built { tag })
 }
 
-/// An image of programs as `cargo test` built them, with the libraries they are linked to. Returns its name.
-pub fn load_for_tests(cluster: &Devcluster, operator: &Path, mover: &Path) -> Result<String> {
+/// An image of programs as `cargo build` made them, with the libraries they are linked to.
+pub fn load_programs(cluster: &Devcluster, operator: &Path, mover: &Path) -> Result<Built> {
     let mut image = describe(operator);
     image.entries.retain(|entry| entry.path != "bao-backup");
     image.entries.push(Entry::program("bao-backup", mover));
@@ -86,12 +86,13 @@ pub fn load_for_tests(cluster: &Devcluster, operator: &Path, mover: &Path) -> Re
     let folder = tempfile::tempdir_in(images::folder(cluster))?;
     let archive = folder.path().join("operator.tar");
     let digest = oci::write(&image, &archive)?;
-    image.reference = format!("{REPOSITORY}:test-{}", &digest.trim_start_matches("sha256:")[..12]);
+    let built = Built { tag: tag(&digest) };
+    image.reference = built.reference();
     if !images::known(cluster)?.contains(&image.reference) {
         oci::write(&image, &archive)?;
         images::import(cluster, &archive)?;
     }
-    Ok(image.reference)
+    Ok(built)
 }
 
 fn tag(digest: &str) -> String {

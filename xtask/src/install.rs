@@ -1,5 +1,6 @@
 //! `cargo xtask install`: the operator in the devcluster, by its Helm chart.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -13,9 +14,11 @@ pub const NAMESPACE: &str = "openbao-operator-system";
 const RELEASE: &str = "openbao-operator";
 
 /// Builds, loads, installs, waits until the operator is Ready, and says what to type next.
-pub fn run(cluster: &Devcluster) -> Result<()> {
+///
+/// `programs` is a folder with `openbao-operator` and `bao-backup` to take instead of building them.
+pub fn run(cluster: &Devcluster, programs: Option<&Path>) -> Result<()> {
     cluster.up()?;
-    run_quietly(cluster)?;
+    run_quietly(cluster, programs)?;
     say(format!("the operator runs in namespace {NAMESPACE}. Next:"));
     say(format!("  export KUBECONFIG={}", cluster.kubeconfig().display()));
     say(format!("  cargo xtask in kubectl -n {NAMESPACE} get pods"));
@@ -23,8 +26,11 @@ pub fn run(cluster: &Devcluster) -> Result<()> {
 }
 
 /// The same on a devcluster that is up, as a part of something larger.
-pub fn run_quietly(cluster: &Devcluster) -> Result<()> {
-    let image = image::load(cluster)?;
+pub fn run_quietly(cluster: &Devcluster, programs: Option<&Path>) -> Result<()> {
+    let image = match programs {
+        None => image::load(cluster)?,
+        Some(folder) => image::load_programs(cluster, &folder.join("openbao-operator"), &folder.join("bao-backup"))?,
+    };
     let kubeconfig = cluster.kubeconfig().display().to_string();
     helm(cluster, &["--kubeconfig", &kubeconfig], image::REPOSITORY, &image.tag)
 }

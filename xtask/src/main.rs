@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -33,6 +34,9 @@ enum Command {
         /// Where that cluster pulls the operator's image from: REGISTRY/openbao-operator:<version>
         #[arg(long, value_name = "REGISTRY", requires = "context")]
         registry: Option<String>,
+        /// Take openbao-operator and bao-backup from this folder instead of building them, for example target/debug
+        #[arg(long, value_name = "FOLDER", conflicts_with = "context")]
+        programs: Option<PathBuf>,
     },
     /// Start the devcluster: a real single-node Kubernetes in namespaces of its own
     Up,
@@ -46,7 +50,11 @@ enum Command {
     /// Print the path of the devcluster's kubeconfig
     Kubeconfig,
     /// Build the operator's image, load it, and install it in the devcluster by Helm
-    Install,
+    Install {
+        /// Take openbao-operator and bao-backup from this folder instead of building them, for example target/debug
+        #[arg(long, value_name = "FOLDER")]
+        programs: Option<PathBuf>,
+    },
     /// Write the CRDs and the chart's copies from the Rust types
     Crds {
         /// Fail where they differ instead
@@ -78,7 +86,7 @@ enum Command {
     /// Import image archives into the devcluster
     Load {
         #[arg(required = true)]
-        archives: Vec<std::path::PathBuf>,
+        archives: Vec<PathBuf>,
     },
 }
 
@@ -95,7 +103,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     let cluster = Devcluster::from_environment()?;
     match command {
-        Command::Demo { keep, context, registry } => demo::run(&cluster, &Place { context, registry, keep })?,
+        Command::Demo { keep, context, registry, programs } => {
+            demo::run(&cluster, &Place { context, registry, keep, programs })?;
+        }
         Command::Up => cluster.up()?,
         Command::Down => cluster.down()?,
         Command::In { command } => {
@@ -108,7 +118,7 @@ fn run(command: Command) -> Result<ExitCode> {
             anyhow::ensure!(path.exists(), "no devcluster is up: run `cargo xtask up` first");
             writeln!(std::io::stdout(), "{}", path.display())?;
         }
-        Command::Install => install::run(&cluster)?,
+        Command::Install { programs } => install::run(&cluster, programs.as_deref())?,
         Command::Crds { check } => crds::run(check)?,
         Command::Test { filter, soak, matrix, no_cluster, keep } => {
             let passed = suite::run(&cluster, &Selection { filter, soak, matrix, no_cluster, keep })?;
