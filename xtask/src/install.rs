@@ -32,7 +32,24 @@ pub fn run_quietly(cluster: &Devcluster, programs: Option<&Path>) -> Result<()> 
         Some(folder) => image::load_programs(cluster, &folder.join("openbao-operator"), &folder.join("bao-backup"))?,
     };
     let kubeconfig = cluster.kubeconfig().display().to_string();
+    unlock(cluster)?;
     helm(cluster, &["--kubeconfig", &kubeconfig], image::REPOSITORY, &image.tag)
+}
+
+/// A killed Helm leaves its release locked for ever. On the devcluster there is nobody else whom it could belong to.
+fn unlock(cluster: &Devcluster) -> Result<()> {
+    parts::build(cluster, &["helm"])?;
+    let mut helm = Command::new("helm");
+    helm.env("PATH", cluster.path()?).arg("--kubeconfig").arg(cluster.kubeconfig());
+    helm.args(["status", RELEASE, "--namespace", NAMESPACE, "--output", "json"]);
+    // No release at all is an error to Helm, and what we want.
+    let Ok(text) = report::output(&mut helm) else { return Ok(()) };
+    let release: serde_json::Value = serde_json::from_str(&text)?;
+    if release["info"]["status"].as_str().is_some_and(|status| status.starts_with("pending")) {
+        say("  removing what a Helm that was killed left");
+        remove(cluster)?;
+    }
+    Ok(())
 }
 
 /// Into somebody's own cluster, which pulls the image from `registry`, or from where it is published.
@@ -68,5 +85,19 @@ fn helm(cluster: &Devcluster, place: &[&str], image: &str, tag: &str) -> Result<
     helm.args(["--take-ownership", "--force-conflicts"]);
     helm.args(["--set", &format!("image.repository={image}"), "--set", &format!("image.tag={tag}")]);
     let log = cluster.logs().join("helm.log");
-    report::logged("helm upgrade --install", &helm, &log)
+    report::logged("helm upgrade --install", &helm, &log).map_err(|error| {
+        // Mostly it waits for an operator that says in its log why it is not Ready.
+        let mut kubectl = Command::new("kubectl");
+        kubectl.args([
+            "logs",
+            "--namespace",
+            NAMESPACE,
+            "--selector",
+            "app.kubernetes.io/name=openbao-operator",
+            "--tail=5",
+        ]);
+        kubectl.args(place.iter().map(|word| if *word == "--kube-context" { "--context" } else { word }));
+        let said = cluster.path().and_then(|path| report::output(kubectl.env("PATH", path)));
+        error.context(format!("the operator's last words:\n{}", said.unwrap_or_else(|error| format!("{error:#}"))))
+    })
 }
