@@ -1,7 +1,9 @@
 //! What an application does with OpenBao: log in with its service account's token, write and read. Through
 //! `kubectl port-forward`, so that it works wherever kubectl does; TLS is checked against the cluster's own CA.
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -36,8 +38,8 @@ impl Client {
     fn try_log_in(stage: &Stage) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let ca = stage.kubectl(&["get", "configmap", "demo-ca", "-o", "jsonpath={.data.ca\\.crt}"])?;
-        std::fs::write(folder.path().join("ca.crt"), ca)?;
-        let (forward, port) = forward(stage)?;
+        fs::write(folder.path().join("ca.crt"), ca)?;
+        let (forward, port) = forward(stage, folder.path())?;
         let mut client = Self { forward, port, folder, token: String::new() };
         let audience = format!("--audience=openbao:{NAMESPACE}/demo");
         let jwt = stage.kubectl(&["create", "token", "app", &audience, "--duration=10m"])?;
@@ -107,20 +109,26 @@ impl Drop for Client {
     }
 }
 
-/// kubectl chooses a free port and says which.
-fn forward(stage: &Stage) -> Result<(Child, u16)> {
+/// kubectl chooses a free port and says which. It goes on to say each connection, so its output needs a place that stays.
+fn forward(stage: &Stage, folder: &Path) -> Result<(Child, u16)> {
+    let said = folder.join("port-forward");
+    let out = File::create(&said)?;
     let mut command = stage.command();
     command.args(["port-forward", "--address", "127.0.0.1", "service/demo-public", ":8200"]);
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let stdout = child.stdout.take().context("kubectl has no stdout")?;
-    let mut line = String::new();
-    BufReader::new(stdout).read_line(&mut line)?;
-    // Forwarding from 127.0.0.1:41233 -> 8200
-    let port = line.split(':').nth(1).and_then(|rest| rest.split(' ').next()).and_then(|port| port.parse().ok());
-    if let Some(port) = port {
-        return Ok((child, port));
+    let mut child = command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()?;
+    let start = Instant::now();
+    loop {
+        let text = fs::read_to_string(&said)?;
+        // Forwarding from 127.0.0.1:41233 -> 8200
+        let port = text.split("127.0.0.1:").nth(1).and_then(|rest| rest.split_once(' ')).map(|(port, _)| port.parse());
+        if let Some(Ok(port)) = port {
+            return Ok((child, port));
+        }
+        if start.elapsed() > Duration::from_secs(20) || child.try_wait()?.is_some() {
+            let _ = child.kill();
+            let _ = child.wait();
+            bail!("kubectl port-forward to the OpenBao servers said `{}`", text.trim())
+        }
+        sleep(Duration::from_millis(50));
     }
-    let _ = child.kill();
-    let _ = child.wait();
-    bail!("kubectl port-forward to the OpenBao servers said `{}`", line.trim())
 }
