@@ -14,6 +14,15 @@ use serde_json::{Value, json};
 use super::stage::{NAMESPACE, Stage};
 use super::{SECRETS, Secrets, name};
 
+/// How long servers may be without a leader before we call it a failure.
+const ELECTION: Duration = Duration::from_mins(1);
+
+enum Answer {
+    Found(Value),
+    Missing,
+    NotNow(String),
+}
+
 /// A logged-in application. The way to the servers closes with it.
 pub struct Client {
     forward: Child,
@@ -70,8 +79,20 @@ impl Client {
         self.request("DELETE", "sys/mounts/secret", None).map(drop)
     }
 
-    /// `None` for what is not there. Without an engine at the path the server says 403 or 404, depending on the policy.
+    /// `None` for what is not there. Everything we ask may be asked twice, so an election is waited out.
     fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Option<Value>> {
+        let start = Instant::now();
+        loop {
+            match self.ask(method, path, body)? {
+                Answer::Found(value) => return Ok(Some(value)),
+                Answer::Missing => return Ok(None),
+                Answer::NotNow(_) if start.elapsed() < ELECTION => sleep(Duration::from_millis(500)),
+                Answer::NotNow(reason) => bail!("{method} {path}: {reason}"),
+            }
+        }
+    }
+
+    fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
         let host = format!("demo-public.{NAMESPACE}.svc");
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--max-time", "30", "--request", method, "--config", "-"]);
@@ -95,8 +116,9 @@ impl Client {
         let text = String::from_utf8_lossy(&output.stdout);
         let (body, status) = text.rsplit_once('\n').unwrap_or(("", text.as_ref()));
         match status {
-            "200" | "204" => Ok(Some(serde_json::from_str(body).unwrap_or_default())),
-            "404" => Ok(None),
+            "200" | "204" => Ok(Answer::Found(serde_json::from_str(body).unwrap_or_default())),
+            "404" => Ok(Answer::Missing),
+            "500" | "502" | "503" => Ok(Answer::NotNow(format!("{status} {body}"))),
             _ => bail!("{method} {path}: {status} {body}"),
         }
     }
