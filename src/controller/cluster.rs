@@ -7,6 +7,7 @@ use crate::{
             events::{News, Severity},
             feed::Touched,
         },
+        metrics::{Outcome, metrics},
     },
     api::OpenBaoCluster,
     service::cluster::{
@@ -72,6 +73,7 @@ fn woken(touched: &Touched) -> Vec<ObjectRef<OpenBaoCluster>> {
 }
 
 async fn look(cluster: Arc<OpenBaoCluster>, context: Arc<Context>) -> Result<Action, Error> {
+    let mut measured = metrics().reconciling("OpenBaoCluster");
     let notes = context.memory.of(&cluster.uid().unwrap_or_default());
     let wait = reconcile::reconcile(&context.ad, &context.memory, &cluster).await?;
     notes.lock().await.failures = 0;
@@ -80,6 +82,7 @@ async fn look(cluster: Arc<OpenBaoCluster>, context: Arc<Context>) -> Result<Act
             context.ad.caches.clusters.state().iter().filter_map(|cluster| cluster.uid()).collect();
         context.memory.forget_all_but(&existing);
     }
+    measured.ends(Outcome::Done);
     Ok(Action::requeue(wait))
 }
 

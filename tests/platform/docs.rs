@@ -125,8 +125,8 @@ fn every_link_between_pages_leads_somewhere() {
     }
 }
 
-#[test]
-fn every_metric_has_a_line_and_every_line_a_metric() {
+/// Every metric that `/metrics` can show, as Prometheus names it, without the operator's prefix.
+fn metrics() -> BTreeSet<String> {
     let mut registry = Registry::with_prefix("openbao_operator");
     // A family without a label set has nothing to show yet.
     let metrics = Metrics::default();
@@ -139,12 +139,15 @@ fn every_metric_has_a_line_and_every_line_a_metric() {
     metrics.register(&mut registry);
     registry.register_collector(Box::new(Fleet::default()));
     let text = encode(&registry).unwrap();
-    let real: BTreeSet<String> = text
-        .lines()
+    text.lines()
         .filter_map(|line| line.strip_prefix("# TYPE openbao_operator_"))
         .filter_map(|line| line.split_once(' '))
         .map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() })
-        .collect();
+        .collect()
+}
+
+#[test]
+fn every_metric_has_a_line_and_every_line_a_metric() {
     let page = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
     let told: BTreeSet<String> = page
         .lines()
@@ -153,7 +156,37 @@ fn every_metric_has_a_line_and_every_line_a_metric() {
         .flat_map(|line| line.split('|').nth(1).unwrap_or_default().split(',').map(str::trim).collect::<Vec<_>>())
         .map(|name| name.trim_matches('`').to_owned())
         .collect();
-    assert_eq!(real, told);
+    assert_eq!(metrics(), told);
+}
+
+#[test]
+fn rules_and_dashboard_ask_for_metrics_that_exist() {
+    let known = metrics();
+    for file in ["files/rules.yaml", "files/dashboard.json"] {
+        let text = fs::read_to_string(chart().join(file)).unwrap();
+        let mut asked = 0;
+        for (at, prefix) in text.match_indices("openbao_operator_") {
+            let name: String =
+                text[at + prefix.len()..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+            asked += 1;
+            assert!(known.contains(name.trim_end_matches("_bucket")), "{file} asks for {name}");
+        }
+        assert!(asked >= 9, "{file}: {asked}");
+    }
+}
+
+/// Where promtool is at hand, it has the last word on the rules.
+#[test]
+fn promtool_accepts_the_rules_where_it_is_installed() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = fs::read_to_string(chart().join("files/rules.yaml")).unwrap();
+    let rules = rules.replace("__BACKUP_MAX_AGE__", "93600").replace("__LOCK_MAX_HELD__", "3600");
+    let file = folder.path().join("rules.yaml");
+    fs::write(&file, rules).unwrap();
+    let Ok(output) = std::process::Command::new("promtool").args(["check", "rules"]).arg(&file).output() else {
+        return;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

@@ -25,6 +25,7 @@ use crate::{
             apply::{ApplyError, delete},
             client::{RequestError, timed},
         },
+        metrics::metrics,
     },
     api::{OpenBaoCluster, OpenBaoClusterStatus, conditions::reason},
 };
@@ -238,6 +239,9 @@ async fn act(
     acted.troubles.append(&mut acted.planes.troubles);
 
     let certificates = keys::certificates(&applier, spec, facts, &notes.tls, now).await?;
+    if let TlsState::Good(until) = certificates.state {
+        metrics().certificate_expires(&spec.namespace, &spec.name, until);
+    }
     acted.tls = Some(certificates.state.clone());
     let seal = keys::unseal(&applier, spec, facts, stage, &notes.seal).await?;
     let may_start = seal.is_none() && !matches!(certificates.state, TlsState::Bad(_));

@@ -42,6 +42,7 @@ use crate::{
             client::{RequestError, timed},
             events::{News, Severity},
         },
+        metrics::metrics,
         operationlock::{self, Claim, Force, How, LockError},
     },
     api::{
@@ -584,7 +585,11 @@ impl<'a> Pass<'a> {
         if let (Some(cluster), Some(planned)) = (&self.cluster, planned) {
             let claim = claim(&self.op, &planned);
             match operationlock::of(&self.driver.ad.client, cluster)?.release(&claim, fence).await {
-                Ok(_) => {}
+                Ok(_) => {
+                    let since = self.run.journal().lock().map(|lock| self.facts.now - lock.acquired_at);
+                    let held = since.and_then(|since| since.to_std().ok()).unwrap_or_default();
+                    metrics().lock_released(planned.operation.as_str(), held);
+                }
                 // Not ours any more: there is nothing to give back.
                 Err(LockError::Held { .. } | LockError::ClusterGone(_)) => {}
                 Err(error) => return Err(error.into()),
