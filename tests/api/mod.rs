@@ -1,6 +1,7 @@
 //! The API as the API server sees it: rules, defaults, samples, `kubectl explain`, who owns which field.
 
 mod explain;
+mod planes;
 mod rules;
 mod samples;
 mod table;
