@@ -71,6 +71,14 @@ const LIST: &[Entry] = &[
         let listener = spec.configuration.listener.as_ref();
         listener.and_then(|listener| listener.tls_disable).is_some_and(|disable| disable == spec.tls.enabled)
     }),
+    // It would lie in a ConfigMap.
+    ignored("spec.telemetry.circonusAPIKey", |spec| {
+        spec.telemetry.as_ref().is_some_and(|telemetry| telemetry.circonus_api_key.is_some())
+    }),
+    ignored("spec.unseal.ocikms.compartmentID", |spec| {
+        spec.unseal.type_ == SealType::OciKms
+            && spec.unseal.ocikms.as_ref().is_some_and(|seal| seal.compartment_id.is_some())
+    }),
     ignored("spec.breakGlassAck (see spec.requests)", |spec| spec.break_glass_ack.is_some()),
     ignored("a block of spec.unseal that is not of spec.unseal.type", |spec| {
         let unseal = &spec.unseal;
@@ -146,6 +154,8 @@ mod tests {
             json!({"configuration": {"acmeCARoot": "/ca"}}),
             json!({"configuration": {"listener": {"tlsDisable": true}}}),
             json!({"breakGlassAck": "a"}),
+            json!({"telemetry": {"circonusAPIKey": "a"}}),
+            json!({"unseal": {"type": "ocikms", "ocikms": {"keyID": "k", "cryptoEndpoint": "c", "managementEndpoint": "m", "compartmentID": "c"}}}),
             json!({"unseal": {"transit": {"address": "a", "keyName": "k", "mountPath": "m"}}}),
         ];
         blocking.map(|spec| (spec, true)).into_iter().chain(ignored.map(|spec| (spec, false))).collect()
