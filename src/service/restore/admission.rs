@@ -10,6 +10,7 @@ use super::plan;
 use super::steps::evidence;
 use crate::adapter::Adapters;
 use crate::adapter::kubernetes::client::{RequestError, timed};
+use crate::adapter::kubernetes::time::from_kube;
 use crate::adapter::openbao::HealthState;
 use crate::api::{BackupTarget, OpenBaoCluster, OpenBaoRestore, Provider};
 use crate::service::backup::store::Store;
@@ -72,6 +73,7 @@ fn cluster_facts(cluster: &OpenBaoCluster) -> Cluster {
         deleting: cluster.metadata.deletion_timestamp.is_some(),
         paused: cluster.spec.paused,
         initialized: status.and_then(|status| status.initialized).unwrap_or_default(),
+        created: cluster.metadata.creation_timestamp.as_ref().map(from_kube),
         upgrading_to: status
             .and_then(|status| status.upgrade.as_ref())
             .filter(|upgrade| upgrade.operation.is_some() && upgrade.step.is_some())

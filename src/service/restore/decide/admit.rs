@@ -9,6 +9,10 @@ use chrono::{DateTime, Duration, Utc};
 /// How long something missing is waited for, counted from the moment the restore was first seen.
 pub const GRACE: Duration = Duration::seconds(60);
 
+/// A cluster that has never been initialised is on its way, not missing: volumes, images and elections of a whole cluster
+/// took 11 s on an idle machine and minutes on a busy one. So long it is waited for, counted from its own creation.
+pub const BOOTSTRAP: Duration = Duration::minutes(5);
+
 /// Everything that is looked at.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -44,6 +48,7 @@ pub struct Cluster {
     pub deleting: bool,
     pub paused: bool,
     pub initialized: bool,
+    pub created: Option<DateTime<Utc>>,
     /// The version an upgrade under way is heading for.
     pub upgrading_to: Option<String>,
 }
@@ -126,15 +131,22 @@ pub fn admit(facts: &Facts, now: DateTime<Utc>) -> Admission {
         None | Some(Finding::Wrong(_)) => Admission::Go,
         Some(Finding::Held(Refused { reason, message })) => Admission::Wait { reason, message, until: None },
         Some(Finding::Missing(Refused { reason, message })) => {
-            let until = facts.since + GRACE;
+            let until = patience(facts);
             if now < until {
                 Admission::Wait { reason, message, until: Some(until) }
             } else {
-                let waited = GRACE.num_seconds();
+                let waited = (until - facts.since).num_seconds();
                 Admission::Refuse(Refused::new(reason, format!("{message} (waited {waited} s, nothing was touched)")))
             }
         }
     }
+}
+
+/// Until when something missing is waited for.
+fn patience(facts: &Facts) -> DateTime<Utc> {
+    let grace = facts.since + GRACE;
+    let unborn = facts.cluster.as_ref().filter(|cluster| !cluster.initialized).and_then(|cluster| cluster.created);
+    unborn.map_or(grace, |created| grace.max(created + BOOTSTRAP))
 }
 
 enum Finding {
@@ -348,6 +360,16 @@ mod tests {
             assert_eq!(waits(&facts, 59), reason);
             assert_eq!(refused(&facts, 60), reason);
         }
+    }
+
+    #[test]
+    fn a_cluster_that_is_being_made_is_waited_for_longer_than_one_that_fails() {
+        let mut facts = Facts { leader: Leader::Nobody { detail: "d".into() }, ..good() };
+        facts.cluster.as_mut().unwrap().created = Some(at(-30));
+        assert_eq!(refused(&facts, 60), "NoLeader");
+        facts.cluster.as_mut().unwrap().initialized = false;
+        assert_eq!(waits(&facts, 269), "ClusterNotInitialized");
+        assert_eq!(refused(&facts, 270), "ClusterNotInitialized");
     }
 
     #[test]

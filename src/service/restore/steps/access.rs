@@ -24,7 +24,7 @@ pub async fn run(step: &Step<'_>) -> StepOutcome {
     };
     let token = match observe::operator_token(step.call.ad, cluster, leader).await {
         Ok(token) => token,
-        Err(error) if error.is_refused() => return no_access(cluster, &chain(&error)),
+        Err(error) if error.is_refused() => return no_access(step, cluster, &chain(&error)),
         Err(error) => return StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
     };
     let Some(Ok(client)) = leader.client() else {
@@ -40,31 +40,59 @@ pub async fn run(step: &Step<'_>) -> StepOutcome {
                 leader.name
             ),
         ),
-        Err(error) if error.is_denied() => no_access(cluster, &chain(&error)),
+        Err(error) if error.is_denied() => no_access(step, cluster, &chain(&error)),
         Err(error) => StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
     }
 }
 
-fn no_access(cluster: &OpenBaoCluster, why: &str) -> StepOutcome {
-    StepOutcome::done_with([(ACCESS, false.to_string()), (REMEDY, remedy(cluster, why))])
+fn no_access(step: &Step<'_>, cluster: &OpenBaoCluster, why: &str) -> StepOutcome {
+    let settings = &step.call.ad.settings;
+    let operator = names::subject(&settings.operator_namespace, &settings.operator_service_account);
+    StepOutcome::done_with([(ACCESS, false.to_string()), (REMEDY, remedy(cluster, &operator, why))])
 }
 
-/// What a person types, with a token that is valid in the restored data, so that the operator can log in again.
-fn remedy(cluster: &OpenBaoCluster, why: &str) -> String {
-    let (mount, role, audience) = (names::JWT_MOUNT, names::OPERATOR_ROLE, observe::audience(cluster));
-    let name = cluster.name_any();
+/// What a person types, with a token that is valid in the restored data, so that the operator can log in again. The
+/// policies of these names come with the snapshot of any cluster that an operator like this one set up.
+fn remedy(cluster: &OpenBaoCluster, operator: &str, why: &str) -> String {
+    let (mount, audience) = (names::JWT_MOUNT, observe::audience(cluster));
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let roles = [
+        (names::OPERATOR_ROLE, operator.to_owned()),
+        (names::BACKUP_ROLE, names::subject(&namespace, &names::backup_service_account(&name))),
+        (names::RESTORE_ROLE, names::subject(&namespace, &names::restore_service_account(&name))),
+    ];
+    let roles = roles.map(|(role, subject)| {
+        format!(
+            "bao write auth/{mount}/role/{role} role_type=jwt user_claim=sub bound_audiences={audience} \
+             bound_subject={subject} token_policies={role} token_ttl=10m"
+        )
+    });
     format!(
-        "The data is restored; the operator cannot log in to it ({why}). With a token that is valid in the restored data \
-         (export BAO_TOKEN), let service accounts of this Kubernetes log in again: \
-         kubectl get --raw /openid/v1/jwks gives the keys; \
-         bao auth enable -path={mount} jwt (if it is not enabled); \
-         bao write auth/{mount}/config jwks_url= jwt_validation_pubkeys=@keys.pem; \
-         bao write auth/{mount}/role/{role} role_type=jwt user_claim=sub bound_audiences={audience} \
-         bound_subject=<the operator's service account> token_policies={role} token_ttl=1h; \
-         the same for {backup} and {restore}, whose service accounts are {backup_sa} and {restore_sa}",
-        backup = names::BACKUP_ROLE,
-        restore = names::RESTORE_ROLE,
-        backup_sa = names::backup_service_account(&name),
-        restore_sa = names::restore_service_account(&name),
+        "The data is restored, and the operator cannot log in to it ({why}). With a token that is valid in the restored data \
+         in BAO_TOKEN, type: {}. If the snapshot comes from another Kubernetes, first give it this one's keys (kubectl get \
+         --raw /openid/v1/jwks, as PEM): bao write auth/{mount}/config jwt_validation_pubkeys=@keys.pem",
+        roles.join("; ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_is_what_a_person_types_with_every_name_filled_in() {
+        let spec = serde_json::json!({"version": "2.7.2", "storage": {"size": "1Gi"}});
+        let mut cluster = OpenBaoCluster::new("kelp", serde_json::from_value(spec).unwrap());
+        cluster.metadata.namespace = Some("reef".into());
+        let text = remedy(&cluster, "system:serviceaccount:ops:operator", "it said no");
+        for part in [
+            "role/openbao-operator role_type=jwt user_claim=sub bound_audiences=openbao:reef/kelp \
+             bound_subject=system:serviceaccount:ops:operator",
+            "bound_subject=system:serviceaccount:reef:kelp-backup",
+            "bound_subject=system:serviceaccount:reef:kelp-restore",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(!text.contains('<'), "nothing is left to fill in: {text}");
+    }
 }
