@@ -86,6 +86,7 @@ async fn look(cluster: Arc<OpenBaoCluster>, context: Arc<Context>) -> Result<Act
     Ok(Action::requeue(wait))
 }
 
+#[allow(clippy::needless_pass_by_value)] // the signature is kube's
 fn failed(cluster: Arc<OpenBaoCluster>, error: &Error, context: Arc<Context>) -> Action {
     if error.is_conflict() {
         tracing::debug!(error = chain(error), "another writer was faster");

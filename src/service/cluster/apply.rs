@@ -125,34 +125,31 @@ impl Applier {
         let wanted = prepare(wanted)?;
         let digest =
             wanted.object.annotations().get(crate::adapter::kubernetes::apply::APPLIED).cloned().unwrap_or_default();
-        match live {
-            Some(live) => {
-                self.must_be_ours(live, &wanted.object)?;
-                let json = serde_json::to_value(live).unwrap_or_default();
-                if !wanted.differs_from(Some(&json)) {
-                    return Ok(());
-                }
-                let version = live.resource_version().unwrap_or_default();
-                if self.settled.is(&live.uid().unwrap_or_default(), &digest, &version) {
-                    return Ok(());
-                }
+        if let Some(live) = live {
+            self.must_be_ours(live, &wanted.object)?;
+            let json = serde_json::to_value(live).unwrap_or_default();
+            if !wanted.differs_from(Some(&json)) {
+                return Ok(());
             }
+            let version = live.resource_version().unwrap_or_default();
+            if self.settled.is(&live.uid().unwrap_or_default(), &digest, &version) {
+                return Ok(());
+            }
+        } else {
             // The watch knows only what carries our label: what lies under this name without it is somebody else's.
-            None => {
-                let name = wanted.object.name_any();
-                let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
-                let found = timed(api.get_opt(&name)).await.map_err(|source| Error::Look {
-                    kind: K::kind(&()).into_owned(),
-                    name: name.clone(),
-                    source,
-                })?;
-                if let Some(found) = &found {
-                    self.must_be_ours(found, &wanted.object)?;
-                }
+            let name = wanted.object.name_any();
+            let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
+            let found = timed(api.get_opt(&name)).await.map_err(|source| Error::Look {
+                kind: K::kind(&()).into_owned(),
+                name: name.clone(),
+                source,
+            })?;
+            if let Some(found) = &found {
+                self.must_be_ours(found, &wanted.object)?;
             }
         }
         let written = wanted.apply(&self.client, MANAGER).await?;
-        let differs = serde_json::to_value(&written).map(|json| wanted.differs_from(Some(&json))).unwrap_or(false);
+        let differs = serde_json::to_value(&written).is_ok_and(|json| wanted.differs_from(Some(&json)));
         if differs {
             self.settled.remember(
                 written.uid().unwrap_or_default(),

@@ -9,7 +9,7 @@ use serde::Deserialize;
 /// Why the keys of the API server cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JwksError {
-    /// Not the document that OpenID Connect describes.
+    /// Not the document that `OpenID` Connect describes.
     #[error("the API server's signing keys (/openid/v1/jwks) are not a key set")]
     Malformed(#[source] serde_json::Error),
     /// Every key is of a type that this operator cannot translate.
@@ -48,15 +48,16 @@ pub fn public_keys(jwks: &str) -> Result<Vec<String>, JwksError> {
     if keys.is_empty() { Err(JwksError::NoUsableKey) } else { Ok(keys) }
 }
 
+// Object identifiers, already encoded: rsaEncryption, id-ecPublicKey and the three NIST curves.
+const RSA: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+const EC: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+const P384: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
+const P521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
+
 /// `SubjectPublicKeyInfo` (RFC 5280) of one key; `None` for types or values that cannot be used.
 fn spki(key: &Key) -> Option<Vec<u8>> {
     let decode = |text: &str| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok().filter(|bytes| !bytes.is_empty());
-    // Object identifiers, already encoded: rsaEncryption, id-ecPublicKey and the three NIST curves.
-    const RSA: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
-    const EC: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
-    const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-    const P384: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
-    const P521: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23];
     match key.kty.as_str() {
         "RSA" => {
             let numbers = [integer(&decode(&key.n)?), integer(&decode(&key.e)?)].concat();

@@ -135,24 +135,16 @@ async fn managed(
         let until = tls::judge(&current.cert, &current.key, &bundle, &needed, now).ok()?;
         (!tls::is_due(until, rotation, now)).then_some((current, until))
     });
-    let (serving, until) = match kept {
-        Some(kept) => kept,
-        None => {
-            let fresh = tls::issue(&authority, &needed, rotation, now)?;
-            match tls::judge(&fresh.cert, &fresh.key, &bundle, &needed, now) {
-                Ok(until) => (fresh, until),
-                Err(flaw) => {
-                    let bad = Trouble::new(
-                        reason::TLS_SECRET_INVALID,
-                        format!("the certificate just issued is refused: {flaw}"),
-                    );
-                    return Ok(Certificates {
-                        state: TlsState::Bad(bad),
-                        bundle: Some(bundle),
-                        hash: None,
-                        secret: None,
-                    });
-                }
+    let (serving, until) = if let Some(kept) = kept {
+        kept
+    } else {
+        let fresh = tls::issue(&authority, &needed, rotation, now)?;
+        match tls::judge(&fresh.cert, &fresh.key, &bundle, &needed, now) {
+            Ok(until) => (fresh, until),
+            Err(flaw) => {
+                let bad =
+                    Trouble::new(reason::TLS_SECRET_INVALID, format!("the certificate just issued is refused: {flaw}"));
+                return Ok(Certificates { state: TlsState::Bad(bad), bundle: Some(bundle), hash: None, secret: None });
             }
         }
     };
@@ -288,13 +280,12 @@ pub async fn unseal(
     let length = |secret: &Secret| {
         secret.data.as_ref().and_then(|data| data.get(names::UNSEAL_KEY_FIELD)).map(|key| key.0.len())
     };
-    let known = match facts.secrets.get(&name) {
-        Some(secret) => Some(length(secret)),
-        None => {
-            let api: Api<Secret> = Api::namespaced(applier.client.clone(), &applier.namespace);
-            let found = timed(api.get_opt(&name)).await.map_err(|source| Error::Read { name: name.clone(), source })?;
-            found.as_ref().map(length)
-        }
+    let known = if let Some(secret) = facts.secrets.get(&name) {
+        Some(length(secret))
+    } else {
+        let api: Api<Secret> = Api::namespaced(applier.client.clone(), &applier.namespace);
+        let found = timed(api.get_opt(&name)).await.map_err(|source| Error::Read { name: name.clone(), source })?;
+        found.as_ref().map(length)
     };
     match known {
         Some(Some(32)) => Ok(None),

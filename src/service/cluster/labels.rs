@@ -66,7 +66,7 @@ pub async fn repair(
         let patch = json!({"metadata": {"uid": uid, "labels": {(names::ACTIVE_LABEL): value}}});
         match timed(api.patch(&pod, &PatchParams::default(), &Patch::Merge(&patch))).await {
             Ok(_) => {
-                tracing::info!(pod, value, "corrected the label {}: the server says otherwise", names::ACTIVE_LABEL)
+                tracing::info!(pod, value, "corrected the label {}: the server says otherwise", names::ACTIVE_LABEL);
             }
             Err(error) => tracing::warn!(pod, error = %error, "failed to correct the label {}", names::ACTIVE_LABEL),
         }

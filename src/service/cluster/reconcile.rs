@@ -24,8 +24,10 @@ use crate::{
         kubernetes::{
             apply::{ApplyError, delete},
             client::{RequestError, timed},
+            events::{News, Severity},
         },
         metrics::metrics,
+        openbao::HealthState,
     },
     api::{OpenBaoCluster, OpenBaoClusterStatus, conditions::reason},
 };
@@ -294,11 +296,24 @@ async fn act(
             acted.last_restart_at = spec.spec.maintenance.restart_at.clone().filter(|_| outcome.settled);
             maintain::sweep(ad, spec, facts).await?;
             acted.troubles.extend(maintain::grow_volumes(ad, notes, spec, facts).await?);
+            acted.troubles.extend(all_empty(members));
             acted.troubles.extend(init::lost(&applier, spec, facts, &status).await?);
             tidy(&applier, notes, facts).await?;
         }
     }
     Ok(acted)
+}
+
+/// Every member runs and says that it is empty: whoever held the data is gone, or it never came to be.
+fn all_empty(members: &[Member]) -> Option<Trouble> {
+    let empty = |member: &Member| member.state() == Some(HealthState::Uninitialized);
+    (!members.is_empty() && members.iter().all(empty)).then(|| {
+        Trouble::new(
+            reasons::ALL_VOLUMES_EMPTY,
+            "every member runs on an empty volume, and a cluster that was started once is never started anew by itself: bring the \
+             old volumes back; or delete this object and its volume claims, apply it again, and restore a backup into it",
+        )
+    })
 }
 
 /// Who else works on the pods, in words.
@@ -522,6 +537,7 @@ async fn report(
     if is_news(&before, &next, notes) {
         write(ad, cluster, &next).await?;
         notes.status_written = Some(Instant::now());
+        tell(ad, cluster, &before, &next).await;
     }
     let wait = if busy { BUSY } else { IDLE };
     Ok(acted.planes.wake.map_or(wait, |due| due.min(wait)))
@@ -553,7 +569,30 @@ fn is_news(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus, notes: &N
     let starting = new.phase == Some(crate::api::ClusterPhase::Initializing)
         && old.phase.is_none_or(|phase| phase == crate::api::ClusterPhase::Initializing);
     let recent = notes.status_written.is_some_and(|at| at.elapsed() < STATUS_PACE);
-    !(starting && recent && !(has_trouble(&new) && !has_trouble(&old)))
+    let new_trouble = has_trouble(&new) && !has_trouble(&old);
+    !starting || !recent || new_trouble
+}
+
+/// An event for what a person should look at, when it appears.
+async fn tell(ad: &Adapters, cluster: &OpenBaoCluster, before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus) {
+    let degraded = |status: &OpenBaoClusterStatus| {
+        let all = status.conditions.iter();
+        all.filter(|one| one.type_ == crate::api::conditions::cluster::DEGRADED && one.status == "True")
+            .map(|one| (one.reason.clone(), one.message.clone()))
+            .next()
+    };
+    let Some((reason, note)) = degraded(next) else { return };
+    if degraded(before).is_some_and(|(known, _)| known == reason) {
+        return;
+    }
+    let news = News {
+        severity: Severity::Warning,
+        reason,
+        action: "Reconcile".to_owned(),
+        note,
+        annotations: std::collections::BTreeMap::new(),
+    };
+    ad.events.publish(cluster, news).await;
 }
 
 fn has_trouble(status: &OpenBaoClusterStatus) -> bool {

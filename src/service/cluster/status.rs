@@ -64,6 +64,8 @@ pub mod reasons {
     pub const RESTARTING: &str = "Restarting";
     /// Members join or leave.
     pub const SCALING: &str = "Scaling";
+    /// No member holds data, and none may be initialised again.
+    pub const ALL_VOLUMES_EMPTY: &str = "AllVolumesEmpty";
     /// The answer to the first initialisation was lost.
     pub const INIT_ANSWER_LOST: &str = "InitAnswerLost";
 }
@@ -304,7 +306,7 @@ impl Judgement {
         }
         match &seen.tls {
             TlsState::Off => {
-                out.set(kind::TLS_READY, "False", reason::DISABLED, "spec.tls.enabled is false: plain HTTP")
+                out.set(kind::TLS_READY, "False", reason::DISABLED, "spec.tls.enabled is false: plain HTTP");
             }
             TlsState::Good(until) => {
                 out.set(
@@ -503,7 +505,7 @@ fn report_openbao(
     match leader {
         Some(leader) => out.set(kind::LEADER, "True", reason::LEADER_FOUND, &format!("{} leads", leader.name)),
         None if active > 1 => {
-            out.set(kind::LEADER, "False", reason::MULTIPLE_LEADERS, "several members say that they lead")
+            out.set(kind::LEADER, "False", reason::MULTIPLE_LEADERS, "several members say that they lead");
         }
         None => out.set(kind::LEADER, "False", reason::LEADER_UNKNOWN, "no member leads"),
     }
@@ -537,7 +539,7 @@ fn report_operations(seen: &Observed<'_>, before: &OpenBaoClusterStatus, out: &m
             ),
         ),
         Some(lock) => {
-            out.set(kind::OPERATION_LOCK, "True", reason::LOCK_HELD, &format!("{} by {}", lock.operation, lock.holder))
+            out.set(kind::OPERATION_LOCK, "True", reason::LOCK_HELD, &format!("{} by {}", lock.operation, lock.holder));
         }
         None => out.set(kind::OPERATION_LOCK, "False", reason::LOCK_FREE, "nobody holds it"),
     }

@@ -45,7 +45,8 @@ pub fn certificate(pem: &str) -> String {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let first: [u8; 8] = std::array::from_fn(|at| Sha256::digest(bytes)[at]);
+    format!("{:016x}", u64::from_be_bytes(first))
 }
 
 #[cfg(test)]

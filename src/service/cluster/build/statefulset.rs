@@ -305,9 +305,10 @@ fn liveness() -> Probe {
     Probe {
         tcp_socket: Some(TCPSocketAction { port: IntOrString::String("api".into()), host: None }),
         initial_delay_seconds: Some(60),
-        period_seconds: Some(10),
+        // OpenBao logs every connection that ends without a handshake, so rarely.
+        period_seconds: Some(30),
         timeout_seconds: Some(5),
-        failure_threshold: Some(6),
+        failure_threshold: Some(3),
         success_threshold: Some(1),
         ..Probe::default()
     }
