@@ -207,8 +207,8 @@ proptest! {
                     let me = claim(&format!("h{who}"), &who.to_string());
                     let force = if force { Force::Always } else { Force::Never };
                     let known = known(stale);
-                    if let Ok(acquired) = decide(&known, &me, force, at(1)) {
-                        if serve(&mut object, &put(&known, &acquired.lock)).is_ok() {
+                    if let Ok(acquired) = decide(&known, &me, force, at(1))
+                        && serve(&mut object, &put(&known, &acquired.lock)).is_ok() {
                             let after = view_of(&object);
                             prop_assert!(me.owns(after.lock.as_ref().unwrap()));
                             match acquired.how {
@@ -220,7 +220,6 @@ proptest! {
                             let renewed = before.lock.as_ref().is_some_and(|lock| me.owns(lock));
                             prop_assert_eq!(raised, i64::from(!renewed));
                         }
-                    }
                 }
                 Act::Release { who, stale } => {
                     let me = claim(&format!("h{who}"), &who.to_string());

@@ -165,7 +165,7 @@ pub struct Actor {
 pub enum ActorSource {
     /// The kubectl plugin.
     Kubectl,
-    /// A GitOps controller applied it.
+    /// A `GitOps` controller applied it.
     Gitops,
     /// Anyone else through the API server.
     #[default]

@@ -166,7 +166,7 @@ pub struct OpenBaoRestoreStatus {
     #[schemars(length(max = 20))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["nonce".into()]))]
     pub handled_requests: Vec<HandledRequest>,
-    /// RestoreComplete, OperationLockOverride, OperatorAccess.
+    /// `RestoreComplete`, `OperationLockOverride`, `OperatorAccess`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -108,7 +108,7 @@ pub struct OpenBaoRolloutStatus {
     #[schemars(length(max = 20))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["nonce".into()]))]
     pub handled_requests: Vec<HandledRequest>,
-    /// RolloutComplete.
+    /// `RolloutComplete`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

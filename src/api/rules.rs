@@ -16,7 +16,7 @@ fn matches(pattern: &str) -> String {
     format!("self.matches({})", raw(pattern))
 }
 
-/// SemVer, with the `v` that some people put in front.
+/// `SemVer`, with the `v` that some people put in front.
 const SEMVER: &str = r"^v?(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$";
 
 /// The text is an OpenBao version.

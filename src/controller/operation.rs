@@ -137,12 +137,9 @@ fn retry(op: Arc<OpenBaoOperation>, error: &DriveError, context: Arc<Context>) -
         class,
         rand::random(),
     );
-    match class {
-        ErrorClass::Conflict => {
-            tracing::debug!(error = %chain(error), "operation changed meanwhile");
-        }
-        _ => tracing::warn!(reason = error.name(), error = %chain(error), again = ?delay, "operation"),
-    }
+    if class == ErrorClass::Conflict {
+        tracing::debug!(error = %chain(error), "operation changed meanwhile");
+    } else { tracing::warn!(reason = error.name(), error = %chain(error), again = ?delay, "operation") }
     Action::requeue(delay)
 }
 

@@ -23,12 +23,12 @@ pub struct MetricsSpec {
     /// Serve `sys/metrics` to Prometheus. Default false.
     #[serde(default)]
     pub enabled: bool,
-    /// A ServiceMonitor for the Prometheus operator.
+    /// A `ServiceMonitor` for the Prometheus operator.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_monitor: Option<ServiceMonitorSpec>,
 }
 
-/// A ServiceMonitor for the Prometheus operator.
+/// A `ServiceMonitor` for the Prometheus operator.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceMonitorSpec {

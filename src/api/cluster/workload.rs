@@ -127,7 +127,7 @@ impl Default for InitContainer {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadHardening {
-    /// Run under the container runtime's AppArmor profile. Default false; nodes must support it.
+    /// Run under the container runtime's `AppArmor` profile. Default false; nodes must support it.
     #[serde(default)]
     pub app_armor_enabled: bool,
 }

@@ -200,7 +200,7 @@ impl<O: AsRef<OpenBaoOperation>> Deciding<'_, O> {
         if let Some(running) = self.live(false) {
             return Some(Hindrance::Running(running));
         }
-        if !status.is_some_and(|status| status.initialized == Some(true)) {
+        if status.is_none_or(|status| status.initialized != Some(true)) {
             return Some(Hindrance::NotInitialized);
         }
         None

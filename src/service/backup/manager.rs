@@ -138,7 +138,7 @@ fn may_start(known: &Known<'_>) -> Result<(), Refusal> {
         let message = format!("waiting for restore {restore} to end: it waits or runs");
         return Err(Refusal::wait(RetryClass::LockContention, "RestorePending", message));
     }
-    if !status.is_some_and(|status| status.initialized == Some(true)) {
+    if status.is_none_or(|status| status.initialized != Some(true)) {
         let message = format!("waiting for cluster {name} to be initialised: there is nothing to back up yet");
         return Err(Refusal::wait(RetryClass::Standard, "NotInitialized", message));
     }

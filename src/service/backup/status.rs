@@ -34,7 +34,7 @@ pub fn derive<'a>(before: &BackupStatus, operations: impl Iterator<Item = &'a Op
         }
     }
     status.consecutive_failures =
-        if success_seen { failures } else { failures.max(before.consecutive_failures.min(i32::MAX)) };
+        if success_seen { failures } else { failures.max(before.consecutive_failures) };
     status
 }
 

@@ -492,28 +492,25 @@ impl<'a> Pass<'a> {
         let step = &plan.steps[call.step];
         let started = state.started_at.unwrap_or(self.facts.now);
         let deadline = started + chrono::TimeDelta::from_std(plan::timeout(step)).unwrap_or_default();
-        let outcome = match self.run.injected(call) {
-            Some(injected) => injected,
-            None => {
-                let asked = StepCall {
-                    ad,
-                    op: &self.op,
-                    cluster: self.cluster.as_ref(),
-                    step,
-                    state,
-                    inputs: &self.run.status().inputs,
-                    mode: call.mode,
-                    fence: self.run.journal().lock().map(|lock| lock.fence),
-                    deadline,
-                    now: self.facts.now,
-                };
-                match tokio::time::timeout(CALL_LIMIT, manager.run(asked)).await {
-                    Ok(outcome) => outcome,
-                    Err(_) => StepOutcome::Waiting {
-                        reason: format!("step {} did not answer within {} s", step.name, CALL_LIMIT.as_secs()),
-                        retry: RetryClass::ProgressPoll,
-                    },
-                }
+        let outcome = if let Some(injected) = self.run.injected(call) { injected } else {
+            let asked = StepCall {
+                ad,
+                op: &self.op,
+                cluster: self.cluster.as_ref(),
+                step,
+                state,
+                inputs: &self.run.status().inputs,
+                mode: call.mode,
+                fence: self.run.journal().lock().map(|lock| lock.fence),
+                deadline,
+                now: self.facts.now,
+            };
+            match tokio::time::timeout(CALL_LIMIT, manager.run(asked)).await {
+                Ok(outcome) => outcome,
+                Err(_) => StepOutcome::Waiting {
+                    reason: format!("step {} did not answer within {} s", step.name, CALL_LIMIT.as_secs()),
+                    retry: RetryClass::ProgressPoll,
+                },
             }
         };
         self.facts.now = now();

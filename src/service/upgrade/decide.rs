@@ -60,7 +60,7 @@ pub fn decide(facts: &UpgradeFacts<'_>, now: DateTime<Utc>) -> UpgradeDecision {
 
     let mut status = UpgradeStatus {
         directive: Some(running.clone()),
-        operation: newest.map(|operation| operation.name_any()),
+        operation: newest.map(kube::ResourceExt::name_any),
         released_at,
         ..UpgradeStatus::default()
     };

@@ -183,12 +183,9 @@ impl World {
                     pass.run.blocked(&held, "", &pass.facts).unwrap();
                 }
                 seen => {
-                    let fence = match seen {
-                        LockSeen::Ours { fence } => fence,
-                        _ => {
-                            self.fence += 1;
-                            self.fence
-                        }
+                    let fence = if let LockSeen::Ours { fence } = seen { fence } else {
+                        self.fence += 1;
+                        self.fence
                     };
                     self.lock = Some((self.ops[pass.op].uid.clone(), fence));
                     if lose_answer {

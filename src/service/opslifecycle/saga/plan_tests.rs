@@ -180,16 +180,13 @@ proptest! {
         for step in &plan.steps {
             let _ = (timeout(step), retry_delay(step.retry_policy.as_ref(), number), max_attempts(step.retry_policy.as_ref()));
         }
-        match validate(&plan, None) {
-            Err(error) => prop_assert!(!error.to_string().is_empty()),
-            Ok(()) => {
-                let order = order(&plan).unwrap();
-                let undoing = compensations(&plan);
-                prop_assert_eq!(order.len() + undoing.len(), plan.steps.len());
-                for (place, &step) in order.iter().enumerate() {
-                    for on in &plan.steps[step].depends_on {
-                        prop_assert!(order[..place].iter().any(|&before| plan.steps[before].name == *on));
-                    }
+        if let Err(error) = validate(&plan, None) { prop_assert!(!error.to_string().is_empty()) } else {
+            let order = order(&plan).unwrap();
+            let undoing = compensations(&plan);
+            prop_assert_eq!(order.len() + undoing.len(), plan.steps.len());
+            for (place, &step) in order.iter().enumerate() {
+                for on in &plan.steps[step].depends_on {
+                    prop_assert!(order[..place].iter().any(|&before| plan.steps[before].name == *on));
                 }
             }
         }

@@ -431,7 +431,7 @@ mod tests {
         for (limits, field) in cases {
             match (judge(&Facts { limits, ..facts(&report) }), field) {
                 (Verdict::Refuse(refused), Some(field)) => {
-                    assert!(refused.message.contains(field), "{}", refused.message)
+                    assert!(refused.message.contains(field), "{}", refused.message);
                 }
                 (Verdict::Accept(_), None) => {}
                 (other, field) => panic!("{other:?}, expected {field:?}"),
