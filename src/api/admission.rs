@@ -42,7 +42,9 @@ pub fn admit(object: &Value, old: Option<&Value>) -> Result<Value, Vec<String>> 
 
 fn default(schema: &Value, value: &mut Value) {
     if let Some(items) = value.as_array_mut() {
-        items.iter_mut().for_each(|item| default(&schema["items"], item));
+        for item in items.iter_mut() {
+            default(&schema["items"], item);
+        }
     }
     let (Some(properties), Some(fields)) = (schema["properties"].as_object(), value.as_object_mut()) else { return };
     fields.retain(|_, value| !value.is_null());

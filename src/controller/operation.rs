@@ -139,7 +139,9 @@ fn retry(op: Arc<OpenBaoOperation>, error: &DriveError, context: Arc<Context>) -
     );
     if class == ErrorClass::Conflict {
         tracing::debug!(error = %chain(error), "operation changed meanwhile");
-    } else { tracing::warn!(reason = error.name(), error = %chain(error), again = ?delay, "operation") }
+    } else {
+        tracing::warn!(reason = error.name(), error = %chain(error), again = ?delay, "operation");
+    }
     Action::requeue(delay)
 }
 

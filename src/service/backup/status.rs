@@ -33,8 +33,7 @@ pub fn derive<'a>(before: &BackupStatus, operations: impl Iterator<Item = &'a Op
             (false, _) => {}
         }
     }
-    status.consecutive_failures =
-        if success_seen { failures } else { failures.max(before.consecutive_failures) };
+    status.consecutive_failures = if success_seen { failures } else { failures.max(before.consecutive_failures) };
     status
 }
 

@@ -492,7 +492,9 @@ impl<'a> Pass<'a> {
         let step = &plan.steps[call.step];
         let started = state.started_at.unwrap_or(self.facts.now);
         let deadline = started + chrono::TimeDelta::from_std(plan::timeout(step)).unwrap_or_default();
-        let outcome = if let Some(injected) = self.run.injected(call) { injected } else {
+        let outcome = if let Some(injected) = self.run.injected(call) {
+            injected
+        } else {
             let asked = StepCall {
                 ad,
                 op: &self.op,

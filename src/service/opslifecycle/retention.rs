@@ -84,7 +84,9 @@ pub fn judge(items: &[Item], policy: &Policy, now: DateTime<Utc>) -> Vec<Verdict
     if policy.has_rules() {
         apply_rules(&items, policy, &mut reasons);
     } else {
-        reasons.iter_mut().for_each(|reasons| reasons.push("no keep rule".to_owned()));
+        for reasons in &mut reasons {
+            reasons.push("no keep rule".to_owned());
+        }
     }
     let mut counted = 0_u32;
     items

@@ -103,11 +103,8 @@ impl Restores {
     /// Stops the movers and sees them gone; takes the marker away where the old data stayed. Creates nothing.
     async fn clean_up(&self, call: FinishCall<'_>) -> StepOutcome {
         let uid = call.op.uid().unwrap_or_default();
-        let movers = match Movers::of(&call.ad.client, call.op) {
-            Ok(movers) => movers,
-            // Nothing was ever made in its name.
-            Err(_) => return StepOutcome::done(),
-        };
+        // Without a UID nothing was ever made in its name.
+        let Ok(movers) = Movers::of(&call.ad.client, call.op) else { return StepOutcome::done() };
         match movers.stop().await {
             Ok(true) => {}
             Ok(false) => return StepOutcome::in_progress("waiting for the mover to end"),

@@ -31,14 +31,14 @@ mod tests {
     use crate::api::restore::{OpenBaoRestoreStatus, RestorePhase};
 
     fn cluster() -> OpenBaoCluster {
-        let mut cluster = OpenBaoCluster::new("ledger", Default::default());
+        let mut cluster = OpenBaoCluster::new("ledger", crate::api::OpenBaoClusterSpec::default());
         cluster.metadata.namespace = Some("bank".into());
         cluster.metadata.uid = Some("c-uid".into());
         cluster
     }
 
     fn restore(name: &str, phase: RestorePhase, created: i64) -> OpenBaoRestore {
-        let mut restore = OpenBaoRestore::new(name, Default::default());
+        let mut restore = OpenBaoRestore::new(name, crate::api::OpenBaoRestoreSpec::default());
         restore.metadata.namespace = Some("bank".into());
         restore.metadata.creation_timestamp =
             Some(to_kube(chrono::DateTime::from_timestamp(1_795_000_000 + created, 0).unwrap()));

@@ -289,7 +289,7 @@ mod tests {
     }
 
     fn restore() -> OpenBaoRestore {
-        let mut restore = OpenBaoRestore::new("rollback", Default::default());
+        let mut restore = OpenBaoRestore::new("rollback", crate::api::OpenBaoRestoreSpec::default());
         restore.metadata.uid = Some("r-uid".into());
         restore.metadata.generation = Some(1);
         restore.metadata.creation_timestamp = Some(to_kube(at(0)));

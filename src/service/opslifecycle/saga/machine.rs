@@ -254,7 +254,7 @@ impl Journal {
                 started.started_at = Some(now);
                 started.next_attempt_at = None;
                 started.waiting = None;
-                started.receipt = receipt.clone();
+                started.receipt.clone_from(receipt);
                 let name = started.name.clone();
                 let fields = Fields::from([("attempt", started.attempt.to_string())]);
                 self.step_moved(*step, S::Pending, S::Running, fields, now);

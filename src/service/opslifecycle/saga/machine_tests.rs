@@ -48,7 +48,8 @@ fn each_step_event_is_legal_in_its_own_states_and_leads_where_its_row_says() {
     use StepState::*;
     let soon = Some(now());
     let text = String::new;
-    let rows: Vec<(Event, fn(StepState) -> Journal, Vec<(StepState, StepState)>)> = vec![
+    type Row = (Event, fn(StepState) -> Journal, Vec<(StepState, StepState)>);
+    let rows: Vec<Row> = vec![
         (Event::StepDone { step: 0, output: BTreeMap::new() }, in_state, vec![(Running, Completed)]),
         (
             Event::StepFailed { step: 0, reason: text(), message: text(), retry_at: soon },

@@ -183,7 +183,9 @@ impl World {
                     pass.run.blocked(&held, "", &pass.facts).unwrap();
                 }
                 seen => {
-                    let fence = if let LockSeen::Ours { fence } = seen { fence } else {
+                    let fence = if let LockSeen::Ours { fence } = seen {
+                        fence
+                    } else {
                         self.fence += 1;
                         self.fence
                     };
