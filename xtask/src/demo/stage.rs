@@ -15,6 +15,9 @@ use crate::stores;
 /// Everything of the demo is in it.
 pub const NAMESPACE: &str = "openbao-demo";
 
+/// How much of a reason is told (characters).
+const REASON: usize = 150;
+
 #[derive(Debug, Clone)]
 pub struct Stage {
     path: String,
@@ -97,7 +100,9 @@ impl Stage {
                 Err(reason) => reason,
             };
             if reason != last {
-                say(format!("   {:>6}  {reason}", report::human(start.elapsed())));
+                // One line each; the whole of it is in the object's status.
+                let line: String = reason.chars().take(REASON).collect();
+                say(format!("   {:>6}  {line}", report::human(start.elapsed())));
                 last = reason;
             }
             if start.elapsed() > limit {
