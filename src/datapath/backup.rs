@@ -75,7 +75,13 @@ struct Stored {
 
 pub(super) async fn run(plan: &Plan, meter: &Meter) -> Result<(BackupDone, Manifest), MoverError> {
     let started = Instant::now();
-    prepare(plan).await?;
+    tokio::select! {
+        biased;
+        () = plan.stop.cancelled() => return Err(MoverError::Cancelled),
+        prepared = tokio::time::timeout_at(plan.until, prepare(plan)) => {
+            prepared.unwrap_or(Err(MoverError::Deadline("the target was looked at")))?;
+        }
+    }
     let mut retries = 0;
     let stored = loop {
         match attempt(plan, meter).await {

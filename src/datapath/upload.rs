@@ -1,6 +1,8 @@
 //! One object on its way into a store: parts in order, a bounded number in flight, nothing visible before
 //! [`Upload::complete`]. An upload that is not completed must be [aborted](Upload::abort): its parts cost money otherwise.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use object_store::{MultipartUpload, PutPayload};
 use tokio::task::JoinSet;
@@ -10,6 +12,8 @@ use crate::adapter::objectstore::{Store, StoreError};
 
 /// S3 takes no more parts than this in one upload.
 const MAX_PARTS: u64 = 10_000;
+/// A pod that is told to stop has 30 s by default.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) struct Upload {
     store: Store,
@@ -100,8 +104,16 @@ impl Upload {
         Ok(())
     }
 
-    /// Leaves nothing behind, as far as the store can be reached. Returns what could not be done.
-    pub(super) async fn abort(mut self) -> Option<StoreError> {
+    /// Leaves nothing behind, as far as the store can be reached within a pod's time to end. Returns what could not be done.
+    pub(super) async fn abort(self) -> Option<StoreError> {
+        let (target, key) = (self.store.name().to_owned(), self.key.clone());
+        match tokio::time::timeout(ABORT_TIMEOUT, self.undo()).await {
+            Ok(left) => left,
+            Err(_) => Some(StoreError::Timeout { target, key, detail: format!("given up after {ABORT_TIMEOUT:?}") }),
+        }
+    }
+
+    async fn undo(mut self) -> Option<StoreError> {
         self.flights.shutdown().await;
         let aborted = match &mut self.parts {
             Some(parts) => parts.abort().await.err().map(|error| self.store.upload_error(&self.key, &error)),
