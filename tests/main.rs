@@ -10,6 +10,7 @@ mod backup;
 mod cluster;
 mod devcluster;
 mod harness;
+mod opslifecycle;
 mod platform;
 mod restore;
 mod upgrade;

@@ -53,6 +53,11 @@ pub async fn run(ad: Arc<Adapters>, managers: Vec<Arc<dyn Manager>>, shutdown: C
             Faults::default()
         }
     };
+    run_with(ad, managers, faults, shutdown).await;
+}
+
+/// The same with faults as data, for tests that kill the process at a chosen write.
+pub async fn run_with(ad: Arc<Adapters>, managers: Vec<Arc<dyn Manager>>, faults: Faults, shutdown: CancellationToken) {
     let store = ad.caches.operations.clone();
     let (all, some) = (store.clone(), store.clone());
     let wakes = ad.caches.notes.wakes(move |touched| woken(touched, &some), move || everything(&all));

@@ -392,7 +392,7 @@ fn any_plan(once: bool) -> impl Strategy<Value = Plan> {
                     kind,
                     depends_on,
                     retry_policy: Some(policy),
-                    timeout: Some("10m".into()),
+                    timeout: Some("30s".into()),
                     compensate: undo.then(|| format!("u{index}")),
                     skippable: on % 3 == 0,
                     ..StepSpec::default()
@@ -400,7 +400,12 @@ fn any_plan(once: bool) -> impl Strategy<Value = Plan> {
             }
             for (index, (_, undo, ..)) in parts.iter().enumerate() {
                 if *undo {
-                    steps.push(StepSpec { name: format!("u{index}"), action: "x".into(), ..StepSpec::default() });
+                    steps.push(StepSpec {
+                        name: format!("u{index}"),
+                        action: "x".into(),
+                        timeout: Some("30s".into()),
+                        ..StepSpec::default()
+                    });
                 }
             }
             let lock = LockPlan {
