@@ -20,6 +20,22 @@ pub enum Value {
     Object(Vec<(String, Value)>),
 }
 
+impl From<&Value> for serde_json::Value {
+    /// The same value as a request body has it.
+    fn from(value: &Value) -> Self {
+        match value {
+            Value::String(text) => Self::from(text.clone()),
+            Value::Integer(number) => Self::from(*number),
+            Value::Number(number) => Self::Number(number.clone()),
+            Value::Bool(truth) => Self::from(*truth),
+            Value::List(list) => list.iter().map(Self::from).collect(),
+            Value::Object(map) => {
+                Self::Object(map.iter().map(|(key, value)| (key.clone(), Self::from(value))).collect())
+            }
+        }
+    }
+}
+
 /// Free-form data that cannot be written as HCL.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path} is null, which OpenBao's configuration language cannot express: leave the field out")]

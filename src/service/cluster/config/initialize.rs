@@ -89,51 +89,70 @@ pub fn render(cluster: &ValidatedCluster, identity: Option<&Identity>) -> Result
 }
 
 fn access(cluster: &ValidatedCluster, identity: &Identity, issuer: &str, audience: &str) -> Body {
+    access_requests(cluster, identity, issuer, audience)
+        .into_iter()
+        .fold(Body::new(), |body, request| body.block("request", &[&request.name], update(&request.path, request.data)))
+}
+
+/// One API request that sets up access.
+#[derive(Clone, Debug)]
+pub struct AccessRequest {
+    /// For messages.
+    pub name: String,
+    /// Without `/v1/`.
+    pub path: String,
+    /// Its body.
+    pub data: Value,
+}
+
+/// What lets the operator and its Jobs log in, in order. The first start makes these requests to itself; a restore of
+/// data that knows nobody of ours makes them again.
+pub fn access_requests(
+    cluster: &ValidatedCluster,
+    identity: &Identity,
+    issuer: &str,
+    audience: &str,
+) -> Vec<AccessRequest> {
     let jwt = names::JWT_MOUNT;
     let account = |name: String| names::subject(&cluster.namespace, &name);
+    let request = |name: &str, path: String, data| AccessRequest { name: name.to_owned(), path, data };
     let roles = [
         (names::OPERATOR_ROLE, OPERATOR_POLICY, identity.operator_subject.clone(), "10m"),
         (names::BACKUP_ROLE, BACKUP_POLICY, account(names::backup_service_account(&cluster.name)), "1h"),
         (names::RESTORE_ROLE, RESTORE_POLICY, account(names::restore_service_account(&cluster.name)), "1h"),
     ];
-    let mut body = Body::new()
-        .block("request", &["jwt-mount"], update(&format!("sys/auth/{jwt}"), Value::object([("type", "jwt")])))
-        .block(
-            "request",
-            &["jwt-config"],
-            update(
-                &format!("auth/{jwt}/config"),
-                Value::Object(vec![
-                    ("bound_issuer".into(), issuer.into()),
-                    ("jwt_validation_pubkeys".into(), identity.keys.clone().into()),
-                ]),
-            ),
-        );
+    let mut requests = vec![
+        request("jwt-mount", format!("sys/auth/{jwt}"), Value::object([("type", "jwt")])),
+        request(
+            "jwt-config",
+            format!("auth/{jwt}/config"),
+            Value::Object(vec![
+                ("bound_issuer".into(), issuer.into()),
+                ("jwt_validation_pubkeys".into(), identity.keys.clone().into()),
+            ]),
+        ),
+    ];
     for (role, policy, subject, ttl) in roles {
-        body = body
-            .block(
-                "request",
-                &[&format!("{role}-policy")],
-                update(&format!("sys/policies/acl/{role}"), Value::object([("policy", policy)])),
-            )
-            .block(
-                "request",
-                &[&format!("{role}-role")],
-                update(
-                    &format!("auth/{jwt}/role/{role}"),
-                    Value::Object(vec![
-                        ("role_type".into(), "jwt".into()),
-                        ("bound_audiences".into(), vec![audience].into()),
-                        ("bound_subject".into(), subject.into()),
-                        ("user_claim".into(), "sub".into()),
-                        ("token_policies".into(), vec![role].into()),
-                        ("token_ttl".into(), ttl.into()),
-                        ("token_max_ttl".into(), ttl.into()),
-                    ]),
-                ),
-            );
+        requests.push(request(
+            &format!("{role}-policy"),
+            format!("sys/policies/acl/{role}"),
+            Value::object([("policy", policy)]),
+        ));
+        requests.push(request(
+            &format!("{role}-role"),
+            format!("auth/{jwt}/role/{role}"),
+            Value::Object(vec![
+                ("role_type".into(), "jwt".into()),
+                ("bound_audiences".into(), vec![audience].into()),
+                ("bound_subject".into(), subject.into()),
+                ("user_claim".into(), "sub".into()),
+                ("token_policies".into(), vec![role].into()),
+                ("token_ttl".into(), ttl.into()),
+                ("token_max_ttl".into(), ttl.into()),
+            ]),
+        ));
     }
-    body
+    requests
 }
 
 /// Autopilot is configured through the API only.

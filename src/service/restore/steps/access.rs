@@ -1,9 +1,11 @@
 //! The last look: the restored data is still what the leader serves, and whether the operator can log in to it. Both are
 //! told apart: data that is there and proven is not undone by a login that does not work.
 
-use super::{Step, chain};
+use super::{Step, chain, evidence};
 use crate::api::OpenBaoCluster;
-use crate::service::cluster::{names, observe};
+use crate::service::cluster::config::initialize;
+use crate::service::cluster::observe::{self, Member};
+use crate::service::cluster::{identity, names, validate};
 use crate::service::opslifecycle::manager::StepOutcome;
 use crate::service::restore::plan;
 use kube::ResourceExt;
@@ -24,7 +26,12 @@ pub async fn run(step: &Step<'_>) -> StepOutcome {
     };
     let token = match observe::operator_token(step.call.ad, cluster, leader).await {
         Ok(token) => token,
-        Err(error) if error.is_refused() => return no_access(step, cluster, &chain(&error)),
+        Err(error) if error.is_refused() => match set_up_again(step, cluster, leader).await {
+            // The next call logs in.
+            Ok(true) => return StepOutcome::in_progress("the operator's roles are set again: logging in"),
+            Ok(false) => return no_access(step, cluster, &chain(&error)),
+            Err(why) => return no_access(step, cluster, &format!("{}; {why}", chain(&error))),
+        },
         Err(error) => return StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
     };
     let Some(Ok(client)) = leader.client() else {
@@ -43,6 +50,39 @@ pub async fn run(step: &Step<'_>) -> StepOutcome {
         Err(error) if error.is_denied() => no_access(step, cluster, &chain(&error)),
         Err(error) => StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
     }
+}
+
+/// With a token of the restored data, which the spec may name, the operator sets its own roles again. `false`: there is no
+/// such token, or the cluster was never set up for such logins; or they have been set already and do not help.
+async fn set_up_again(step: &Step<'_>, cluster: &OpenBaoCluster, leader: &Member) -> Result<bool, String> {
+    let Some(token) = evidence::named_token(step, cluster).await else { return Ok(false) };
+    let (Ok(valid), Some(Ok(client))) = (validate::validate(cluster), leader.client()) else { return Ok(false) };
+    let Some(oidc) = valid.oidc.as_ref().filter(|_| step.call.state.attempt <= 1) else { return Ok(false) };
+    if step.call.state.waiting.as_deref().is_some_and(|waiting| waiting.contains("set again")) {
+        return Ok(false);
+    }
+    let settings = &step.call.ad.settings;
+    let subject = names::subject(&settings.operator_namespace, &settings.operator_service_account);
+    let identity = identity::fetch(&step.call.ad.client, subject).await.map_err(|error| chain(&error))?;
+    let issuer = oidc.issuer.as_deref().unwrap_or(&identity.issuer);
+    if !step.call.ad.leadership.still_leader() {
+        return Err("another operator leads now".to_owned());
+    }
+    for request in initialize::access_requests(&valid, &identity, issuer, &oidc.audience) {
+        match client.put(&token, &request.path, &serde_json::Value::from(&request.data)).await {
+            Ok(()) => {}
+            // The mount is there already.
+            Err(error) if request.path.starts_with("sys/auth/") && error.status() == Some(400) => {}
+            Err(error) => {
+                return Err(format!(
+                    "setting {} again with spec.tokenSecretRef failed: {}",
+                    request.name,
+                    chain(&error)
+                ));
+            }
+        }
+    }
+    Ok(true)
 }
 
 fn no_access(step: &Step<'_>, cluster: &OpenBaoCluster, why: &str) -> StepOutcome {
