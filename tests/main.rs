@@ -8,6 +8,7 @@
 mod api;
 mod backup;
 mod cluster;
+mod datapath;
 mod devcluster;
 mod harness;
 mod opslifecycle;

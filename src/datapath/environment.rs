@@ -20,6 +20,8 @@ pub const OPERATION: &str = "MOVER_OPERATION";
 pub const OPERATION_UID: &str = "MOVER_OPERATION_UID";
 pub const INTENT: &str = "MOVER_INTENT";
 pub const ACTOR: &str = "MOVER_ACTOR";
+/// Namespace of the mover's own config map, where that is not the cluster's.
+pub const REPORT_NAMESPACE: &str = "MOVER_REPORT_NAMESPACE";
 /// The mover's own config map, `<operation>-mover`; absent: report to nobody.
 pub const CONFIG_MAP: &str = "MOVER_CONFIG_MAP";
 /// The pod this process runs in, by the downward API.

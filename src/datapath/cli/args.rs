@@ -95,6 +95,9 @@ pub(super) struct ReportArgs {
     /// The mover's own config map; without it, progress and reports go to the terminal only.
     #[arg(long, env = env::CONFIG_MAP)]
     config_map: Option<String>,
+    /// Namespace of that config map, where it is not the cluster's.
+    #[arg(long, env = env::REPORT_NAMESPACE)]
+    report_namespace: Option<String>,
     /// UID of the pod this process runs in.
     #[arg(long, env = env::POD_UID, default_value = "")]
     pub pod_uid: String,
@@ -118,6 +121,7 @@ impl ReportArgs {
             |what: &str, why: String| MoverError::Config(format!("the API server's {what} is not usable: {why}"));
         let config = kube::Config::infer().await.map_err(|error| unusable("address", error.to_string()))?;
         let client = kube::Client::try_from(prepare(config)).map_err(|error| unusable("client", error.to_string()))?;
+        let namespace = self.report_namespace.as_deref().unwrap_or(namespace);
         Ok(Some(Mailbox::new(client, namespace, name)))
     }
 }

@@ -1,0 +1,278 @@
+//! What goes wrong on the way, and what must be left after it: no object without a manifest, no manifest without a good
+//! object, and the next backup works.
+
+use std::time::{Duration, Instant};
+
+use openbao_operator::adapter::objectstore::{Provider, keys};
+use openbao_operator::datapath::environment as env;
+use openbao_operator::datapath::protocol::{BackupDone, Peer, PruneDone, VerifyDone};
+
+use super::bao::Bao;
+use super::mover::Mover;
+use super::slow::Slow;
+use super::stores::{self, Running};
+use crate::harness::eventually;
+
+fn port(address: &str) -> u16 {
+    address.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+/// The same servers, each behind a slow line.
+async fn slowly(bao: &Bao, bytes_per_second: usize) -> (Vec<Slow>, Vec<Peer>) {
+    let (mut lines, mut peers) = (Vec::new(), bao.peers());
+    for peer in &mut peers {
+        let line = Slow::to(port(&peer.address), bytes_per_second).await;
+        peer.address = line.address.to_string();
+        lines.push(line);
+    }
+    (lines, peers)
+}
+
+async fn objects(store: &Running) -> Vec<String> {
+    let prefix = keys::cluster_prefix("prod", "test", "c");
+    store.open().list(&prefix).await.unwrap().into_iter().map(|object| object.key).collect()
+}
+
+async fn next_backup_works(bao: &Bao, store: &Running) {
+    let done: BackupDone = Mover::backup(bao, store).run().await.done();
+    let verified: VerifyDone = Mover::new("verify", store).arg("--latest").run().await.done();
+    assert_eq!(verified.sha256, done.sha256);
+    assert_eq!(objects(store).await.len(), 2, "the object and its manifest");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_dies_at_any_point_of_the_stream_costs_a_new_start_and_nothing_else() {
+    let mut bao = Bao::start("2.7.2", 3).await;
+    bao.fill(24).await;
+    bao.wait_for_voters().await;
+    let store = stores::file();
+    let whole = Mover::backup(&bao, &store).run().await.done::<BackupDone>().size_bytes;
+    for percent in [10, 50, 90] {
+        let (_lines, peers) = slowly(&bao, 12 << 20).await;
+        let mut mover = Mover::backup(&bao, &store);
+        mover.set(env::PEERS, &serde_json::to_string(&peers).unwrap());
+        let leader = bao.wait_for_leader().await;
+        let mut started = mover.start();
+        started.spools(whole * percent / 100).await;
+        bao.kill(leader);
+        let done: BackupDone = started.wait().await.done();
+        assert!(done.retries >= 1, "killed at {percent} %");
+        let verified: VerifyDone = Mover::new("verify", &store).arg("--latest").run().await.done();
+        assert_eq!((verified.key, verified.sha256), (done.key, done.sha256), "killed at {percent} %");
+        bao.start_again(leader);
+        bao.wait_for_voters().await;
+    }
+    assert_eq!(objects(&store).await.len(), 8, "four backups, each with its manifest");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_store_does_not_keep_the_leader_from_stepping_down() {
+    let bao = Bao::start("2.7.2", 3).await;
+    bao.fill(16).await;
+    bao.wait_for_voters().await;
+    let mut store = stores::seaweed(false).await;
+    let line = Slow::to(port(store.target.endpoint.as_deref().unwrap()), 1 << 20).await;
+    store.target.endpoint = Some(format!("http://{}", line.address));
+    let mut started = Mover::backup(&bao, &store).start();
+    started.spools(16 << 20).await;
+    let admin = bao.admin().await;
+    let (before, asked) = (bao.wait_for_leader().await, Instant::now());
+    bao.client(before).step_down(&admin).await.unwrap();
+    eventually("another server leads", Duration::from_secs(20), async || match bao.leader().await {
+        Some(now) if now != before => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert!(asked.elapsed() < Duration::from_secs(8), "leadership changed after {:?}", asked.elapsed());
+    let done: BackupDone = started.wait().await.done();
+    assert_eq!(done.retries, 0, "the spool had it all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_dies_during_the_upload_leaves_no_object_and_the_next_backup_works() {
+    let bao = Bao::start("2.7.2", 1).await;
+    bao.fill(24).await;
+    let mut store = stores::seaweed(false).await;
+    let direct = store.target.clone();
+    let line = Slow::to(port(direct.endpoint.as_deref().unwrap()), 2 << 20).await;
+    store.target.endpoint = Some(format!("http://{}", line.address));
+    let mut started = Mover::backup(&bao, &store).start();
+    started.spools(24 << 20).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    store.kill();
+    let ended = started.wait().await;
+    assert_eq!(ended.result["cause"], "Store", "{}", ended.result);
+    assert_eq!(ended.code, 5);
+    store.target = direct;
+    store.start_again().await;
+    assert_eq!(objects(&store).await, Vec::<String>::new());
+    next_backup_works(&bao, &store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mover_that_is_stopped_or_killed_leaves_nothing_that_counts() {
+    let bao = Bao::start("2.7.2", 1).await;
+    bao.fill(24).await;
+    let store = stores::file();
+    for killed in [false, true] {
+        let (_lines, peers) = slowly(&bao, 8 << 20).await;
+        let mut mover = Mover::backup(&bao, &store);
+        mover.set(env::PEERS, &serde_json::to_string(&peers).unwrap());
+        let key =
+            keys::snapshot_key("prod", "test", "c", chrono::Utc::now(), if killed { "killed00" } else { "stopped0" });
+        mover.set(env::KEY, &key);
+        let mut started = mover.start();
+        started.spools(18 << 20).await;
+        if killed {
+            started.kill();
+            started.wait().await;
+            // What a folder store stages is a file that no list shows; the cleaning run knows the key.
+            let mut prune = Mover::new("prune", &store);
+            prune.set(env::CLEAN, &serde_json::to_string(&[&key]).unwrap());
+            assert_eq!(prune.run().await.done::<PruneDone>().cleaned, [key]);
+        } else {
+            started.terminate();
+            let ended = started.wait().await;
+            assert_eq!((ended.code, ended.result["cause"].as_str()), (10, Some("Cancelled")), "{}", ended.stderr);
+            assert_eq!(ended.message["cause"], "Cancelled");
+        }
+        assert_eq!(objects(&store).await, Vec::<String>::new());
+        let root = store.target.file.as_ref().unwrap().root.clone();
+        let left = std::fs::read_dir(format!("{root}/prod/test/c")).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "no staged file either");
+    }
+    next_backup_works(&bao, &store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_may_not_grow_ends_the_backup_and_no_object_appears() {
+    let bao = Bao::start("2.7.2", 1).await;
+    bao.fill(12).await;
+    let store = stores::file();
+    let mut mover = Mover::backup(&bao, &store);
+    mover.set(env::SPOOL_LIMIT, "3000000");
+    let ended = mover.run().await;
+    assert_eq!((ended.code, ended.reason()), (7, ("Space", "SpoolLimit")), "{}", ended.stderr);
+    let mut mover = Mover::backup(&bao, &store);
+    mover.set(env::EXPECTED_SIZE, "1000000000000000");
+    assert_eq!(mover.run().await.reason(), ("Space", "ScratchFull"));
+    assert_eq!(objects(&store).await, Vec::<String>::new());
+    next_backup_works(&bao, &store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_ends_a_backup_and_no_object_appears() {
+    let bao = Bao::start("2.7.2", 1).await;
+    bao.fill(12).await;
+    let store = stores::file();
+    let (_lines, peers) = slowly(&bao, 2 << 20).await;
+    let mut mover = Mover::backup(&bao, &store);
+    mover.set(env::PEERS, &serde_json::to_string(&peers).unwrap());
+    mover.set(env::DEADLINE, &(chrono::Utc::now() + chrono::TimeDelta::seconds(3)).to_rfc3339());
+    let ended = mover.run().await;
+    assert_eq!((ended.code, ended.reason()), (8, ("Deadline", "DeadlineExceeded")), "{}", ended.stderr);
+    assert_eq!(objects(&store).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_identity_is_told_apart_from_a_missing_leader() {
+    let mut bao = Bao::start("2.7.2", 1).await;
+    let store = stores::file();
+    let mut wrong_role = Mover::backup(&bao, &store);
+    wrong_role.set(env::JWT_ROLE, "nobody");
+    assert_eq!(wrong_role.run().await.reason(), ("Auth", "LoginRefused"));
+
+    let mut no_right = Mover::backup(&bao, &store);
+    let token = no_right.scratch().join("token");
+    std::fs::write(&token, "s.unknown").unwrap();
+    no_right.set(env::TOKEN_FILE, &token.display().to_string());
+    let ended = no_right.run().await;
+    assert_eq!((ended.code, ended.reason()), (3, ("Auth", "SnapshotDenied")));
+    assert!(!ended.stderr.contains("s.unknown"), "a token is never printed");
+
+    bao.kill(0);
+    let mut nobody = Mover::backup(&bao, &store);
+    nobody.set(env::DEADLINE, &(chrono::Utc::now() + chrono::TimeDelta::seconds(3)).to_rfc3339());
+    assert_eq!(nobody.run().await.reason(), ("Leader", "NoLeader"));
+    assert_eq!(objects(&store).await, Vec::<String>::new());
+}
+
+async fn preflight(store: &Running) -> (String, String) {
+    let ended = Mover::new("preflight", store).run().await;
+    let (cause, reason) = ended.reason();
+    (cause.to_owned(), reason.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_store_is_told_apart() {
+    let mut store = stores::seaweed(true).await;
+    let good = store.target.clone();
+    let store_says = |reason: &str| ("Store".to_owned(), reason.to_owned());
+
+    store.set_secret("secretAccessKey", "wrong");
+    assert_eq!(preflight(&store).await, store_says("StoreCredentialsRefused"));
+    store.set_secret("accessKeyId", "read-access");
+    store.set_secret("secretAccessKey", "read-secret");
+    assert_eq!(preflight(&store).await, store_says("StorePermissionDenied"));
+    store.set_secret("accessKeyId", "");
+    store.set_secret("secretAccessKey", "");
+    assert_eq!(preflight(&store).await, store_says("CredentialsMissing"), "never the metadata address");
+    store.set_secret("accessKeyId", "test-access");
+    store.set_secret("secretAccessKey", "test-secret");
+
+    let ca = std::fs::read_to_string(store.credentials().join("caCert")).unwrap();
+    store.set_secret("caCert", "");
+    assert_eq!(preflight(&store).await, store_says("StoreCertificateUntrusted"));
+    store.set_secret("caCert", &ca);
+
+    let port = port(good.endpoint.as_deref().unwrap());
+    store.target.endpoint = Some(format!("http://127.0.0.1:{port}"));
+    assert_eq!(preflight(&store).await, store_says("StoreSchemeMismatch"));
+    store.target.endpoint = Some("https://127.0.0.1:1".into());
+    assert_eq!(preflight(&store).await, store_says("StoreUnreachable"));
+    store.target.endpoint = Some("127.0.0.1:9000".into());
+    assert_eq!(preflight(&store).await, store_says("InvalidTarget"));
+    store.target = good;
+    assert_eq!(Mover::new("preflight", &store).run().await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_container_and_a_wrong_key_are_seen_before_a_snapshot_is_taken() {
+    let mut store = stores::azurite().await;
+    store.target.azure.as_mut().unwrap().container = Some("elsewhere".into());
+    assert_eq!(preflight(&store).await.1, "StoreBucketMissing");
+    store.target.azure.as_mut().unwrap().container = Some(stores::BUCKET.into());
+    store.set_secret("accountKey", "d3Jvbmc=");
+    assert_eq!(store.target.provider, Provider::Azure);
+    assert_eq!(preflight(&store).await.1, "StoreCredentialsRefused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_backup_that_changed_is_refused_when_it_is_read_again() {
+    let bao = Bao::start("2.7.2", 1).await;
+    let store = stores::file();
+    let done: BackupDone = Mover::backup(&bao, &store).run().await.done();
+    let path = format!("{}/{}", store.target.file.as_ref().unwrap().root, done.key);
+    let good = std::fs::read(&path).unwrap();
+    let verify = async |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        let ended = Mover::new("verify", &store).arg("--latest").run().await;
+        assert_eq!(ended.result["cause"], "Integrity", "{}", ended.result);
+        ended.result["reason"].as_str().unwrap().to_owned()
+    };
+    let mut flipped = good.clone();
+    flipped[5000] ^= 1;
+    assert!(verify(&flipped).await.starts_with("Archive"));
+    assert_eq!(verify(&good[..good.len() - 1]).await, "SizeMismatch");
+    // Another whole snapshot of the same cluster is still not the one that was verified: the time in the gzip header.
+    let mut other = good.clone();
+    other[4] ^= 1;
+    assert_eq!(verify(&other).await, "DigestMismatch");
+    std::fs::write(&path, &good).unwrap();
+    std::fs::remove_file(format!("{path}.manifest.json")).unwrap();
+    let mut by_key = Mover::new("verify", &store);
+    by_key.set(env::KEY, &done.key);
+    assert_eq!(by_key.run().await.reason(), ("Integrity", "ManifestMissing"));
+    let latest = Mover::new("verify", &store).arg("--latest").run().await;
+    assert_eq!(latest.reason(), ("Config", "NoBackupFound"));
+}
