@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use openbao_operator::adapter::openbao::{Client, Endpoint, HealthState, Token};
 use openbao_operator::datapath::protocol::Peer;
-use rcgen::{KeyPair, PublicKeyData, SigningKey};
+use rcgen::{KeyPair, SigningKey};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -21,7 +21,7 @@ pub struct Running {
     pub target: Target,
     process: Option<Process>,
     command: Option<Box<dyn Fn() -> Command + Send + Sync>>,
-    _double: Option<doubles::Double>,
+    double: Option<doubles::Double>,
 }
 
 impl Running {
@@ -74,7 +74,7 @@ impl Running {
 fn new(target: Target) -> Running {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("secret")).unwrap();
-    Running { folder, target, process: None, command: None, _double: None }
+    Running { folder, target, process: None, command: None, double: None }
 }
 
 pub fn file() -> Running {
@@ -198,7 +198,7 @@ pub async fn azurite() -> Running {
 }
 
 /// A double of our own: no installable server takes this client's GCS writes.
-pub async fn gcs_double() -> Running {
+pub async fn gcsdouble() -> Running {
     tools::ports(0);
     let double = doubles::Double::start().await;
     let mut running = new(Target {
@@ -210,6 +210,6 @@ pub async fn gcs_double() -> Running {
         ..Target::default()
     });
     running.set_secret("credentials.json", &doubles::service_account());
-    running._double = Some(double);
+    running.double = Some(double);
     running
 }

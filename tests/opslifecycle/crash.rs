@@ -100,7 +100,7 @@ async fn a_workflow_survives_the_death_of_its_driver_after_every_write() {
     assert_eq!(done, STEPS - 4);
     let lock = object.status.expect("a status");
     assert_eq!((lock.operation_fence, lock.operation_lock), (Some(1), None));
-    assert!(namespace.api::<Job>().list(&Default::default()).await.expect("the Jobs").items.is_empty());
+    assert!(namespace.api::<Job>().list(&kube::api::ListParams::default()).await.expect("the Jobs").items.is_empty());
     let created_jobs: Vec<String> = audit_log
         .requests("")
         .into_iter()
@@ -120,7 +120,7 @@ async fn a_workflow_survives_the_death_of_its_driver_after_every_write() {
     let uid = created.uid().expect("a UID");
     let events: Vec<BTreeMap<String, String>> = namespace
         .api::<Event>()
-        .list(&Default::default())
+        .list(&kube::api::ListParams::default())
         .await
         .expect("the events")
         .items

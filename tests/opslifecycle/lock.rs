@@ -96,7 +96,10 @@ async fn of_64_tasks_in_4_processes_exactly_one_gets_the_lock_each_time() {
         })
         .collect();
     eventually("the claimants end", PATIENCE * 4, async || {
-        let left = children.iter_mut().filter(|child| matches!(child.try_wait(), Ok(None))).count();
+        let mut left = 0;
+        for child in &mut children {
+            left += usize::from(matches!(child.try_wait(), Ok(None)));
+        }
         if left == 0 { Ok(()) } else { Err(format!("{left} still run")) }
     })
     .await;
