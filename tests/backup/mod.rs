@@ -147,8 +147,11 @@ async fn a_foreign_lock_makes_a_schedule_skip_and_a_person_wait() {
     .await;
     assert_eq!(skip.reason, "RestoreHoldsLock");
     assert!(reef.operations().await.iter().all(|op| op.name_any() == "patient"), "a skip leaves no object");
-    let events = namespace.kubectl(&["get", "events.events.k8s.io", "-o", "json"]).await;
-    assert!(events.contains("BackupSkipped"), "an event tells of it");
+    eventually("an event tells of it", Duration::from_secs(20), async || {
+        let events = namespace.kubectl(&["get", "events.events.k8s.io", "-o", "json"]).await;
+        if events.contains("BackupSkipped") { Ok(()) } else { Err("no such event".to_owned()) }
+    })
+    .await;
 
     reef.patch_backup(json!({"schedule": null})).await;
     reef.lock(None).await;

@@ -266,10 +266,13 @@ async fn finish(call: FinishCall<'_>) -> StepOutcome {
     let succeeded = call.ending == OperationPhase::Succeeded;
     let which = if succeeded { Clear::All } else { Clear::Running };
     match mover::clear(call.ad, &operation, which).await {
-        Ok(living) if living.is_empty() => {
-            count(&call, succeeded);
-            StepOutcome::done()
-        }
+        Ok(living) if living.is_empty() => match mover::close_channel(call.ad, &operation, succeeded).await {
+            Ok(()) => {
+                count(&call, succeeded);
+                StepOutcome::done()
+            }
+            Err(error) => StepOutcome::retryable("CleanUpFailed", error.to_string()),
+        },
         Ok(living) => StepOutcome::in_progress(format!("waiting for the pods of {} to stop", living.join(", "))),
         Err(error) => StepOutcome::retryable("CleanUpFailed", error.text()),
     }

@@ -3,7 +3,7 @@
 //!
 //! Objects are created, never applied: what exists under a deterministic name is either ours, by UID, or left alone.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, sync::Arc};
 
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -15,15 +15,19 @@ use k8s_openapi::{
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Preconditions, PropagationPolicy},
+    runtime::reflector::ObjectRef,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::found::{Found, is_ours, judge};
 use super::jobs::{self, Operation};
-use crate::adapter::kubernetes::owner;
 use crate::adapter::{
     Adapters,
-    kubernetes::client::{RequestError, timed},
+    kubernetes::{
+        apply::{self, ApplyError},
+        client::{RequestError, timed},
+        owner,
+    },
 };
 use crate::api::{OpenBaoCluster, OpenBaoOperation};
 
@@ -218,6 +222,27 @@ pub async fn clear(ad: &Adapters, operation: &Operation, which: Clear) -> Result
         }
     }
     Ok(living)
+}
+
+/// Takes the mover's right away once nothing of the operation runs any more, and with `all` its config map too. What the
+/// watches don't know of goes with the operation's record.
+pub async fn close_channel(ad: &Adapters, operation: &Operation, all: bool) -> Result<(), ApplyError> {
+    let (namespace, name) = (operation.namespace.as_str(), jobs::mover_name(&operation.name));
+    let caches = &ad.caches;
+    forget(ad, operation, caches.role_bindings.get(&ObjectRef::new(&name).within(namespace))).await?;
+    forget(ad, operation, caches.roles.get(&ObjectRef::new(&name).within(namespace))).await?;
+    if all {
+        forget(ad, operation, caches.config_maps.get(&ObjectRef::new(&name).within(namespace))).await?;
+    }
+    Ok(())
+}
+
+async fn forget<K>(ad: &Adapters, operation: &Operation, known: Option<Arc<K>>) -> Result<(), ApplyError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+{
+    let Some(known) = known.filter(|known| is_ours(&**known, &operation.uid)) else { return Ok(()) };
+    apply::delete::<K>(&ad.client, &operation.namespace, &known.name_any(), &known.uid().unwrap_or_default()).await
 }
 
 async fn delete(api: &Api<Job>, job: &Job) -> Result<(), RequestError> {

@@ -58,16 +58,16 @@ pub fn verification_name(cluster: &str, tick: DateTime<Utc>) -> String {
 pub fn triggered_name(cluster: &OpenBaoCluster, value: &str) -> String {
     let past = cluster.status.as_ref().and_then(|status| status.backup.as_ref());
     let mut digest = Sha256::new();
-    for part in [
+    for text in [
         cluster.metadata.uid.as_deref(),
         Some(value),
         past.and_then(|past| past.last_trigger.as_deref()),
         past.and_then(|past| past.last_operation.as_deref()),
     ] {
-        let part = part.unwrap_or_default();
+        let bytes = text.unwrap_or_default().as_bytes();
         // The length first: ("ab", "c") and ("a", "bc") are two pasts.
-        digest.update(part.len().to_be_bytes());
-        digest.update(part.as_bytes());
+        digest.update(bytes.len().to_be_bytes());
+        digest.update(bytes);
     }
     let short = digest.finalize().iter().take(5).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
     format!("{}-backup-{short:010x}", cluster.name_any())
