@@ -68,6 +68,7 @@ async fn a_backup_on_demand_is_stored_verified_proven_and_told() {
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn schedule_annotation_and_retention_work_together_on_a_bucket() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("backup-bucket").await;
@@ -160,6 +161,7 @@ async fn a_foreign_lock_makes_a_schedule_skip_and_a_person_wait() {
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn what_goes_wrong_is_named_leaves_nothing_and_the_next_backup_works() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("backup-faults").await;

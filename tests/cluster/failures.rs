@@ -52,6 +52,7 @@ async fn losing_ordinal_0_with_its_volume_never_starts_a_second_cluster() {
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn losing_ordinal_0_with_its_volume_before_the_others_vote_loses_no_second_cluster_either() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-ordinal-0-early").await;
@@ -80,6 +81,7 @@ async fn losing_ordinal_0_with_its_volume_before_the_others_vote_loses_no_second
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn the_leader_killed_and_a_standby_wiped_come_back_by_themselves() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-pods").await;
@@ -114,6 +116,7 @@ async fn the_leader_killed_and_a_standby_wiped_come_back_by_themselves() {
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn members_join_and_leave_and_none_is_left_behind_in_raft() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-scale").await;
@@ -142,6 +145,7 @@ async fn members_join_and_leave_and_none_is_left_behind_in_raft() {
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_changed_setting_restarts_the_standbys_first_and_the_leader_last() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-config").await;
@@ -179,6 +183,7 @@ async fn a_changed_setting_restarts_the_standbys_first_and_the_leader_last() {
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn retained_volumes_and_keys_carry_their_data_into_a_cluster_applied_again() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-again").await;
@@ -203,6 +208,7 @@ async fn retained_volumes_and_keys_carry_their_data_into_a_cluster_applied_again
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn deletion_takes_what_the_policy_says_and_nothing_else() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-delete").await;
@@ -228,6 +234,7 @@ async fn deletion_takes_what_the_policy_says_and_nothing_else() {
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn an_operator_killed_again_and_again_during_the_first_start_still_makes_one_cluster() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-killed").await;

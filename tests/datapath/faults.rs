@@ -41,6 +41,7 @@ async fn next_backup_works(bao: &Bao, store: &Running) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_leader_that_dies_at_any_point_of_the_stream_costs_a_new_start_and_nothing_else() {
     let mut bao = Bao::start("2.7.2", 3).await;
     bao.fill(24).await;
@@ -66,6 +67,7 @@ async fn a_leader_that_dies_at_any_point_of_the_stream_costs_a_new_start_and_not
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_slow_store_does_not_keep_the_leader_from_stepping_down() {
     let bao = Bao::start("2.7.2", 3).await;
     bao.fill(16).await;
@@ -89,6 +91,7 @@ async fn a_slow_store_does_not_keep_the_leader_from_stepping_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_store_that_dies_during_the_upload_leaves_no_object_and_the_next_backup_works() {
     let bao = Bao::start("2.7.2", 1).await;
     bao.fill(24).await;
@@ -110,6 +113,7 @@ async fn a_store_that_dies_during_the_upload_leaves_no_object_and_the_next_backu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_mover_that_is_stopped_or_killed_leaves_nothing_that_counts() {
     let bao = Bao::start("2.7.2", 1).await;
     bao.fill(24).await;
@@ -145,6 +149,7 @@ async fn a_mover_that_is_stopped_or_killed_leaves_nothing_that_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_spool_that_may_not_grow_ends_the_backup_and_no_object_appears() {
     let bao = Bao::start("2.7.2", 1).await;
     bao.fill(12).await;
@@ -161,6 +166,7 @@ async fn a_spool_that_may_not_grow_ends_the_backup_and_no_object_appears() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_deadline_ends_a_backup_and_no_object_appears() {
     let bao = Bao::start("2.7.2", 1).await;
     bao.fill(12).await;
@@ -175,6 +181,7 @@ async fn a_deadline_ends_a_backup_and_no_object_appears() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_wrong_identity_is_told_apart_from_a_missing_leader() {
     let mut bao = Bao::start("2.7.2", 1).await;
     let store = stores::file();
@@ -204,6 +211,7 @@ async fn preflight(store: &Running) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn what_is_wrong_with_a_store_is_told_apart() {
     let mut store = stores::seaweed(true).await;
     let good = store.target.clone();
@@ -237,6 +245,7 @@ async fn what_is_wrong_with_a_store_is_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_missing_container_and_a_wrong_key_are_seen_before_a_snapshot_is_taken() {
     let mut store = stores::azurite().await;
     store.target.azure.as_mut().unwrap().container = Some("elsewhere".into());
@@ -248,6 +257,7 @@ async fn a_missing_container_and_a_wrong_key_are_seen_before_a_snapshot_is_taken
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_stored_backup_that_changed_is_refused_when_it_is_read_again() {
     let bao = Bao::start("2.7.2", 1).await;
     let store = stores::file();

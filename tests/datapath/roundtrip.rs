@@ -41,6 +41,7 @@ async fn there_and_back(bao: &Bao, store: &Running) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_backup_goes_there_and_back_at_every_kind_of_store() {
     let bao = Bao::start("2.7.2", 1).await;
     bao.fill(12).await;
@@ -52,6 +53,7 @@ async fn a_backup_goes_there_and_back_at_every_kind_of_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_backup_without_a_disk_is_the_same_backup() {
     let bao = Bao::start("2.7.2", 1).await;
     bao.fill(12).await;
@@ -64,6 +66,7 @@ async fn a_backup_without_a_disk_is_the_same_backup() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn the_leader_is_found_among_three_and_an_older_version_is_backed_up_too() {
     let bao = Bao::start("2.6.1", 3).await;
     let store = stores::file();

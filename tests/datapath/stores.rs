@@ -198,7 +198,7 @@ pub async fn azurite() -> Running {
 }
 
 /// A double of our own: no installable server takes this client's GCS writes.
-pub async fn gcsdouble() -> Running {
+pub async fn gcs_double() -> Running {
     tools::ports(0);
     let double = doubles::Double::start().await;
     let mut running = new(Target {

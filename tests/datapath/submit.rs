@@ -92,6 +92,7 @@ async fn started_and_reported(desk: &Desk, bao: &Bao, store: &Running, pod: &str
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_snapshot_is_sent_once_under_a_claim_and_the_data_comes_back() {
     let desk = Desk::new("submit").await;
     let bao = Bao::start("2.7.2", 1).await;
@@ -133,6 +134,7 @@ async fn started_and_reported_again(desk: &Desk, bao: &Bao, store: &Running) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_refused_leave_ends_the_mover_without_a_claim() {
     let desk = Desk::new("refused").await;
     let bao = Bao::start("2.7.2", 1).await;
@@ -145,6 +147,7 @@ async fn a_refused_leave_ends_the_mover_without_a_claim() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn leave_for_another_pod_or_a_follower_sends_nothing() {
     let desk = Desk::new("wrong-leave").await;
     let bao = Bao::start("2.7.2", 3).await;
@@ -169,6 +172,7 @@ async fn leave_for_another_pod_or_a_follower_sends_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn the_server_s_refusal_is_reported_word_for_word() {
     let desk = Desk::new("other-key").await;
     let source = Bao::start("2.7.2", 1).await;

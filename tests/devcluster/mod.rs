@@ -76,6 +76,7 @@ async fn a_pod_is_reached_from_a_test_through_a_relay_and_from_inside_by_name() 
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn the_azure_blob_server_runs_as_a_pod_and_refuses_strangers() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("azurite").await;

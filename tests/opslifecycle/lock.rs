@@ -81,6 +81,7 @@ pub async fn claim(namespace: &str, argument: &str) {
 
 /// `OPSLIFECYCLE_LOCK_ROUNDS=1000` for the long series.
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn of_64_tasks_in_4_processes_exactly_one_gets_the_lock_each_time() {
     let rounds: i64 = std::env::var("OPSLIFECYCLE_LOCK_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
     let cluster = Cluster::get().await;

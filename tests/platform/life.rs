@@ -28,6 +28,7 @@ const UNUSED: &[(&str, &str, &str)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_life_under_the_charts_rights_needs_no_more_uses_them_all_and_tells_no_secret() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("life").await;

@@ -11,6 +11,7 @@ use crate::harness::{Cluster, Operator, eventually};
 const LONG: Duration = Duration::from_secs(420);
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_fresh_cluster_with_the_same_key_gets_the_data_of_the_lost_one_across_versions() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-fresh").await;
@@ -43,6 +44,7 @@ async fn a_fresh_cluster_with_the_same_key_gets_the_data_of_the_lost_one_across_
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn another_seal_that_is_waived_ends_sealed_with_the_key_named() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-seal").await;

@@ -37,6 +37,7 @@ fn rounds(few: u32) -> u32 {
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_leader_killed_after_it_accepted_never_makes_a_false_success() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-leader").await;
@@ -63,6 +64,7 @@ async fn a_leader_killed_after_it_accepted_never_makes_a_false_success() {
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_mover_killed_at_any_stage_is_replaced_before_its_claim_and_proven_after_it() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-mover").await;
@@ -88,6 +90,7 @@ async fn a_mover_killed_at_any_stage_is_replaced_before_its_claim_and_proven_aft
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn an_operator_killed_after_any_write_goes_on_where_it_was() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-operator").await;
@@ -115,6 +118,7 @@ async fn an_operator_killed_after_any_write_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn two_restores_at_once_go_one_after_the_other_and_a_foreign_lock_is_waited_for() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-two").await;
