@@ -216,7 +216,7 @@ async fn an_impossible_spec_is_said_in_a_condition_and_leaves_the_running_cluste
     let _operator = Operator::start(&namespace, &[]).await;
     namespace.apply(&manifest("kelp", "  replicas: 1\n")).await;
     let before = available(&namespace, "kelp").await;
-    let patch = r#"{"spec":{"plugins":[{"type":"secret","name":"p","version":"1","binaryName":"p","sha256sum":"0000000000000000000000000000000000000000000000000000000000000000"}]}}"#;
+    let patch = r#"{"spec":{"plugins":[{"type":"secret","name":"p","version":"1","binaryName":"p","command":"p","sha256sum":"0000000000000000000000000000000000000000000000000000000000000000"}]}}"#;
     namespace.kubectl(&["patch", "openbaocluster", "kelp", "--type=merge", "-p", patch]).await;
     eventually("the condition", PATIENCE, async || {
         let supported = condition(&get(&namespace, "kelp").await?, "Supported");
