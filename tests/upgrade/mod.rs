@@ -69,10 +69,17 @@ async fn three_servers_go_to_a_newer_version_keep_their_secrets_and_turn_back_fr
     assert!(backup.output["backupKey"].ends_with(".snap"), "{:?}", backup.output);
 
     bay.whole(3).await;
-    let told = bay.cluster().await.status.unwrap();
-    assert_eq!(told.current_version.as_deref(), Some("2.7.2"));
-    assert!(told.operation_lock.is_none(), "{:?}", told.operation_lock);
-    assert!(told.members.iter().all(|member| member.version.as_deref() == Some("2.7.2")), "{:?}", told.members);
+    eventually("the cluster tells of its new version", Duration::from_secs(60), async || {
+        let told = bay.cluster().await.status.unwrap_or_default();
+        let at = |version: &Option<String>| version.as_deref() == Some("2.7.2");
+        let members = told.members.len() == 3 && told.members.iter().all(|member| at(&member.version));
+        if at(&told.current_version) && members && told.operation_lock.is_none() {
+            Ok(())
+        } else {
+            Err(format!("{:?} {:?} {:?}", told.current_version, told.members, told.operation_lock))
+        }
+    })
+    .await;
     let token = bay.login().await;
     assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("before"));
 

@@ -184,7 +184,13 @@ impl Driver {
 
     /// Takes one operation as far as it goes now.
     pub async fn reconcile(&self, known: &OpenBaoOperation) -> Result<Again, DriveError> {
-        if is_over(known) {
+        let holds = self.ad.caches.cluster(&known.namespace().unwrap_or_default(), &known.spec.cluster).is_some_and(
+            |cluster| {
+                let lock = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref());
+                lock.is_some_and(|lock| lock.operation_ref.as_deref() == Some(known.name_any().as_str()))
+            },
+        );
+        if is_over(known) && !holds {
             self.forget(&known.uid().unwrap_or_default());
             return Ok(Again::OnChange);
         }
@@ -198,7 +204,7 @@ impl Driver {
             // Gone, or another one under its name, which comes with an event of its own.
             _ => return Ok(Again::OnChange),
         };
-        if is_over(&op) {
+        if is_over(&op) && !holds {
             return Ok(Again::OnChange);
         }
         let version = op.status.as_ref().and_then(|status| status.journal_version).unwrap_or(0);
@@ -594,7 +600,7 @@ impl<'a> Pass<'a> {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(self.run.released(&self.facts)?)
+        Ok(self.run.released(&mut self.facts)?)
     }
 
     async fn closed(mut self) -> Result<Again, DriveError> {

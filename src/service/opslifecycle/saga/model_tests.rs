@@ -227,7 +227,7 @@ impl World {
                 if lose_answer {
                     return Ok(Turn::Raced);
                 }
-                pass.run.released(&pass.facts).unwrap();
+                pass.run.released(&mut pass.facts).unwrap();
             }
             over @ (Ask::Rest { .. } | Ask::Idle | Ask::Closed) => return Ok(Turn::Over(over)),
         }
@@ -588,7 +588,7 @@ proptest! {
                     Ask::Call(call) => pass.run.answered(call, StepOutcome::done(), STANDARD, &pass.facts),
                     Ask::Finish { .. } => { pass.run.finished(StepOutcome::done(), STANDARD, &pass.facts); Ok(()) }
                     Ask::Acquire => pass.run.acquired(1, world.now, None, &mut pass.facts),
-                    Ask::Release => pass.run.released(&pass.facts),
+                    Ask::Release => pass.run.released(&mut pass.facts),
                     Ask::Look => { pass.run.looked(); Ok(()) }
                     Ask::Plan | Ask::Rest { .. } | Ask::Idle | Ask::Closed => break,
                 };

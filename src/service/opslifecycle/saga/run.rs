@@ -533,10 +533,16 @@ impl Run {
         if !self.cleaned {
             return Move::Ask(Ask::Finish { ending });
         }
-        if self.journal.lock().is_some() && !self.keeps_lock(facts) {
+        if self.holds(facts) && !self.keeps_lock(facts) {
             return Move::Ask(Ask::Release);
         }
         Move::Events(vec![Event::Ended])
+    }
+
+    /// By the journal, or by what the cluster shows: a process that died between taking the lock and writing so leaves a lock
+    /// that no journal knows of.
+    fn holds(&self, facts: &Facts) -> bool {
+        self.journal.lock().is_some() || matches!(facts.lock, LockSeen::Ours { .. })
     }
 
     /// Whether the lock stays with an operation that has ended: for a person, or for the one who takes it by force.
@@ -555,9 +561,9 @@ impl Run {
             if facts.lock != (LockSeen::Ours { fence: lock.fence }) {
                 return Move::Events(vec![Event::LockLost { committed: self.journal.committed() }]);
             }
-            if !self.keeps_lock(facts) {
-                return Move::Ask(Ask::Release);
-            }
+        }
+        if self.holds(facts) && !self.keeps_lock(facts) {
+            return Move::Ask(Ask::Release);
         }
         Move::Ask(Ask::Closed)
     }
@@ -732,7 +738,11 @@ impl Run {
     }
 
     /// The lock was given back, or is not ours any more.
-    pub fn released(&mut self, facts: &Facts) -> Result<(), Illegal> {
+    pub fn released(&mut self, facts: &mut Facts) -> Result<(), Illegal> {
+        facts.lock = LockSeen::Free;
+        if self.journal.lock().is_none() {
+            return Ok(());
+        }
         self.apply(&Event::LockReleased, facts.now)
     }
 
