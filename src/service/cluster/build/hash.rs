@@ -45,7 +45,8 @@ pub fn certificate(pem: &str) -> String {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    let first: [u8; 8] = std::array::from_fn(|at| Sha256::digest(bytes)[at]);
+    let whole = Sha256::digest(bytes);
+    let first: [u8; 8] = std::array::from_fn(|at| whole[at]);
     format!("{:016x}", u64::from_be_bytes(first))
 }
 
