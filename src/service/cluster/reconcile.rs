@@ -25,6 +25,7 @@ use crate::{
             apply::{ApplyError, delete},
             client::{RequestError, timed},
             events::{News, Severity},
+            owner::is_controlled_by,
         },
         metrics::metrics,
         openbao::HealthState,
@@ -32,7 +33,10 @@ use crate::{
     api::{OpenBaoCluster, OpenBaoClusterStatus, conditions::reason},
 };
 use chrono::{DateTime, Utc};
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
+};
 use kube::{
     Api, ResourceExt,
     api::{ListParams, Patch, PatchParams},
@@ -60,6 +64,9 @@ pub enum Error {
     /// The issuer.
     #[error(transparent)]
     Identity(#[from] identity::Error),
+    /// The watch does not show yet what was just made.
+    #[error("the watch is behind: the StatefulSet exists and is not seen yet")]
+    Behind,
     /// The claims of the namespace could not be listed.
     #[error("failed to list the volume claims in namespace {namespace}")]
     Claims {
@@ -111,6 +118,7 @@ impl Error {
             Self::Keys(_) => "Keys",
             Self::Apply(_) => "Apply",
             Self::Identity(_) => "Identity",
+            Self::Behind => "Behind",
             Self::Claims { .. } => "Claims",
             Self::LetGo { .. } => "LetGo",
             Self::Status { .. } => "Status",
@@ -125,6 +133,7 @@ impl Error {
     /// Another writer was faster, or the watch is a moment behind: try again soon and say nothing.
     pub fn is_conflict(&self) -> bool {
         let request = match self {
+            Self::Behind => return true,
             Self::Keys(keys::Error::Apply(error)) | Self::Apply(error) => error.request(),
             Self::LetGo { source, .. } | Self::Status { source, .. } => Some(source),
             Self::Planes(error) => error.request(),
@@ -333,7 +342,7 @@ async fn replace_stuck(
     applier: &Applier,
     facts: &Facts,
     members: &[Member],
-    wanted: &k8s_openapi::api::apps::v1::StatefulSet,
+    wanted: &StatefulSet,
 ) -> Result<(), Error> {
     let Some(template) = wanted.spec.as_ref().map(|spec| &spec.template) else { return Ok(()) };
     for member in members.iter().filter(|member| !member.serves() && !member.ready && !member.terminating) {
@@ -381,6 +390,18 @@ async fn stage(
     }
     let initialized = status.initialized == Some(true);
     let claims_exist = if facts.stateful_set.is_none() && !initialized {
+        // Right after its creation the watch does not show it yet, while its volumes exist already: not to be taken for
+        // volumes of an earlier cluster.
+        let sets: Api<StatefulSet> = Api::namespaced(ad.client.clone(), &spec.namespace);
+        let name = names::statefulset(&spec.name);
+        let found = timed(sets.get_metadata_opt(&name)).await.map_err(|source| apply::Error::Look {
+            kind: "StatefulSet".to_owned(),
+            name,
+            source,
+        })?;
+        if found.is_some_and(|found| is_controlled_by(&found, &spec.uid)) {
+            return Err(Error::Behind);
+        }
         let api: Api<PersistentVolumeClaim> = Api::namespaced(ad.client.clone(), &spec.namespace);
         let claims = timed(api.list_metadata(&ListParams::default()))
             .await
