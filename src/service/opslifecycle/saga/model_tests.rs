@@ -575,7 +575,7 @@ proptest! {
                 5 => if let Some(step) = status.steps.get_mut(place) { step.started_at = DateTime::from_timestamp(i64::from(number) * 1000, 0); },
                 6 => status.direction = Direction::Unwinding,
                 7 => { if let Some(plan) = &mut status.plan { plan.steps.clear(); } status.ending = Some(OperationPhase::Running); status.closing = Some(true); }
-                _ => { let entry = status.history.first().cloned().unwrap_or_default(); status.history = vec![entry; 10_000]; }
+                _ => { let entry = status.history.first().cloned().unwrap_or_default(); status.history = vec![entry; 1_000]; }
             }
         }
         for _ in 0..20 {
@@ -597,7 +597,7 @@ proptest! {
             world.now += TimeDelta::minutes(5);
         }
         // What is appended to an oversized history bounds it.
-        if world.ops[0].stored.history.len() > 10_000 { prop_assert!(false, "the history grew"); }
+        if world.ops[0].stored.history.len() > 1_000 { prop_assert!(false, "the history grew"); }
     }
 }
 
