@@ -556,7 +556,8 @@ impl<'a> Pass<'a> {
                 tracing::warn!(error = %error, "the state after the operation is not recorded");
             } else if let Some(cluster) = &self.cluster {
                 let post = snapshot::of(cluster, &ad.caches, self.facts.now);
-                self.run.status_mut().snapshots.get_or_insert_default().post = Some(post);
+                // Once: a process that dies after writing it must find nothing to write again, or it never gets past it.
+                self.run.status_mut().snapshots.get_or_insert_default().post.get_or_insert(post);
             }
             if let Err(error) = self.mark_rolled_back().await {
                 self.run.finished(
