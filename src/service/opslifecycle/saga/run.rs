@@ -557,10 +557,10 @@ impl Run {
     }
 
     fn after_the_end(&self, facts: &Facts) -> Move {
-        if let Some(lock) = self.journal.lock() {
-            if facts.lock != (LockSeen::Ours { fence: lock.fence }) {
-                return Move::Events(vec![Event::LockLost { committed: self.journal.committed() }]);
-            }
+        if let Some(lock) = self.journal.lock()
+            && facts.lock != (LockSeen::Ours { fence: lock.fence })
+        {
+            return Move::Events(vec![Event::LockLost { committed: self.journal.committed() }]);
         }
         if self.holds(facts) && !self.keeps_lock(facts) {
             return Move::Ask(Ask::Release);
