@@ -6,6 +6,7 @@
 
 pub mod adapter;
 pub mod api;
+pub mod causes;
 pub mod controller;
 pub mod datapath;
 pub mod kubectl;

@@ -105,6 +105,8 @@ pub struct HeldError {
     pub message: String,
     /// The fence of the holder's lock.
     pub fence: i64,
+    /// Whether something that must not happen twice may have been done under it; `None` if nobody knows.
+    pub committed: Option<bool>,
 }
 
 fn suffix(message: &str) -> String {
@@ -120,6 +122,7 @@ impl From<&OperationLock> for HeldError {
             operation_ref: lock.operation_ref.clone(),
             message: lock.message.clone(),
             fence: lock.fence,
+            committed: lock.committed,
         }
     }
 }
@@ -241,6 +244,7 @@ fn decide(current: &View, claim: &Claim, force: Force<'_>, now: DateTime<Utc>) -
             operation_ref: claim.operation_ref.clone(),
             message: claim.message.clone(),
             mode: claim.mode,
+            committed: Some(false),
             fence,
             acquired_at: now,
             renewed_at: now,
@@ -262,6 +266,26 @@ fn decide(current: &View, claim: &Claim, force: Force<'_>, now: DateTime<Utc>) -
         Some(lock) if force.permits(lock) => Ok(fresh(How::Replaced(Box::new(lock.clone())))),
         Some(lock) => Err(HeldError::from(lock)),
     }
+}
+
+/// What becomes of the lock when its holder changes what it shows: parked or not, and whether something irreversible may be
+/// done from here on, which never falls back within one tenure.
+fn decide_renewal(
+    current: &View,
+    claim: &Claim,
+    fence: i64,
+    committed: bool,
+    now: DateTime<Utc>,
+) -> Option<OperationLock> {
+    let lock = current.lock.as_ref().filter(|lock| claim.owns(lock) && lock.fence == fence)?;
+    Some(OperationLock {
+        message: claim.message.clone(),
+        mode: claim.mode,
+        operation_ref: claim.operation_ref.clone(),
+        committed: if committed { Some(true) } else { lock.committed },
+        renewed_at: now,
+        ..lock.clone()
+    })
 }
 
 /// What becomes of the lock when `claim` gives it back: `true` = it is to be cleared, `false` = there is none.
@@ -292,6 +316,17 @@ fn preconditions(view: &View) -> Vec<Value> {
         tests.push(json!({"op": "test", "path": "/status/operationLock/holderUID", "value": lock.holder_uid}));
         tests.push(json!({"op": "test", "path": "/status/operationLock/holder", "value": lock.holder}));
         tests.push(json!({"op": "test", "path": "/status/operationLock/operation", "value": lock.operation}));
+        // These change within one tenure, and a stale copy must not turn them back.
+        tests.push(json!({"op": "test", "path": "/status/operationLock/mode", "value": lock.mode}));
+        match (lock.committed, &view.resource_version) {
+            (Some(committed), _) => {
+                tests.push(json!({"op": "test", "path": "/status/operationLock/committed", "value": committed}));
+            }
+            (None, Some(version)) => {
+                tests.push(json!({"op": "test", "path": "/metadata/resourceVersion", "value": version}));
+            }
+            (None, None) => {}
+        }
     }
     tests
 }
@@ -359,6 +394,24 @@ impl LockOf<'_> {
         )
         .await?
         .ok_or_else(|| LockError::Contended(self.name.clone()))
+    }
+
+    /// Shows the claim's mode and message in the lock of this tenure, and with `committed` that something irreversible may
+    /// follow. `None`, and nothing is written, when the lock of this tenure is not there any more: unlike
+    /// [`Self::acquire`] it never takes a lock.
+    pub async fn renew(
+        &self,
+        claim: &Claim,
+        fence: i64,
+        committed: bool,
+        now: DateTime<Utc>,
+    ) -> Result<Option<OperationLock>, LockError> {
+        check(claim)?;
+        self.settle(
+            |view| Ok(decide_renewal(view, claim, fence, committed, now).map(|lock| (put(view, &lock), lock))),
+            true,
+        )
+        .await
     }
 
     /// Gives the lock back. Fine if there is none; [`LockError::Held`] if it is another's, or this holder's own from a
@@ -459,3 +512,7 @@ fn check(claim: &Claim) -> Result<(), LockError> {
 #[cfg(test)]
 #[path = "operationlock_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "operationlock_model.rs"]
+mod model;

@@ -4,11 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn at(second: i64) -> DateTime<Utc> {
+pub(super) fn at(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
 }
 
-fn claim(holder: &str, uid: &str) -> Claim {
+pub(super) fn claim(holder: &str, uid: &str) -> Claim {
     Claim {
         operation: LockOperation::Backup,
         holder: holder.into(),
@@ -129,7 +129,7 @@ fn held_is_found_through_any_wrapping_and_nowhere_else() {
 }
 
 /// What an API server does with our patches, on a plain JSON value: enough of RFC 6902 for `test`, `add` and `remove`.
-fn serve(object: &mut Value, patch: &[Value]) -> Result<(), ()> {
+pub(super) fn serve(object: &mut Value, patch: &[Value]) -> Result<(), ()> {
     let mut next = object.clone();
     for operation in patch {
         let path = operation["path"].as_str().unwrap();
@@ -153,7 +153,7 @@ fn serve(object: &mut Value, patch: &[Value]) -> Result<(), ()> {
     Ok(())
 }
 
-fn view_of(object: &Value) -> View {
+pub(super) fn view_of(object: &Value) -> View {
     View {
         uid: object["metadata"]["uid"].as_str().map(str::to_owned),
         resource_version: object["metadata"]["resourceVersion"].as_str().map(str::to_owned),
@@ -163,7 +163,7 @@ fn view_of(object: &Value) -> View {
     }
 }
 
-fn new_object(with_status: bool) -> Value {
+pub(super) fn new_object(with_status: bool) -> Value {
     let mut object = json!({"metadata": {"uid": "c1", "resourceVersion": "1"}});
     if with_status {
         object["status"] = json!({"phase": "Running"});
@@ -237,4 +237,40 @@ proptest! {
             past.push(view_of(&object));
         }
     }
+}
+
+#[test]
+fn a_renewal_changes_what_the_lock_shows_and_nothing_else() {
+    let mut mine = claim("a", "1");
+    let view = held_by(&mine, 3);
+    mine.mode = LockMode::Parked;
+    let parked = decide_renewal(&view, &mine, 3, false, at(60)).unwrap();
+    assert_eq!((parked.mode, parked.committed, parked.fence), (LockMode::Parked, Some(false), 3));
+    assert_eq!((parked.acquired_at, parked.renewed_at), (at(0), at(60)));
+    let view = View { lock: Some(decide_renewal(&view, &mine, 3, true, at(61)).unwrap()), ..view };
+    let held = decide_renewal(&view, &claim("a", "1"), 3, false, at(62)).unwrap();
+    assert_eq!((held.mode, held.committed), (LockMode::Held, Some(true)), "it is never taken back");
+}
+
+#[test]
+fn a_renewal_never_takes_a_lock() {
+    let mine = claim("a", "1");
+    for view in [free(Some(3)), held_by(&claim("b", "2"), 3), held_by(&mine, 4)] {
+        assert_eq!(decide_renewal(&view, &mine, 3, true, at(1)), None);
+    }
+}
+
+#[test]
+fn a_stale_renewal_cannot_undo_what_the_lock_shows() {
+    let mine = claim("a", "1");
+    let mut object = new_object(true);
+    let before = view_of(&object);
+    let taken = decide(&before, &mine, Force::Never, at(0)).unwrap().lock;
+    serve(&mut object, &put(&before, &taken)).unwrap();
+    let stale = view_of(&object);
+    let marked = decide_renewal(&stale, &mine, 1, true, at(1)).unwrap();
+    serve(&mut object, &put(&stale, &marked)).unwrap();
+    let unmarked = decide_renewal(&stale, &mine, 1, false, at(2)).unwrap();
+    assert!(serve(&mut object, &put(&stale, &unmarked)).is_err());
+    assert_eq!(view_of(&object).lock.unwrap().committed, Some(true));
 }

@@ -47,13 +47,13 @@ pub const JOURNAL_VERSION: i32 = 1;
     status = "OpenBaoOperationStatus",
     derive = "PartialEq",
     derive = "Default",
-    printcolumn(name = "Cluster", type_ = "string", json_path = ".spec.cluster"),
     printcolumn(name = "Operation", type_ = "string", json_path = ".spec.operation"),
+    printcolumn(name = "Cluster", type_ = "string", json_path = ".spec.cluster"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Message", type_ = "string", json_path = ".status.message"),
-    printcolumn(name = "Actor", type_ = "string", json_path = ".spec.actor.identity", priority = 1),
+    printcolumn(name = "Actor", type_ = "string", json_path = ".spec.actor.identity"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Intent", type_ = "string", json_path = ".spec.intent", priority = 1),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
 )]
 #[cfg_attr(test, kube(cel))]
 #[x_kube(validation = Rule::new(IMMUTABLE).message("an operation is immutable after creation; only spec.requests may change"))]
@@ -518,6 +518,9 @@ pub struct OpenBaoOperationStatus {
     /// What the operation produced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifacts: Option<Artifacts>,
+    /// The cluster it began with. One made later under the same name is another one, and not touched.
+    #[serde(default, rename = "clusterUID", skip_serializing_if = "Option::is_none")]
+    pub cluster_uid: Option<String>,
     /// When the plan was frozen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<DateTime<Utc>>,
@@ -533,7 +536,7 @@ pub struct OpenBaoOperationStatus {
     /// The last 20 requests that were seen, and what became of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub handled_requests: Vec<HandledRequest>,
-    /// `Complete`, `Failed`, `WaitingForLock`, `NeedsAttention`.
+    /// `Complete`, `Failed`, `WaitingForLock`, `NeedsAttention`; `LockOverridden` if it took its lock from somebody.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -688,6 +691,13 @@ pub struct StepStatus {
     /// What it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
+    /// Since when it is parked: everything up to it is done, and a person or a rollout says `Resume`. The cluster's lock
+    /// shows `mode: Parked` meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked_at: Option<DateTime<Utc>>,
+    /// Who said `Resume` while it was parked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed_by: Option<String>,
     /// Written before the effect of a `OnceOnly` step. Its presence forbids running the step again unless it is proven
     /// not to have been applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -794,6 +804,12 @@ pub struct ClusterSnapshot {
     /// The pod that leads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
+    /// How it is sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal_type: Option<String>,
+    /// The key that it is sealed with, by name, where the spec names one.
+    #[serde(default, rename = "sealKeyID", skip_serializing_if = "Option::is_none")]
+    pub seal_key_id: Option<String>,
     /// Its pods, at most 16 of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pods: Vec<PodSnapshot>,
@@ -816,6 +832,12 @@ pub struct PodSnapshot {
     /// What the cluster's status said of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// The version that its server said it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Whether it voted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub voter: Option<bool>,
 }
 
 /// What an operation produced.

@@ -10,9 +10,10 @@ use crate::{
         metrics::{Outcome, metrics},
     },
     api::OpenBaoCluster,
+    causes::chain,
     service::cluster::{
         memory::Memory,
-        reconcile::{self, Error, chain},
+        reconcile::{self, Error},
     },
 };
 use futures::{StreamExt, stream};

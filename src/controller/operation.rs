@@ -25,6 +25,7 @@ use crate::{
         metrics::{Outcome, metrics},
     },
     api::operation::OpenBaoOperation,
+    causes::chain,
     service::opslifecycle::{
         Manager,
         drive::{Again, DriveError, Driver},
@@ -148,15 +149,4 @@ fn retry(op: Arc<OpenBaoOperation>, error: &DriveError, context: Arc<Context>) -
         tracing::warn!(reason = error.name(), error = %chain(error), again = ?delay, "operation");
     }
     Action::requeue(delay)
-}
-
-/// An error and what caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

@@ -134,7 +134,7 @@ fn on_error(restore: Arc<OpenBaoRestore>, error: &Error, context: Arc<Context>) 
     tracing::warn!(
         namespace = restore.namespace(),
         name = restore.name_any(),
-        error = crate::service::restore::steps::chain(error),
+        error = crate::causes::chain(error),
         "failed to reconcile a restore; trying again"
     );
     Action::requeue(delay)

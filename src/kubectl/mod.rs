@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use chrono::Utc;
 use clap::{CommandFactory, Parser};
 
+use crate::causes::chain;
 use args::{Cli, Command};
 use connection::Connection;
 use follow::Ended;
@@ -134,18 +135,4 @@ fn confirm(question: &str) -> Result<(), Error> {
 /// Paint and clock, as every view takes them.
 fn here() -> (chrono::DateTime<Utc>, Paint) {
     (Utc::now(), Paint::of_stdout())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapter::leadership::Term;
+use crate::causes::chain;
 use decide::Decision;
 use lease::{Leases, Observer};
 
@@ -199,18 +200,6 @@ impl Candidate {
             ),
         }
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 async fn sleep_until(moment: Option<Instant>) {

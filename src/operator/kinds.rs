@@ -28,7 +28,7 @@ pub async fn served(client: &Client, waiting: impl Fn(String)) {
             },
             // An unknown group is answered in plain text: a code without a reason.
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => awaited(&NEEDED.join(", ")),
-            Ok(Err(error)) => format!("the API server: {}", super::report(&error)),
+            Ok(Err(error)) => format!("the API server: {}", crate::causes::chain(&error)),
             Err(_) => format!("the API server: no answer within {} seconds", REQUEST_TIMEOUT.as_secs()),
         };
         if why != said {

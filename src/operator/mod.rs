@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::causes::chain;
+
 pub use args::Args;
 pub use run::Error;
 
@@ -27,13 +29,13 @@ pub fn main() -> ExitCode {
     }
     let plan = Args::parse_from(arguments).plan();
     if let Err(error) = crate::telemetry::logs::init(plan.log_format) {
-        eprintln!("{}", report(&error));
+        eprintln!("{}", chain(&error));
         return ExitCode::FAILURE;
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(error = report(&error), "cannot start the runtime");
+            tracing::error!(error = chain(&error), "cannot start the runtime");
             return ExitCode::FAILURE;
         }
     };
@@ -43,7 +45,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = report(&error), "operator stopped");
+            tracing::error!(error = chain(&error), "operator stopped");
             ExitCode::FAILURE
         }
     }
@@ -56,18 +58,6 @@ fn mover_arguments(arguments: &[std::ffi::OsString]) -> Option<Vec<std::ffi::OsS
         return Some(arguments.to_vec());
     }
     arguments.get(1).is_some_and(|first| first == MOVER).then(|| arguments[1..].to_vec())
-}
-
-/// An error and its causes in one line.
-fn report(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

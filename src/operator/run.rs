@@ -80,7 +80,7 @@ pub async fn run(plan: Plan) -> Result<(), Error> {
     serving.cancel();
     // Probes and scrapes in flight are answered; a server that failed says why.
     if let Ok(Ok(Err(error))) = tokio::time::timeout(DRAIN, health).await {
-        tracing::warn!(error = super::report(&error), "health and metrics server");
+        tracing::warn!(error = crate::causes::chain(&error), "health and metrics server");
     }
     outcome
 }
@@ -240,7 +240,7 @@ impl Scoped {
                 Ok(()) => break,
                 // Rights that are granted later, or a kind that comes later, are found by the watches themselves.
                 Err(error) => {
-                    tracing::warn!(scope = ?settings.scope, error = super::report(&error), "cannot start here yet");
+                    tracing::warn!(scope = ?settings.scope, error = crate::causes::chain(&error), "cannot start here yet");
                     seen.readiness.set(Stage::Waiting(format!("{:?}: {error}", settings.scope)));
                 }
             }

@@ -1,5 +1,6 @@
 //! The lock and the saga engine against a real API server, in several processes, killed where it hurts.
 
+mod bench;
 mod child;
 mod crash;
 mod lock;

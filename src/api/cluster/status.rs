@@ -157,6 +157,10 @@ pub struct OperationLock {
     /// `Held`: nothing else may run. `Parked`: an upgrade waits before its cutover, and scheduled backups may run.
     #[serde(default)]
     pub mode: LockMode,
+    /// Whether something that must not happen twice may have been done under it. Written before the deed, so `false` proves
+    /// that there was none; absent in the lock of an older operator, which proves nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed: Option<bool>,
     /// The value of `status.operationFence` when it was taken.
     #[serde(default)]
     pub fence: i64,

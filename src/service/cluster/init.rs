@@ -92,7 +92,7 @@ pub async fn run(
         match applier.create(secret.clone()).await {
             Ok(_) => return Ok(None),
             Err(error) => {
-                tracing::warn!(error = super::reconcile::chain(&error), "the root token is not stored yet");
+                tracing::warn!(error = crate::causes::chain(&error), "the root token is not stored yet");
                 last = Some(error);
             }
         }

@@ -175,7 +175,7 @@ async fn acquire(ad: &Adapters, cluster: &OpenBaoCluster, message: &str) -> Resu
     match operationlock::of(&ad.client, cluster)?.acquire(&claim(cluster, message), Force::Never, Utc::now()).await {
         Ok(_) => Ok(None),
         Err(error) if is_lock_held(&error) => {
-            Ok(Some(Trouble::new(reason::WAITING, format!("{message}: waits, {}", super::reconcile::chain(&error)))))
+            Ok(Some(Trouble::new(reason::WAITING, format!("{message}: waits, {}", crate::causes::chain(&error)))))
         }
         Err(error) => Err(error.into()),
     }
@@ -198,7 +198,7 @@ async fn take_out(
     pod: &str,
     leads: bool,
 ) -> Result<(), String> {
-    let text = |error: &dyn std::error::Error| super::reconcile::chain(error);
+    let text = |error: &dyn std::error::Error| crate::causes::chain(error);
     let Some(leader) = observe::leader(members) else { return Err("no member leads".to_owned()) };
     let token = voters::token(ad, notes, cluster, leader).await.map_err(|error| text(&error))?;
     let client = match leader.client() {
@@ -291,7 +291,7 @@ pub async fn grow_volumes(
         match timed(api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
             Ok(_) => tracing::info!(claim = name, size = wanted, "asked for a larger volume"),
             Err(error) if error.is_forbidden() || error.is_invalid() => {
-                notes.refused_size = Some((wanted.clone(), super::reconcile::chain(&error)));
+                notes.refused_size = Some((wanted.clone(), crate::causes::chain(&error)));
             }
             Err(error) if error.is_not_found() => {}
             Err(source) => return Err(Error::Claim { claim: name, source }),

@@ -124,7 +124,7 @@ async fn backups(
     let decision = backup::decide(&facts, now);
     backup::act(ad, cluster, &decision).await?;
     if let Some(refused) = &decision.refused {
-        planes.troubles.push(Trouble::new(refused.reason(), super::reconcile::chain(refused)));
+        planes.troubles.push(Trouble::new(refused.reason(), crate::causes::chain(refused)));
     }
     planes.wake = decision.wake_at.map(|at| (at - now).to_std().unwrap_or_default());
     let before = cluster.status.as_ref().and_then(|status| status.backup.as_ref());

@@ -31,6 +31,7 @@ use crate::{
         openbao::HealthState,
     },
     api::{OpenBaoCluster, OpenBaoClusterStatus, conditions::reason},
+    causes::chain,
 };
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::{
@@ -153,20 +154,6 @@ impl Error {
     }
 }
 
-/// An error with all its causes on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        let next = source.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = source.source();
-    }
-    text
-}
-
 /// What a look found and did.
 #[derive(Default)]
 struct Acted {
@@ -212,6 +199,7 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
         voters::refresh(ad, &mut notes, cluster, spec, &members).await;
     }
     // Also of a paused or badly specified cluster: this is a way out.
+    requests::free_orphan(ad, cluster).await?;
     let answers = requests::answer(ad, cluster, Utc::now()).await?;
     let mut acted = acted;
     acted.planes.handled.extend(answers);

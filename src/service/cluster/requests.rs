@@ -7,32 +7,26 @@ use super::maintain;
 use crate::{
     adapter::{
         Adapters,
-        kubernetes::client::{RequestError, timed},
-        operationlock::{self, LockError},
+        kubernetes::events::{News, Severity},
     },
-    api::{
-        HandledRequest, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationLock, Request, RequestAction,
-        RequestOutcome,
+    api::{HandledRequest, OpenBaoCluster, OperationLock, Request, RequestAction, RequestOutcome},
+    service::opslifecycle::{
+        AuditEvent, Fields, Released,
+        audit::flat,
+        log_phase_transition,
+        override_lock::{ReleaseError, clear_orphan},
+        release_on_request,
     },
 };
 use chrono::{DateTime, Utc};
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::ResourceExt;
 
 /// Why a request could not be answered yet.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Whether the holder exists could not be asked.
-    #[error("failed to look for the holder of the lock of cluster {cluster}")]
-    Look {
-        /// The cluster.
-        cluster: String,
-        /// The refusal.
-        #[source]
-        source: RequestError,
-    },
-    /// The lock could not be cleared.
-    #[error(transparent)]
-    Lock(#[from] LockError),
+    /// The lock could not be released.
+    #[error("failed to release the lock of the cluster")]
+    Release(#[from] ReleaseError),
 }
 
 /// What a request comes to, before anything is done.
@@ -96,33 +90,47 @@ pub async fn answer(ad: &Adapters, cluster: &OpenBaoCluster, now: DateTime<Utc>)
     Ok(answers)
 }
 
+/// Carries it out, if the API server knows nobody who stands behind the lock.
 async fn clear(
     ad: &Adapters,
     cluster: &OpenBaoCluster,
     uid: &str,
     fence: i64,
 ) -> Result<(RequestOutcome, String), Error> {
-    let namespace = cluster.namespace().unwrap_or_default();
-    let look = |source| Error::Look { cluster: cluster.name_any(), source };
-    let operations: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), &namespace);
-    let restores: Api<OpenBaoRestore> = Api::namespaced(ad.client.clone(), &namespace);
-    let everything = ListParams::default();
-    let operations = timed(operations.list_metadata(&everything)).await.map_err(look)?;
-    let restores = timed(restores.list_metadata(&everything)).await.map_err(look)?;
-    let operations = operations.items.iter().map(|object| &object.metadata);
-    let mut existing = operations.chain(restores.items.iter().map(|object| &object.metadata));
-    if let Some(holder) = existing.find(|object| object.uid.as_deref() == Some(uid)) {
-        let why = format!(
-            "its holder {} still exists: cancel, resume or abandon that instead",
-            holder.name.as_deref().unwrap_or_default()
-        );
-        return Ok((RequestOutcome::Refused, why));
-    }
-    if operationlock::of(&ad.client, cluster)?.clear(uid, fence).await? {
-        Ok((RequestOutcome::Applied, "the lock is free".to_owned()))
-    } else {
-        Ok((RequestOutcome::Superseded, "the lock was released meanwhile".to_owned()))
-    }
+    Ok(match release_on_request(ad, cluster, uid, fence).await? {
+        Released::Applied(message) => (RequestOutcome::Applied, message),
+        Released::Superseded(message) => (RequestOutcome::Superseded, message),
+        Released::Refused(message) => (RequestOutcome::Refused, message),
+    })
+}
+
+/// Frees a lock that nobody stands behind any more, and says so. What cannot be proven stays, and a condition names it.
+pub async fn free_orphan(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<(), Error> {
+    let Some(held) = clear_orphan(ad, cluster).await? else { return Ok(()) };
+    let note = format!(
+        "the lock of {} for {} (fence {}) was freed: its holder has ended or is gone, and had done nothing that cannot be known",
+        held.holder, held.operation, held.fence
+    );
+    let fields = Fields::from([
+        ("cluster", cluster.name_any()),
+        ("namespace", cluster.namespace().unwrap_or_default()),
+        ("held_by_operation", held.operation.to_string()),
+        ("held_by_holder", held.holder),
+        ("fence", held.fence.to_string()),
+        ("message", note.clone()),
+    ]);
+    let event = AuditEvent::OperationLockReleased;
+    let annotations =
+        log_phase_transition(event, "orphaned", "free", &fields).map(|entry| flat(&entry)).unwrap_or_default();
+    let news = News {
+        severity: Severity::Normal,
+        reason: event.as_str().to_owned(),
+        action: "Release".to_owned(),
+        note,
+        annotations,
+    };
+    ad.events.publish(cluster, news).await;
+    Ok(())
 }
 
 /// Whether the lock's holder is nowhere to be seen.

@@ -66,9 +66,9 @@ pub async fn refresh(
         Err(error) => {
             notes.token = None;
             if error.is_refused() {
-                notes.access = Some(Err(super::reconcile::chain(&error)));
+                notes.access = Some(Err(crate::causes::chain(&error)));
             }
-            tracing::info!(error = super::reconcile::chain(&error), "cannot log in to OpenBao");
+            tracing::info!(error = crate::causes::chain(&error), "cannot log in to OpenBao");
         }
     }
 }

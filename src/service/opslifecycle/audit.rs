@@ -388,6 +388,7 @@ mod tests {
             operation_ref: None,
             message: String::new(),
             fence: 1,
+            committed: None,
         };
         let mut said = Fields::new();
         add_held_audit_fields(&mut said, &LockError::EmptyHolder);

@@ -23,14 +23,14 @@ use thiserror::Error;
 
 use super::{
     audit,
-    manager::{FinishCall, Manager, PlanCall, StepCall, StepMode, StepOutcome},
-    override_lock, preflight, prune,
+    manager::{FinishCall, Manager, PlanCall, RefusalPhase, StepCall, StepMode, StepOutcome},
+    override_lock, preflight, prune, record,
     retry::{ErrorClass, RetryClass, jitter},
     saga::{
         faults::Faults,
-        machine::{Illegal, Journal, Subject},
+        machine::{Event, Illegal, Journal, Subject},
         plan,
-        run::{Ask, Call, Facts, LockSeen, Run},
+        run::{Ask, Call, Facts, LockSeen, Run, Shows},
     },
     snapshot,
     workflow::Workflows,
@@ -46,9 +46,12 @@ use crate::{
         operationlock::{self, Claim, Force, How, LockError},
     },
     api::{
-        cluster::{OpenBaoCluster, status::LockMode},
+        cluster::{
+            OpenBaoCluster,
+            status::{LockMode, OperationLock},
+        },
         operation::{
-            JOURNAL_VERSION, LockPlan, OPERATION_FINALIZER, OVERRIDDEN_BY_ANNOTATION, OpenBaoOperation, OperationKind,
+            HistoryEntry, JOURNAL_VERSION, LockPlan, OPERATION_FINALIZER, OpenBaoOperation, OperationKind,
             OperationPhase,
         },
     },
@@ -184,13 +187,7 @@ impl Driver {
 
     /// Takes one operation as far as it goes now.
     pub async fn reconcile(&self, known: &OpenBaoOperation) -> Result<Again, DriveError> {
-        let holds = self.ad.caches.cluster(&known.namespace().unwrap_or_default(), &known.spec.cluster).is_some_and(
-            |cluster| {
-                let lock = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref());
-                lock.is_some_and(|lock| lock.operation_ref.as_deref() == Some(known.name_any().as_str()))
-            },
-        );
-        if is_over(known) && !holds {
+        if is_over(known) {
             self.forget(&known.uid().unwrap_or_default());
             return Ok(Again::OnChange);
         }
@@ -204,7 +201,7 @@ impl Driver {
             // Gone, or another one under its name, which comes with an event of its own.
             _ => return Ok(Again::OnChange),
         };
-        if is_over(&op) && !holds {
+        if is_over(&op) {
             return Ok(Again::OnChange);
         }
         let version = op.status.as_ref().and_then(|status| status.journal_version).unwrap_or(0);
@@ -269,18 +266,7 @@ impl<'a> Pass<'a> {
         op: OpenBaoOperation,
     ) -> Result<Pass<'a>, DriveError> {
         let uid = op.uid().unwrap_or_default();
-        let subject = Subject {
-            operation: op.name_any(),
-            operation_uid: uid.clone(),
-            namespace: op.namespace().unwrap_or_default(),
-            cluster: op.spec.cluster.clone(),
-            kind: op.spec.operation,
-            actor: op.spec.actor.as_ref().map_or_else(
-                || preflight::verified_actor(&op).map(|actor| actor.describe()).unwrap_or_default(),
-                |actor| actor.identity.clone(),
-            ),
-        };
-        let journal = Journal { status: op.status.clone().unwrap_or_default(), subject };
+        let journal = Journal { status: op.status.clone().unwrap_or_default(), subject: subject(&op) };
         let run = Run::new(journal, op.spec.requests.clone(), driver.faults.clone());
         let manager = driver.manager(op.spec.operation);
         let facts = Facts {
@@ -293,7 +279,8 @@ impl<'a> Pass<'a> {
             message_written_at: driver.remembered(&uid).message_written_at,
         };
         let mut pass = Pass { driver, manager, api, op, cluster: None, uid, facts, run };
-        pass.facts.overridden_by = pass.overridden_by();
+        pass.facts.overridden_by =
+            override_lock::overrider(&driver.ad, &pass.op).map(|name| format!("operation {name}"));
         pass.look().await?;
         Ok(pass)
     }
@@ -311,6 +298,7 @@ impl<'a> Pass<'a> {
                     self.run.looked();
                 }
                 Ask::Acquire => self.acquire().await?,
+                Ask::Renew { fence, shows } => self.renew(fence, shows).await?,
                 Ask::Call(call) => self.call(call).await?,
                 Ask::Finish { ending } => self.finish(ending).await,
                 Ask::Release => self.release().await?,
@@ -327,8 +315,10 @@ impl<'a> Pass<'a> {
         let name = self.op.spec.cluster.clone();
         let clusters: Api<OpenBaoCluster> =
             Api::namespaced(self.driver.ad.client.clone(), &self.op.namespace().unwrap_or_default());
-        self.cluster =
-            timed(clusters.get_opt(&name)).await.map_err(|source| DriveError::ReadCluster { name, source })?;
+        let found = timed(clusters.get_opt(&name)).await.map_err(|source| DriveError::ReadCluster { name, source })?;
+        // One that was made later under the same name is not the one that this is about.
+        let began_with = self.run.status().cluster_uid.clone();
+        self.cluster = found.filter(|cluster| began_with.is_none() || cluster.uid() == began_with);
         self.facts.cluster_gone = self.cluster.is_none();
         self.facts.lock = self.seen();
         Ok(())
@@ -338,19 +328,11 @@ impl<'a> Pass<'a> {
         let lock = self.cluster.as_ref().and_then(|cluster| cluster.status.as_ref()?.operation_lock.as_ref());
         let Some(lock) = lock else { return LockSeen::Free };
         match self.run.journal().plan().and_then(|plan| plan.lock.as_ref()) {
-            Some(planned) if claim(&self.op, planned).owns(lock) => LockSeen::Ours { fence: lock.fence },
+            Some(planned) if claim(&self.op, planned).owns(lock) => {
+                LockSeen::Ours { fence: lock.fence, shows: shows(lock) }
+            }
             _ => LockSeen::Foreign { holder: lock.holder.clone() },
         }
-    }
-
-    /// The live, forced operation that waits for this one to stop.
-    fn overridden_by(&self) -> Option<String> {
-        let by = self.op.annotations().get(OVERRIDDEN_BY_ANNOTATION)?;
-        let (name, uid) = by.rsplit_once('/')?;
-        let forcing = self.driver.ad.caches.operation(&self.op.namespace()?, name)?;
-        let live = forcing.uid().as_deref() == Some(uid)
-            && !forcing.status.as_ref().is_some_and(|status| status.phase.is_terminal());
-        live.then(|| format!("operation {name}"))
     }
 
     async fn commit(&mut self) -> Result<(), DriveError> {
@@ -386,16 +368,7 @@ impl<'a> Pass<'a> {
         let stored = self.op.status.as_ref().map(|status| status.history.as_slice()).unwrap_or_default();
         let mut last = told;
         for entry in stored.iter().filter(|entry| entry.seq > told) {
-            let warning = audit::is_warning(&entry.event);
-            audit::log_entry(entry, warning);
-            let news = News {
-                severity: if warning { Severity::Warning } else { Severity::Normal },
-                reason: entry.event.clone(),
-                action: self.op.spec.operation.as_str().to_owned(),
-                note: note(entry),
-                annotations: audit::flat(entry),
-            };
-            self.driver.ad.events.publish(&self.op, news).await;
+            tell(&self.driver.ad, &self.op, entry).await;
             last = last.max(entry.seq);
         }
         if last > told || self.run.status().announced != Some(last).filter(|&last| last > 0) {
@@ -424,12 +397,17 @@ impl<'a> Pass<'a> {
                     let status = self.run.status_mut();
                     status.actor = ready.actor;
                     status.parent_operation = ready.parent;
-                    status.snapshots.get_or_insert_default().pre =
-                        Some(snapshot::of(cluster, &ad.caches, self.facts.now));
                 }
                 planned
             }
         };
+        // One that only waits to start is not worth a write at each look.
+        let waits = planned.as_ref().is_err_and(|refusal| matches!(refusal.phase, RefusalPhase::Wait(_)));
+        if !waits {
+            let status = self.run.status_mut();
+            status.cluster_uid = cluster.uid();
+            status.snapshots.get_or_insert_default().pre = Some(snapshot::of(cluster, &ad.caches, self.facts.now));
+        }
         self.run.planned(planned, manager.actions(), ad.settings.requeue_standard, &self.facts)?;
         self.facts.lock = self.seen();
         Ok(())
@@ -446,16 +424,15 @@ impl<'a> Pass<'a> {
         let lock = operationlock::of(&ad.client, cluster)?;
         let acquired = match lock.acquire(&claim, Force::Never, self.facts.now).await {
             Err(LockError::Held { source, .. }) => {
-                let permission = if planned.force {
-                    override_lock::may_take(ad, &self.op, cluster, &source).await?
-                } else {
-                    override_lock::orphaned(ad, cluster, &source).await?
+                let permission = match override_lock::orphaned(ad, cluster, &source).await? {
+                    override_lock::Permission::Wait { .. } if planned.force => {
+                        override_lock::may_take(ad, &self.op, cluster, &source).await?
+                    }
+                    permission => permission,
                 };
                 match permission {
                     override_lock::Permission::Take { uid, fence } => {
-                        let still = move |lock: &crate::api::cluster::status::OperationLock| {
-                            lock.holder_uid == uid && lock.fence == fence
-                        };
+                        let still = move |lock: &OperationLock| lock.holder_uid == uid && lock.fence == fence;
                         match lock.acquire(&claim, Force::If(&still), self.facts.now).await {
                             Err(LockError::Held { source, .. }) => {
                                 return Ok(self.run.blocked(&source, "", &self.facts)?);
@@ -483,7 +460,33 @@ impl<'a> Pass<'a> {
             status.operation_lock = Some(acquired.lock.clone());
         }
         let lock = &acquired.lock;
-        Ok(self.run.acquired(lock.fence, lock.acquired_at, replaced, &mut self.facts)?)
+        Ok(self.run.acquired(lock.fence, shows(lock), lock.acquired_at, replaced, &mut self.facts)?)
+    }
+
+    /// Lets the lock show what the engine wants others to know. A lock that is not this tenure's any more is left alone.
+    async fn renew(&mut self, fence: i64, wanted: Shows) -> Result<(), DriveError> {
+        let (Some(cluster), Some(planned)) =
+            (self.cluster.as_mut(), self.run.journal().plan().and_then(|plan| plan.lock.clone()))
+        else {
+            return Ok(());
+        };
+        if !self.driver.ad.leadership.still_leader() {
+            return Err(DriveError::NotLeader);
+        }
+        let mut claim = claim(&self.op, &planned);
+        claim.mode = if wanted.parked { LockMode::Parked } else { LockMode::Held };
+        let renewed = operationlock::of(&self.driver.ad.client, cluster)?
+            .renew(&claim, fence, wanted.committed, self.facts.now)
+            .await?;
+        match renewed {
+            Some(lock) => {
+                self.facts.lock = LockSeen::Ours { fence: lock.fence, shows: shows(&lock) };
+                cluster.status.get_or_insert_default().operation_lock = Some(lock);
+            }
+            None => self.look().await?,
+        }
+        self.run.looked();
+        Ok(())
     }
 
     async fn call(&mut self, call: Call) -> Result<(), DriveError> {
@@ -577,12 +580,21 @@ impl<'a> Pass<'a> {
             return Ok(());
         };
         let Some(mut turned) = timed(self.api.get_opt(name)).await? else { return Ok(()) };
-        let Some(status) = turned.status.as_mut().filter(|status| status.rolled_back_by.is_none()) else {
+        let mut journal = Journal { status: turned.status.clone().unwrap_or_default(), subject: subject(&turned) };
+        let event = Event::TurnedBack { by: self.op.name_any() };
+        if let Err(illegal) = journal.apply(&event, self.facts.now) {
+            // Marked before a crash, or by hand.
+            tracing::debug!(%illegal, operation = %name, "is not marked as rolled back");
             return Ok(());
-        };
-        status.rolled_back_by = Some(self.op.name_any());
-        status.phase = OperationPhase::RolledBack;
-        timed(self.api.replace_status(name, &PostParams::default(), &turned)).await.map(drop)
+        }
+        journal.status.conditions = record::conditions(&journal.status, self.facts.now);
+        let entry = journal.status.history.last().cloned();
+        turned.status = Some(journal.status);
+        timed(self.api.replace_status(name, &PostParams::default(), &turned)).await?;
+        if let Some(entry) = entry {
+            tell(&self.driver.ad, &turned, &entry).await;
+        }
+        Ok(())
     }
 
     async fn release(&mut self) -> Result<(), DriveError> {
@@ -639,6 +651,10 @@ impl<'a> Pass<'a> {
     }
 }
 
+fn shows(lock: &OperationLock) -> Shows {
+    Shows { parked: lock.mode == LockMode::Parked, committed: lock.committed == Some(true) }
+}
+
 fn has_finalizer(op: &OpenBaoOperation) -> bool {
     op.finalizers().iter().any(|finalizer| finalizer == OPERATION_FINALIZER)
 }
@@ -655,8 +671,37 @@ pub fn claim(op: &OpenBaoOperation, planned: &LockPlan) -> Claim {
     }
 }
 
+/// Whose journal it is.
+fn subject(op: &OpenBaoOperation) -> Subject {
+    Subject {
+        operation: op.name_any(),
+        operation_uid: op.uid().unwrap_or_default(),
+        namespace: op.namespace().unwrap_or_default(),
+        cluster: op.spec.cluster.clone(),
+        kind: op.spec.operation,
+        actor: op.spec.actor.as_ref().map_or_else(
+            || preflight::verified_actor(op).map(|actor| actor.describe()).unwrap_or_default(),
+            |actor| actor.identity.clone(),
+        ),
+    }
+}
+
+/// Tells the log and the events of `op` what its history says.
+async fn tell(ad: &Adapters, op: &OpenBaoOperation, entry: &HistoryEntry) {
+    let warning = audit::is_warning(&entry.event);
+    audit::log_entry(entry, warning);
+    let news = News {
+        severity: if warning { Severity::Warning } else { Severity::Normal },
+        reason: entry.event.clone(),
+        action: op.spec.operation.as_str().to_owned(),
+        note: note(entry),
+        annotations: audit::flat(entry),
+    };
+    ad.events.publish(op, news).await;
+}
+
 /// The transition in a sentence.
-fn note(entry: &crate::api::operation::HistoryEntry) -> String {
+fn note(entry: &HistoryEntry) -> String {
     let step = entry.fields.get("step").map(|step| format!("step {step}: ")).unwrap_or_default();
     let why = ["message", "error", "reason"].iter().find_map(|key| entry.fields.get(*key));
     let why = why.map(|why| format!(" ({why})")).unwrap_or_default();

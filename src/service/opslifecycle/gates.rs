@@ -155,6 +155,7 @@ mod tests {
             operation_ref: None,
             message: "restoring".into(),
             mode: LockMode::Held,
+            committed: None,
             fence: 1,
             acquired_at: at(0),
             renewed_at: at(0),

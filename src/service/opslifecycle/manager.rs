@@ -194,6 +194,16 @@ pub enum StepOutcome {
         /// When to look again if nothing wakes us.
         retry: RetryClass,
     },
+    /// Everything up to here is done, and a person (or a rollout) says how it goes on: `Resume` or `Cancel`. The lock is shown
+    /// as `Parked`, so that backups may run meanwhile. The step is called again at every look, so it may also answer
+    /// `Done` by itself when the world has moved on. After a `Resume` the lock is shown as `Held` again and the call's
+    /// `state.resumed_by` is set.
+    Parked {
+        /// What is awaited and from whom, for `status.message`.
+        reason: String,
+        /// No deadline: whoever parks here has promised to come back. Else the step's own timeout counts.
+        unlimited: bool,
+    },
     /// It failed; whatever it began, it has cleaned up. For a `OnceOnly` step this means that the effect certainly did
     /// not happen.
     Failed {

@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod drive;
 pub mod gates;
+mod guests;
 pub mod lineage;
 pub mod manager;
 pub mod override_lock;
@@ -21,6 +22,7 @@ mod snapshot;
 pub mod workflow;
 
 pub use audit::{AuditEvent, Fields, add_held_audit_fields, log_phase_transition};
+pub use guests::guests;
 pub use manager::{FinishCall, Manager, PlanCall, Planned, Refusal, RefusalPhase, StepCall, StepMode, StepOutcome};
 pub use override_lock::{Released, release_on_request};
 pub use retry::RetryClass;

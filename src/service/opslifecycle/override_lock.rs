@@ -12,6 +12,7 @@ use serde_json::json;
 use thiserror::Error;
 
 use super::saga::{
+    COMPENSATION_FAILED, DELETED_UNKNOWN, LOCK_LOST,
     machine::{Journal, Subject},
     run::may_be_overridden,
 };
@@ -51,12 +52,26 @@ pub enum Permission {
 pub struct HolderFacts {
     /// What the lock is for.
     pub operation: LockOperation,
-    /// The holder's object, by UID, or its operation exists.
-    pub exists: bool,
+    /// What became of its object.
+    pub holder: Holder,
     /// Jobs of its operation that exist.
     pub jobs: usize,
     /// Whether a step that must not happen twice was committed; `None` if that cannot be known any more.
     pub committed: Option<bool>,
+}
+
+/// What became of a lock's holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// It is at work, or may be.
+    Live,
+    /// Its operation has ended. `keeps`: with the lock kept on purpose, for a person or for whoever takes it by force.
+    Ended {
+        /// See above.
+        keeps: bool,
+    },
+    /// Neither its object nor its operation exists.
+    Gone,
 }
 
 /// Why a lock could not be judged.
@@ -80,18 +95,26 @@ pub enum OverrideError {
     },
 }
 
-/// Whether the lock's holder is gone for sure. Says nothing about a holder that exists.
+/// Whether nobody stands behind the lock any more, for sure: its holder ended without giving it back, or is gone and had done
+/// nothing that must not happen twice; and no Job of it is left. Pure.
 pub fn judge_orphan(facts: HolderFacts, held: &HeldError) -> Permission {
     let wait = |why: String| Permission::Wait { why };
-    if facts.exists {
-        return wait(String::new());
-    }
+    let what = match facts.holder {
+        Holder::Live => return wait(String::new()),
+        Holder::Ended { keeps: true } => {
+            return wait("its operation has ended and keeps the lock: see its conditions for what to do".to_owned());
+        }
+        Holder::Ended { keeps: false } => "its operation has ended",
+        Holder::Gone => "its object is gone",
+    };
     if facts.jobs > 0 {
-        return wait(format!("its object is gone, but {} of its Jobs still exist: delete them", facts.jobs));
+        return wait(format!("{what}, but {} of its Jobs still exist: delete them", facts.jobs));
     }
-    match facts.committed {
-        Some(false) => Permission::Take { uid: held.holder_uid.clone(), fence: held.fence },
-        Some(true) | None => wait(format!(
+    match (facts.holder, facts.committed) {
+        (Holder::Ended { .. }, _) | (_, Some(false)) => {
+            Permission::Take { uid: held.holder_uid.clone(), fence: held.fence }
+        }
+        (_, Some(true) | None) => wait(format!(
             "its object is gone, and what it did to the cluster cannot be known: check the cluster, then put \
              {{action: Release, holderUID: {}, fence: {}}} into spec.requests of the cluster",
             held.holder_uid, held.fence
@@ -178,9 +201,15 @@ async fn operation(ad: &Adapters, namespace: &str, name: &str) -> Result<Option<
 /// Finds out about the holder. Starts from the watches; "gone" is believed only from the API server.
 async fn learn(ad: &Adapters, cluster: &OpenBaoCluster, held: &HeldError) -> Result<HolderFacts, OverrideError> {
     let namespace = cluster.namespace().unwrap_or_default();
-    let never_commits = held.operation == LockOperation::Backup;
-    let mut facts =
-        HolderFacts { operation: held.operation, exists: true, jobs: 0, committed: never_commits.then_some(false) };
+    let committed = match held.operation {
+        LockOperation::Backup => Some(false),
+        LockOperation::Upgrade | LockOperation::Restore | LockOperation::Maintenance => held.committed,
+    };
+    let mut facts = HolderFacts { operation: held.operation, holder: Holder::Live, jobs: 0, committed };
+    // The operator's own maintenance, which gives its lock back by itself.
+    if cluster.uid().as_deref() == Some(&held.holder_uid) {
+        return Ok(facts);
+    }
     let known = ad.caches.operations_of(&namespace, &cluster.name_any());
     let live = |op: &OpenBaoOperation| !op.status.as_ref().is_some_and(|status| status.phase.is_terminal());
     if known.iter().any(|op| op.uid().as_deref() == Some(&held.holder_uid) && live(op)) {
@@ -188,22 +217,33 @@ async fn learn(ad: &Adapters, cluster: &OpenBaoCluster, held: &HeldError) -> Res
     }
     let found = match &held.operation_ref {
         Some(name) => operation(ad, &namespace, name).await?,
-        None => None,
+        None => named_by_nobody(ad, &namespace, &held.holder_uid).await?,
     };
     // The operation does the work, also where a restore's UID is the identity.
     let is_its_work = |op: &OpenBaoOperation| {
         let planned = op.status.as_ref().and_then(|status| status.plan.as_ref()?.lock.as_ref());
         op.uid().as_deref() == Some(&held.holder_uid) || planned.is_some_and(|lock| lock.holder_uid == held.holder_uid)
     };
-    let mut exists = found.as_ref().is_some_and(is_its_work);
-    if !exists && let Some(name) = held.holder.strip_prefix("openbaorestore/") {
+    facts.holder = found.as_ref().filter(|op| is_its_work(op)).map_or(Holder::Gone, |op| became(ad, op));
+    if facts.holder == Holder::Gone
+        && let Some(name) = held.holder.strip_prefix("openbaorestore/")
+    {
         let restores: Api<OpenBaoRestore> = Api::namespaced(ad.client.clone(), &namespace);
         let restore = timed(restores.get_opt(name))
             .await
             .map_err(|source| OverrideError::Look { what: format!("restore {name}"), source })?;
-        exists = restore.is_some_and(|restore| restore.uid().as_deref() == Some(&held.holder_uid));
+        // One that ended without its operation says nothing about what was done: that is as good as gone.
+        let live = |restore: &OpenBaoRestore| {
+            restore.uid().as_deref() == Some(&held.holder_uid)
+                && !restore.status.as_ref().is_some_and(|status| status.phase.is_terminal())
+        };
+        if restore.as_ref().is_some_and(live) {
+            facts.holder = Holder::Live;
+        }
     }
-    facts.exists = exists;
+    if facts.holder == Holder::Live {
+        return Ok(facts);
+    }
     if let Some(name) = &held.operation_ref {
         let jobs: Api<Job> = Api::namespaced(ad.client.clone(), &namespace);
         let selector = ListParams::default().labels(&format!("{OPERATION_LABEL}={name}"));
@@ -214,6 +254,54 @@ async fn learn(ad: &Adapters, cluster: &OpenBaoCluster, held: &HeldError) -> Res
             .len();
     }
     Ok(facts)
+}
+
+/// The operation with this UID, for a lock that does not name one.
+async fn named_by_nobody(ad: &Adapters, namespace: &str, uid: &str) -> Result<Option<OpenBaoOperation>, OverrideError> {
+    let api: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), namespace);
+    let all = timed(api.list(&ListParams::default()))
+        .await
+        .map_err(|source| OverrideError::Look { what: format!("the operation with UID {uid}"), source })?;
+    Ok(all.items.into_iter().find(|op| op.uid().as_deref() == Some(uid)))
+}
+
+/// Whether an operation that exists still stands behind its lock.
+fn became(ad: &Adapters, op: &OpenBaoOperation) -> Holder {
+    let Some(status) = op.status.as_ref().filter(|status| status.phase.is_terminal()) else { return Holder::Live };
+    let keeps = match status.reason.as_deref() {
+        Some(COMPENSATION_FAILED | DELETED_UNKNOWN) => true,
+        Some(LOCK_LOST) => overrider(ad, op).is_some(),
+        _ => false,
+    };
+    Holder::Ended { keeps }
+}
+
+/// The live, forced operation that waits for `op` to stop, by name.
+pub(super) fn overrider(ad: &Adapters, op: &OpenBaoOperation) -> Option<String> {
+    let (name, uid) = op.annotations().get(OVERRIDDEN_BY_ANNOTATION)?.rsplit_once('/')?;
+    let forcing = ad.caches.operation(&op.namespace()?, name)?;
+    let live = forcing.uid().as_deref() == Some(uid)
+        && !forcing.status.as_ref().is_some_and(|status| status.phase.is_terminal());
+    live.then(|| name.to_owned())
+}
+
+/// Gives back the lock of `cluster` if nobody stands behind it any more, so that those who wait without claiming it (a
+/// schedule, an upgrade not yet asked for) are not held up for ever. Asks the API server only when the watches know of
+/// no live holder. Returns the lock that was cleared.
+pub async fn clear_orphan(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<Option<HeldError>, ReleaseError> {
+    let Some(lock) = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref()) else {
+        return Ok(None);
+    };
+    let held = HeldError::from(lock);
+    let Permission::Take { uid, fence } = judge_orphan(learn(ad, cluster, &held).await?, &held) else {
+        return Ok(None);
+    };
+    match operationlock::of(&ad.client, cluster)?.clear(&uid, fence).await {
+        Ok(true) => Ok(Some(held)),
+        // Somebody else was faster.
+        Ok(false) | Err(LockError::Held { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What became of a `Release` in a cluster's `spec.requests`: the message for its answer.
@@ -257,7 +345,7 @@ pub async fn release_on_request(
     }
     let held = HeldError::from(lock);
     let facts = learn(ad, cluster, &held).await?;
-    if facts.exists {
+    if matches!(facts.holder, Holder::Live | Holder::Ended { keeps: true }) {
         return Ok(Released::Refused(format!(
             "{} still exists: say Cancel or Abandon in the requests of operation {}",
             lock.holder,
@@ -267,8 +355,11 @@ pub async fn release_on_request(
     if facts.jobs > 0 {
         return Ok(Released::Refused(format!("{} Jobs of its operation still exist: delete them first", facts.jobs)));
     }
-    operationlock::of(&ad.client, cluster)?.clear(holder_uid, fence).await?;
-    Ok(Released::Applied(format!("the lock of {} (fence {fence}) was released", lock.holder)))
+    match operationlock::of(&ad.client, cluster)?.clear(holder_uid, fence).await {
+        Ok(true) => Ok(Released::Applied(format!("the lock of {} (fence {fence}) was released", lock.holder))),
+        Ok(false) | Err(LockError::Held { .. }) => Ok(Released::Superseded("the lock was released meanwhile".into())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
@@ -284,11 +375,12 @@ mod tests {
             operation_ref: Some("op".into()),
             message: String::new(),
             fence: 4,
+            committed: None,
         }
     }
 
     fn gone(committed: Option<bool>) -> HolderFacts {
-        HolderFacts { operation: LockOperation::Upgrade, exists: false, jobs: 0, committed }
+        HolderFacts { operation: LockOperation::Upgrade, holder: Holder::Gone, jobs: 0, committed }
     }
 
     #[test]
@@ -297,10 +389,24 @@ mod tests {
         let take = Permission::Take { uid: "u1".into(), fence: 4 };
         let judge = |facts| judge_orphan(facts, &held);
         assert_eq!(judge(gone(Some(false))), take);
-        assert_ne!(judge(HolderFacts { exists: true, ..gone(Some(false)) }), take);
+        assert_ne!(judge(HolderFacts { holder: Holder::Live, ..gone(Some(false)) }), take);
         assert_ne!(judge(HolderFacts { jobs: 1, ..gone(Some(false)) }), take);
         assert_ne!(judge(gone(Some(true))), take);
         assert_ne!(judge(gone(None)), take);
+    }
+
+    #[test]
+    fn an_operation_that_ended_has_no_claim_to_its_lock_unless_it_keeps_it_on_purpose() {
+        let held = held(LockOperation::Restore);
+        let take = Permission::Take { uid: "u1".into(), fence: 4 };
+        let judge = |keeps, jobs, committed| {
+            judge_orphan(HolderFacts { holder: Holder::Ended { keeps }, jobs, ..gone(committed) }, &held)
+        };
+        for committed in [None, Some(false), Some(true)] {
+            assert_eq!(judge(false, 0, committed), take, "how it ended is known");
+            assert_ne!(judge(false, 1, committed), take);
+            assert_ne!(judge(true, 0, committed), take);
+        }
     }
 
     #[test]

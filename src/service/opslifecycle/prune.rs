@@ -19,13 +19,16 @@ const MOST_AT_ONCE: usize = 20;
 
 /// A verdict on each record of one cluster.
 pub fn decide(records: &[&OpenBaoOperation], now: DateTime<Utc>) -> Vec<Verdict> {
-    let mut newest: BTreeMap<OperationKind, (Option<DateTime<Utc>>, String)> = BTreeMap::new();
+    type Ended = (Option<DateTime<Utc>>, String);
+    // Taking a backup and reading one again are the same kind, and the newest of each counts.
+    let mut newest: BTreeMap<(OperationKind, Option<&String>), Ended> = BTreeMap::new();
     for record in records {
         let Some(status) = record.status.as_ref().filter(|status| status.phase == OperationPhase::Succeeded) else {
             continue;
         };
         let this = (status.ended_at, record.name_any());
-        let best = newest.entry(record.spec.operation).or_insert_with(|| this.clone());
+        let best =
+            newest.entry((record.spec.operation, record.spec.parameters.get("mode"))).or_insert_with(|| this.clone());
         if this > *best {
             *best = this;
         }

@@ -18,6 +18,9 @@ pub const WAITING: &str = "WaitingForLock";
 /// Only a person can say how it goes on.
 pub const NEEDS_ATTENTION: &str = "NeedsAttention";
 
+/// It took its lock from somebody else, by force or because nobody stood behind it any more.
+pub const LOCK_OVERRIDDEN: &str = "LockOverridden";
+
 /// The conditions that belong to `status`. Those that did not change keep the time of their last transition.
 pub fn conditions(status: &OpenBaoOperationStatus, now: DateTime<Utc>) -> Vec<Condition> {
     let phase = status.phase;
@@ -28,9 +31,14 @@ pub fn conditions(status: &OpenBaoOperationStatus, now: DateTime<Utc>) -> Vec<Co
     let helpless = phase == OperationPhase::Unknown
         || (phase.is_terminal() && kept_lock && status.reason.as_deref() == Some(COMPENSATION_FAILED));
     let failed = phase.is_terminal() && phase != OperationPhase::Succeeded;
+    let replaced = status.lock.as_ref().and_then(|lock| lock.replaced.clone());
     [(COMPLETE, phase.is_terminal()), (FAILED, failed), (WAITING, waiting), (NEEDS_ATTENTION, helpless)]
         .into_iter()
         .map(|(type_, holds)| condition(status, type_, holds, &reason, &message, now))
+        .chain(replaced.map(|replaced| {
+            let message = format!("the lock was taken from {replaced}");
+            condition(status, LOCK_OVERRIDDEN, true, "LockReplaced", &message, now)
+        }))
         .collect()
 }
 

@@ -33,9 +33,15 @@ pub fn of(cluster: &OpenBaoCluster, caches: &Caches, now: DateTime<Utc>) -> Clus
             let image = pod.container_statuses.unwrap_or_default().first().map(|container| container.image_id.clone());
             let ready =
                 pod.conditions.unwrap_or_default().iter().any(|one| one.type_ == "Ready" && one.status == "True");
-            let state =
-                status.members.iter().find(|member| member.name == name).map(|member| format!("{:?}", member.state));
-            PodSnapshot { name, image: image.filter(|image| !image.is_empty()), ready, state }
+            let member = status.members.iter().find(|member| member.name == name);
+            PodSnapshot {
+                image: image.filter(|image| !image.is_empty()),
+                ready,
+                state: member.map(|member| format!("{:?}", member.state)),
+                version: member.and_then(|member| member.version.clone()),
+                voter: member.and_then(|member| member.voter),
+                name,
+            }
         })
         .collect();
     // Only the hash of the spec is kept: self-init requests may hold secrets.
@@ -47,6 +53,8 @@ pub fn of(cluster: &OpenBaoCluster, caches: &Caches, now: DateTime<Utc>) -> Clus
         phase: status.phase.map(|phase| format!("{phase:?}")),
         version: status.current_version,
         leader: status.active_leader,
+        seal_type: Some(cluster.spec.unseal.type_.as_str().to_owned()),
+        seal_key_id: cluster.spec.unseal.static_.as_ref().and_then(|seal| seal.current_key_id.clone()),
         pods,
         last_backup: status.backup.and_then(|backup| backup.last_key),
     }

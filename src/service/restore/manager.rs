@@ -6,9 +6,10 @@ use kube::{Api, ResourceExt};
 
 use super::mover::Movers;
 use super::plan::{self, Inputs};
-use super::steps::{self, Step, Witnesses, chain};
+use super::steps::{self, Step, Witnesses};
 use crate::adapter::kubernetes::{client::timed, owner::is_controlled_by};
 use crate::api::{OpenBaoCluster, OpenBaoRestore, OperationKind, OperationPhase, StepState};
+use crate::causes::chain;
 use crate::service::cluster::observe;
 use crate::service::opslifecycle::RetryClass;
 use crate::service::opslifecycle::manager::{

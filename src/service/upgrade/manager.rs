@@ -21,7 +21,7 @@ use crate::{
     service::{
         backup,
         cluster::{names, observe},
-        opslifecycle::{FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome},
+        opslifecycle::{FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome, guests},
     },
 };
 use chrono::Utc;
@@ -200,7 +200,7 @@ async fn run(call: StepCall<'_>) -> StepOutcome {
         REVERT_TEMPLATE => settle(&call, cluster, |facts| steps::reverted(facts, &from)).await,
         UPGRADE_STANDBY => settle(&call, cluster, |facts| steps::standby(facts, &to, pod, &others)).await,
         REVERT_STANDBY => settle(&call, cluster, |facts| steps::standby_reverted(facts, &from, pod)).await,
-        PARK => park(&call),
+        PARK => park(&call).await,
         request::STEP_DOWN => settle(&call, cluster, |facts| steps::step_down(facts, &to)).await,
         REPLACE_OLD_LEADER => settle(&call, cluster, |facts| steps::replace_old(facts, &to)).await,
         SOAK => soak(&call, &to),
@@ -380,16 +380,23 @@ async fn pre_upgrade_backup(call: &StepCall<'_>) -> StepOutcome {
     }
 }
 
-fn park(call: &StepCall<'_>) -> StepOutcome {
-    match call.op.spec.requests.iter().find(|request| request.action == RequestAction::Resume) {
-        Some(request) => StepOutcome::done_with([("resumedBy", request.by.clone())]),
-        None => StepOutcome::Waiting {
+/// Waits for a person; backups may run meanwhile, and the cutover waits for those that do.
+async fn park(call: &StepCall<'_>) -> StepOutcome {
+    let Some(by) = &call.state.resumed_by else {
+        return StepOutcome::Parked {
             reason: format!(
                 "parked with all standbys upgraded: add a Resume to spec.requests of {} to move leadership, or a Cancel to turn back",
                 call.op.name_any()
             ),
-            retry: RetryClass::Standard,
+            unlimited: false,
+        };
+    };
+    match guests(call.ad, call.op).await {
+        Ok(guests) => match guests.iter().find(|guest| !backup::request::is_verification(guest)) {
+            Some(guest) => StepOutcome::in_progress(format!("waiting for backup {} to end", guest.name_any())),
+            None => StepOutcome::done_with([("resumedBy", by.clone())]),
         },
+        Err(error) => StepOutcome::in_progress(format!("failed to look for running backups, trying again: {error}")),
     }
 }
 

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::{
     super::audit::{AuditEvent, Fields, transition},
-    ABANDONED, COMPENSATION_FAILED, LOCK_LOST, OUTCOME_UNKNOWN, WAITING_FOR_LOCK,
+    ABANDONED, COMPENSATION_FAILED, LOCK_LOST, OUTCOME_UNKNOWN, PARKED, WAITING_FOR_LOCK,
 };
 use crate::api::{
     common::{HANDLED_REQUESTS_KEPT, HandledRequest},
@@ -71,6 +71,10 @@ pub enum Event {
     StepNotApplied { step: usize, message: String, retry_at: Option<DateTime<Utc>> },
     /// Whether the effect of a step happened cannot be known.
     StepUnknown { step: usize, message: String },
+    /// A running step waits for a person's `Resume`.
+    StepParked { step: usize, message: String },
+    /// Somebody said `Resume` to a parked step.
+    StepResumed { step: usize, by: String },
     /// A step is left out.
     StepSkipped { step: usize, by: String, why: String },
     /// The undoing of a step begins an attempt.
@@ -95,6 +99,8 @@ pub enum Event {
     Reopened { by: String },
     /// A request was judged. `present`: the nonces that still stand in the spec and must not be forgotten.
     RequestHandled { request: HandledRequest, by: String, present: Vec<String> },
+    /// A later operation turned this one back.
+    TurnedBack { by: String },
     /// A running step's clock starts anew, because this machine's clock was set back.
     ClockWentBack { step: usize },
 }
@@ -129,6 +135,11 @@ impl Journal {
         self.status.steps.get(index)
     }
 
+    /// The running step that is parked.
+    pub fn parked(&self) -> Option<usize> {
+        self.status.steps.iter().position(|step| step.state == StepState::Running && step.parked_at.is_some())
+    }
+
     /// Whether the effect of a `OnceOnly` step has happened, or may have.
     pub fn committed(&self) -> bool {
         self.status.steps.iter().any(|step| step.receipt.is_some())
@@ -159,6 +170,7 @@ impl Journal {
                 | Event::LockGivenUp
                 | Event::LockLost { .. }
                 | Event::Reopened { .. }
+                | Event::TurnedBack { .. }
                 | Event::RequestHandled { .. }
         );
         if phase.is_terminal() && !after_the_end {
@@ -254,6 +266,7 @@ impl Journal {
                 started.started_at = Some(now);
                 started.next_attempt_at = None;
                 started.waiting = None;
+                started.resumed_by = None;
                 started.receipt.clone_from(receipt);
                 let name = started.name.clone();
                 let fields = Fields::from([("attempt", started.attempt.to_string())]);
@@ -274,6 +287,7 @@ impl Journal {
                 done.output = bounded(output);
                 done.error = None;
                 done.waiting = None;
+                done.parked_at = None;
                 self.note_artifacts(output);
                 self.step_moved(*step, S::Running, S::Completed, Fields::new(), now);
             }
@@ -285,6 +299,7 @@ impl Journal {
                 failed.completed_at = retry_at.is_none().then_some(now);
                 failed.error = Some(cut(message));
                 failed.waiting = None;
+                failed.parked_at = None;
                 failed.receipt = None;
                 let fields = Fields::from([("reason", reason.clone()), ("error", message.clone())]);
                 self.step_moved(*step, S::Running, to, fields, now);
@@ -309,6 +324,32 @@ impl Journal {
                 self.take(event, *step, &[S::Running])?.error = Some(cut(message));
                 self.say(OUTCOME_UNKNOWN, message);
                 self.move_to(P::Unknown, now);
+            }
+            Event::StepParked { step, message } => {
+                if phase != P::Running || self.status.direction != Direction::Forward {
+                    return illegal(event.name(), "only an operation that goes forward is parked");
+                }
+                let parked = self.take(event, *step, &[S::Running])?;
+                if parked.parked_at.is_some() || parked.resumed_by.is_some() {
+                    return illegal(event.name(), "it is parked already, or was told to go on");
+                }
+                parked.parked_at = Some(now);
+                parked.waiting = Some(cut(message));
+                let fields = Fields::from([("step", parked.name.clone()), ("message", cut(message))]);
+                self.say(PARKED, message);
+                self.record(AuditEvent::SagaStepTransition, S::Running.as_str(), "parked", fields, now);
+            }
+            Event::StepResumed { step, by } => {
+                let resumed = self.take(event, *step, &[S::Running])?;
+                if resumed.parked_at.take().is_none() {
+                    return illegal(event.name(), "it is not parked");
+                }
+                resumed.resumed_by = Some(by.clone());
+                resumed.waiting = None;
+                let fields = Fields::from([("step", resumed.name.clone()), ("requested_by", by.clone())]);
+                self.record(AuditEvent::SagaStepTransition, "parked", S::Running.as_str(), fields, now);
+                self.status.reason = None;
+                self.status.message = Some(format!("resumed by {by}"));
             }
             Event::StepSkipped { step, by, why } => {
                 if self.status.direction != Direction::Forward || self.status.ending.is_some() {
@@ -476,6 +517,14 @@ impl Journal {
                     keep
                 });
             }
+            Event::TurnedBack { by } => {
+                if !matches!(phase, P::Succeeded | P::Failed | P::Cancelled) || self.status.rolled_back_by.is_some() {
+                    return illegal(event.name(), &format!("it is {}", phase.as_str()));
+                }
+                self.status.rolled_back_by = Some(by.clone());
+                self.say("RolledBack", &format!("operation {by} turned it back"));
+                self.move_to(P::RolledBack, now);
+            }
             Event::ClockWentBack { step } => {
                 self.take(event, *step, &[S::Running])?.started_at = Some(now);
             }
@@ -556,6 +605,8 @@ impl Event {
             Self::StepFailed { .. } => "StepFailed",
             Self::StepNotApplied { .. } => "StepNotApplied",
             Self::StepUnknown { .. } => "StepUnknown",
+            Self::StepParked { .. } => "StepParked",
+            Self::StepResumed { .. } => "StepResumed",
             Self::StepSkipped { .. } => "StepSkipped",
             Self::UndoStarted { .. } => "UndoStarted",
             Self::UndoDone { .. } => "UndoDone",
@@ -568,6 +619,7 @@ impl Event {
             Self::Resumed { .. } => "Resumed",
             Self::Reopened { .. } => "Reopened",
             Self::RequestHandled { .. } => "RequestHandled",
+            Self::TurnedBack { .. } => "TurnedBack",
             Self::ClockWentBack { .. } => "ClockWentBack",
         }
     }

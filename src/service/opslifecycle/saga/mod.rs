@@ -35,5 +35,7 @@ pub const NOT_SUPPORTED: &str = "NotSupported";
 pub const CLUSTER_GONE: &str = "ClusterGone";
 /// The reason of an operation that waits for the cluster's lock.
 pub const WAITING_FOR_LOCK: &str = "WaitingForLock";
+/// The reason of an operation that is parked until somebody says `Resume`.
+pub const PARKED: &str = "Parked";
 /// The reason of an operation that was deleted while its outcome was unknown.
 pub const DELETED_UNKNOWN: &str = "DeletedWhileUnknown";

@@ -14,7 +14,7 @@ use super::{
     COMPENSATION_FAILED,
     faults::Faults,
     machine::{Journal, Subject},
-    run::{Ask, Call, Facts, LockSeen, Run},
+    run::{Ask, Call, Facts, LockSeen, Run, Shows},
 };
 use crate::{
     adapter::operationlock::HeldError,
@@ -37,6 +37,7 @@ enum End {
     Retryable,
     Fatal,
     Never,
+    Park,
 }
 
 #[derive(Clone, Debug)]
@@ -71,6 +72,7 @@ struct World {
     now: DateTime<Utc>,
     fence: i64,
     lock: Option<(String, i64)>,
+    shows: Shows,
     ops: Vec<Operation>,
 }
 
@@ -121,7 +123,7 @@ impl World {
     fn seen(&self, op: usize) -> LockSeen {
         match &self.lock {
             None => LockSeen::Free,
-            Some((uid, fence)) if *uid == self.ops[op].uid => LockSeen::Ours { fence: *fence },
+            Some((uid, fence)) if *uid == self.ops[op].uid => LockSeen::Ours { fence: *fence, shows: self.shows },
             Some((uid, _)) => LockSeen::Foreign { holder: uid.clone() },
         }
     }
@@ -179,13 +181,15 @@ impl World {
                         operation_ref: None,
                         message: String::new(),
                         fence: 0,
+                        committed: None,
                     };
                     pass.run.blocked(&held, "", &pass.facts).unwrap();
                 }
                 seen => {
-                    let fence = if let LockSeen::Ours { fence } = seen {
+                    let fence = if let LockSeen::Ours { fence, .. } = seen {
                         fence
                     } else {
+                        self.shows = Shows::default();
                         self.fence += 1;
                         self.fence
                     };
@@ -193,9 +197,20 @@ impl World {
                     if lose_answer {
                         return Ok(Turn::Raced);
                     }
-                    pass.run.acquired(fence, self.now, None, &mut pass.facts).unwrap();
+                    pass.run.acquired(fence, self.shows, self.now, None, &mut pass.facts).unwrap();
                 }
             },
+            Ask::Renew { fence, shows } => {
+                if self.lock.as_ref() == Some(&(self.ops[pass.op].uid.clone(), fence)) {
+                    // What a stale copy does not know is not turned back: the API server tests it.
+                    self.shows = Shows { committed: shows.committed || self.shows.committed, ..shows };
+                }
+                if lose_answer {
+                    return Ok(Turn::Raced);
+                }
+                pass.facts.lock = self.seen(pass.op);
+                pass.run.looked();
+            }
             Ask::Call(call) => {
                 // Write ahead: what is about to act stands in the stored journal.
                 if strict {
@@ -203,6 +218,7 @@ impl World {
                     prop_assert_eq!(stored.state, StepState::Running);
                     if call.mode != StepMode::Prove {
                         prop_assert!(matches!(self.seen(pass.op), LockSeen::Ours { .. }), "acts without the lock");
+                        prop_assert_eq!(self.shows.parked, stored.parked_at.is_some(), "the lock shows something else");
                     }
                 }
                 let outcome = match pass.run.injected(call) {
@@ -237,6 +253,7 @@ impl World {
     /// What the world answers to a call, and what happens in it.
     fn act(&mut self, pass: &Pass, call: Call) -> Result<StepOutcome, TestCaseError> {
         let attempt = pass.run.journal().step(call.step).unwrap().attempt;
+        let resumed = pass.run.journal().step(call.step).unwrap().resumed_by.is_some();
         let me = &mut self.ops[pass.op];
         let spec = me.plan.steps[call.step].clone();
         let (end, looks) = me.script.of(call.step, attempt);
@@ -268,6 +285,9 @@ impl World {
                     retryable: matches!(end, End::Retryable),
                 });
             }
+            if matches!(self.lock.as_ref(), Some((uid, _)) if *uid == me.uid) {
+                prop_assert!(self.shows.committed, "the lock does not show what may have happened under it");
+            }
             let applied = me.applied.entry(call.step).or_default();
             applied.push(attempt);
             prop_assert_eq!(applied.len(), 1, "the effect of step {} happened twice", spec.name);
@@ -289,6 +309,10 @@ impl World {
             End::Retryable => StepOutcome::retryable("Broken", "try again"),
             End::Fatal => StepOutcome::fatal("Broken", "no use"),
             End::Never => StepOutcome::in_progress("for ever"),
+            End::Park if call.undoes.is_none() && !resumed => {
+                StepOutcome::Parked { reason: "waits for a person".into(), unlimited: false }
+            }
+            End::Park => StepOutcome::done(),
         })
     }
 
@@ -358,8 +382,7 @@ impl World {
 }
 
 fn any_end() -> impl Strategy<Value = (End, u8)> {
-    let end =
-        prop_oneof![6 => Just(End::Done), 2 => Just(End::Retryable), 1 => Just(End::Fatal), 1 => Just(End::Never)];
+    let end = prop_oneof![6 => Just(End::Done), 2 => Just(End::Retryable), 1 => Just(End::Fatal), 1 => Just(End::Never), 1 => Just(End::Park)];
     (end, 0..3_u8)
 }
 
@@ -587,7 +610,8 @@ proptest! {
                     Ask::Commit => { world.ops[0].stored = pass.run.status().clone(); pass.run.committed(); Ok(()) }
                     Ask::Call(call) => pass.run.answered(call, StepOutcome::done(), STANDARD, &pass.facts),
                     Ask::Finish { .. } => { pass.run.finished(StepOutcome::done(), STANDARD, &pass.facts); Ok(()) }
-                    Ask::Acquire => pass.run.acquired(1, world.now, None, &mut pass.facts),
+                    Ask::Acquire => pass.run.acquired(1, Shows::default(), world.now, None, &mut pass.facts),
+                    Ask::Renew { fence, shows } => { pass.facts.lock = LockSeen::Ours { fence, shows }; pass.run.looked(); Ok(()) }
                     Ask::Release => pass.run.released(&mut pass.facts),
                     Ask::Look => { pass.run.looked(); Ok(()) }
                     Ask::Plan | Ask::Rest { .. } | Ask::Idle | Ask::Closed => break,
@@ -695,3 +719,96 @@ fn ten_steps_cost_at_most_two_writes_each() {
     world.end(0, &Faults::default()).unwrap();
     assert!(world.ops[0].version <= 20, "{} writes", world.ops[0].version);
 }
+
+// === parking ===
+
+/// Runs `op` until it rests, and answers how it rests.
+fn until_rest(world: &mut World, op: usize) -> Ask {
+    let mut pass = world.begin(op, &Faults::default());
+    for _ in 0..200 {
+        match world.turn(&mut pass, false, true).unwrap() {
+            Turn::More => {}
+            Turn::Over(ask) => return ask,
+            Turn::Raced => panic!("nobody else is there"),
+        }
+    }
+    panic!("it does not come to rest");
+}
+
+fn parked_world() -> World {
+    let mut plan = line(&["a", "b", "c"]);
+    plan.steps[1].compensate = None;
+    plan.steps.retain(|step| step.name != "undo-b");
+    plan.steps[1].timeout = Some("336h".into());
+    let script = Script {
+        ends: vec![(End::Done, 0); 5]
+            .into_iter()
+            .chain(vec![(End::Park, 0); 5])
+            .chain(vec![(End::Done, 0); 90])
+            .collect(),
+    };
+    let mut world = World::new(vec![(plan, script)]);
+    assert!(matches!(until_rest(&mut world, 0), Ask::Rest { .. }));
+    world
+}
+
+fn ask_for(world: &mut World, nonce: &str, action: RequestAction) {
+    world.ops[0].requests.push(Request { nonce: nonce.into(), action, by: "ops".into(), ..Request::default() });
+}
+
+#[test]
+fn a_parked_step_shows_it_in_the_lock_and_goes_on_when_somebody_says_resume() {
+    let mut world = parked_world();
+    assert!(world.shows.parked);
+    let stored = &world.ops[0].stored;
+    assert!(stored.steps[1].parked_at.is_some() && stored.reason.as_deref() == Some("Parked"));
+    // However long it takes and however often the process dies: it stays parked.
+    for _ in 0..5 {
+        world.now += TimeDelta::days(2);
+        assert!(matches!(until_rest(&mut world, 0), Ask::Rest { .. }));
+        assert!(world.shows.parked);
+    }
+    ask_for(&mut world, "1", RequestAction::Resume);
+    world.end(0, &Faults::default()).unwrap();
+    let me = &world.ops[0];
+    assert_eq!(me.stored.phase, OperationPhase::Succeeded);
+    assert_eq!(me.stored.steps[1].resumed_by.as_deref(), Some("ops"));
+    let answer = &me.stored.handled_requests[0];
+    assert_eq!(format!("{:?}", answer.outcome), "Applied", "{}", answer.message);
+    let moves: Vec<_> =
+        me.stored.history.iter().filter(|entry| entry.fields.get("step").is_some_and(|step| step == "b")).collect();
+    assert!(moves.windows(2).any(|pair| pair[0].phase_to == "parked" && pair[1].phase_from == "parked"));
+}
+
+#[test]
+fn a_parked_step_that_is_cancelled_goes_back_with_a_lock_that_is_held() {
+    let mut world = parked_world();
+    ask_for(&mut world, "1", RequestAction::Cancel);
+    world.end(0, &Faults::default()).unwrap();
+    assert_eq!(
+        (world.ops[0].stored.phase, world.ops[0].undone.as_slice()),
+        (OperationPhase::Cancelled, &["a".to_owned()][..])
+    );
+}
+
+#[test]
+fn a_parked_step_that_everybody_forgot_turns_back() {
+    let mut world = parked_world();
+    world.now += TimeDelta::days(15);
+    world.end(0, &Faults::default()).unwrap();
+    assert_eq!(world.ops[0].stored.phase, OperationPhase::RolledBack);
+    assert!(world.ops[0].stored.steps[1].error.as_ref().is_some_and(|error| error.contains("nobody said Resume")));
+}
+
+#[test]
+fn resume_before_anything_is_parked_is_refused_and_does_not_count_later() {
+    let mut world = World::new(vec![(line(&["a"]), smooth())]);
+    ask_for(&mut world, "early", RequestAction::Resume);
+    world.end(0, &Faults::default()).unwrap();
+    let mut parked = parked_world();
+    parked.ops[0].requests.clear();
+    assert_eq!(format!("{:?}", world.ops[0].stored.handled_requests[0].outcome), "Refused");
+}
+
+#[path = "exhaustive_tests.rs"]
+mod exhaustive;

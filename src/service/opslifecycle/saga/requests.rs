@@ -152,10 +152,22 @@ fn retry(journal: &Journal, request: &Request) -> Verdict {
 }
 
 fn resume(journal: &Journal, request: &Request) -> Verdict {
-    if journal.status.phase == OperationPhase::Unknown {
-        applied("the outcome is proven again", Event::Resumed { by: asker(request) })
-    } else {
-        refused(format!("only an operation in Unknown is resumed; this one is {}", journal.status.phase.as_str()))
+    let status = &journal.status;
+    if status.phase == OperationPhase::Unknown {
+        return applied("the outcome is proven again", Event::Resumed { by: asker(request) });
+    }
+    if status.phase.is_terminal() {
+        return superseded(format!("the operation has already ended as {}", status.phase.as_str()));
+    }
+    match journal.parked() {
+        Some(step) if status.direction == Direction::Forward && status.ending.is_none() => applied(
+            format!("step {} goes on", status.steps[step].name),
+            Event::StepResumed { step, by: asker(request) },
+        ),
+        _ => refused(format!(
+            "only an operation in Unknown, or one that is parked, is resumed; this one is {}",
+            status.phase.as_str()
+        )),
     }
 }
 

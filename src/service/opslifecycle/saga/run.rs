@@ -48,12 +48,29 @@ pub enum LockSeen {
     Ours {
         /// Its fence.
         fence: i64,
+        /// What it shows.
+        shows: Shows,
     },
     /// Somebody else has it.
     Foreign {
         /// Who.
         holder: String,
     },
+}
+
+/// What the lock tells others about its holder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Shows {
+    /// Its holder waits for a person, and backups may run.
+    pub parked: bool,
+    /// Something that must not happen twice may have been done under it.
+    pub committed: bool,
+}
+
+impl LockSeen {
+    fn is_tenure(&self, of: i64) -> bool {
+        matches!(self, Self::Ours { fence, .. } if *fence == of)
+    }
 }
 
 /// What the engine knows of the world when it is asked.
@@ -84,8 +101,15 @@ pub enum Ask {
     Plan,
     /// Read the lock again. Update the facts and [`Run::looked`].
     Look,
-    /// Take or renew the lock of the plan. [`Run::acquired`] or [`Run::blocked`].
+    /// Take the lock of the plan. [`Run::acquired`] or [`Run::blocked`].
     Acquire,
+    /// Let the lock of this tenure show this. Update the facts; if the lock is not there any more, look. [`Run::looked`].
+    Renew {
+        /// The tenure.
+        fence: i64,
+        /// What it is to show.
+        shows: Shows,
+    },
     /// Call the manager. [`Run::answered`].
     Call(Call),
     /// Let the manager clean up. [`Run::finished`].
@@ -177,6 +201,16 @@ impl Run {
         &mut self.journal.status
     }
 
+    /// Everything that decides how it goes on, and nothing else: two runs with the same key behave alike. For models that
+    /// must tell states apart.
+    #[cfg(test)]
+    pub(crate) fn key(&self) -> String {
+        let (journal, stored) = (key_of(&self.journal.status), key_of(&self.stored));
+        let same = self.journal.status == self.stored;
+        let own = (self.fresh, self.begun, self.looked, self.cleaned, self.repeated, &self.rest);
+        format!("{journal} {same} {} {own:?}", if same { "" } else { &stored })
+    }
+
     /// What is to be done next.
     pub fn next(&mut self, facts: &Facts) -> Result<Ask, Illegal> {
         for _ in 0..MOST_MOVES {
@@ -243,7 +277,7 @@ impl Run {
             return failed(CLUSTER_GONE, format!("cluster {} does not exist any more", self.journal.subject.cluster));
         }
         if let Some(lock) = self.journal.lock()
-            && facts.lock != (LockSeen::Ours { fence: lock.fence })
+            && !facts.lock.is_tenure(lock.fence)
         {
             return Some(vec![Event::LockLost { committed: self.journal.committed() }]);
         }
@@ -402,6 +436,9 @@ impl Run {
             return ask;
         }
         let once = plan.steps[step].kind == StepKind::OnceOnly;
+        if let Some(ask) = self.lock_shows(false, once, facts) {
+            return ask;
+        }
         if once && plan.lock.is_some() && !self.looked {
             return Move::Ask(Ask::Look);
         }
@@ -433,6 +470,15 @@ impl Run {
         self.journal.lock().is_none().then_some(Move::Ask(Ask::Acquire))
     }
 
+    /// What the lock must tell others before this operation acts: parked or not, and before anything irreversible that it may
+    /// follow. (A proof that a vanished holder did nothing irreversible rests on this.)
+    fn lock_shows(&self, parked: bool, committed: bool, facts: &Facts) -> Option<Move> {
+        let LockSeen::Ours { fence, shows } = facts.lock else { return None };
+        let tenure = self.journal.lock()?;
+        let wanted = Shows { parked, committed: committed || shows.committed };
+        (tenure.fence == fence && shows != wanted).then_some(Move::Ask(Ask::Renew { fence, shows: wanted }))
+    }
+
     /// The next call of a step that has begun.
     fn go_on(&self, plan: &Plan, step: usize, facts: &Facts) -> Move {
         let Some(journal) = self.journal.step(step) else { return Move::Ask(Ask::Idle) };
@@ -441,10 +487,18 @@ impl Run {
         }
         let once = plan.steps[step].kind == StepKind::OnceOnly;
         let mode = if once && self.fresh != Some((step, journal.attempt)) { StepMode::Prove } else { StepMode::Run };
-        if mode == StepMode::Run
-            && let Some(other) = self.lock_first(plan, step)
-        {
-            return other;
+        if mode == StepMode::Run {
+            if let Some(other) = self.lock_first(plan, step) {
+                return other;
+            }
+            if let Some(other) = self.lock_shows(journal.parked_at.is_some(), false, facts) {
+                return other;
+            }
+            // Without a lock of its own it runs under another's. Whoever that is counts on seeing this step in the journal
+            // before it acts, so it acts on a look at the lock that came later.
+            if plan.lock.is_none() && !self.looked {
+                return Move::Ask(Ask::Look);
+            }
         }
         Move::Ask(Ask::Call(Call { step, mode, undoes: None }))
     }
@@ -460,6 +514,9 @@ impl Run {
                 return Move::Events(vec![Event::StepFailed { step, reason, message, retry_at: None }]);
             }
             return self.go_on(plan, step, facts);
+        }
+        if let Some(ask) = self.lock_shows(false, false, facts) {
+            return ask;
         }
         let place = |name: &str| plan.steps.iter().position(|step| step.name == name);
         for &step in order.iter().rev() {
@@ -558,7 +615,7 @@ impl Run {
 
     fn after_the_end(&self, facts: &Facts) -> Move {
         if let Some(lock) = self.journal.lock()
-            && facts.lock != (LockSeen::Ours { fence: lock.fence })
+            && !facts.lock.is_tenure(lock.fence)
         {
             return Move::Events(vec![Event::LockLost { committed: self.journal.committed() }]);
         }
@@ -574,6 +631,9 @@ impl Run {
     pub fn committed(&mut self) {
         self.stored = self.journal.status.clone();
         self.fresh = self.begun.take();
+        if self.journal.plan().is_some_and(|plan| plan.lock.is_none()) {
+            self.looked = false;
+        }
     }
 
     /// Gates, lineage and the manager have spoken. The plan is judged here; a plan that is not sound never starts.
@@ -615,11 +675,12 @@ impl Run {
     pub fn acquired(
         &mut self,
         fence: i64,
+        shows: Shows,
         acquired_at: DateTime<Utc>,
         replaced: Option<String>,
         facts: &mut Facts,
     ) -> Result<(), Illegal> {
-        facts.lock = LockSeen::Ours { fence };
+        facts.lock = LockSeen::Ours { fence, shows };
         self.looked = true;
         self.apply(&Event::LockTaken { fence, acquired_at, replaced }, facts.now)
     }
@@ -679,6 +740,26 @@ impl Run {
                     None => Event::StepFailed { step, reason: DEADLINE_EXCEEDED.into(), message, retry_at },
                 }
             }
+            (StepOutcome::Parked { reason, unlimited }, None) => {
+                let started = self.journal.step(step).and_then(|step| step.started_at).unwrap_or(facts.now);
+                let left =
+                    (started + delta(plan::timeout(spec)) - facts.now).to_std().ok().filter(|left| !left.is_zero());
+                match left {
+                    None if !unlimited => {
+                        let took = crate::api::duration::format(plan::timeout(spec));
+                        let message = format!("nobody said Resume within {took}: {reason}");
+                        Event::StepFailed { step, reason: DEADLINE_EXCEEDED.into(), message, retry_at: None }
+                    }
+                    left => {
+                        let left = left.filter(|_| !unlimited).unwrap_or(Duration::MAX);
+                        return self.parked(step, &reason, standard.min(left), facts);
+                    }
+                }
+            }
+            (StepOutcome::Parked { reason, .. }, Some(undone)) => {
+                let message = format!("an undoing step cannot wait for a person: {reason}");
+                Event::UndoFailed { step: undone, undo: step, message, retry_at: None }
+            }
             (StepOutcome::Failed { reason: PLAN_MISMATCH, message, .. }, None) => {
                 Event::NeedsPerson { reason: PLAN_MISMATCH, message }
             }
@@ -728,7 +809,8 @@ impl Run {
                 self.rest = Some(Ask::Rest { after: retry.delay(standard) });
                 self.tell(&format!("cleaning up: {reason}"), facts);
             }
-            StepOutcome::Failed { message, .. }
+            StepOutcome::Parked { reason: message, .. }
+            | StepOutcome::Failed { message, .. }
             | StepOutcome::NotApplied { message }
             | StepOutcome::Unknown { message } => {
                 self.rest = Some(Ask::Rest { after: RetryClass::ProgressPoll.delay(standard) });
@@ -744,6 +826,19 @@ impl Run {
             return Ok(());
         }
         self.apply(&Event::LockReleased, facts.now)
+    }
+
+    /// A step waits for a person. The first time this is written and the lock shows it; then it rests.
+    fn parked(&mut self, step: usize, reason: &str, after: Duration, facts: &Facts) -> Result<(), Illegal> {
+        let journal = &self.journal.status.steps[step];
+        if journal.resumed_by.is_none() && journal.parked_at.is_none() {
+            self.apply(&Event::StepParked { step, message: reason.to_owned() }, facts.now)?;
+        }
+        let shown = matches!(facts.lock, LockSeen::Ours { shows: Shows { parked: true, .. }, .. });
+        if self.journal.lock().is_none() || shown || self.journal.parked().is_none() {
+            self.wait_in(step, reason, after, facts);
+        }
+        Ok(())
     }
 
     fn wait(&mut self, message: &str, after: Duration, facts: &Facts) {
@@ -772,6 +867,23 @@ impl Run {
     fn may_tell(&self, facts: &Facts) -> bool {
         facts.message_written_at.is_none_or(|at| facts.now - at >= MESSAGE_EVERY || facts.now < at)
     }
+}
+
+/// What of a journal decides how it goes on: no texts, no times, no history.
+#[cfg(test)]
+pub(crate) fn key_of(status: &OpenBaoOperationStatus) -> String {
+    let steps: Vec<_> = status
+        .steps
+        .iter()
+        .map(|step| {
+            (step.state, step.attempt, step.receipt.is_some(), step.parked_at.is_some(), step.resumed_by.is_some())
+        })
+        .collect();
+    let lock = status.lock.as_ref().map(|lock| (lock.fence, lock.released_at.is_some(), lock.lost_at.is_some()));
+    let handled: Vec<_> = status.handled_requests.iter().map(|handled| (&handled.nonce, handled.outcome)).collect();
+    let way = (status.phase, status.direction, status.ending, status.closing, &status.reason);
+    let past = (status.plan.is_some(), status.point_of_no_return_at.is_some(), status.announced);
+    format!("{way:?} {past:?} {steps:?} {lock:?} {handled:?}")
 }
 
 /// Whether a forced operation may take the lock from this one: never from a restore, never once something irreversible

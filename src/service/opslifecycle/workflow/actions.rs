@@ -14,6 +14,7 @@ use super::super::manager::{StepCall, StepOutcome};
 use crate::{
     adapter::kubernetes::client::timed,
     api::{cluster::OpenBaoCluster, duration},
+    causes::chain,
 };
 
 /// Up to this much is waited for inside one call, so that short waits are exact.
@@ -101,16 +102,6 @@ async fn get(call: StepCall<'_>, cluster: &OpenBaoCluster, path: &str) -> Result
     let url = format!("{scheme}://{name}-public.{namespace}.svc:8200{path}");
     let answer = client.get(&url).send().await.map_err(|error| format!("{url}: {}", chain(&error)))?;
     Ok(answer.status().as_u16())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 /// The key, and the value that it gets; none takes it away.

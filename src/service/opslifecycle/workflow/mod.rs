@@ -85,7 +85,7 @@ impl Manager for Workflows {
 }
 
 /// What is wrong with the configuration of `step`.
-fn check(step: &StepSpec) -> Result<(), String> {
+pub fn check(step: &StepSpec) -> Result<(), String> {
     let known: &[&str] = match step.action.as_str() {
         "Wait" => &["duration"],
         "HTTPGet" => &["path", "status"],

@@ -20,6 +20,7 @@ use super::mover::{MoverError, Movers};
 use super::plan::{InputError, Inputs};
 use crate::adapter::openbao::Token;
 use crate::api::OpenBaoCluster;
+use crate::causes::chain;
 use crate::service::cluster::observe::{self, Member};
 use crate::service::opslifecycle::manager::{StepCall, StepOutcome};
 
@@ -113,18 +114,6 @@ pub fn trouble(error: &MoverError) -> StepOutcome {
     } else {
         StepOutcome::in_progress(format!("trying again: {text}"))
     }
-}
-
-/// An error and its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,0 +1,11 @@
+//! What several targets share.
+
+use serde::de::DeserializeOwned;
+
+/// Splits an input into a JSON document and the bytes after its first NUL: a target that needs decisions takes them from
+/// there, so that a mutation of one does not disturb the other.
+pub fn document<T: DeserializeOwned>(input: &[u8]) -> Option<(T, &[u8])> {
+    let end = input.iter().position(|byte| *byte == 0).unwrap_or(input.len());
+    let document = serde_json::from_slice(&input[..end]).ok()?;
+    Some((document, input.get(end + 1..).unwrap_or_default()))
+}
