@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use futures::{StreamExt, stream};
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::{applier, reflector::ObjectRef};
@@ -34,8 +34,8 @@ use crate::service::opslifecycle::audit::{self, AuditEvent, Fields};
 use crate::service::opslifecycle::retry::{ErrorBackoff, ErrorClass};
 use crate::service::restore::decide::Refused;
 use crate::service::restore::decide::admit::{Admission, admit};
-use crate::service::restore::mover::{MoverError, Movers, State};
-use crate::service::restore::{admission, plan, status};
+use crate::service::restore::mover::MoverError;
+use crate::service::restore::{admission, hold, plan, status};
 
 const KIND: &str = "OpenBaoRestore";
 /// On every restore that has not ended: its operation is stopped, and its lock given back, before the object goes.
@@ -46,8 +46,6 @@ const MANAGER: &str = "openbao-operator-restore";
 const CONCURRENCY: u16 = 8;
 /// How soon something missing is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// How long a downloaded snapshot may wait for the lock before its disk is given back; it is downloaded again later.
-const HOLD: TimeDelta = TimeDelta::minutes(10);
 
 /// Why a reconcile could not be finished.
 #[derive(Debug, thiserror::Error)]
@@ -241,20 +239,8 @@ async fn follow(
     if ended {
         return Ok(Action::await_change());
     }
-    let again = RetryClass::ProgressPoll.delay(ad.settings.requeue_standard);
-    let Some(since) = status::waits_for_lock_since(&journal) else { return Ok(Action::requeue(again)) };
-    if now - since < HOLD {
-        return Ok(Action::requeue(again));
-    }
-    let movers = Movers::of(&ad.client, operation)?;
-    if let Some(current) = movers.current().await?
-        && !matches!(current.state, State::Ended { .. })
-        && ad.leadership.still_leader()
-    {
-        movers.delete(&current.job, Some(current.job_uid)).await?;
-        tracing::info!(job = current.job, "the lock is long in coming: the snapshot will be downloaded again");
-    }
-    Ok(Action::requeue(again))
+    hold::give_back(ad, restore, operation, now).await?;
+    Ok(Action::requeue(RetryClass::ProgressPoll.delay(ad.settings.requeue_standard)))
 }
 
 fn progress(ad: &Adapters, operation: &OpenBaoOperation) -> Option<Progress> {

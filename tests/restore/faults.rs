@@ -11,9 +11,10 @@ use crate::harness::{Cluster, Operator};
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// After whatever happened: what the restore says is what the servers hold, on each of them, and the lock is free.
-async fn truthful(bay: &Bay<'_>, restore: &str, replicas: u32) -> RestorePhase {
-    let restore = bay.ended(restore, LONG).await;
+/// After whatever happened: what the restore says is what the servers hold, on each of them, they were sent the snapshot at
+/// most once for each claim, and the lock is free. `posts`: how often before this restore.
+async fn truthful(bay: &Bay<'_>, name: &str, replicas: u32, posts: usize) -> RestorePhase {
+    let restore = bay.ended(name, LONG).await;
     let (phase, message) = end(&restore);
     bay.whole(replicas).await;
     // Only now: a token of the time before would have gone with the data.
@@ -28,6 +29,9 @@ async fn truthful(bay: &Bay<'_>, restore: &str, replicas: u32) -> RestorePhase {
         assert_eq!(bay.word_at(&bay.pod(ordinal), token, "pearl").await, word, "server {ordinal} differs ({message})");
     }
     bay.free().await;
+    let (posts, claims) = (bay.posts(replicas).await - posts, bay.claims(name).await);
+    assert!(posts <= claims, "{name}: sent {posts} times under {claims} claims ({message})");
+    assert!(phase != RestorePhase::Completed || posts > 0, "{name} is proven and was never sent ({message})");
     phase
 }
 
@@ -52,12 +56,13 @@ async fn a_leader_killed_after_it_accepted_never_makes_a_false_success() {
         let token = bay.login().await;
         bay.put(&token, "pearl", "after").await;
         let name = format!("storm-{round}");
+        let posts = bay.posts(3).await;
         let leader = bay.leader().await;
         bay.restore(&name, json!({"source": {"key": key}, "preRestoreBackup": false})).await;
         bay.answered(&name, LONG).await;
         tokio::time::sleep(Duration::from_millis(delays[round as usize % delays.len()])).await;
         bay.kill(&leader).await;
-        let phase = truthful(&bay, &name, 3).await;
+        let phase = truthful(&bay, &name, 3, posts).await;
         let exchange = bay.exchange(&name).await;
         eprintln!("round {round}: {phase:?} {exchange:?}");
     }
@@ -77,6 +82,7 @@ async fn a_mover_killed_at_any_stage_is_replaced_before_its_claim_and_proven_aft
         let token = bay.login().await;
         bay.put(&token, "pearl", "after").await;
         let name = format!("storm-{round}");
+        let posts = bay.posts(1).await;
         bay.restore(&name, json!({"source": {"key": key}})).await;
         match stage {
             "claim" => drop(bay.claimed(&name, LONG).await),
@@ -84,7 +90,7 @@ async fn a_mover_killed_at_any_stage_is_replaced_before_its_claim_and_proven_aft
             stage => bay.stage(&name, stage, LONG).await,
         }
         bay.kill_movers(&name).await;
-        let phase = truthful(&bay, &name, 1).await;
+        let phase = truthful(&bay, &name, 1, posts).await;
         assert_eq!(phase, RestorePhase::Completed, "killed at {stage}");
     }
 }
@@ -103,6 +109,7 @@ async fn an_operator_killed_after_any_write_goes_on_where_it_was() {
         let token = bay.login().await;
         bay.put(&token, "pearl", "after").await;
         let name = format!("storm-{round}");
+        let posts = bay.posts(1).await;
         bay.restore(&name, json!({"source": {"key": key}, "preRestoreBackup": false})).await;
         // Killed again and again, at moments that no step knows of.
         for kill in 0..4_u64 {
@@ -110,7 +117,7 @@ async fn an_operator_killed_after_any_write_goes_on_where_it_was() {
             operator.kill();
             operator = Operator::start(&namespace, &[]).await;
         }
-        let phase = truthful(&bay, &name, 1).await;
+        let phase = truthful(&bay, &name, 1, posts).await;
         assert_eq!(phase, RestorePhase::Completed, "round {round}");
         let exchange = bay.exchange(&name).await.unwrap_or_default();
         assert!(exchange["attempts"].is_null(), "an attempt was thought lost that was not: {exchange}");

@@ -1,8 +1,11 @@
 //! Restores end to end: real OpenBao servers, our operator as a process that can be killed, faults at every stage.
 
+mod asked;
+mod bench;
 mod deleted;
 mod elsewhere;
 mod faults;
+mod odds;
 mod refused;
 pub mod setup;
 
@@ -43,12 +46,14 @@ async fn destroyed_secrets_are_back_with_proof_and_old_tokens_work_again() {
     assert!(!bay.knows(&newer).await, "a token that is newer than the snapshot is gone");
     bay.login().await;
     let status = restore.status.unwrap();
+    eprintln!("{:?}", status.durations);
     assert_eq!(status.source.unwrap().key, key);
     assert!(status.proof.unwrap().text.contains("marker"));
     assert!(status.pre_restore_backup.is_some(), "the state before is kept");
     assert!(status.durations.unwrap().total.is_some());
     bay.free().await;
     bay.whole(3).await;
+    assert_eq!((bay.posts(3).await, bay.claims("rescue").await), (1, 1), "sent once, under one claim");
     for ordinal in 0..3 {
         assert_eq!(bay.word_at(&bay.pod(ordinal), &old, "pearl").await.as_deref(), Some("before"), "server {ordinal}");
     }

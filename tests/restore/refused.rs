@@ -46,11 +46,20 @@ async fn damaged_foreign_and_newer_snapshots_are_refused_before_the_lock() {
          dd if=/dev/zero bs=1M count=64 2>/dev/null | gzip > bad/zeroes.snap && \
          cp {snap} bad/flipped.snap && printf X | dd of=bad/flipped.snap bs=1 seek=$((size / 2)) conv=notrunc 2>/dev/null && \
          cp {snap} bad/whole.snap && \
+         mkdir -p parts && (cd parts && gunzip -c {snap} | tar x && \
+         tar c meta.json state.bin SHA256SUMS | gzip > ../bad/unsealed.snap && \
+         tar c meta.json state.bin SHA256SUMS SHA256SUMS.sealed meta.json | gzip > ../bad/again.snap && \
+         sed s/./0/ SHA256SUMS > s && mv s SHA256SUMS && \
+         tar c meta.json state.bin SHA256SUMS SHA256SUMS.sealed | gzip > ../bad/sums.snap && \
+         : > SHA256SUMS.sealed && tar c meta.json state.bin SHA256SUMS SHA256SUMS.sealed | gzip > ../bad/hollow.snap) && \
          cp {snap} bad/lied.snap && sed 's/first/first/; s#\"key\": \"[^\"]*\"#\"key\": \"bad/lied.snap\"#; \
          s/\"sha256\": \"..../\"sha256\": \"0000/' {snap}.manifest.json > bad/lied.snap.manifest.json && chmod -R a+rX bad"
     ))
     .await;
-    for what in ["half", "tail", "more", "twice", "empty", "text", "other", "zeroes", "flipped"] {
+    for what in [
+        "half", "tail", "more", "twice", "empty", "text", "other", "zeroes", "flipped", "unsealed", "again", "sums",
+        "hollow",
+    ] {
         let spec = json!({"source": {"key": format!("bad/{what}.snap")}, "waive": ["MissingManifest", "OtherSeal"]});
         refused(&bay, what, spec, "", "Nothing was changed").await;
     }
@@ -82,7 +91,14 @@ async fn damaged_foreign_and_newer_snapshots_are_refused_before_the_lock() {
     )
     .await;
 
+    let too_early = json!({"source": {"before": "2020-01-01T00:00:00Z"}});
+    refused(&bay, "early", too_early, "", "Nothing was changed").await;
+    bay.secret("hollow", "password", "x").await;
+    let tokenless = json!({"source": {"key": key}, "tokenSecretRef": {"name": "hollow"}});
+    refused(&bay, "tokenless", tokenless, "ObjectIncomplete", "hollow").await;
+
     assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("before"));
+    assert_eq!(bay.posts(1).await, 0, "a server was sent something");
     bay.free().await;
 }
 

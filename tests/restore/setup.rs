@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use openbao_operator::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationPhase, RestorePhase};
 use serde_json::{Value, json};
 
@@ -14,8 +14,13 @@ const READY: Duration = Duration::from_secs(300);
 /// A backup, on two shared cores.
 const BACKUP: Duration = Duration::from_secs(240);
 
-/// What a test's OpenBao has beside what the operator needs: a key-value store, and an administrator with a password.
+/// What a test's OpenBao has beside what the operator needs: a key-value store, an administrator with a password, and a log
+/// of every request on the volume, where it outlives the server.
 const REQUESTS: &str = r#"
+    - name: audit
+      operation: update
+      path: sys/audit/file
+      data: {type: file, options: {file_path: /openbao/data/heard.log}}
     - name: kv
       operation: update
       path: sys/mounts/secret
@@ -45,7 +50,7 @@ pub fn manifest(name: &str, replicas: u32, version: &str, extra: &str) -> String
     format!(
         "apiVersion: openbao.org/v1alpha1\nkind: OpenBaoCluster\nmetadata: {{name: {name}}}\nspec:\n  \
          version: {version}\n  replicas: {replicas}\n  storage: {{size: 1Gi}}\n  deletionPolicy: DeletePVCs\n  \
-         tls: {{enabled: true}}\n  configuration: {{raft: {{performanceMultiplier: 5}}}}\n  \
+         tls: {{enabled: true}}\n  configuration: {{unsafeAllowAPIAuditCreation: true, raft: {{performanceMultiplier: 5}}}}\n  \
          selfInit:\n    enabled: true\n    oidc: {{enabled: true}}\n    requests:{REQUESTS}  \
          backup: {{target: {{provider: file, file: {{claimName: sand}}}}}}\n  {extra}\n"
     )
@@ -150,6 +155,30 @@ impl<'a> Bay<'a> {
         .await;
     }
 
+    /// Whether a client's write is taken at this moment.
+    pub async fn answers(&self, token: &str) -> bool {
+        let body = json!({"word": "pulse"});
+        let answer = self.call(&self.active(), token, "PUT", "secret/pulse", Some(&body)).await;
+        matches!(answer, Some((200 | 204, _)))
+    }
+
+    /// Writes so many MiB of secrets that do not compress.
+    pub async fn fill(&self, token: &str, mib: usize) {
+        let mut seed = 1_u64;
+        let mut letter = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from(b'a' + u8::try_from((seed >> 33) % 26).unwrap_or_default())
+        };
+        let word: String = (0..512 * 1024).map(|_| letter()).collect();
+        let file = self.namespace.folder().join("ballast.json");
+        std::fs::write(&file, json!({"word": word}).to_string()).unwrap();
+        let url =
+            format!("https://{}.{}.svc:8200/v1/secret/ballast-[1-{}]", self.active(), self.namespace.name(), mib * 2);
+        let (header, body) = (format!("X-Vault-Token: {token}"), format!("@{}", file.display()));
+        let words = ["curl", "-skf", "-o", "/dev/null", "-X", "PUT", "-H", &header, "--data-binary", &body, &url];
+        self.namespace.cluster().expect_inside(&words).await;
+    }
+
     pub async fn remove(&self, token: &str, path: &str) {
         let answer = self.call(&self.active(), token, "DELETE", &format!("secret/{path}"), None).await;
         assert!(matches!(answer, Some((204, _))), "{answer:?}");
@@ -188,11 +217,16 @@ impl<'a> Bay<'a> {
         .await
     }
 
-    /// Takes a backup and returns its key.
-    pub async fn backup(&self, name: &str) -> String {
+    /// Asks for a backup.
+    pub async fn ask_for_backup(&self, name: &str) {
         let operation = json!({"apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation",
             "metadata": {"name": name}, "spec": {"cluster": self.name, "operation": "Backup"}});
         self.namespace.apply(&operation.to_string()).await;
+    }
+
+    /// Takes a backup and returns its key.
+    pub async fn backup(&self, name: &str) -> String {
+        self.ask_for_backup(name).await;
         let operations: Api<OpenBaoOperation> = self.namespace.api();
         eventually("the backup succeeds", BACKUP, async || {
             let status = operations.get(name).await.map_err(|error| error.to_string())?.status.unwrap_or_default();
@@ -211,12 +245,46 @@ impl<'a> Bay<'a> {
     }
 
     /// Asks for a restore; `spec` beside the cluster's name.
-    pub async fn restore(&self, name: &str, mut spec: Value) {
+    pub async fn restore(&self, name: &str, spec: Value) {
+        self.try_restore(name, spec).await.unwrap();
+    }
+
+    /// The same, for what the API server may refuse. Sent as it is written here.
+    pub async fn try_restore(&self, name: &str, mut spec: Value) -> kube::Result<()> {
         spec["cluster"] = json!(self.name);
-        let restore: OpenBaoRestore = serde_json::from_value(json!({"apiVersion": "openbao.org/v1alpha1",
+        let restore: DynamicObject = serde_json::from_value(json!({"apiVersion": "openbao.org/v1alpha1",
             "kind": "OpenBaoRestore", "metadata": {"name": name}, "spec": spec}))
         .unwrap();
-        self.restores().create(&PostParams::default(), &restore).await.unwrap();
+        let kind = ApiResource::erase::<OpenBaoRestore>(&());
+        let api: Api<DynamicObject> = Api::namespaced_with(self.namespace.client(), self.namespace.name(), &kind);
+        api.create(&PostParams::default(), &restore).await.map(drop)
+    }
+
+    /// Changes the cluster's object.
+    pub async fn patch(&self, patch: Value) {
+        let clusters: Api<OpenBaoCluster> = self.namespace.api();
+        clusters.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+
+    /// Gives the cluster another target for its backups, in place of the claim.
+    pub async fn point(&self, mut target: Value) {
+        target["file"] = Value::Null;
+        self.patch(json!({"spec": {"backup": {"target": target}}})).await;
+    }
+
+    /// Seals the server that leads.
+    pub async fn seal(&self, token: &str) {
+        let answer = self.call(&self.active(), token, "PUT", "sys/seal", None).await;
+        assert!(matches!(answer, Some((204, _))), "{answer:?}");
+    }
+
+    /// Waits until the restore's message says this.
+    pub async fn says(&self, name: &str, words: &str, limit: Duration) {
+        eventually(&format!("restore {name} says \"{words}\""), limit, async || {
+            let status = self.restores().get(name).await.map_err(|error| error.to_string())?.status.unwrap_or_default();
+            if status.message.contains(words) { Ok(()) } else { Err(format!("{:?} {}", status.phase, status.message)) }
+        })
+        .await;
     }
 
     pub fn restores(&self) -> Api<OpenBaoRestore> {
@@ -288,6 +356,55 @@ impl<'a> Bay<'a> {
     /// Kills a pod as a node's crash would.
     pub async fn kill(&self, pod: &str) {
         self.namespace.kubectl(&["delete", "pod", pod, "--grace-period=0", "--force", "--wait=false"]).await;
+    }
+
+    /// Makes a copy of this Secret's keys, as a person would with kubectl.
+    pub async fn secret(&self, name: &str, key: &str, value: &str) {
+        let secret =
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {key: value}});
+        self.namespace.apply(&secret.to_string()).await;
+    }
+
+    /// Asks something of a running restore.
+    pub async fn request(&self, restore: &str, nonce: &str, action: &str) {
+        let patch = json!({"spec": {"requests": [{"nonce": nonce, "action": action}]}});
+        self.restores().patch(restore, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    }
+
+    /// How often the servers of this cluster have been sent a snapshot, by OpenBao's own audit log of each of them.
+    pub async fn posts(&self, replicas: u32) -> usize {
+        let pod = format!("ears-{}", self.name);
+        let pods: Api<k8s_openapi::api::core::v1::Pod> = self.namespace.api();
+        if pods.get_opt(&pod).await.unwrap().is_none() {
+            let claim = |n| json!({"name": format!("n{n}"), "persistentVolumeClaim": {"claimName": format!("data-{}-{n}", self.name)}});
+            let mount = |n| json!({"name": format!("n{n}"), "mountPath": format!("/heard/{n}")});
+            let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod}, "spec": {
+                "terminationGracePeriodSeconds": 0,
+                "containers": [{"name": "ears", "image": "docker.io/library/busybox:1.36", "command": ["sleep", "7200"],
+                    "volumeMounts": (0..replicas).map(mount).collect::<Vec<_>>()}],
+                "volumes": (0..replicas).map(claim).collect::<Vec<_>>()}});
+            self.namespace.apply(&pod.to_string()).await;
+        }
+        self.namespace.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]).await;
+        let heard = self.namespace.kubectl(&["exec", &pod, "--", "sh", "-c", "cat /heard/*/heard.log"]).await;
+        assert!(heard.contains("auth/userpass/login/admin"), "the servers' audit log does not log");
+        let entries = heard.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let posted = |entry: &Value| {
+            let path = entry["request"]["path"].as_str().unwrap_or_default();
+            entry["type"] == "request"
+                && entry["request"]["operation"] == "update"
+                && matches!(path, "sys/storage/raft/snapshot" | "sys/storage/raft/snapshot-force")
+        };
+        entries.filter(posted).count()
+    }
+
+    /// How often the movers of a restore have claimed the submission.
+    pub async fn claims(&self, restore: &str) -> usize {
+        let exchange = self.exchange(restore).await.unwrap_or_default();
+        let past = exchange["attempts"]
+            .as_array()
+            .map_or(0, |all| all.iter().filter(|attempt| !attempt["claim"].is_null()).count());
+        past + usize::from(!exchange["claim"].is_null())
     }
 
     /// Nobody holds the lock and nothing is announced.

@@ -92,6 +92,16 @@ impl Error {
         }
     }
 
+    /// It read the request, as a working server, and said no to it. A server in trouble (5xx) may think otherwise later.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Denied { .. } => true,
+            // 408 and 429 are about the moment, not about the request.
+            Self::Refused { status, .. } => (400..500).contains(status) && !matches!(status, 408 | 429),
+            _ => false,
+        }
+    }
+
     /// 403, and 400 at a login: this identity has no access here (`facts`: every login error is a 400).
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Denied { .. })

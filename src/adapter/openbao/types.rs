@@ -13,6 +13,13 @@ impl Token {
     pub fn new(token: impl Into<String>) -> Self {
         Self(SecretString::from(token.into()))
     }
+
+    /// Whether the server keeps it among its data. A batch token is not stored and outlives the data.
+    pub fn is_stored(&self) -> bool {
+        use secrecy::ExposeSecret;
+        let text = self.0.expose_secret();
+        text.starts_with("s.") || text.starts_with("hvs.")
+    }
 }
 
 impl std::fmt::Debug for Token {

@@ -249,10 +249,10 @@ pub enum AccessError {
 }
 
 impl AccessError {
-    /// OpenBao itself said no, as opposed to silence: waiting will not help.
+    /// OpenBao itself said no, as opposed to silence or a server in trouble: waiting will not help.
     pub fn is_refused(&self) -> bool {
         match self {
-            Self::Login { source, .. } => source.is_answer(),
+            Self::Login { source, .. } => source.is_refusal(),
             Self::NoIdentity(_) => true,
             Self::Token(_) | Self::NoAddress(_) | Self::RootToken { .. } => false,
         }

@@ -420,6 +420,13 @@ impl<'a> Pass<'a> {
             return Ok(());
         };
         let ad = &*self.driver.ad;
+        if self.facts.lock == LockSeen::Free {
+            let outcome = self.ready(planned.before.as_deref()).await;
+            self.facts.now = now();
+            if !self.run.ready(outcome, ad.settings.requeue_standard, &self.facts)? {
+                return Ok(());
+            }
+        }
         let claim = claim(&self.op, &planned);
         let lock = operationlock::of(&ad.client, cluster)?;
         let acquired = match lock.acquire(&claim, Force::Never, self.facts.now).await {
@@ -487,6 +494,32 @@ impl<'a> Pass<'a> {
         }
         self.run.looked();
         Ok(())
+    }
+
+    /// Asks the manager whether it is ready for the lock, before its step `first`.
+    async fn ready(&self, first: Option<&str>) -> StepOutcome {
+        let (Some(manager), Some(plan)) = (self.manager, self.run.journal().plan()) else {
+            return StepOutcome::done();
+        };
+        let place = first.and_then(|first| plan.steps.iter().position(|step| step.name == first)).unwrap_or_default();
+        let Some(state) = self.run.journal().step(place) else { return StepOutcome::done() };
+        let step = &plan.steps[place];
+        let asked = StepCall {
+            ad: &self.driver.ad,
+            op: &self.op,
+            cluster: self.cluster.as_ref(),
+            step,
+            state,
+            inputs: &self.run.status().inputs,
+            mode: StepMode::Run,
+            fence: None,
+            deadline: self.facts.now + chrono::TimeDelta::from_std(plan::timeout(step)).unwrap_or_default(),
+            now: self.facts.now,
+        };
+        match tokio::time::timeout(CALL_LIMIT, manager.ready(asked)).await {
+            Ok(outcome) => outcome,
+            Err(_) => StepOutcome::in_progress("what has to stand ready for the lock does not answer"),
+        }
     }
 
     async fn call(&mut self, call: Call) -> Result<(), DriveError> {

@@ -34,6 +34,15 @@ pub trait Manager: Send + Sync {
     /// The plan and the inputs that are frozen when the operation starts. It may read and never acts.
     fn plan<'a>(&'a self, call: PlanCall<'a>) -> BoxFuture<'a, Result<Planned, Refusal>>;
 
+    /// Asked right before a free lock is taken: whether everything stands ready for the steps under it. What was ready when
+    /// the wait began may have had to be given up since, and is to be made again while the lock is still free for others.
+    /// `call.step` is the first step under the lock, which has not begun. [`StepOutcome::Done`] takes the lock,
+    /// [`StepOutcome::Waiting`] leaves it free, [`StepOutcome::Failed`] ends the operation.
+    fn ready<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
+        let _ = call;
+        Box::pin(std::future::ready(StepOutcome::done()))
+    }
+
     /// Advances one step. Called again and again until it says [`StepOutcome::Done`] or [`StepOutcome::Failed`], on
     /// every change of the operation's Jobs and at the latest after the retry class it asked for. A step named by another
     /// one's `compensate` is called through here too.

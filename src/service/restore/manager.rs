@@ -31,6 +31,10 @@ impl Manager for Restores {
         plan_of(call).boxed()
     }
 
+    fn ready<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
+        self.stands_ready(call).boxed()
+    }
+
     fn run<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
         self.step(call).boxed()
     }
@@ -98,6 +102,24 @@ impl Restores {
             (name, mode) => {
                 StepOutcome::fatal("PlanMismatch", format!("this operator has no step \"{name}\" for {mode:?}"))
             }
+        }
+    }
+
+    /// A mover with a verified snapshot: one that was given up while the lock was long in coming is replaced before it is taken.
+    async fn stands_ready(&self, call: StepCall<'_>) -> StepOutcome {
+        let step = match Step::new(call, &self.witnesses) {
+            Ok(step) => step,
+            Err(outcome) => return outcome,
+        };
+        match steps::preflight::ready(&step).await {
+            Ok(steps::preflight::Prepared::Ready { .. }) => StepOutcome::done(),
+            Ok(steps::preflight::Prepared::Working(what)) => {
+                StepOutcome::in_progress(format!("before the lock is taken, waiting for {what}"))
+            }
+            Ok(steps::preflight::Prepared::Refused(report)) => {
+                StepOutcome::fatal("SourceChanged", format!("{}. Nothing was changed", report.message))
+            }
+            Err(outcome) => outcome,
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod decide;
+pub mod hold;
 mod manager;
 pub mod mover;
 mod pending;

@@ -3,6 +3,15 @@
 //! Reads are fresh, never from a cache: what is decided on them cannot be taken back. Writes into the config map carry
 //! the resourceVersion of what was read, so a permit can be taken back by a write that conflicts with any claim.
 
+mod exchange;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use exchange::{Exchange, Past};
+pub use state::{Current, Readiness, State, readiness};
+
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -16,17 +25,19 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
+
+use exchange::{PAST, PODS};
+use state::{has_ended, state};
 
 use super::plan::Inputs;
 use crate::adapter::kubernetes::{
     client::{RequestError, timed},
     owner::{controller_of, is_controlled_by},
-    time::from_kube,
 };
 use crate::api::{OpenBaoOperation, Waiver};
-use crate::datapath::protocol::{self, Claim, Failure, Grant, JobResult, Progress, Report, RestoreDone, Submission};
+use crate::datapath::protocol::{self, Grant};
 use crate::service::backup::jobs::{self, Mover, Operation, Task};
 use crate::service::cluster::names;
 
@@ -38,8 +49,6 @@ const DOWNLOADS: i32 = 8;
 const LIFE: TimeDelta = TimeDelta::hours(4);
 /// Tries of a conflict-checked write.
 const TRIES: usize = 5;
-/// Data key of the attempts that are over, a JSON list of [`Past`].
-const PAST: &str = "attempts";
 
 /// Why the mover could not be reached, read or made.
 #[derive(Debug, thiserror::Error)]
@@ -81,105 +90,6 @@ impl MoverError {
             Self::Request { .. } | Self::Contended(_) | Self::Claimed | Self::NoUid => false,
         }
     }
-}
-
-/// One attempt at a submission that is over.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Past {
-    /// The step's attempt that it belonged to.
-    pub attempt: i32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub grant: Option<Grant>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub claim: Option<Claim>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub result: Option<Submission>,
-    /// How it was known not to have been applied.
-    pub verdict: String,
-    pub at: DateTime<Utc>,
-}
-
-/// What stands in the config map.
-#[derive(Clone, Debug, Default)]
-pub struct Exchange {
-    pub resource_version: Option<String>,
-    pub report: Option<Report>,
-    pub progress: Option<Progress>,
-    pub grant: Option<Grant>,
-    pub claim: Option<Claim>,
-    pub result: Option<Submission>,
-    pub past: Vec<Past>,
-}
-
-impl Exchange {
-    fn read(map: &ConfigMap) -> Result<Self, MoverError> {
-        fn one<T: DeserializeOwned>(map: &ConfigMap, key: &'static str) -> Result<Option<T>, MoverError> {
-            let Some(text) = map.data.as_ref().and_then(|data| data.get(key)) else { return Ok(None) };
-            let unreadable = |source| MoverError::Unreadable { name: map.name_any(), key, source };
-            serde_json::from_str(text).map(Some).map_err(unreadable)
-        }
-        Ok(Self {
-            resource_version: map.resource_version(),
-            report: one(map, protocol::REPORT)?,
-            // Nothing hangs on progress.
-            progress: one(map, protocol::PROGRESS).unwrap_or_default(),
-            grant: one(map, protocol::GRANT)?,
-            claim: one(map, protocol::CLAIM)?,
-            result: one(map, protocol::RESULT)?,
-            past: one(map, PAST)?.unwrap_or_default(),
-        })
-    }
-
-    /// How often a submission was claimed in the attempts that are over.
-    pub fn submitted(&self) -> usize {
-        self.past.iter().filter(|past| past.claim.is_some()).count()
-    }
-
-    /// The attempt of that number, if it is over.
-    pub fn past(&self, attempt: i32) -> Option<&Past> {
-        self.past.iter().find(|past| past.attempt == attempt)
-    }
-}
-
-/// The newest Job and what it does.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Current {
-    /// 1 for the first download.
-    pub number: i32,
-    pub job: String,
-    pub job_uid: String,
-    pub state: State,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum State {
-    /// No pod of it runs yet, and why.
-    Starting(String),
-    Running {
-        pod_uid: String,
-    },
-    /// No pod of it runs any more, or ever will.
-    Ended {
-        at: Option<DateTime<Utc>>,
-        failure: Option<Failure>,
-        why: String,
-    },
-}
-
-/// Whether a mover stands ready to submit.
-#[derive(Clone, Debug)]
-pub enum Readiness {
-    /// It waits for a permit, with a verified snapshot.
-    Ready { pod_uid: String, report: Box<Report> },
-    /// It is on its way; the sentence says where.
-    Working(String),
-    /// It has reported something else than a verified snapshot.
-    Reported(Box<Report>),
-    /// It ended without a report that counts.
-    Ended { at: Option<DateTime<Utc>>, failure: Option<Failure>, why: String },
-    /// There is none.
-    Absent,
 }
 
 /// The movers of one operation.
@@ -277,18 +187,25 @@ impl Movers {
             now,
         })
         .map_err(MoverError::Build)?;
-        try_join!(
-            self.create("ConfigMap", jobs::mover_config_map(&described)),
-            self.create("Role", jobs::mover_role(&described)),
-            self.create("RoleBinding", jobs::mover_binding(&described, &inputs.service_account)),
-        )?;
+        // A binding to a role that is not there yet is refused; the two others do not depend on each other.
+        let access = async {
+            self.create("Role", jobs::mover_role(&described)).await?;
+            self.create("RoleBinding", jobs::mover_binding(&described, &inputs.service_account)).await
+        };
+        try_join!(self.create("ConfigMap", jobs::mover_config_map(&described)), access)?;
         self.create("Job", job).await
     }
 
     /// Gives leave to submit, against exactly what was read: a claim written meanwhile, or any other change, refuses it.
-    pub async fn grant(&self, read: &Exchange, grant: &Grant) -> Result<(), MoverError> {
+    pub async fn grant(
+        &self,
+        read: &Exchange,
+        grant: &Grant,
+        servers: &BTreeMap<String, String>,
+    ) -> Result<(), MoverError> {
         let text = serde_json::to_string(grant).map_err(MoverError::Build)?;
-        self.write(read, json!({ protocol::GRANT: text })).await
+        let servers = serde_json::to_string(servers).map_err(MoverError::Build)?;
+        self.write(read, json!({ protocol::GRANT: text, PODS: servers })).await
     }
 
     /// Answers the mover that it will get no permit. A claim that stands is left alone.
@@ -299,7 +216,7 @@ impl Movers {
             if read.claim.is_some() {
                 return Err(MoverError::Claimed);
             }
-            match self.grant(&read, &grant).await {
+            match self.grant(&read, &grant, &read.servers).await {
                 Err(MoverError::Request { source, .. }) if source.is_conflict() => {}
                 other => return other,
             }
@@ -430,194 +347,10 @@ pub fn may_follow(number: i32) -> bool {
     number < DOWNLOADS
 }
 
-/// Whether a mover stands ready, from what it said and what its Job does. A report counts only from the pod that runs
-/// now: an earlier pod's snapshot went with its scratch.
-pub fn readiness(exchange: Option<&Exchange>, current: Option<&Current>) -> Readiness {
-    let Some(current) = current else { return Readiness::Absent };
-    let report = exchange.and_then(|exchange| exchange.report.as_ref());
-    match &current.state {
-        State::Starting(why) => Readiness::Working(why.clone()),
-        State::Running { pod_uid } => match report.filter(|report| report.pod_uid == *pod_uid) {
-            Some(report) if report.kind == protocol::ReportKind::Verified => {
-                Readiness::Ready { pod_uid: pod_uid.clone(), report: Box::new(report.clone()) }
-            }
-            Some(report) => Readiness::Reported(Box::new(report.clone())),
-            None => Readiness::Working(progress_text(exchange.and_then(|exchange| exchange.progress.as_ref()))),
-        },
-        State::Ended { at, failure, why } => match report {
-            // What a mover reported before it ended is still true of the source, unless it was about to submit.
-            Some(report) if report.kind != protocol::ReportKind::Verified => {
-                Readiness::Reported(Box::new(report.clone()))
-            }
-            _ => Readiness::Ended { at: *at, failure: failure.clone(), why: why.clone() },
-        },
-    }
-}
-
-fn progress_text(progress: Option<&Progress>) -> String {
-    use super::decide::judge::bytes;
-    use crate::datapath::protocol::Stage;
-    match progress {
-        None => "the mover to look at the source".to_owned(),
-        Some(progress) => {
-            let verb = match progress.stage {
-                Stage::Download => "download",
-                Stage::Verify => "verify",
-                Stage::WaitForGrant | Stage::Submit | Stage::Snapshot | Stage::Upload => "report",
-            };
-            let total =
-                if progress.total_bytes > 0 { format!(" of {}", bytes(progress.total_bytes)) } else { String::new() };
-            format!("the mover to {verb} the snapshot ({}{total})", bytes(progress.bytes))
-        }
-    }
-}
-
 /// The word that the mover is told.
 pub fn waiver_word(waiver: Waiver) -> &'static str {
     match waiver {
         Waiver::MissingManifest => "MissingManifest",
         Waiver::OtherSeal => "OtherSeal",
-    }
-}
-
-fn has_ended(pod: &Pod) -> bool {
-    matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
-}
-
-/// Terminal means the Job's own condition and no pod that could still act; never a counter.
-fn state(job: &Job, pods: &[&Pod]) -> State {
-    if let Some(pod) = pods.iter().find(|pod| !has_ended(pod)) {
-        let running = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
-        return match (running, pod.uid()) {
-            (true, Some(pod_uid)) => State::Running { pod_uid },
-            (true, None) | (false, _) => State::Starting(waiting_for(pod)),
-        };
-    }
-    let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let over = conditions.filter(|condition| condition.status == "True").find(|condition| {
-        matches!(condition.type_.as_str(), "Complete" | "Failed" | "SuccessCriteriaMet" | "FailureTarget")
-    });
-    let deleting = job.metadata.deletion_timestamp.as_ref();
-    if over.is_none() && deleting.is_none() && pods.is_empty() {
-        return State::Starting("Kubernetes to make the mover's pod".to_owned());
-    }
-    let terminated = pods.iter().flat_map(|pod| {
-        let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-        statuses.filter_map(|container| container.state.as_ref()?.terminated.as_ref())
-    });
-    let last = terminated.max_by_key(|end| end.finished_at.as_ref().map(|time| time.0));
-    let failure = last.and_then(|end| match serde_json::from_str::<JobResult<RestoreDone>>(end.message.as_deref()?) {
-        Ok(JobResult::Failed(failure)) => Some(failure),
-        Ok(JobResult::Done(_)) | Err(_) => None,
-    });
-    let why = match (&failure, last, over) {
-        (Some(failure), _, _) => failure.message.clone(),
-        (None, Some(end), _) => {
-            format!("it ended with {} (exit status {})", end.reason.as_deref().unwrap_or("no reason"), end.exit_code)
-        }
-        (None, None, Some(condition)) => condition.message.clone().unwrap_or_else(|| "its Job failed".to_owned()),
-        (None, None, None) => "its Job was deleted".to_owned(),
-    };
-    let at = last.and_then(|end| end.finished_at.as_ref()).map(from_kube);
-    let at = at.or_else(|| over.and_then(|condition| condition.last_transition_time.as_ref()).map(from_kube));
-    State::Ended { at: at.or_else(|| deleting.map(from_kube)), failure, why }
-}
-
-/// Why the mover's pod does not run yet, in Kubernetes' own words.
-fn waiting_for(pod: &Pod) -> String {
-    let status = pod.status.as_ref();
-    let containers = status.into_iter().flat_map(|status| status.container_statuses.iter().flatten());
-    let waiting = containers.filter_map(|container| container.state.as_ref()?.waiting.as_ref()).find_map(|waiting| {
-        let reason = waiting.reason.clone().filter(|reason| reason != "ContainerCreating")?;
-        Some(format!("{reason}: {}", waiting.message.clone().unwrap_or_default()))
-    });
-    let unscheduled = || {
-        let conditions = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
-        conditions
-            .filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
-            .find_map(|condition| condition.message.clone())
-    };
-    let why = waiting.or_else(unscheduled).unwrap_or_else(|| "it is being started".to_owned());
-    format!("the mover's pod {} ({why})", pod.name_any())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::Value;
-
-    fn job(value: Value) -> Job {
-        serde_json::from_value(value).unwrap()
-    }
-
-    fn pod(phase: &str, terminated: Option<Value>) -> Pod {
-        let state = terminated.map_or(json!({"running": {}}), |end| json!({"terminated": end}));
-        serde_json::from_value(json!({
-            "metadata": {"name": "m", "uid": "p1"},
-            "status": {"phase": phase, "containerStatuses": [
-                {"name": "mover", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state}]}
-        }))
-        .unwrap()
-    }
-
-    fn failed() -> Job {
-        job(json!({"status": {"conditions": [{"type": "Failed", "status": "True", "message": "no more tries"}]}}))
-    }
-
-    fn running(pod_uid: &str) -> Current {
-        Current {
-            number: 1,
-            job: "j".into(),
-            job_uid: "u".into(),
-            state: State::Running { pod_uid: pod_uid.to_owned() },
-        }
-    }
-
-    fn report(pod_uid: &str, kind: &str) -> Report {
-        serde_json::from_value(json!({"podUID": pod_uid, "kind": kind, "reason": "R", "message": "m",
-            "at": "2026-11-21T03:00:00Z"}))
-        .unwrap()
-    }
-
-    #[test]
-    fn a_job_with_a_pod_that_still_runs_has_not_ended_whatever_its_conditions_say() {
-        assert_eq!(state(&failed(), &[&pod("Running", None)]), State::Running { pod_uid: "p1".into() });
-        assert!(matches!(state(&job(json!({})), &[]), State::Starting(_)));
-        assert!(matches!(state(&failed(), &[]), State::Ended { .. }));
-    }
-
-    #[test]
-    fn the_end_of_a_mover_tells_its_cause_and_its_time() {
-        let message = r#"{"ok":false,"cause":"Store","reason":"NoObject","message":"there is no such key"}"#;
-        let end = json!({"exitCode": 5, "message": message, "finishedAt": "2026-11-21T03:00:09Z"});
-        let State::Ended { at, failure, why } = state(&failed(), &[&pod("Failed", Some(end))]) else { panic!() };
-        assert_eq!(at.unwrap().to_rfc3339(), "2026-11-21T03:00:09+00:00");
-        assert_eq!((failure.unwrap().cause, why.as_str()), (protocol::Cause::Store, "there is no such key"));
-        let end = json!({"exitCode": 137, "reason": "OOMKilled"});
-        let State::Ended { failure, why, .. } = state(&failed(), &[&pod("Failed", Some(end))]) else { panic!() };
-        assert!(failure.is_none() && why.contains("OOMKilled"), "{why}");
-    }
-
-    #[test]
-    fn only_the_pod_that_runs_now_can_be_ready() {
-        let exchange = Exchange { report: Some(report("p1", "Verified")), ..Exchange::default() };
-        assert!(matches!(readiness(Some(&exchange), Some(&running("p1"))), Readiness::Ready { .. }));
-        assert!(matches!(readiness(Some(&exchange), Some(&running("p2"))), Readiness::Working(_)));
-        let ended = State::Ended { at: None, failure: None, why: String::new() };
-        let current = Current { state: ended, ..running("p1") };
-        assert!(matches!(readiness(Some(&exchange), Some(&current)), Readiness::Ended { .. }));
-        let refused = Exchange { report: Some(report("p1", "Refused")), ..Exchange::default() };
-        assert!(matches!(readiness(Some(&refused), Some(&current)), Readiness::Reported(_)));
-        assert!(matches!(readiness(None, None), Readiness::Absent));
-    }
-
-    #[test]
-    fn a_config_map_that_somebody_else_wrote_into_is_told_and_not_guessed_at() {
-        let map = |key: &str, text: &str| -> ConfigMap {
-            serde_json::from_value(json!({"metadata": {"name": "m"}, "data": {key: text}})).unwrap()
-        };
-        assert!(matches!(Exchange::read(&map(protocol::CLAIM, "gibberish")), Err(MoverError::Unreadable { .. })));
-        assert!(Exchange::read(&map(protocol::PROGRESS, "gibberish")).unwrap().progress.is_none());
-        assert!(Exchange::read(&map("other", "x")).unwrap().claim.is_none());
     }
 }

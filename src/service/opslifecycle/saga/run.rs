@@ -671,6 +671,22 @@ impl Run {
         self.looked = true;
     }
 
+    /// The manager was asked whether it is ready for the lock. False: the lock is not to be taken now.
+    pub fn ready(&mut self, outcome: StepOutcome, standard: Duration, facts: &Facts) -> Result<bool, Illegal> {
+        match outcome {
+            StepOutcome::Done { .. } => return Ok(true),
+            StepOutcome::Waiting { reason, retry } => self.wait(&reason, retry.delay(standard), facts),
+            StepOutcome::Failed { reason, message, .. } => {
+                let reason = reason.to_owned();
+                self.apply(&Event::Ending { phase: OperationPhase::Failed, reason, message }, facts.now)?;
+            }
+            StepOutcome::NotApplied { message } | StepOutcome::Unknown { message } => {
+                self.wait(&message, RetryClass::ProgressPoll.delay(standard), facts);
+            }
+        }
+        Ok(false)
+    }
+
     /// The lock is ours.
     pub fn acquired(
         &mut self,

@@ -10,7 +10,8 @@ use crate::adapter::kubernetes::client::timed;
 use crate::api::{OpenBaoCluster, SealType, Waiver};
 use crate::datapath::protocol::Report;
 use crate::datapath::seal;
-use crate::service::cluster::{names, observe, validate};
+use crate::service::cluster::observe::{self, Member};
+use crate::service::cluster::{names, validate};
 use crate::service::opslifecycle::manager::StepOutcome;
 use crate::service::restore::decide::judge::{self, Accepted, ClusterSeal, Facts, Limits, SealProof, Verdict};
 
@@ -23,8 +24,6 @@ pub const SEAL_TYPE: &str = "sealType";
 pub const SEAL_KEY_ID: &str = "sealKeyID";
 pub const TAKEN_AT: &str = "takenAt";
 pub const ORIGIN: &str = "origin";
-pub const ENDPOINT: &str = "endpoint";
-pub const NEW_CLUSTER_ID: &str = "newClusterID";
 pub const KEY_NEEDED: &str = "keyNeeded";
 
 pub async fn run(step: &Step<'_>) -> StepOutcome {
@@ -40,18 +39,27 @@ pub async fn run(step: &Step<'_>) -> StepOutcome {
         return StepOutcome::fatal("ReportGone", "the mover's report is gone: somebody emptied its ConfigMap");
     };
     let members = step.members(cluster).await;
-    let Some(leader) = observe::leader(&members) else {
-        return StepOutcome::in_progress("waiting for the servers to agree on a leader, to compare versions");
-    };
+    match verdict(step, cluster, &members, &report).await {
+        Ok(accepted) => StepOutcome::done_with(output(&accepted)),
+        Err(outcome) => outcome,
+    }
+}
+
+/// What the operator makes of the report with what it knows of the cluster at this moment.
+pub async fn verdict(
+    step: &Step<'_>,
+    cluster: &OpenBaoCluster,
+    members: &[Member],
+    report: &Report,
+) -> Result<Accepted, StepOutcome> {
+    let leader = observe::leader(members)
+        .ok_or_else(|| StepOutcome::in_progress("waiting for the servers to agree on a leader, to compare versions"))?;
     let serving = members.iter().filter(|member| member.serves());
     let versions =
         serving.map(|member| (member.name.clone(), member.version().unwrap_or_default().to_owned())).collect();
-    let proof = match prove_seal(step, cluster, &report).await {
-        Ok(proof) => proof,
-        Err(why) => return StepOutcome::in_progress(why),
-    };
+    let proof = prove_seal(step, cluster, report).await.map_err(StepOutcome::in_progress)?;
     let verdict = judge::judge(&Facts {
-        report: &report,
+        report,
         waive_missing_manifest: step.inputs.waives(Waiver::MissingManifest),
         waive_other_seal: step.inputs.waives(Waiver::OtherSeal),
         versions,
@@ -61,12 +69,12 @@ pub async fn run(step: &Step<'_>) -> StepOutcome {
         cluster_id: leader.health.as_ref().and_then(|health| health.cluster_id.clone()),
     });
     match verdict {
-        Verdict::Accept(accepted) => StepOutcome::done_with(output(&accepted)),
-        Verdict::Retry(message) => StepOutcome::retryable("PreflightFailed", message),
+        Verdict::Accept(accepted) => Ok(*accepted),
+        Verdict::Retry(message) => Err(StepOutcome::retryable("PreflightFailed", message)),
         Verdict::Refuse(refused) => {
             // So that it ends by itself; if this fails, the clean-up stops it.
             drop(step.movers.refuse(&refused.message).await);
-            StepOutcome::fatal(refused.reason, format!("{}. Nothing was changed", refused.message))
+            Err(StepOutcome::fatal(refused.reason, format!("{}. Nothing was changed", refused.message)))
         }
     }
 }
@@ -80,8 +88,9 @@ fn output(accepted: &Accepted) -> Vec<(&'static str, String)> {
         seal_type,
         seal_key_id,
         taken_at,
-        endpoint,
-        new_cluster_id,
+        // Asked again under the lock: another restore may come first.
+        new_cluster_id: _,
+        endpoint: _,
         origin,
         key_needed,
     } = accepted;
@@ -91,12 +100,10 @@ fn output(accepted: &Accepted) -> Vec<(&'static str, String)> {
         (SIZE, size_bytes.to_string()),
         (VERSIONS, versions.join(",")),
         (SEAL_TYPE, seal_type.clone()),
-        (ENDPOINT, endpoint.as_str().to_owned()),
     ];
     let optional = [
         (SEAL_KEY_ID, seal_key_id.clone()),
         (TAKEN_AT, taken_at.map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))),
-        (NEW_CLUSTER_ID, new_cluster_id.clone()),
         (ORIGIN, origin.clone()),
         (KEY_NEEDED, key_needed.clone()),
     ];

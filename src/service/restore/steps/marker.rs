@@ -1,15 +1,18 @@
 //! The last things before the submission: a mover that stands ready with the judged snapshot, and something in the old
 //! data whose absence will prove the new one.
 
-use super::{Step, chain, evidence, judge, preflight, record_pods};
-use crate::service::cluster::observe;
+use super::{Step, chain, evidence, judge, preflight};
+use crate::api::OpenBaoCluster;
+use crate::service::cluster::observe::{self, Member};
 use crate::service::opslifecycle::manager::StepOutcome;
 use crate::service::restore::plan;
 
-/// Output key: pods and UIDs at this moment. Each is restarted once, and known to have been by another UID.
-pub const PODS: &str = "pods";
 /// Output key: `true` when the marker stands, `false` when the proof rests on the cluster id alone.
 pub const MARKER: &str = "marker";
+/// Output key: the endpoint that takes the snapshot.
+pub const ENDPOINT: &str = "endpoint";
+/// Output key: the cluster id that must be seen afterwards. Only when it is not the one that is seen now.
+pub const NEW_CLUSTER_ID: &str = "newClusterID";
 
 /// What the marker says to whoever finds one: it grants nothing.
 fn policy(restore: &str) -> String {
@@ -21,45 +24,78 @@ fn policy(restore: &str) -> String {
 }
 
 pub async fn run(step: &Step<'_>) -> StepOutcome {
-    let cluster = match step.cluster() {
-        Ok(cluster) => cluster,
-        Err(outcome) => return outcome,
+    match prepare(step).await {
+        Ok(outcome) | Err(outcome) => outcome,
+    }
+}
+
+async fn prepare(step: &Step<'_>) -> Result<StepOutcome, StepOutcome> {
+    let cluster = step.cluster()?;
+    let report = match preflight::ready(step).await? {
+        preflight::Prepared::Ready { report, .. } => report,
+        preflight::Prepared::Working(what) => return Err(StepOutcome::in_progress(format!("waiting for {what}"))),
+        preflight::Prepared::Refused(report) => {
+            return Err(StepOutcome::fatal("SourceChanged", format!("{}. Nothing was changed", report.message)));
+        }
     };
-    match preflight::ready(step).await {
-        Err(outcome) => return outcome,
-        Ok(preflight::Prepared::Working(what)) => return StepOutcome::in_progress(format!("waiting for {what}")),
-        Ok(preflight::Prepared::Refused(report)) => {
-            return StepOutcome::fatal("SourceChanged", format!("{}. Nothing was changed", report.message));
-        }
-        Ok(preflight::Prepared::Ready { report, .. }) => {
-            let judged = step.call.output(plan::JUDGE, judge::SHA256);
-            let found = report.inspection.as_ref().map(|inspection| inspection.sha256.as_str());
-            if judged != found {
-                return StepOutcome::fatal(
-                    "SourceChanged",
-                    "the snapshot in the store is not the one that was judged any more: it was replaced meanwhile. \
-                     Nothing was changed",
-                );
-            }
-        }
+    let judged = step.call.output(plan::JUDGE, judge::SHA256);
+    if judged != report.inspection.as_ref().map(|inspection| inspection.sha256.as_str()) {
+        return Err(StepOutcome::fatal(
+            "SourceChanged",
+            "the snapshot in the store is not the one that was judged any more: it was replaced meanwhile. Nothing was \
+             changed",
+        ));
     }
     let members = step.members(cluster).await;
-    let Some(leader) = observe::leader(&members) else {
-        return StepOutcome::in_progress("waiting for the servers to agree on a leader");
-    };
-    let pods = record_pods(&members);
+    // Once more, now that nobody else can change the cluster: whoever had the lock before may have restored another
+    // cluster's data, turned the servers' version back or given them another key.
+    let accepted = judge::verdict(step, cluster, &members, &report).await?;
+    let leader = observe::leader(&members).ok_or_else(no_leader)?;
+    let placed = place(step, cluster, leader).await?;
+    if let Placed::NoAccess(why) = &placed
+        && accepted.new_cluster_id.is_none()
+    {
+        return Err(StepOutcome::fatal(
+            "NoProofPossible",
+            format!(
+                "the operator cannot log in to the cluster ({why}), so it could never prove that the restore was \
+                 applied. Nothing was changed. Name a Secret with a working token in spec.tokenSecretRef"
+            ),
+        ));
+    }
+    let mut output =
+        vec![(MARKER, matches!(placed, Placed::Stands).to_string()), (ENDPOINT, accepted.endpoint.as_str().to_owned())];
+    output.extend(accepted.new_cluster_id.map(|id| (NEW_CLUSTER_ID, id)));
+    Ok(StepOutcome::done_with(output))
+}
+
+fn no_leader() -> StepOutcome {
+    StepOutcome::in_progress("waiting for the servers to agree on a leader")
+}
+
+/// What became of the marker.
+#[derive(Debug)]
+pub enum Placed {
+    /// The leader shows it, and a token minted for it is kept as a second witness where that means anything.
+    Stands,
+    /// Nobody of ours may log in or write policies, and why.
+    NoAccess(String),
+}
+
+/// Writes the marker, and reads it back from the leader. Harmless to do again. `Err`: not yet.
+pub async fn place(step: &Step<'_>, cluster: &OpenBaoCluster, leader: &Member) -> Result<Placed, StepOutcome> {
+    let again = |error: &dyn std::error::Error| StepOutcome::in_progress(format!("trying again: {}", chain(error)));
     let token = match evidence::token(step, cluster, leader).await {
         Ok(token) => token,
-        Err(error) if error.is_refused() => return without_marker(step, &chain(&error), pods),
-        Err(error) => return StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
+        Err(error) if error.is_refused() => return Ok(Placed::NoAccess(chain(&error))),
+        Err(error) => return Err(again(&error)),
     };
     let client = match leader.client() {
-        Some(Ok(client)) => client,
-        Some(Err(error)) => return StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
-        None => return StepOutcome::in_progress(format!("waiting for pod {} to have an address", leader.name)),
+        Some(client) => client.map_err(|error| again(&error))?,
+        None => return Err(StepOutcome::in_progress(format!("waiting for pod {} to have an address", leader.name))),
     };
     if !step.call.ad.leadership.still_leader() {
-        return StepOutcome::in_progress("waiting for the operator that leads now");
+        return Err(StepOutcome::in_progress("waiting for the operator that leads now"));
     }
     let name = plan::marker(&step.uid);
     let placed = match client.put_policy(&token, &name, &policy(&step.inputs.restore)).await {
@@ -69,27 +105,15 @@ pub async fn run(step: &Step<'_>) -> StepOutcome {
     match placed {
         Ok(true) => {
             // Only a token of our own minting dies with the data: one that a person keeps may be in the snapshot too.
-            if evidence::mints(cluster) && step.inputs.login.token_secret.is_none() {
+            if evidence::mints(cluster) && step.inputs.login.token_secret.is_none() && token.is_stored() {
                 step.witnesses.keep(&step.uid, token, step.call.now);
             }
-            StepOutcome::done_with([(PODS, pods), (MARKER, true.to_string())])
+            Ok(Placed::Stands)
         }
-        Ok(false) => StepOutcome::in_progress(format!("trying again: leader {} does not show the marker", leader.name)),
-        Err(error) if error.is_denied() => without_marker(step, &chain(&error), pods),
-        Err(error) => StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
+        Ok(false) => {
+            Err(StepOutcome::in_progress(format!("trying again: leader {} does not show the marker", leader.name)))
+        }
+        Err(error) if error.is_denied() => Ok(Placed::NoAccess(chain(&error))),
+        Err(error) => Err(again(&error)),
     }
-}
-
-/// Without access to the old data only a cluster id that has to change can prove the new one.
-fn without_marker(step: &Step<'_>, why: &str, pods: String) -> StepOutcome {
-    if step.call.output(plan::JUDGE, judge::NEW_CLUSTER_ID).is_some() {
-        return StepOutcome::done_with([(PODS, pods), (MARKER, false.to_string())]);
-    }
-    StepOutcome::fatal(
-        "NoProofPossible",
-        format!(
-            "the operator cannot log in to the cluster ({why}), so it could never prove that the restore was applied. \
-             Nothing was changed. Name a Secret with a working token in spec.tokenSecretRef"
-        ),
-    )
 }

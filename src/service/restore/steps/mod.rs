@@ -90,7 +90,12 @@ impl<'a> Step<'a> {
     }
 }
 
-/// Recorded pods: `name=uid`, comma separated.
+/// The server pods as they are, by name, with their UIDs.
+pub fn servers(members: &[Member]) -> BTreeMap<String, String> {
+    members.iter().map(|member| (member.name.clone(), member.uid.clone())).collect()
+}
+
+/// The same for a step's output: `name=uid`, comma separated.
 pub fn record_pods(members: &[Member]) -> String {
     let pods: Vec<String> = members.iter().map(|member| format!("{}={}", member.name, member.uid)).collect();
     pods.join(",")

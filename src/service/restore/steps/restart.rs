@@ -5,12 +5,14 @@
 //! standbys first, the leader last. Whether a pod has had its turn is told by its UID, so nothing has to be remembered.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use tokio::time::Instant;
 
-use super::{Step, chain, evidence, judge, marker, recorded_pods, safety, submit};
+use super::{Step, chain, evidence, judge, record_pods, recorded_pods, safety, submit};
 use crate::adapter::kubernetes::apply;
 use crate::adapter::openbao::HealthState;
 use crate::api::OpenBaoCluster;
@@ -21,11 +23,15 @@ use crate::service::restore::plan;
 
 /// Output key of [`await_healthy`].
 pub const HEALTH: &str = "health";
-
-/// The recorded pods of the step that recorded them.
-fn pods(step: &Step<'_>) -> BTreeMap<String, String> {
-    recorded_pods(step.call.output(plan::PLACE_MARKER, marker::PODS).unwrap_or_default())
-}
+/// Output key of [`prove_applied`]: the server pods, with their UIDs, when they had installed the snapshot. Each is restarted
+/// once, and known to have been by another UID.
+const PODS: &str = "pods";
+/// How long one call watches the servers before the engine has its turn.
+const LINGER: Duration = Duration::from_secs(10);
+/// How often they are asked meanwhile.
+const LOOK_CLOSELY: Duration = Duration::from_millis(300);
+/// How often where each look takes a login.
+const LOOK_WITH_LOGIN: Duration = Duration::from_secs(1);
 
 /// When the last server was restarted, once every server has been since `recorded` was written.
 pub fn all_restarted_at(members: &[Member], recorded: &BTreeMap<String, String>) -> Option<DateTime<Utc>> {
@@ -52,8 +58,12 @@ pub async fn delete(
 }
 
 /// Restarts servers that sealed themselves although the data is the old one, and names them while there are any.
-pub async fn restart_sealed(step: &Step<'_>, cluster: &OpenBaoCluster, members: &[Member]) -> Option<String> {
-    let recorded = pods(step);
+pub async fn restart_sealed(
+    step: &Step<'_>,
+    cluster: &OpenBaoCluster,
+    members: &[Member],
+    recorded: &BTreeMap<String, String>,
+) -> Option<String> {
     let sealed: Vec<&Member> = members.iter().filter(|member| member.state() == Some(HealthState::Sealed)).collect();
     let harmed = sealed.iter().filter(|member| recorded.get(&member.name).is_some_and(|uid| *uid == member.uid));
     let names: Vec<String> = harmed.map(|member| member.name.clone()).collect();
@@ -61,7 +71,7 @@ pub async fn restart_sealed(step: &Step<'_>, cluster: &OpenBaoCluster, members: 
         // A server that stays sealed after its restart is not this step's to mend, and no reason to wait for ever.
         return None;
     }
-    delete(step, cluster, members, &names, &recorded).await;
+    delete(step, cluster, members, &names, recorded).await;
     Some(names.join(", "))
 }
 
@@ -89,8 +99,23 @@ fn lost(seen: Option<&LeaderSeen>) -> Option<StepOutcome> {
     ))
 }
 
-/// Done when a majority of the servers has what the leader was proven to serve.
+/// Done when a majority of the servers has what the leader was proven to serve. Watched from here for a while: nothing in
+/// Kubernetes tells when a server has installed a snapshot.
 pub async fn prove_applied(step: &Step<'_>) -> StepOutcome {
+    let until = Instant::now() + LINGER;
+    let outcome = loop {
+        match applied(step).await {
+            StepOutcome::Waiting { .. } if Instant::now() < until => tokio::time::sleep(LOOK_CLOSELY).await,
+            waiting @ StepOutcome::Waiting { .. } => break waiting,
+            over => return over,
+        }
+    };
+    let Ok(cluster) = step.cluster() else { return outcome };
+    let members = step.members(cluster).await;
+    lost(evidence::leader(step, cluster, &members).await.as_ref()).unwrap_or(outcome)
+}
+
+async fn applied(step: &Step<'_>) -> StepOutcome {
     let output = |key| step.call.output(plan::SUBMIT, key).unwrap_or_default();
     match output(submit::OUTCOME) {
         submit::APPLIED => {}
@@ -102,10 +127,6 @@ pub async fn prove_applied(step: &Step<'_>) -> StepOutcome {
         Err(outcome) => return outcome,
     };
     let members = step.members(cluster).await;
-    let seen = evidence::leader(step, cluster, &members).await;
-    if let Some(outcome) = lost(seen.as_ref()) {
-        return outcome;
-    }
     let Some(leader) = observe::leader(&members) else {
         return StepOutcome::in_progress("waiting for the servers to agree on a leader");
     };
@@ -114,7 +135,9 @@ pub async fn prove_applied(step: &Step<'_>) -> StepOutcome {
     let wanted = usize::try_from(cluster.spec.replicas).unwrap_or(1) / 2 + 1;
     let late = step.call.deadline - step.call.now < chrono::TimeDelta::minutes(30);
     if has.len() >= wanted && (lacks.is_empty() || late) {
-        return StepOutcome::done_with([("servers", has.join(","))]);
+        let seen = evidence::leader(step, cluster, &members).await;
+        return lost(seen.as_ref())
+            .unwrap_or_else(|| StepOutcome::done_with([("servers", has.join(",")), (PODS, record_pods(&members))]));
     }
     StepOutcome::in_progress(format!("waiting for {} to install the snapshot", lacks.join(", ")))
 }
@@ -153,7 +176,7 @@ pub async fn restart_voters(step: &Step<'_>) -> StepOutcome {
         Ok(cluster) => cluster,
         Err(outcome) => return outcome,
     };
-    let recorded = pods(step);
+    let recorded = recorded_pods(step.call.output(plan::PROVE_APPLIED, PODS).unwrap_or_default());
     let members = step.members(cluster).await;
     match next_restart(&members, &recorded, cluster.spec.replicas) {
         Restart::Done => StepOutcome::done(),
@@ -201,6 +224,16 @@ fn next_restart(members: &[Member], recorded: &BTreeMap<String, String>, replica
 
 /// Done when one leads, all others follow it, and autopilot finds everybody healthy, where we may ask it.
 pub async fn await_healthy(step: &Step<'_>) -> StepOutcome {
+    let until = Instant::now() + LINGER;
+    loop {
+        match healthy(step).await {
+            StepOutcome::Waiting { .. } if Instant::now() < until => tokio::time::sleep(LOOK_WITH_LOGIN).await,
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn healthy(step: &Step<'_>) -> StepOutcome {
     let cluster = match step.cluster() {
         Ok(cluster) => cluster,
         Err(outcome) => return outcome,

@@ -1,17 +1,19 @@
 //! The one step that cannot be taken back: leave for one mover to post the snapshot once, and then the proof of what
 //! became of it. Nothing here posts anything, and no permit is given twice under one claim.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use tokio::time::Instant;
 
-use super::{Step, chain, evidence, judge, marker, preflight, recorded_pods, restart, trouble};
+use super::{Step, chain, evidence, judge, marker, preflight, restart, servers, trouble};
+use crate::adapter::openbao::Error as BaoError;
 use crate::api::OpenBaoCluster;
 use crate::datapath::protocol::{Endpoint, Grant, Peer, Permit};
 use crate::service::cluster::observe::{self, Member};
 use crate::service::opslifecycle::manager::StepOutcome;
-use crate::service::restore::decide::prove::{self, Facts, Mover, Outcome, Proof};
+use crate::service::restore::decide::prove::{self, Facts, Marker, Mover, Outcome, Proof};
 use crate::service::restore::mover::{Current, Exchange, MoverError, Past, State};
 use crate::service::restore::plan;
 
@@ -23,6 +25,12 @@ const ELECTION: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Tries of the one conflict-checked write.
 const WRITES: usize = 5;
+/// How long one call watches a leader that applies the snapshot: 5.6 s for a small one, then the engine has its turn.
+const LINGER: Duration = Duration::from_secs(15);
+/// How often a leader that answers is asked meanwhile.
+const LOOK_CLOSELY: Duration = Duration::from_millis(200);
+/// How often when each look takes a login.
+const UNWITNESSED: Duration = Duration::from_secs(2);
 
 /// Output keys of this step.
 pub const OUTCOME: &str = "outcome";
@@ -65,24 +73,48 @@ pub async fn grant(step: &Step<'_>) -> StepOutcome {
             "the snapshot is not the one that was judged; nothing was submitted",
         );
     }
-    let Some(peer) = leading_peer(step, cluster).await else {
+    let Some((members, peer)) = leading_peer(step, cluster).await else {
         return not_yet("the servers do not agree on a leader".to_owned());
     };
-    let endpoint = match step.call.output(plan::JUDGE, judge::ENDPOINT) {
+    if let Err(why) = witnessed(step, cluster, &members).await {
+        return not_yet(why);
+    }
+    let endpoint = match step.call.output(plan::PLACE_MARKER, marker::ENDPOINT) {
         Some("snapshot-force") => Endpoint::SnapshotForce,
         Some(_) | None => Endpoint::Snapshot,
     };
-    if !step.call.ad.leadership.still_leader() {
-        return not_yet("another operator leads now".to_owned());
-    }
     let permit = Permit { pod_uid, fence, leader: peer, endpoint, expires_at: Utc::now() + PERMIT };
-    hand_over(step, &Grant::Granted(permit), not_yet).await
+    hand_over(step, &Grant::Granted(permit), &servers(&members), not_yet).await
+}
+
+/// Sees to it that the leader shows the marker now: since it was placed another attempt may have been made, or somebody may
+/// have deleted it, and one that is missing already would pass for a proof.
+async fn witnessed(step: &Step<'_>, cluster: &OpenBaoCluster, members: &[Member]) -> Result<(), String> {
+    if step.call.output(plan::PLACE_MARKER, marker::MARKER) != Some("true") {
+        // The proof rests on the cluster id alone.
+        return Ok(());
+    }
+    let leader = observe::leader(members).ok_or_else(|| "the servers do not agree on a leader".to_owned())?;
+    match marker::place(step, cluster, leader).await {
+        Ok(marker::Placed::Stands) => Ok(()),
+        Ok(marker::Placed::NoAccess(why)) => Err(format!("the marker cannot be looked at any more ({why})")),
+        Err(StepOutcome::Waiting { reason, .. }) => Err(format!("the marker cannot be looked at: {reason}")),
+        Err(_) => Err("the marker cannot be looked at".to_owned()),
+    }
 }
 
 /// Writes the permit. The mover tells its progress in the same object, so a conflict is looked into and tried again; what
 /// was meant for one pod with one verified snapshot stays meant for it.
-async fn hand_over(step: &Step<'_>, grant: &Grant, not_yet: impl Fn(String) -> StepOutcome) -> StepOutcome {
+async fn hand_over(
+    step: &Step<'_>,
+    grant: &Grant,
+    servers: &BTreeMap<String, String>,
+    not_yet: impl Fn(String) -> StepOutcome,
+) -> StepOutcome {
     for _ in 0..WRITES {
+        if !step.call.ad.leadership.still_leader() {
+            return not_yet("another operator leads now".to_owned());
+        }
         let read = match step.movers.exchange().await {
             Ok(Some(read)) => read,
             Ok(None) => {
@@ -94,7 +126,7 @@ async fn hand_over(step: &Step<'_>, grant: &Grant, not_yet: impl Fn(String) -> S
             // Not to be judged here: the proof looks into it.
             return StepOutcome::in_progress("a permit stands already: looking what came of it");
         }
-        match step.movers.grant(&read, grant).await {
+        match step.movers.grant(&read, grant, servers).await {
             Ok(()) => return StepOutcome::in_progress("waiting for the mover to claim the submission"),
             Err(MoverError::Request { source, .. }) if source.is_conflict() => {}
             // Whether it was written is not known: the proof reads it.
@@ -105,12 +137,12 @@ async fn hand_over(step: &Step<'_>, grant: &Grant, not_yet: impl Fn(String) -> S
 }
 
 /// The leader, waited for through an election: this step runs once per receipt and cannot come back for it.
-async fn leading_peer(step: &Step<'_>, cluster: &OpenBaoCluster) -> Option<Peer> {
+async fn leading_peer(step: &Step<'_>, cluster: &OpenBaoCluster) -> Option<(Vec<Member>, Peer)> {
     let until = Instant::now() + ELECTION;
     loop {
         let members = step.members(cluster).await;
         if let Some(peer) = observe::leader(&members).and_then(peer) {
-            return Some(peer);
+            return Some((members, peer));
         }
         if Instant::now() >= until {
             return None;
@@ -129,34 +161,86 @@ fn peer(leader: &Member) -> Option<Peer> {
     })
 }
 
-/// Finds out what became of the submission under this receipt.
+/// Finds out what became of the submission under this receipt. While the leader applies the snapshot, it is watched from
+/// here: nothing in Kubernetes tells when that is over.
 pub async fn prove(step: &Step<'_>) -> StepOutcome {
+    let until = Instant::now() + LINGER;
+    loop {
+        match look(step).await {
+            Looked::Settled(outcome) => return outcome,
+            Looked::Applying { what, taker } => {
+                if Instant::now() >= until {
+                    return StepOutcome::in_progress(format!("waiting for {what}"));
+                }
+                settle(step, taker.as_deref(), until).await;
+            }
+        }
+    }
+}
+
+enum Looked {
+    /// What the engine is told.
+    Settled(StepOutcome),
+    /// The snapshot has been handed over, and the old data may still give way to it.
+    Applying { what: String, taker: Option<Box<Member>> },
+}
+
+/// Returns as soon as the server that took the snapshot has forgotten the token that was minted right before, or after a
+/// moment when that cannot be seen. A call with a token hangs while the snapshot is applied, so this is one or two calls.
+async fn settle(step: &Step<'_>, taker: Option<&Member>, until: Instant) {
+    let client = taker.and_then(Member::client).and_then(Result::ok);
+    let (Some(client), Some(token)) = (client, step.witnesses.get(&step.uid, step.call.now)) else {
+        return tokio::time::sleep(UNWITNESSED).await;
+    };
+    while Instant::now() < until {
+        match client.lookup_self(&token).await {
+            Ok(()) => tokio::time::sleep(LOOK_CLOSELY).await,
+            Err(error) if error.is_denied() => return,
+            Err(BaoError::TimedOut { .. }) => {}
+            Err(_) => return tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+async fn look(step: &Step<'_>) -> Looked {
+    match looked(step).await {
+        Ok(looked) => looked,
+        Err(outcome) => Looked::Settled(outcome),
+    }
+}
+
+async fn looked(step: &Step<'_>) -> Result<Looked, StepOutcome> {
     let cluster = match step.cluster() {
         Ok(cluster) => cluster,
         Err(StepOutcome::Failed { message, .. }) => {
-            return unknown(&format!("{message}: nothing can be asked any more"));
+            return Err(unknown(&format!("{message}: nothing can be asked any more")));
         }
-        Err(outcome) => return outcome,
+        Err(outcome) => return Err(outcome),
     };
     let read = match step.movers.exchange().await {
         Ok(Some(read)) => read,
-        Ok(None) => return unknown("the mover's ConfigMap is gone, and with it whether the submission was claimed"),
-        Err(error) if error.is_final() => return unknown(&chain(&error)),
-        Err(error) => return trouble(&error),
+        Ok(None) => {
+            return Err(unknown("the mover's ConfigMap is gone, and with it whether the submission was claimed"));
+        }
+        Err(error) if error.is_final() => return Err(unknown(&chain(&error))),
+        Err(error) => return Err(trouble(&error)),
     };
     if let Some(past) = read.past(step.call.state.attempt) {
-        return again(step, &past.verdict, read.submitted()).await;
+        return Err(again(step, &past.verdict, read.submitted()).await);
     }
-    let current = match step.movers.current().await {
-        Ok(current) => current,
-        Err(error) => return trouble(&error),
-    };
-    let members = step.members(cluster).await;
-    let pods = recorded_pods(step.call.output(plan::PLACE_MARKER, marker::PODS).unwrap_or_default());
-    let leader = match read.claim {
+    let (current, members) = futures::join!(step.movers.current(), step.members(cluster));
+    let current = current.map_err(|error| trouble(&error))?;
+    let mut leader = match read.claim {
         Some(_) => evidence::leader(step, cluster, &members).await,
         None => None,
     };
+    if step.call.output(plan::PLACE_MARKER, marker::MARKER) != Some("true")
+        && let Some(leader) = &mut leader
+        && leader.marker == Marker::Gone
+    {
+        // One that was never there is no proof when it is not there.
+        leader.marker = Marker::NoAccess;
+    }
     let facts = Facts {
         permit_until: match &read.grant {
             Some(Grant::Granted(permit)) => Some(permit.expires_at),
@@ -168,11 +252,17 @@ pub async fn prove(step: &Step<'_>) -> StepOutcome {
         mover: mover_of(&read, current.as_ref(), step.call.now),
         leader,
         members: evidence::seen(&members),
-        new_cluster_id: step.call.output(plan::JUDGE, judge::NEW_CLUSTER_ID).map(str::to_owned),
-        restarted_at: restart::all_restarted_at(&members, &pods),
+        new_cluster_id: step.call.output(plan::PLACE_MARKER, marker::NEW_CLUSTER_ID).map(str::to_owned),
+        restarted_at: restart::all_restarted_at(&members, &read.servers),
     };
-    match prove::prove(&facts, Utc::now()) {
-        Outcome::Wait(what) => StepOutcome::in_progress(format!("waiting for {what}")),
+    let settled = match prove::prove(&facts, Utc::now()) {
+        Outcome::Wait(what) => match (&read.claim, &read.result) {
+            (Some(claim), Some(_)) => {
+                let taker = members.into_iter().find(|member| member.uid == claim.leader_pod_uid);
+                return Ok(Looked::Applying { what, taker: taker.map(Box::new) });
+            }
+            _ => StepOutcome::in_progress(format!("waiting for {what}")),
+        },
         Outcome::Revoke => match step.movers.refuse("the permit ran out").await {
             Ok(()) | Err(MoverError::Claimed) => StepOutcome::in_progress("the permit ran out and was taken back"),
             Err(error) => trouble(&error),
@@ -189,14 +279,18 @@ pub async fn prove(step: &Step<'_>) -> StepOutcome {
             "ServerRefused",
             format!("the server refused the snapshot: {message}. Nothing was changed"),
         ),
-        Outcome::Applied { proof, text } => applied(&read, &members, proof, text),
+        Outcome::Applied { proof, text } => applied(step, cluster, &read, proof, text).await,
+        Outcome::Restart { why, .. } if step.call.fence.is_none() => {
+            unknown(&format!("the servers {why}, and the cluster's lock is in other hands: nobody is restarted"))
+        }
         Outcome::Restart { pods: names, why } => {
-            restart::delete(step, cluster, &members, &names, &pods).await;
+            restart::delete(step, cluster, &members, &names, &read.servers).await;
             StepOutcome::in_progress(format!("restarting {} once, because they {why}", names.join(", ")))
         }
         Outcome::Sealed { pods } => StepOutcome::done_with([(OUTCOME, SEALED.to_owned()), (MESSAGE, pods.join(", "))]),
         Outcome::Unknown(message) => unknown(&message),
-    }
+    };
+    Ok(Looked::Settled(settled))
 }
 
 fn unknown(message: &str) -> StepOutcome {
@@ -224,19 +318,29 @@ fn mover_of(read: &Exchange, current: Option<&Current>, now: DateTime<Utc>) -> M
     }
 }
 
-fn applied(read: &Exchange, members: &[Member], proof: Proof, text: String) -> StepOutcome {
+async fn applied(
+    step: &Step<'_>,
+    cluster: &OpenBaoCluster,
+    read: &Exchange,
+    proof: Proof,
+    text: String,
+) -> StepOutcome {
+    // How far the log goes with the restored data in it: the look that proved it may have begun before it was there.
+    let members = step.members(cluster).await;
+    let Some(view) = observe::leader(&members).and_then(|leader| leader.view.as_ref()) else {
+        return StepOutcome::in_progress("waiting for the servers to agree on a leader after the restore");
+    };
     let word = match proof {
         Proof::Marker => "Marker",
         Proof::Token => "Login",
         Proof::ClusterId => "ClusterID",
     };
-    let view = observe::leader(members).and_then(|leader| leader.view.as_ref());
     let mut output = vec![
         (OUTCOME, APPLIED.to_owned()),
         (PROOF, word.to_owned()),
         (PROOF_TEXT, text),
         (PROOF_AT, stamp(Utc::now())),
-        (INDEX, view.map_or(0, |view| view.raft_applied_index).to_string()),
+        (INDEX, view.raft_applied_index.to_string()),
     ];
     output.extend(read.claim.as_ref().map(|claim| (SUBMITTED_AT, stamp(claim.at))));
     output.extend(read.result.as_ref().map(|result| (ANSWERED_AT, stamp(result.at))));
@@ -263,7 +367,9 @@ async fn close(
             Err(error) => return trouble(&error),
         }
     }
-    if let Some(sealed) = restart::restart_sealed(step, cluster, members).await {
+    if step.call.fence.is_some()
+        && let Some(sealed) = restart::restart_sealed(step, cluster, members, &read.servers).await
+    {
         return StepOutcome::in_progress(format!("not applied ({why}): waiting for {sealed} to unseal"));
     }
     let past = Past {
@@ -289,6 +395,13 @@ async fn again(step: &Step<'_>, why: &str, submitted: usize) -> StepOutcome {
     if submitted >= plan::SUBMISSIONS {
         let message = format!("{message}. It was submitted {submitted} times; the data is the old one");
         return StepOutcome::fatal("NotApplied", message);
+    }
+    if step.call.op.metadata.deletion_timestamp.is_some() {
+        // Another attempt is nobody's wish any more, and in a namespace that goes no mover could be made.
+        return StepOutcome::fatal(
+            "NotApplied",
+            format!("{message}. The restore was deleted; the data is the old one"),
+        );
     }
     match preflight::ready(step).await {
         Ok(preflight::Prepared::Working(what)) => {

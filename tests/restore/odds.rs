@@ -1,0 +1,243 @@
+//! Against the odds: a lock in other hands, a store that goes away, servers that cannot take a snapshot, an outcome that
+//! nobody can tell.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use openbao_operator::api::{OpenBaoOperation, OperationPhase, RestorePhase};
+use openbao_operator::service::backup::jobs::mover_name;
+use serde_json::json;
+
+use super::setup::{Bay, end, manifest};
+use crate::harness::{Cluster, Operator, Store, eventually};
+
+const LONG: Duration = Duration::from_secs(600);
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn a_lock_in_other_hands_is_waited_for_and_taken_only_by_force_and_with_a_record() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("restore-force").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let bay = Bay::start(&namespace, 1, "2.7.2").await;
+    let token = bay.login().await;
+    bay.put(&token, "pearl", "before").await;
+    let key = bay.backup("first").await;
+    bay.put(&token, "pearl", "after").await;
+
+    // A backup that never ends: nobody answers at that address.
+    bay.secret("nobody", "accessKeyId", "a").await;
+    namespace.kubectl(&["patch", "secret", "nobody", "-p", r#"{"stringData":{"secretAccessKey":"b"}}"#]).await;
+    let nowhere = json!({"provider": "s3", "bucket": "none", "endpoint": "http://10.255.255.1:9", "region": "none",
+        "credentialsSecretRef": {"name": "nobody"}});
+    let sand = json!({"provider": "file", "file": {"claimName": "sand"}});
+    bay.point(nowhere).await;
+    bay.ask_for_backup("stuck").await;
+    eventually("the backup has the lock", Duration::from_secs(60), async || {
+        let lock = bay.cluster().await.status.unwrap().operation_lock;
+        if lock.is_some() { Ok(()) } else { Err("free".to_owned()) }
+    })
+    .await;
+    let spec = json!({"source": {"key": key, "target": sand}, "preRestoreBackup": false});
+    bay.restore("polite", spec.clone()).await;
+    bay.says("polite", "openbaocluster/backup", LONG).await;
+    let mut forced = spec;
+    forced["force"] = json!(true);
+    forced["overrideOperationLock"] = json!(true);
+    bay.restore("forced", forced).await;
+    let restore = bay.ended("forced", LONG).await;
+    assert_eq!(end(&restore).0, RestorePhase::Completed, "{:?}", restore.status);
+    let conditions = restore.status.unwrap().conditions;
+    assert!(
+        conditions.iter().any(|c| c.status == "True" && c.message.contains("openbaocluster/backup")),
+        "{conditions:?}"
+    );
+    let operations: Api<OpenBaoOperation> = namespace.api();
+    let stuck = operations.get("stuck").await.unwrap().status.unwrap();
+    assert_eq!((stuck.phase, stuck.reason.as_deref()), (OperationPhase::Failed, Some("LockLost")), "{stuck:?}");
+    // The polite one had its turn afterwards, or is about to.
+    let restore = bay.ended("polite", LONG).await;
+    assert_eq!(end(&restore).0, RestorePhase::Completed, "{:?}", restore.status);
+    assert_eq!(bay.word(&bay.login().await, "pearl").await.as_deref(), Some("before"));
+    assert_eq!(bay.posts(1).await, 2);
+    bay.free().await;
+}
+
+/// Writes into the mover's config map as nobody should. Returns what stood under `key`.
+async fn spoil(bay: &Bay<'_>, restore: &str, key: &str, text: Option<&str>) -> Option<String> {
+    let operation = bay.restores().get(restore).await.unwrap().status.unwrap().operation.unwrap();
+    let maps: Api<ConfigMap> = bay.namespace.api();
+    let name = mover_name(&operation);
+    let before = maps.get(&name).await.unwrap().data.and_then(|data| data.get(key).cloned());
+    maps.patch(&name, &PatchParams::default(), &Patch::Merge(json!({"data": {key: text}}))).await.unwrap();
+    before
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn an_outcome_that_nobody_can_tell_waits_for_a_person_with_the_lock_held() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("restore-unknown").await;
+    let operator = Operator::start(&namespace, &[]).await;
+    let bay = Bay::start(&namespace, 1, "2.7.2").await;
+    let token = bay.login().await;
+    bay.put(&token, "pearl", "before").await;
+    let key = bay.backup("first").await;
+    let spec = json!({"source": {"key": key}, "preRestoreBackup": false});
+
+    for (name, action) in [("resumed", "Resume"), ("abandoned", "Abandon")] {
+        bay.put(&bay.login().await, "pearl", "after").await;
+        bay.restore(name, spec.clone()).await;
+        bay.claimed(name, LONG).await;
+        // Deaf for a moment, so that it cannot see the end before what tells of the claim is spoiled.
+        operator.signal(rustix::process::Signal::STOP);
+        bay.answered(name, LONG).await;
+        let claim = spoil(&bay, name, "claim", Some("somebody's words")).await;
+        operator.signal(rustix::process::Signal::CONT);
+        let restore = bay.ended(name, LONG).await;
+        assert_eq!(end(&restore).0, RestorePhase::Unknown, "{:?}", restore.status);
+        assert!(end(&restore).1.contains("Resume"), "{:?}", restore.status);
+        let status = bay.cluster().await.status.unwrap();
+        assert_eq!(status.operation_lock.map(|lock| lock.holder), Some(format!("openbaorestore/{name}")));
+        assert_eq!(status.pending_restore.as_deref(), Some(name));
+        // Asked too early it finds out no more than before, and never sends anything.
+        bay.request(name, "too-early", "Resume").await;
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        assert_eq!(end(&bay.restores().get(name).await.unwrap()).0, RestorePhase::Unknown);
+        let patch = |nonces: &[(&str, &str)]| {
+            let requests: Vec<_> = nonces.iter().map(|(n, a)| json!({"nonce": n, "action": a})).collect();
+            json!({"spec": {"requests": requests}})
+        };
+        if action == "Resume" {
+            spoil(&bay, name, "claim", claim.as_deref()).await;
+        }
+        let requests = patch(&[("too-early", "Resume"), ("now", action)]);
+        bay.restores().patch(name, &PatchParams::default(), &Patch::Merge(requests)).await.unwrap();
+        let wanted = if action == "Resume" { RestorePhase::Completed } else { RestorePhase::Failed };
+        eventually("a person's word ends it", LONG, async || {
+            let restore = bay.restores().get(name).await.unwrap();
+            let (phase, message) = end(&restore);
+            if phase == wanted { Ok(()) } else { Err(format!("{phase:?} {message}")) }
+        })
+        .await;
+        bay.free().await;
+        bay.whole(1).await;
+        // Given up or not, the snapshot was taken.
+        assert_eq!(bay.word(&bay.login().await, "pearl").await.as_deref(), Some("before"), "{name}");
+    }
+    assert_eq!(bay.posts(1).await, 2);
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn servers_without_room_for_the_snapshot_keep_their_data_and_the_restore_says_so() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("restore-tmp").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let bay = Bay::start(&namespace, 1, "2.7.2").await;
+    let token = bay.login().await;
+    bay.put(&token, "pearl", "before").await;
+    let key = bay.backup("first").await;
+    bay.put(&token, "pearl", "after").await;
+    let pods: Api<Pod> = namespace.api();
+    let uid = pods.get("kelp-0").await.unwrap().uid().unwrap();
+    let script = format!(
+        "chmod 0555 /var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/tmp || \
+                          chmod 0555 $(find / -xdev -path '*/pods/{uid}/volumes/kubernetes.io~empty-dir/tmp')"
+    );
+    cluster.expect_inside(&["sh", "-c", &script]).await;
+    bay.restore("cramped", json!({"source": {"key": key}, "preRestoreBackup": false})).await;
+    let restore = bay.ended("cramped", LONG * 2).await;
+    let (phase, message) = end(&restore);
+    assert_eq!(phase, RestorePhase::Failed, "{message}");
+    bay.whole(1).await;
+    assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("after"), "{message}");
+    assert!(message.contains("old data") || message.contains("Nothing was changed"), "{message}");
+    let (posts, claims) = (bay.posts(1).await, bay.claims("cramped").await);
+    assert!(posts <= claims, "{posts} posts, {claims} claims");
+    bay.free().await;
+    eprintln!("{posts} posts, {claims} claims: {message}");
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn a_store_that_goes_away_is_waited_for_and_what_it_lacks_is_named() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("restore-store").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let store = Store::start(&namespace).await;
+    namespace.apply(&store.secret("s3")).await;
+    let bay = Bay::start(&namespace, 1, "2.7.2").await;
+    let token = bay.login().await;
+    let target = |bucket: &str, secret: &str| {
+        json!({"provider": "s3", "bucket": bucket, "endpoint": store.endpoint(), "region": "us-east-1", "usePathStyle": true,
+            "credentialsSecretRef": {"name": secret}})
+    };
+    bay.point(target(&store.bucket, "s3")).await;
+    bay.put(&token, "pearl", "before").await;
+    let key = bay.backup("first").await;
+    bay.put(&token, "pearl", "after").await;
+
+    let source = |bucket: &str, secret: &str| json!({"source": {"key": key, "target": target(bucket, secret)}, "preRestoreBackup": false});
+    bay.secret("wrong", "accessKeyId", "who").await;
+    bay.restore("keyless", source(&store.bucket, "wrong")).await;
+    bay.restore("bucketless", source("no-such-bucket", "s3")).await;
+    bay.restore("secretless", source(&store.bucket, "no-such-secret")).await;
+    for (name, words) in
+        [("keyless", "secretAccessKey"), ("bucketless", "no-such-bucket"), ("secretless", "no-such-secret")]
+    {
+        let restore = bay.ended(name, LONG).await;
+        let (phase, message) = end(&restore);
+        assert_eq!(phase, RestorePhase::Failed, "{message}");
+        assert!(message.contains(words), "{name}: {message}");
+    }
+    assert_eq!(bay.cluster().await.status.unwrap().operation_lock, None);
+
+    // Gone in the middle of the download, and back a while later.
+    let service = |selector: &str| format!(r#"{{"spec":{{"selector":{selector}}}}}"#);
+    let selector = namespace.kubectl(&["get", "service", "s3", "-o", "jsonpath={.spec.selector}"]).await;
+    let away = service(r#"{"away":"yes"}"#);
+    bay.restore("patient", source(&store.bucket, "s3")).await;
+    bay.stage("patient", "Preflight", LONG).await;
+    namespace.kubectl(&["patch", "service", "s3", "--type=merge", "-p", &away]).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("after"));
+    let mut back: serde_json::Value = serde_json::from_str(&service(selector.trim())).unwrap();
+    back["spec"]["selector"]["away"] = serde_json::Value::Null;
+    namespace.kubectl(&["patch", "service", "s3", "--type=merge", "-p", &back.to_string()]).await;
+    let restore = bay.ended("patient", LONG).await;
+    assert_eq!(end(&restore).0, RestorePhase::Completed, "{:?}", restore.status);
+    assert_eq!(bay.word(&bay.login().await, "pearl").await.as_deref(), Some("before"));
+    assert_eq!(bay.posts(1).await, 1);
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn five_servers_get_the_data_back_one_after_the_other() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("restore-five").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let bay = Bay { namespace: &namespace, name: "kelp".to_owned() };
+    namespace.apply(&format!("{}---\n{}", super::setup::CLAIM, manifest("kelp", 5, "2.7.2", ""))).await;
+    bay.whole(5).await;
+    let token = bay.login().await;
+    bay.put(&token, "pearl", "before").await;
+    let key = bay.backup("first").await;
+    bay.put(&token, "pearl", "after").await;
+    bay.restore("five", json!({"source": {"key": key}})).await;
+    let restore = bay.ended("five", LONG).await;
+    assert_eq!(end(&restore).0, RestorePhase::Completed, "{:?}", restore.status);
+    eprintln!("{:?}", restore.status.unwrap().durations);
+    bay.whole(5).await;
+    for ordinal in 0..5 {
+        assert_eq!(
+            bay.word_at(&bay.pod(ordinal), &token, "pearl").await.as_deref(),
+            Some("before"),
+            "server {ordinal}"
+        );
+    }
+    assert_eq!(bay.posts(5).await, 1);
+    bay.free().await;
+}
