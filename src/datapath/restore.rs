@@ -30,6 +30,9 @@ use crate::adapter::objectstore::Store;
 use crate::adapter::objectstore::error::detail;
 use crate::adapter::openbao;
 
+/// Leave mostly comes at once; later it is waited for calmly.
+const ASK_FOR_GRANT_FIRST: Duration = Duration::from_millis(200);
+const FIRST: Duration = Duration::from_secs(20);
 const ASK_FOR_GRANT_EVERY: Duration = Duration::from_secs(1);
 /// Read from the disk at once while the snapshot is sent.
 const SEND_CHUNK: u64 = 512 * 1024;
@@ -145,14 +148,16 @@ fn report(plan: &Plan, fetched: &Result<(Found, Verified, Spool), MoverError>) -
 }
 
 async fn wait_for_grant(mailbox: &Mailbox) -> Result<Grant, MoverError> {
+    let begun = Instant::now();
     loop {
+        let pause = if begun.elapsed() < FIRST { ASK_FOR_GRANT_FIRST } else { ASK_FOR_GRANT_EVERY };
         match mailbox.grant().await {
             Ok(Some(grant)) => return Ok(grant),
             // Silence of the API server is waited out up to the deadline; a refusal is not.
             Err(MoverError::Kubernetes { name, what, source }) if source.is_forbidden() || source.is_not_found() => {
                 return Err(MoverError::Kubernetes { name, what, source });
             }
-            Ok(None) | Err(MoverError::Kubernetes { .. }) => tokio::time::sleep(ASK_FOR_GRANT_EVERY).await,
+            Ok(None) | Err(MoverError::Kubernetes { .. }) => tokio::time::sleep(pause).await,
             Err(other) => return Err(other),
         }
     }

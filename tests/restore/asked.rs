@@ -7,8 +7,8 @@ use kube::api::{Patch, PatchParams};
 use openbao_operator::api::{OpenBaoOperation, OpenBaoRestore, RestorePhase};
 use serde_json::json;
 
-use super::setup::{Bay, end, reason};
-use crate::harness::{Cluster, Operator, eventually};
+use super::setup::{Bay, end, operator, reason};
+use crate::harness::{Cluster, eventually};
 
 const LONG: Duration = Duration::from_secs(420);
 
@@ -28,7 +28,7 @@ async fn by_time_with_a_token_and_under_the_longest_names() {
     let cluster = Cluster::get().await;
     // As long as a namespace may be, and with a digit in front.
     let namespace = cluster.namespace(&format!("0-restore-{}", "x".repeat(36))).await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
     let token = bay.login().await;
     bay.put(&token, "pearl", "first").await;
@@ -93,7 +93,7 @@ async fn by_time_with_a_token_and_under_the_longest_names() {
 async fn scheduled_backups_stand_back_while_a_restore_is_on_its_way() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-ticks").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
     let token = bay.login().await;
     bay.put(&token, "pearl", "before").await;
@@ -132,7 +132,7 @@ async fn scheduled_backups_stand_back_while_a_restore_is_on_its_way() {
 async fn a_sealed_cluster_and_one_that_is_not_there_are_waited_for_and_named() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-sealed").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
     let token = bay.login().await;
     bay.put(&token, "pearl", "before").await;

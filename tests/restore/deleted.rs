@@ -6,8 +6,8 @@ use std::time::Duration;
 use kube::api::DeleteParams;
 use serde_json::json;
 
-use super::setup::Bay;
-use crate::harness::{Cluster, Operator, eventually};
+use super::setup::{Bay, operator};
+use crate::harness::{Cluster, eventually};
 
 const LONG: Duration = Duration::from_secs(420);
 
@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(420);
 async fn a_deleted_restore_leaves_no_job_no_lock_and_whole_data_at_every_stage() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-deleted").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
     let token = bay.login().await;
     bay.put(&token, "pearl", "before").await;

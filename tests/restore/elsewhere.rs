@@ -5,8 +5,8 @@ use std::time::Duration;
 use openbao_operator::api::RestorePhase;
 use serde_json::json;
 
-use super::setup::{Bay, end, manifest};
-use crate::harness::{Cluster, Operator, eventually};
+use super::setup::{Bay, end, manifest, operator};
+use crate::harness::{Cluster, eventually};
 
 const LONG: Duration = Duration::from_secs(420);
 
@@ -15,7 +15,7 @@ const LONG: Duration = Duration::from_secs(420);
 async fn a_fresh_cluster_with_the_same_key_gets_the_data_of_the_lost_one_across_versions() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-fresh").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.6.1").await;
     let token = bay.login().await;
     bay.put(&token, "pearl", "before").await;
@@ -48,7 +48,7 @@ async fn a_fresh_cluster_with_the_same_key_gets_the_data_of_the_lost_one_across_
 async fn another_seal_that_is_waived_ends_sealed_with_the_key_named() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-seal").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
     let key = bay.backup("first").await;
     namespace.apply(&manifest("coral", 1, "2.7.2", "")).await;

@@ -14,8 +14,8 @@ use std::time::Duration;
 use openbao_operator::api::RestorePhase;
 use serde_json::json;
 
-use crate::harness::{Cluster, Operator};
-use setup::{Bay, end};
+use crate::harness::Cluster;
+use setup::{Bay, end, operator};
 
 /// From the object to its end: download, safety backup, submission, restart of three servers, on two shared cores.
 const LONG: Duration = Duration::from_secs(420);
@@ -24,7 +24,7 @@ const LONG: Duration = Duration::from_secs(420);
 async fn destroyed_secrets_are_back_with_proof_and_old_tokens_work_again() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-three").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 3, "2.7.2").await;
     let old = bay.login().await;
     bay.put(&old, "pearl", "before").await;

@@ -10,8 +10,8 @@ use openbao_operator::api::{OpenBaoOperation, OperationPhase, RestorePhase};
 use openbao_operator::service::backup::jobs::mover_name;
 use serde_json::json;
 
-use super::setup::{Bay, end, manifest};
-use crate::harness::{Cluster, Operator, Store, eventually};
+use super::setup::{Bay, end, manifest, operator};
+use crate::harness::{Cluster, Store, eventually};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(600);
 async fn a_lock_in_other_hands_is_waited_for_and_taken_only_by_force_and_with_a_record() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-force").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
     let token = bay.login().await;
     bay.put(&token, "pearl", "before").await;
@@ -80,7 +80,7 @@ async fn spoil(bay: &Bay<'_>, restore: &str, key: &str, text: Option<&str>) -> O
 async fn an_outcome_that_nobody_can_tell_waits_for_a_person_with_the_lock_held() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-unknown").await;
-    let operator = Operator::start(&namespace, &[]).await;
+    let running = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
     let token = bay.login().await;
     bay.put(&token, "pearl", "before").await;
@@ -92,10 +92,10 @@ async fn an_outcome_that_nobody_can_tell_waits_for_a_person_with_the_lock_held()
         bay.restore(name, spec.clone()).await;
         bay.claimed(name, LONG).await;
         // Deaf for a moment, so that it cannot see the end before what tells of the claim is spoiled.
-        operator.signal(rustix::process::Signal::STOP);
+        running.signal(rustix::process::Signal::STOP);
         bay.answered(name, LONG).await;
         let claim = spoil(&bay, name, "claim", Some("somebody's words")).await;
-        operator.signal(rustix::process::Signal::CONT);
+        running.signal(rustix::process::Signal::CONT);
         let restore = bay.ended(name, LONG).await;
         assert_eq!(end(&restore).0, RestorePhase::Unknown, "{:?}", restore.status);
         assert!(end(&restore).1.contains("Resume"), "{:?}", restore.status);
@@ -135,7 +135,7 @@ async fn an_outcome_that_nobody_can_tell_waits_for_a_person_with_the_lock_held()
 async fn servers_without_room_for_the_snapshot_keep_their_data_and_the_restore_says_so() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-tmp").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
     let token = bay.login().await;
     bay.put(&token, "pearl", "before").await;
@@ -166,7 +166,7 @@ async fn servers_without_room_for_the_snapshot_keep_their_data_and_the_restore_s
 async fn a_store_that_goes_away_is_waited_for_and_what_it_lacks_is_named() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-store").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let _operator = operator(&namespace).await;
     let store = Store::start(&namespace).await;
     namespace.apply(&store.secret("s3")).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
@@ -195,13 +195,14 @@ async fn a_store_that_goes_away_is_waited_for_and_what_it_lacks_is_named() {
     }
     assert_eq!(bay.cluster().await.status.unwrap().operation_lock, None);
 
-    // Gone in the middle of the download, and back a while later.
+    // Gone when it is needed, and back a while later.
     let service = |selector: &str| format!(r#"{{"spec":{{"selector":{selector}}}}}"#);
     let selector = namespace.kubectl(&["get", "service", "s3", "-o", "jsonpath={.spec.selector}"]).await;
     let away = service(r#"{"away":"yes"}"#);
+    namespace.kubectl(&["patch", "service", "s3", "--type=merge", "-p", &away]).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     bay.restore("patient", source(&store.bucket, "s3")).await;
     bay.stage("patient", "Preflight", LONG).await;
-    namespace.kubectl(&["patch", "service", "s3", "--type=merge", "-p", &away]).await;
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("after"));
     let mut back: serde_json::Value = serde_json::from_str(&service(selector.trim())).unwrap();
@@ -218,7 +219,7 @@ async fn a_store_that_goes_away_is_waited_for_and_what_it_lacks_is_named() {
 async fn five_servers_get_the_data_back_one_after_the_other() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-five").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let _operator = operator(&namespace).await;
     let bay = Bay { namespace: &namespace, name: "kelp".to_owned() };
     namespace.apply(&format!("{}---\n{}", super::setup::CLAIM, manifest("kelp", 5, "2.7.2", ""))).await;
     bay.whole(5).await;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use openbao_operator::api::RestorePhase;
 use serde_json::json;
 
-use super::setup::{Bay, end, manifest, reason};
-use crate::harness::{Cluster, Operator};
+use super::setup::{Bay, end, manifest, operator, reason};
+use crate::harness::Cluster;
 
 const SOON: Duration = Duration::from_secs(180);
 
@@ -29,7 +29,7 @@ async fn refused(bay: &Bay<'_>, name: &str, spec: serde_json::Value, wanted: &st
 async fn damaged_foreign_and_newer_snapshots_are_refused_before_the_lock() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-refused").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let _operator = operator(&namespace).await;
     let bay = Bay::named(&namespace, "kelp", 1, "2.7.2", "").await;
     namespace.apply(&manifest("coral", 1, "2.6.1", "")).await;
     let token = bay.login().await;
@@ -106,7 +106,7 @@ async fn damaged_foreign_and_newer_snapshots_are_refused_before_the_lock() {
 async fn a_dry_run_judges_and_touches_nothing_and_a_waived_manifest_restores() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-dry").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
     let token = bay.login().await;
     bay.put(&token, "pearl", "before").await;

@@ -7,7 +7,7 @@ use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use openbao_operator::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationPhase, RestorePhase};
 use serde_json::{Value, json};
 
-use crate::harness::{Namespace, eventually};
+use crate::harness::{Namespace, Operator, eventually};
 
 /// From the object to a leader and all voters: bootstrap, self-init, joining.
 const READY: Duration = Duration::from_secs(300);
@@ -38,6 +38,12 @@ const REQUESTS: &str = r#"
       path: auth/userpass/users/admin
       data: {password: correct-horse, token_policies: admin}
 "#;
+
+/// An operator of the namespace's own. Nobody else could lead there, and without an election a machine that is busy for ten
+/// seconds does not end it.
+pub async fn operator(namespace: &Namespace) -> Operator {
+    Operator::start(namespace, &[("OPENBAO_LEADER_ELECT", "false")]).await
+}
 
 /// One cluster, and the claim `sand` for its backups.
 pub struct Bay<'a> {

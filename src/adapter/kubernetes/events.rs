@@ -84,7 +84,9 @@ impl Events {
         self.publish_about(object.object_ref(&()), news).await;
     }
 
-    /// Tells `news` about whatever `regarding` names, once.
+    /// Tells `news` about whatever `regarding` names, once. Whatever comes next does not wait for it: news are sent on the side,
+    /// and each sending ends by its timeout.
+    #[allow(clippy::unused_async)] // an adapter's call that does I/O; that it returns early is its own affair
     pub async fn publish_about(&self, regarding: ObjectReference, news: News) {
         let now = Utc::now();
         if self.is_repeated(&regarding, &news, now) {
@@ -93,9 +95,11 @@ impl Events {
         let namespace = regarding.namespace.clone().unwrap_or_else(|| "default".to_owned());
         let event = self.event(regarding, &news, now);
         let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        if let Err(error) = timed(api.create(&PostParams::default(), &event)).await {
-            tracing::warn!(reason = %news.reason, error = %error, "failed to publish an event");
-        }
+        tokio::spawn(async move {
+            if let Err(error) = timed(api.create(&PostParams::default(), &event)).await {
+                tracing::warn!(reason = %news.reason, error = %error, "failed to publish an event");
+            }
+        });
     }
 
     fn is_repeated(&self, regarding: &ObjectReference, news: &News, now: DateTime<Utc>) -> bool {
