@@ -87,7 +87,9 @@ pub async fn backups(connection: &Connection, cluster: &str) -> Result<(), Error
     let object: OpenBaoCluster = connection.get(cluster).await?;
     let mut operations: Vec<OpenBaoOperation> = connection.list(false).await?;
     operations.retain(|operation| operation.spec.cluster == cluster);
-    let backups = backup_view::records(operations);
+    let mut restores: Vec<OpenBaoRestore> = connection.list(false).await?;
+    restores.retain(|restore| restore.spec.cluster == cluster);
+    let backups = backup_view::records(operations.clone());
     if let Some(text) = connection.encode(&List::from(backups.as_slice()))? {
         return say(&text);
     }
@@ -97,7 +99,7 @@ pub async fn backups(connection: &Connection, cluster: &str) -> Result<(), Error
         );
         return Ok(());
     }
-    say(&backup_view::list(&object, &backups, now, paint))
+    say(&backup_view::list(&object, &operations, &restores, now, paint))
 }
 
 /// A backup by its operation's name or by its object key.
