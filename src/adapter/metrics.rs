@@ -4,7 +4,7 @@
 //! clusters cost as many series as one. What Prometheus can derive from objects in the caches is not kept here but
 //! computed at the scrape (`crate::telemetry`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -89,6 +89,8 @@ pub struct Metrics {
     reconciles: Family<KindOutcome, Counter>,
     reconcile_seconds: Family<Kind, Histogram>,
     reconciles_running: Family<Kind, Gauge<i64, AtomicI64>>,
+    reconciles_queued: Family<Kind, Gauge<i64, AtomicI64>>,
+    queue: Queue,
     api_requests: Family<ApiRequest, Counter>,
     backups_skipped: Family<Reason, Counter>,
     backups: Family<Phase, Counter>,
@@ -102,15 +104,34 @@ pub struct Metrics {
     certificates: Certificates,
 }
 
+/// Kind, namespace and name of what waits for a reconcile. Only their number becomes a metric.
+type Queue = Arc<Mutex<BTreeSet<(&'static str, String, String)>>>;
+
 /// When each cluster's certificate expires, by namespace and name. Only the earliest becomes a metric.
 type Certificates = Arc<Mutex<BTreeMap<(String, String), DateTime<Utc>>>>;
 
 impl Default for Metrics {
     fn default() -> Self {
+        let metrics = Self::empty();
+        // From the start, at zero: a counter that appears with its first failure shows no increase to an alert.
+        for phase in ["Succeeded", "Failed"] {
+            drop(metrics.backups.get_or_create(&Phase { phase }));
+        }
+        for phase in ["Completed", "Failed", "Unknown"] {
+            drop(metrics.restores.get_or_create(&Phase { phase }));
+        }
+        metrics
+    }
+}
+
+impl Metrics {
+    fn empty() -> Self {
         Self {
             reconciles: Family::default(),
             reconcile_seconds: Family::new_with_constructor(|| Histogram::new(RECONCILE_BUCKETS)),
             reconciles_running: Family::default(),
+            reconciles_queued: Family::default(),
+            queue: Queue::default(),
             api_requests: Family::default(),
             backups_skipped: Family::default(),
             backups: Family::default(),
@@ -152,8 +173,25 @@ impl Drop for Reconciling<'_> {
 }
 
 impl Metrics {
-    /// Begin a reconcile of `kind` (a kind's name, nothing else).
-    pub fn reconciling(&self, kind: &'static str) -> Reconciling<'_> {
+    /// An object was handed to its controller's queue; one that waits there already counts once, as in the queue.
+    pub fn queued(&self, kind: &'static str, namespace: &str, name: &str) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.insert((kind, namespace.to_owned(), name.to_owned())) {
+            self.reconciles_queued.get_or_create(&Kind { kind }).inc();
+        }
+    }
+
+    /// It left the queue: its reconcile begins, or it is gone.
+    pub fn left_queue(&self, kind: &'static str, namespace: &str, name: &str) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.remove(&(kind, namespace.to_owned(), name.to_owned())) {
+            self.reconciles_queued.get_or_create(&Kind { kind }).dec();
+        }
+    }
+
+    /// Begin a reconcile of an object of `kind` (a kind's name, nothing else).
+    pub fn reconciling(&self, kind: &'static str, namespace: &str, name: &str) -> Reconciling<'_> {
+        self.left_queue(kind, namespace, name);
         self.reconciles_running.get_or_create(&Kind { kind }).inc();
         Reconciling { metrics: self, kind, begun: Instant::now(), outcome: Outcome::Failed }
     }
@@ -226,6 +264,8 @@ impl Metrics {
             reconciles,
             reconcile_seconds,
             reconciles_running,
+            reconciles_queued,
+            queue: _,
             api_requests,
             backups_skipped,
             backups,
@@ -247,6 +287,7 @@ impl Metrics {
             reconcile_seconds,
         );
         registry.register("reconciles_running", "Reconciles under way right now", reconciles_running);
+        registry.register("reconciles_queued", "Objects that wait for their reconcile to begin", reconciles_queued);
         registry.register(
             "api_requests",
             "Requests to the API server by verb, resource and status class",
@@ -303,7 +344,7 @@ mod tests {
     #[test]
     fn a_reconcile_that_is_cancelled_counts_as_failed() {
         let metrics = Metrics::default();
-        drop(metrics.reconciling("OpenBaoCluster"));
+        drop(metrics.reconciling("OpenBaoCluster", "reef", "kelp"));
         let text = text(&metrics);
         let line = r#"openbao_operator_reconciles_total{kind="OpenBaoCluster",outcome="failed"} 1"#;
         assert!(text.contains(line), "{text}");
@@ -311,14 +352,45 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_its_reconcile_is_counted_once_until_it_begins_or_is_gone() {
+        let metrics = Metrics::default();
+        let depth = |wanted: i64| {
+            let text = text(&metrics);
+            assert!(
+                text.contains(&format!(r#"reconciles_queued{{kind="OpenBaoCluster"}} {wanted}"#)),
+                "{wanted}: {text}"
+            );
+        };
+        for name in ["kelp", "kelp", "fern", "moss"] {
+            metrics.queued("OpenBaoCluster", "reef", name);
+        }
+        depth(3);
+        let running = metrics.reconciling("OpenBaoCluster", "reef", "kelp");
+        metrics.left_queue("OpenBaoCluster", "reef", "fern");
+        depth(1);
+        metrics.queued("OpenBaoCluster", "reef", "kelp");
+        depth(2);
+        drop(running);
+        depth(2);
+    }
+
+    #[test]
     fn a_finished_reconcile_counts_with_its_outcome_and_duration() {
         let metrics = Metrics::default();
-        let mut one = metrics.reconciling("OpenBaoRestore");
+        let mut one = metrics.reconciling("OpenBaoRestore", "reef", "back");
         one.ends(Outcome::Waiting);
         drop(one);
         let text = text(&metrics);
         assert!(text.contains(r#"reconciles_total{kind="OpenBaoRestore",outcome="waiting"} 1"#), "{text}");
         assert!(text.contains(r#"reconcile_duration_seconds_count{kind="OpenBaoRestore"} 1"#), "{text}");
+    }
+
+    #[test]
+    fn failures_are_counted_from_zero_so_that_the_first_one_is_an_increase() {
+        let text = text(&Metrics::default());
+        for line in [r#"backups_finished_total{phase="Failed"} 0"#, r#"restores_finished_total{phase="Failed"} 0"#] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::{
         Adapters,
         kubernetes::{
             events::{News, Severity},
-            feed::Touched,
+            feed::{Touched, gone},
         },
         metrics::{Outcome, metrics},
     },
@@ -60,8 +60,11 @@ pub async fn run(ad: Arc<Adapters>, shutdown: CancellationToken) {
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(look, failed, context)
         .for_each(|outcome| async move {
-            if let Err(controller::Error::QueueError(error)) = outcome {
-                tracing::warn!(error = %error, "the queue of clusters failed");
+            if let Err(error) = outcome {
+                gone("OpenBaoCluster", &error);
+                if let controller::Error::QueueError(error) = error {
+                    tracing::warn!(error = %error, "the queue of clusters failed");
+                }
             }
         })
         .await;
@@ -74,7 +77,8 @@ fn woken(touched: &Touched) -> Vec<ObjectRef<OpenBaoCluster>> {
 }
 
 async fn look(cluster: Arc<OpenBaoCluster>, context: Arc<Context>) -> Result<Action, Error> {
-    let mut measured = metrics().reconciling("OpenBaoCluster");
+    let mut measured =
+        metrics().reconciling("OpenBaoCluster", &cluster.namespace().unwrap_or_default(), &cluster.name_any());
     let notes = context.memory.of(&cluster.uid().unwrap_or_default());
     let wait = reconcile::reconcile(&context.ad, &context.memory, &cluster).await?;
     notes.lock().await.failures = 0;

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     adapter::{
         Adapters,
-        kubernetes::feed::Touched,
+        kubernetes::feed::{Touched, gone},
         metrics::{Outcome, metrics},
     },
     api::operation::OpenBaoOperation,
@@ -72,6 +72,7 @@ pub async fn run_with(ad: Arc<Adapters>, managers: Vec<Arc<dyn Manager>>, faults
         .run(reconcile, retry, Arc::new(context))
         .for_each(|outcome| async move {
             if let Err(error) = outcome {
+                gone(KIND, &error);
                 tracing::debug!(error = %error, "operation");
             }
         })
@@ -120,7 +121,7 @@ fn waiting(touched: &Touched, store: &Store<OpenBaoOperation>) -> Vec<ObjectRef<
 }
 
 async fn reconcile(op: Arc<OpenBaoOperation>, context: Arc<Context>) -> Result<Action, DriveError> {
-    let mut measured = metrics().reconciling(KIND);
+    let mut measured = metrics().reconciling(KIND, &op.namespace().unwrap_or_default(), &op.name_any());
     let again = context.driver.reconcile(&op).await?;
     context.failures.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&op.uid().unwrap_or_default());
     match again {

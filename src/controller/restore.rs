@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::adapter::Adapters;
 use crate::adapter::kubernetes::client::{RequestError, timed};
 use crate::adapter::kubernetes::events::{News, Severity};
-use crate::adapter::kubernetes::feed::Touched;
+use crate::adapter::kubernetes::feed::{Touched, gone};
 use crate::adapter::kubernetes::owner::is_controlled_by;
 use crate::adapter::kubernetes::time::from_kube;
 use crate::adapter::metrics::{Outcome, metrics};
@@ -92,7 +92,13 @@ pub async fn run(ad: Arc<Adapters>, shutdown: CancellationToken) {
     let context = Arc::new(Context { ad: ad.clone(), backoff: Mutex::default() });
     let config = Config::default().concurrency(CONCURRENCY);
     let reconciler = |restore, context| Box::pin(reconcile(restore, context));
-    applier(reconciler, on_error, context, caches.restores.clone(), queue, config).for_each(|_| async {}).await;
+    applier(reconciler, on_error, context, caches.restores.clone(), queue, config)
+        .for_each(|outcome| async move {
+            if let Err(error) = outcome {
+                gone(KIND, &error);
+            }
+        })
+        .await;
 }
 
 fn all(ad: &Adapters) -> Vec<ObjectRef<OpenBaoRestore>> {
@@ -140,7 +146,7 @@ fn on_error(restore: Arc<OpenBaoRestore>, error: &Error, context: Arc<Context>) 
 
 async fn reconcile(restore: Arc<OpenBaoRestore>, context: Arc<Context>) -> Result<Action, Error> {
     let ad = &context.ad;
-    let mut measured = metrics().reconciling(KIND);
+    let mut measured = metrics().reconciling(KIND, &restore.namespace().unwrap_or_default(), &restore.name_any());
     let action = if restore.metadata.deletion_timestamp.is_some() {
         depart(ad, &restore).await
     } else if phase(&restore).is_terminal() {

@@ -3,7 +3,10 @@
 use crate::{
     adapter::{
         Adapters,
-        kubernetes::client::{RequestError, timed},
+        kubernetes::{
+            client::{RequestError, timed},
+            feed::gone,
+        },
         metrics::{Outcome, metrics},
     },
     api::OpenBaoRollout,
@@ -59,6 +62,7 @@ pub async fn run(ad: Arc<Adapters>, stop: CancellationToken) {
         .run(reconcile, |_, _, _| Action::requeue(RETRY), ad)
         .for_each(|outcome| async move {
             if let Err(error) = outcome {
+                gone(KIND, &error);
                 tracing::debug!(%error, "rollout");
             }
         })
@@ -66,7 +70,7 @@ pub async fn run(ad: Arc<Adapters>, stop: CancellationToken) {
 }
 
 async fn reconcile(object: Arc<OpenBaoRollout>, ad: Arc<Adapters>) -> Result<Action, Error> {
-    let mut measured = metrics().reconciling(KIND);
+    let mut measured = metrics().reconciling(KIND, &object.namespace().unwrap_or_default(), &object.name_any());
     if let Some(status) = rollout::refusal(&object, Utc::now()) {
         let api: Api<OpenBaoRollout> = Api::namespaced(ad.client.clone(), &object.namespace().unwrap_or_default());
         let body = json!({

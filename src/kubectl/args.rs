@@ -41,6 +41,7 @@ pub enum Output {
 pub enum Command {
     /// What a cluster is doing, on one screen; all clusters without a name
     Status {
+        /// The cluster's name
         cluster: Option<String>,
         /// In every namespace
         #[arg(short = 'A', long)]
@@ -48,6 +49,7 @@ pub enum Command {
     },
     /// Take a backup now
     Backup {
+        /// The cluster's name
         cluster: String,
         /// Why, for the record
         #[arg(long)]
@@ -58,7 +60,10 @@ pub enum Command {
     /// Put a snapshot back into a cluster. Everything written since is lost
     Restore(Restore),
     /// The backups that operation records know, and why retention keeps them
-    Backups { cluster: String },
+    Backups {
+        /// The cluster's name
+        cluster: String,
+    },
     /// What the record of one backup says about it
     Inspect {
         /// The operation, or the object's key
@@ -67,7 +72,10 @@ pub enum Command {
     /// Operations, newest first
     Ops(Ops),
     /// One operation and its steps
-    Op { name: String },
+    Op {
+        /// The operation's name, or a restore's
+        name: String,
+    },
     /// Stop an operation or a restore before its point of no return, undoing what was done
     Cancel(Steer),
     /// Let an operation go on that stopped for a person: it proves again and never repeats an effect
@@ -80,11 +88,13 @@ pub enum Command {
     Skip {
         #[command(flatten)]
         steer: Steer,
+        /// The step's name, as `op` shows it
         #[arg(long)]
         step: String,
     },
     /// Release a lock whose holder is gone; explains and refuses where that is not safe
     Unlock {
+        /// The cluster's name
         cluster: String,
         /// Do not ask
         #[arg(long)]
@@ -94,7 +104,10 @@ pub enum Command {
         reason: String,
     },
     /// Print a completion script
-    Completion { shell: clap_complete::Shell },
+    Completion {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -112,6 +125,7 @@ pub struct Wait {
 #[derive(Args, Debug)]
 #[group(id = "source", required = true, multiple = false, args = ["key", "latest", "before"])]
 pub struct Restore {
+    /// The cluster's name
     pub cluster: String,
     /// The snapshot's whole object key
     #[arg(long)]

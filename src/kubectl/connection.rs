@@ -34,6 +34,8 @@ pub struct Connection {
     client: Client,
     namespace: String,
     output: Option<Output>,
+    /// The flags that lead here, for commands that are suggested.
+    words: String,
     /// Who asks, as far as the kubeconfig tells.
     user: String,
 }
@@ -41,6 +43,12 @@ pub struct Connection {
 impl Connection {
     pub async fn open(global: Global) -> Result<Self, Error> {
         let Global { namespace, context, output } = global;
+        let mut words = String::new();
+        for (flag, value) in [("--context", &context), ("--namespace", &namespace)] {
+            if let Some(value) = value {
+                words.extend([" ", flag, " ", value]);
+            }
+        }
         let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
         let user = user(&options);
         let config = match Config::from_kubeconfig(&options).await {
@@ -53,11 +61,16 @@ impl Connection {
         };
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).map_err(|error| Error::Config(Box::new(error)))?;
-        Ok(Self { client, namespace, output, user })
+        Ok(Self { client, namespace, output, words, user })
     }
 
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// What follows `kubectl openbao` in a command that a person is told to type: empty, or begins with a space.
+    pub fn words(&self) -> &str {
+        &self.words
     }
 
     pub fn user(&self) -> &str {

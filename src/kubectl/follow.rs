@@ -48,7 +48,7 @@ impl Followed for OpenBaoOperation {
     fn line(&self, _: Paint) -> String {
         let status = self.status.clone().unwrap_or_default();
         let step = current_step(&status.steps).map(|step| step.name.clone()).unwrap_or_default();
-        let message = status.message.unwrap_or_default();
+        let message = status.message.filter(|message| !message.starts_with("running step ")).unwrap_or_default();
         let words = [status.phase.as_str().to_owned(), progress(&status.steps), step, message];
         words.iter().filter(|word| !word.is_empty()).map(String::as_str).collect::<Vec<_>>().join(" ")
     }

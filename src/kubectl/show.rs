@@ -20,8 +20,7 @@ pub async fn status(connection: &Connection, cluster: Option<String>, all: bool)
             return say(&text);
         }
         if clusters.is_empty() {
-            let place = if all { "any namespace".to_owned() } else { format!("namespace {}", connection.namespace()) };
-            eprintln!("no OpenBao cluster in {place}");
+            eprintln!("no OpenBao cluster in {}", place(connection, all));
             return Ok(());
         }
         return say(&cluster_view::list(&clusters, all, now, paint));
@@ -35,6 +34,10 @@ pub async fn status(connection: &Connection, cluster: Option<String>, all: bool)
     let mut restores: Vec<OpenBaoRestore> = connection.list(false).await?;
     restores.retain(|restore| restore.spec.cluster == name);
     say(&cluster_view::screen(&cluster, &operations, &restores, now, paint))
+}
+
+fn place(connection: &Connection, all: bool) -> String {
+    if all { "any namespace".to_owned() } else { format!("namespace {}", connection.namespace()) }
 }
 
 pub async fn operations(connection: &Connection, filter: Ops) -> Result<(), Error> {
@@ -52,6 +55,10 @@ pub async fn operations(connection: &Connection, filter: Ops) -> Result<(), Erro
     let operations = filter.apply(connection.list(all_namespaces).await?);
     match connection.encode(&List::from(operations.as_slice()))? {
         Some(text) => say(&text),
+        None if operations.is_empty() => {
+            eprintln!("no such operation in {}", place(connection, all_namespaces));
+            Ok(())
+        }
         None => say(&operation_view::list(&operations, all_namespaces, now, paint)),
     }
 }
@@ -95,7 +102,8 @@ pub async fn backups(connection: &Connection, cluster: &str) -> Result<(), Error
     }
     if backups.is_empty() {
         eprintln!(
-            "no finished backup of {cluster} is on record; take one with: kubectl openbao backup {cluster} --wait"
+            "no finished backup of {cluster} is on record; take one with: kubectl openbao{} backup {cluster} --wait",
+            connection.words()
         );
         return Ok(());
     }

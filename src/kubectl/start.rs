@@ -38,7 +38,7 @@ pub async fn backup(
     }
     eprintln!("openbaooperation {name} created");
     if !wait.wait {
-        eprintln!("follow it with: kubectl openbao op {name}");
+        eprintln!("follow it with: kubectl openbao{} op {name}", connection.words());
     }
     let ended = follow::<OpenBaoOperation>(connection, &name, wait).await?;
     if wait.wait {
@@ -67,6 +67,8 @@ pub async fn restore(connection: &Connection, asked: Restore) -> Result<Ended, E
         yes,
         wait,
     } = asked;
+    // A name that is mistyped should not become a record that waits.
+    let _: OpenBaoCluster = connection.get(&cluster).await?;
     let mut operations: Vec<OpenBaoOperation> = connection.list(false).await?;
     operations.retain(|operation| operation.spec.cluster == cluster);
     let records = backups::records(operations);
@@ -104,7 +106,7 @@ pub async fn restore(connection: &Connection, asked: Restore) -> Result<Ended, E
     let what = if dry_run { " (dry run: nothing will be changed)" } else { "" };
     eprintln!("openbaorestore {name} created{what}");
     if !wait.wait {
-        eprintln!("follow it with: kubectl openbao op {name}");
+        eprintln!("follow it with: kubectl openbao{} op {name}", connection.words());
     }
     let ended = follow::<OpenBaoRestore>(connection, &name, &wait).await?;
     if wait.wait {

@@ -69,16 +69,37 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
-/// Rows under a header. When it would be too wide, the widest column gives way first.
+/// Rows under a header. When it would be too wide, the widest column gives way first; then columns are left out from the
+/// right, before a name or a key that people copy is cut.
 #[derive(Debug)]
 pub struct Table {
     header: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
+    whole: &'static [&'static str],
 }
 
 impl Table {
     pub fn new(header: impl Into<Vec<&'static str>>) -> Self {
-        Self { header: header.into(), rows: Vec::new() }
+        Self { header: header.into(), rows: Vec::new(), whole: &[] }
+    }
+
+    /// These columns are never cut as long as others can give way.
+    pub fn whole(mut self, columns: &'static [&'static str]) -> Self {
+        self.whole = columns;
+        self
+    }
+
+    /// Without the columns in which no row says anything.
+    pub fn without_empty(mut self) -> Self {
+        let said: Vec<bool> =
+            (0..self.header.len()).map(|index| self.rows.iter().any(|row| !row[index].text.is_empty())).collect();
+        let mut keep = said.iter();
+        self.header.retain(|_| *keep.next().unwrap_or(&true));
+        for row in &mut self.rows {
+            let mut keep = said.iter();
+            row.retain(|_| *keep.next().unwrap_or(&true));
+        }
+        self
     }
 
     /// A row with one cell for each column; missing ones stay empty.
@@ -86,10 +107,6 @@ impl Table {
         let mut cells = cells.into();
         cells.resize(self.header.len(), Cell::default());
         self.rows.push(cells);
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
     }
 
     pub fn render(&self, paint: Paint) -> String {
@@ -121,12 +138,24 @@ impl Table {
                 *width = (*width).max(length(&cell.text));
             }
         }
-        let gaps = GAP.len() * widths.len().saturating_sub(1);
-        while widths.iter().sum::<usize>() + gaps > WIDTH {
-            let widest =
-                (0..widths.len()).filter(|index| widths[*index] > floor[*index]).max_by_key(|index| widths[*index]);
-            let Some(widest) = widest else { break };
-            widths[widest] -= 1;
+        let too_wide =
+            |widths: &[usize]| widths.iter().sum::<usize>() + GAP.len() * widths.len().saturating_sub(1) > WIDTH;
+        let is_whole = |index: usize| self.whole.contains(&self.header[index]);
+        while too_wide(&widths) {
+            let cut = |whole: bool| {
+                let may = |index: &usize| widths[*index] > floor[*index] && (whole || !is_whole(*index));
+                (0..widths.len()).filter(may).max_by_key(|index| widths[*index])
+            };
+            if let Some(widest) = cut(false) {
+                widths[widest] -= 1;
+            } else if !is_whole(widths.len() - 1) {
+                // `render` prints as many columns as there are widths.
+                widths.pop();
+            } else if let Some(widest) = cut(true) {
+                widths[widest] -= 1;
+            } else {
+                break;
+            }
         }
         widths
     }
@@ -235,6 +264,26 @@ mod tests {
         assert!(text.lines().all(|line| length(line) <= WIDTH), "{text}");
         assert!(text.contains('…'), "what was cut is marked: {text}");
         assert!(text.contains("Running"), "short columns stay whole");
+    }
+
+    #[test]
+    fn a_name_that_people_copy_stays_whole_and_the_last_columns_give_way() {
+        let name = "n".repeat(63);
+        let mut table = Table::new(["NAME", "PHASE", "BEGAN", "MESSAGE"]).whole(&["NAME"]);
+        table.row([name.clone().into(), "Running".into(), "x".repeat(20).into(), "a long story ".repeat(9).into()]);
+        let text = table.render(Paint::Off);
+        assert!(text.contains(&name) && text.contains("Running"), "{text}");
+        assert!(text.lines().all(|line| length(line) <= WIDTH), "{text}");
+        let mut table = Table::new(["NAMESPACE", "NAME", "MESSAGE"]).whole(&["NAMESPACE", "NAME"]);
+        table.row([name.clone().into(), name.into(), "x".into()]);
+        assert!(table.render(Paint::Off).lines().all(|line| length(line) <= WIDTH), "nothing is wider than the screen");
+    }
+
+    #[test]
+    fn a_column_that_says_nothing_can_be_left_out() {
+        let mut table = Table::new(["NAME", "APPLIED", "STATE"]);
+        table.row(["fern-0".into(), "".into(), "Active".into()]);
+        assert_eq!(table.without_empty().render(Paint::Off), "NAME    STATE\nfern-0  Active\n");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use kube::Api;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::adapter::kubernetes::client::chain;
 use crate::adapter::leadership::Term;
 use crate::causes::chain;
 use decide::Decision;
@@ -78,12 +79,19 @@ impl Candidate {
         let mut changes = self.leases.watch();
         let mut observer = Observer::default();
         let mut not_before = Instant::now();
+        let mut said = false;
         loop {
             // Before the first answer nothing is known, and there is nothing to decide on.
             let decision = observer.decide(&self.identity, Instant::now());
             let wake = match decision {
                 None => None,
-                Some(Decision::Wait { until }) => Some(until),
+                Some(Decision::Wait { until }) => {
+                    if !said {
+                        tracing::info!(lease = self.leases.name(), "standby: another replica leads");
+                        said = true;
+                    }
+                    Some(until)
+                }
                 Some(Decision::Create | Decision::TakeOver | Decision::Renew) if Instant::now() < not_before => {
                     Some(not_before)
                 }

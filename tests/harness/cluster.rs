@@ -45,6 +45,12 @@ impl Cluster {
         cluster
     }
 
+    /// Another one that is up, with nothing of ours in it.
+    pub async fn of(devcluster: Devcluster) -> Self {
+        let client = client(&devcluster.kubeconfig()).await;
+        Self { devcluster, client }
+    }
+
     /// As administrator, from outside.
     pub fn client(&self) -> Client {
         self.client.clone()

@@ -3,6 +3,8 @@
 mod chart;
 mod dist;
 mod docs;
+mod install;
 mod leader;
 mod life;
 mod process;
+mod rules;

@@ -24,11 +24,40 @@ pub fn prepare(mut config: Config) -> Config {
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// The API server's answer, or a transport error.
-    #[error(transparent)]
+    #[error("{}", words(.0))]
     Kube(Box<kube::Error>),
     /// Nothing came back; whether the server acted is unknown.
     #[error("the API server did not answer within {REQUEST_TIMEOUT:?}")]
     TimedOut,
+}
+
+/// What the API server said, or why it said nothing. kube's own text of a refusal contains the whole answer twice, once as
+/// Rust's debug output.
+pub fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if status.message.is_empty() => format!("{} ({})", status.reason, status.code),
+        kube::Error::Api(status) => status.message.clone(),
+        other => chain(other),
+    }
+}
+
+/// An error and its causes in one line, for people.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let (more, last) = match error.downcast_ref::<kube::Error>() {
+            Some(refused @ kube::Error::Api(_)) => (words(refused), true),
+            _ => (error.to_string(), false),
+        };
+        if text.is_empty() {
+            text = more;
+        } else if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = if last { None } else { error.source() };
+    }
+    text
 }
 
 impl From<kube::Error> for RequestError {
@@ -76,5 +105,30 @@ pub async fn timed<T>(request: impl Future<Output = Result<T, kube::Error>> + Se
     match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(RequestError::TimedOut),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("failed to create Role reef/kelp")]
+    struct Attempt(#[source] RequestError);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("reading kelp failed")]
+    struct Direct(#[source] kube::Error);
+
+    fn refusal() -> kube::Error {
+        let status = kube::core::Status::failure("roles \"kelp\" is forbidden: not yours", "Forbidden").with_code(403);
+        kube::Error::Api(Box::new(status))
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_api_servers_words_and_once() {
+        let wanted = "roles \"kelp\" is forbidden: not yours";
+        assert_eq!(chain(&Attempt(refusal().into())), format!("failed to create Role reef/kelp: {wanted}"));
+        assert_eq!(chain(&Direct(refusal())), format!("reading kelp failed: {wanted}"));
     }
 }

@@ -10,15 +10,17 @@ use kube::{
     Api, Resource,
     core::DeserializeGuard,
     runtime::{
-        WatchStreamExt,
+        WatchStreamExt, controller,
         reflector::{ObjectRef, Store, store},
         watcher,
     },
 };
 use serde::de::DeserializeOwned;
-use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
+
+use crate::adapter::metrics::metrics;
 
 /// How many notes a slow listener may fall behind before it is told to look at everything.
 const NOTES: usize = 4096;
@@ -82,6 +84,27 @@ impl Notes {
                 }
             })
         })
+        .inspect(queued)
+    }
+}
+
+/// Counts an object that goes into its controller's queue.
+pub fn queued<K>(object: &ObjectRef<K>)
+where
+    K: Resource<DynamicType = ()>,
+{
+    if let Cow::Borrowed(kind) = K::kind(&()) {
+        metrics().queued(kind, object.namespace.as_deref().unwrap_or_default(), &object.name);
+    }
+}
+
+/// Takes an object out of the count that its controller did not find any more.
+pub fn gone<Q, E: std::error::Error + 'static>(kind: &'static str, error: &controller::Error<E, Q>)
+where
+    Q: std::error::Error + 'static,
+{
+    if let controller::Error::ObjectNotFound(object) = error {
+        metrics().left_queue(kind, object.namespace.as_deref().unwrap_or_default(), &object.name);
     }
 }
 

@@ -36,14 +36,14 @@ pub fn list(
 ) -> String {
     let backups = records(operations.to_vec());
     let rulings = rulings(cluster, operations, restores, &backups, now);
-    let mut table = Table::new(["TAKEN", "SIZE", "OPERATION", "KEPT", "KEY"]);
+    let mut table = Table::new(["TAKEN", "SIZE", "KEY", "KEPT"]).whole(&["KEY"]);
     for backup in &backups {
         let artifacts = backup.status.as_ref().and_then(|status| status.artifacts.clone()).unwrap_or_default();
         let kept = rulings.iter().find(|ruling| Some(&ruling.key) == artifacts.key.as_ref());
         table.row([
             begun(backup).map(|at| ago(at, now)).unwrap_or_default().into(),
             artifacts.size_bytes.map(bytes).unwrap_or_default().into(),
-            backup.name_any().into(),
+            artifacts.key.clone().unwrap_or_default().into(),
             kept.map_or_else(Cell::default, |ruling| {
                 if ruling.keep {
                     Cell::toned(ruling.reason.clone(), Tone::Good)
@@ -51,7 +51,6 @@ pub fn list(
                     Cell::toned(format!("goes: {}", ruling.reason), Tone::Warn)
                 }
             }),
-            artifacts.key.unwrap_or_default().into(),
         ]);
     }
     table.render(paint)

@@ -12,7 +12,7 @@ use crate::api::conditions::cluster as condition;
 use crate::api::{
     ClusterPhase, LockMode, MemberState, OpenBaoCluster, OpenBaoClusterStatus, OpenBaoOperation, OpenBaoRestore,
 };
-use crate::kubectl::table::{Cell, Paint, Table, Tone, WIDTH, ago, bytes, fact, shorten, span};
+use crate::kubectl::table::{Cell, Paint, Table, Tone, WIDTH, ago, bytes, fact, span, wrap};
 
 /// One line a cluster.
 pub fn list(clusters: &[OpenBaoCluster], namespaces: bool, now: DateTime<Utc>, paint: Paint) -> String {
@@ -95,7 +95,12 @@ fn overview(out: &mut String, status: &OpenBaoClusterStatus, now: DateTime<Utc>,
     match (&status.active_leader, status.failure_tolerance) {
         (None, _) => fact(out, "Leader", "none: nobody is served", Tone::Bad, paint),
         (Some(leader), Some(tolerance)) => {
-            let text = format!("{leader}; {tolerance} more voter(s) may fail");
+            let may = match tolerance {
+                ..=0 => "no other voter may fail".to_owned(),
+                1 => "1 more voter may fail".to_owned(),
+                more => format!("{more} more voters may fail"),
+            };
+            let text = format!("{leader}; {may}");
             fact(out, "Leader", &text, if tolerance > 0 { Tone::Plain } else { Tone::Warn }, paint);
         }
         (Some(leader), None) => fact(out, "Leader", leader, Tone::Plain, paint),
@@ -231,35 +236,33 @@ fn members(out: &mut String, status: &OpenBaoClusterStatus, paint: Paint) {
         ]);
     }
     out.push('\n');
-    out.push_str(&table.render(paint));
+    out.push_str(&table.without_empty().render(paint));
 }
 
-/// Conditions in the state that needs a look. Those that only tell what runs are shown above already.
+/// Conditions in the state that needs a look, with their whole message. Those that only tell what runs or who holds the
+/// lock are shown above already.
 fn concerns(out: &mut String, conditions: &[Condition], paint: Paint) {
-    let mut table = Table::new(["CONDITION", "STATUS", "REASON", "MESSAGE"]);
+    let mut heading = "\n";
     for one in conditions {
         let bad_when = match one.type_.as_str() {
             condition::DEGRADED | condition::SEALED => "True",
-            condition::PROGRESSING | condition::BACKING_UP | condition::UPGRADING | condition::RESTORING => continue,
+            condition::PROGRESSING
+            | condition::BACKING_UP
+            | condition::UPGRADING
+            | condition::RESTORING
+            | condition::OPERATION_LOCK => continue,
             _ => "False",
         };
-        if one.status == bad_when || one.status == "Unknown" {
-            table.row([
-                Cell::toned(one.type_.clone(), Tone::Warn),
-                one.status.clone().into(),
-                one.reason.clone().into(),
-                one.message.clone().into(),
-            ]);
+        if one.status != bad_when && one.status != "Unknown" {
+            continue;
         }
-    }
-    if table.is_empty() {
-        return;
-    }
-    out.push('\n');
-    out.push_str(&table.render(paint));
-    // A cut message is not lost: the words are what a person needs.
-    for one in conditions.iter().filter(|one| one.status == "False" && one.type_ == condition::SUPPORTED) {
-        let _ = writeln!(out, "{}", shorten(&one.message, WIDTH));
+        let name = paint.on(&format!("{}={}", one.type_, one.status), Tone::Warn);
+        let _ = writeln!(out, "{heading}{name}  {}", one.reason);
+        heading = "";
+        // Never cut: the words are what a person needs.
+        for line in wrap(&one.message, WIDTH - 2) {
+            let _ = writeln!(out, "  {line}");
+        }
     }
 }
 
@@ -298,13 +301,13 @@ mod tests {
         let text = screen(&fern(), &[running], &[], now(), Paint::Off);
         for wanted in [
             "vault/fern  BackingUp",
-            "fern-1; 1 more voter(s) may fail",
+            "fern-1; 1 more voter may fail",
             "sealed: fern-2",
             "held for Backup by openbaocluster/backup for 12s (operation fern-backup-1): taking a",
             "last 9h00m ago, 12.3 MiB in 3.2s; next in 15h00m",
             "fern-backup-1 Running 1/2 Snapshot for 10s",
             "fern-2  Sealed",
-            "Degraded   True    Sealed",
+            "Degraded=True  Sealed\n  fern-2 is sealed",
         ] {
             assert!(text.contains(wanted), "{wanted}:\n{text}");
         }

@@ -78,7 +78,7 @@ pub fn list(operations: &[OpenBaoOperation], namespaces: bool, now: DateTime<Utc
     if namespaces {
         header.insert(0, "NAMESPACE");
     }
-    let mut table = Table::new(header);
+    let mut table = Table::new(header).whole(&["NAMESPACE", "NAME"]);
     for operation in operations {
         let phase = phase_of(operation);
         let status = operation.status.clone().unwrap_or_default();
@@ -154,13 +154,9 @@ pub fn tree(operation: &OpenBaoOperation, now: DateTime<Utc>, paint: Paint) -> S
         fact(&mut out, "Lock", &text, plain, paint);
     }
     if let Some(at) = status.point_of_no_return_at {
-        fact(
-            &mut out,
-            "No return",
-            &format!("passed {}: it cannot be cancelled any more", ago(at, now)),
-            Tone::Warn,
-            paint,
-        );
+        let (so, tone) =
+            if phase.is_terminal() { ("", plain) } else { (": it cannot be cancelled any more", Tone::Warn) };
+        fact(&mut out, "No return", &format!("passed {}{so}", ago(at, now)), tone, paint);
     }
     if let Some(lineage) = &spec.lineage
         && let Some(of) = &lineage.rollback_of

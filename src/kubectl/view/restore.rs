@@ -66,9 +66,11 @@ pub fn progress(restore: &OpenBaoRestore, paint: Paint) -> String {
         if let Some(percent) = progress.percent {
             let _ = write!(line, " {}", bar(percent));
         }
-        let _ = write!(line, " {}", bytes(progress.bytes));
+        if progress.bytes > 0 {
+            let _ = write!(line, " {}", bytes(progress.bytes));
+        }
     }
-    if !status.message.is_empty() {
+    if !status.message.is_empty() && !status.message.starts_with("running step ") {
         let _ = write!(line, " {}", status.message);
     }
     line
