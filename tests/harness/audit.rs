@@ -18,6 +18,8 @@ pub struct Audit {
 #[derive(Debug, Clone)]
 pub struct Request {
     pub user: String,
+    /// Which of the user's tokens.
+    pub credential: String,
     pub verb: String,
     /// With its subresource: `openbaoclusters/status`.
     pub resource: String,
@@ -80,6 +82,7 @@ fn request(event: &Value) -> Option<Request> {
     }
     Some(Request {
         user: text("/user/username"),
+        credential: text("/user/extra/authentication.kubernetes.io~1credential-id/0"),
         verb,
         resource,
         namespace: text("/objectRef/namespace"),

@@ -26,7 +26,7 @@ mod wait;
 pub use audit::{Audit, Request};
 pub use cluster::Cluster;
 pub use namespace::Namespace;
-pub use operator::Operator;
+pub use operator::{Operator, rights, token_kubeconfig};
 pub use own::Own;
 pub use relay::Relay;
 pub use stores::{Azurite, Store};

@@ -110,7 +110,6 @@ impl Drop for Namespace {
             return;
         }
         self.kubectl_now(&["delete", "namespace", &self.name, "--wait=false"]);
-        self.kubectl_now(&["delete", "clusterrolebinding", &self.name, "--ignore-not-found", "--wait=false"]);
         // Our finalizers wait for an operator, and the test's is gone.
         for kind in ["openbaooperations", "openbaorestores", "openbaorollouts", "openbaoclusters"] {
             let kind = format!("{kind}.openbao.org");

@@ -1,8 +1,8 @@
 //! The operator as a process in the node's network, which can be stopped politely, killed, and started again.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::{Child, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use xtask::devcluster::parts;
 
 use super::Namespace;
 
@@ -35,6 +36,11 @@ impl Operator {
 
     /// The same, without waiting for anything.
     pub async fn launch(namespace: &Namespace, env: &[(&str, &str)]) -> Self {
+        Self::launch_program(namespace, Path::new(env!("CARGO_BIN_EXE_openbao-operator")), env).await
+    }
+
+    /// Another build of it.
+    pub async fn launch_program(namespace: &Namespace, program: &Path, env: &[(&str, &str)]) -> Self {
         let kubeconfig = identity(namespace).await;
         let image = namespace.cluster().operator_image().await;
         let number = (1..1000).find(|n| !namespace.folder().join(format!("operator-{n}.log")).exists()).unwrap_or(1);
@@ -43,7 +49,7 @@ impl Operator {
         let port = port();
         let devcluster = namespace.cluster().devcluster();
         let mut command = devcluster.inside_network().expect("a running node");
-        command.arg(env!("CARGO_BIN_EXE_openbao-operator"));
+        command.arg(program);
         command.env("KUBECONFIG", &kubeconfig);
         command.env("OPENBAO_WATCH_NAMESPACES", namespace.name());
         command.env("POD_NAMESPACE", namespace.name());
@@ -97,6 +103,11 @@ impl Operator {
     /// SIGTERM, as Kubernetes ends a pod. Fails the test if it is not gone within `limit`.
     pub async fn stop(&mut self, limit: Duration) -> ExitStatus {
         self.signal(Signal::TERM);
+        self.ended(limit).await
+    }
+
+    /// Waits for its end, whoever asked for it. A second SIGTERM would be an order to leave at once.
+    pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("its status") {
@@ -150,21 +161,40 @@ impl Drop for Operator {
 }
 
 /// A kubeconfig with a token of the operator's own service account, so that the audit log tells its requests from the
-/// test's and it asks for tokens of itself only.
+/// test's and it asks for tokens of itself only. Its rights are the chart's, for this namespace: with more, a right that
+/// is missing would be found by the first user.
 async fn identity(namespace: &Namespace) -> PathBuf {
     let path = namespace.folder().join("operator.kubeconfig");
     if path.exists() {
         return path;
     }
-    let name = namespace.name();
-    namespace
-        .apply(&format!(
-            "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {ACCOUNT}}}\n---\n\
-             apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {{name: {name}}}\n\
-             roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}}\n\
-             subjects: [{{kind: ServiceAccount, name: {ACCOUNT}, namespace: {name}}}]\n"
-        ))
-        .await;
+    namespace.apply(&rights(namespace)).await;
+    fs::write(&path, token_kubeconfig(namespace).await).expect("the operator's kubeconfig");
+    path
+}
+
+/// The chart's service account and rights, as it renders them for one namespace.
+pub fn rights(namespace: &Namespace) -> String {
+    let devcluster = namespace.cluster().devcluster();
+    parts::build(devcluster, &["helm"]).expect("helm");
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/openbao-operator");
+    let mut helm = Command::new("helm");
+    helm.env("PATH", devcluster.path().expect("a path")).args(["template", ACCOUNT]).arg(chart);
+    helm.args(["--namespace", namespace.name()]);
+    let watch = format!("watchNamespaces={{{}}}", namespace.name());
+    for set in [&watch, "crds.install=false", "rbac.aggregate=false", "rbac.issuerDiscovery=false"] {
+        helm.args(["--set", set]);
+    }
+    for template in ["rbac", "serviceaccount"] {
+        helm.args(["--show-only", &format!("templates/{template}.yaml")]);
+    }
+    let output = helm.output().expect("helm starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("YAML")
+}
+
+/// A kubeconfig with a new token each time: the audit log tells the tokens of one account apart.
+pub async fn token_kubeconfig(namespace: &Namespace) -> String {
     let request = TokenRequest {
         spec: TokenRequestSpec { expiration_seconds: Some(6 * 3600), ..TokenRequestSpec::default() },
         ..TokenRequest::default()
@@ -181,8 +211,7 @@ async fn identity(namespace: &Namespace) -> PathBuf {
     let admin = fs::read_to_string(admin).expect("the administrator's kubeconfig");
     let mut config: Value = serde_saphyr::from_str(&admin).expect("YAML");
     config["users"] = serde_json::json!([{"name": "admin", "user": {"token": token}}]);
-    fs::write(&path, config.to_string()).expect("the operator's kubeconfig");
-    path
+    config.to_string()
 }
 
 /// A port that no other operator of this machine's tests takes.

@@ -2,18 +2,15 @@
 //! is allowed is used, and no secret is told to anyone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::process::Output;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
-use kube::api::{ListParams, PostParams};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::ListParams;
 use serde_json::Value;
 
-use super::chart::{chart, helm};
-use crate::harness::{Audit, Cluster, Namespace, Operator};
+use crate::harness::{Audit, Cluster, Namespace, Operator, rights};
 
 const ACCOUNT: &str = "openbao-operator";
 /// In the cluster's configuration, and nobody's business elsewhere.
@@ -54,9 +51,8 @@ const UNUSED: &[(&str, &str, &str)] = &[
 async fn a_life_under_the_charts_rights_needs_no_more_uses_them_all_and_tells_no_secret() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("life").await;
-    let rules = grant(&namespace).await;
+    let rules = allowed(&rights(&namespace));
     let audit = cluster.audit();
-    identity(&namespace).await;
     let operator = Operator::start(&namespace, &[]).await;
 
     namespace.apply(&manifest()).await;
@@ -77,7 +73,7 @@ async fn a_life_under_the_charts_rights_needs_no_more_uses_them_all_and_tells_no
     let told = everything_told(&namespace, &operator).await;
     namespace.kubectl(&["delete", "openbaocluster", "kelp", "--timeout=120s"]).await;
     no_secret(&namespace, &told).await;
-    rights(&audit, &namespace, &rules);
+    enough_and_used(&audit, &namespace, &rules);
 }
 
 fn manifest() -> String {
@@ -93,32 +89,8 @@ fn manifest() -> String {
     )
 }
 
-/// Gives the chart's rights for one namespace, and returns them as verb and resource.
-async fn grant(namespace: &Namespace) -> BTreeSet<(String, String)> {
-    let (chart, name) = (chart().display().to_string(), namespace.name());
-    let watch = format!("watchNamespaces={{{name}}}");
-    let output = helm(&[
-        "template",
-        "openbao-operator",
-        &chart,
-        "--namespace",
-        name,
-        "--set",
-        &watch,
-        "--set",
-        "crds.install=false",
-        "--set",
-        "rbac.aggregate=false",
-        "--set",
-        "rbac.issuerDiscovery=false",
-        "--show-only",
-        "templates/rbac.yaml",
-        "--show-only",
-        "templates/serviceaccount.yaml",
-    ]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let yaml = String::from_utf8(output.stdout).unwrap();
-    namespace.apply(&yaml).await;
+/// What the chart's roles for one namespace allow, as verb and resource.
+fn allowed(yaml: &str) -> BTreeSet<(String, String)> {
     let mut rights = BTreeSet::new();
     for document in yaml.split("\n---\n") {
         let role: Value = serde_saphyr::from_str(document).unwrap();
@@ -131,18 +103,6 @@ async fn grant(namespace: &Namespace) -> BTreeSet<(String, String)> {
         }
     }
     rights
-}
-
-/// A kubeconfig of the account that the chart made, where the harness would put an administrator's.
-async fn identity(namespace: &Namespace) {
-    let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() };
-    let request = TokenRequest { spec, ..TokenRequest::default() };
-    let accounts = namespace.api::<ServiceAccount>();
-    let token = accounts.create_token_request(ACCOUNT, &PostParams::default(), &request).await.unwrap();
-    let admin = fs::read_to_string(namespace.cluster().devcluster().inner_kubeconfig()).unwrap();
-    let mut config: Value = serde_saphyr::from_str(&admin).unwrap();
-    config["users"] = serde_json::json!([{"name": "admin", "user": {"token": token.status.unwrap().token}}]);
-    fs::write(namespace.folder().join("operator.kubeconfig"), config.to_string()).unwrap();
 }
 
 /// The plugin as a person runs it, on this machine; its two outputs together.
@@ -212,7 +172,7 @@ async fn no_secret(namespace: &Namespace, told: &BTreeMap<String, String>) {
 }
 
 /// Nothing was refused, and nothing is held without need.
-fn rights(audit: &Audit, namespace: &Namespace, rules: &BTreeSet<(String, String)>) {
+fn enough_and_used(audit: &Audit, namespace: &Namespace, rules: &BTreeSet<(String, String)>) {
     let user = format!("system:serviceaccount:{}:{ACCOUNT}", namespace.name());
     let requests = audit.requests(&user);
     assert!(requests.len() > 50, "only {} requests were seen", requests.len());

@@ -1,5 +1,7 @@
 //! The process around the controllers: leader election, start and stop, the chart, the plugin, what is never told.
 
+mod away;
+mod bench;
 mod chart;
 mod dist;
 mod docs;
@@ -8,3 +10,4 @@ mod leader;
 mod life;
 mod process;
 mod rules;
+mod takeover;

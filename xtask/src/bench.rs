@@ -3,6 +3,8 @@
 //! The devcluster is measured here. Every other benchmark is an ignored test named `bench_…` in the integration tests,
 //! because it needs the same harness; it prints `BENCH {"name": …, …}` lines, which are collected.
 
+mod page;
+
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -20,7 +22,9 @@ use crate::{report::say, repository};
 /// How long the idle node is watched.
 const IDLE: Duration = Duration::from_secs(30);
 
-pub fn run(cluster: &Devcluster, name: Option<&str>) -> Result<()> {
+/// Runs those whose name contains `name`, or all. Each result is kept; `page` writes docs/benchmarks.md from what is kept,
+/// and so does a run of all.
+pub fn run(cluster: &Devcluster, name: Option<&str>, page: bool) -> Result<()> {
     let mut results = Vec::new();
     if name.is_none_or(|name| name == "devcluster") {
         results.push(devcluster(cluster)?);
@@ -33,6 +37,10 @@ pub fn run(cluster: &Devcluster, name: Option<&str>) -> Result<()> {
     }
     for result in &results {
         table(result);
+        page::keep(result)?;
+    }
+    if page || name.is_none() {
+        say(format!("wrote {}", page::write()?.display()));
     }
     writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&results)?)?;
     Ok(())
@@ -113,7 +121,8 @@ fn size(path: &Path) -> Result<u64> {
 fn tests(name: &str) -> Result<Vec<Value>> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(repository());
-    cargo.args(["test", "--quiet", "--package", "openbao-operator", "--test", "cluster", "--"]);
+    // The whole workspace, as everywhere: another choice would be other features and so another build of everything.
+    cargo.args(["test", "--quiet", "--workspace", "--test", "cluster", "--"]);
     cargo.arg(format!("bench_{name}")).args(["--ignored", "--nocapture", "--test-threads=1"]);
     let mut child = cargo.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("could not start cargo")?;
     let mut results = Vec::new();

@@ -43,11 +43,14 @@ pub struct Place {
 
 pub fn run(cluster: &Devcluster, place: &Place) -> Result<()> {
     let start = Instant::now();
-    let scene = match play(cluster, place, Story { count: 0 }) {
+    let mut story = Story { count: 0, made: false };
+    let scene = match play(cluster, place, &mut story) {
         Ok(scene) => scene,
         // What went wrong is there to be looked at.
         Err(error) => {
-            say(format!("\nThe demo failed; what it made is left in namespace {}.", stage::NAMESPACE));
+            if story.made {
+                say(format!("\nThe demo failed; what it made is left in namespace {}.", stage::NAMESPACE));
+            }
             return Err(error);
         }
     };
@@ -86,6 +89,8 @@ fn next(scene: &Scene, start: Instant) {
 /// Numbers the steps as they are told.
 struct Story {
     count: u32,
+    /// The demo's namespace exists.
+    made: bool,
 }
 
 impl Story {
@@ -95,7 +100,7 @@ impl Story {
     }
 }
 
-fn play(cluster: &Devcluster, place: &Place, mut story: Story) -> Result<Scene> {
+fn play(cluster: &Devcluster, place: &Place, story: &mut Story) -> Result<Scene> {
     say("A backup is worth what its restore is worth. This shows one, on a real Kubernetes with real OpenBao servers.");
     let (stage, found_up) = match &place.context {
         None => {
@@ -116,6 +121,7 @@ fn play(cluster: &Devcluster, place: &Place, mut story: Story) -> Result<Scene> 
 
     story.tell("Three OpenBao servers, and an S3 server for their backups");
     stage.make_namespace()?;
+    story.made = true;
     let identity =
         Identity { access_key: "demo".into(), secret_key: oci::hex(&Sha256::digest(stage::nonce()))[..32].into() };
     stage.apply(&stores::manifest(&identity))?;

@@ -53,7 +53,7 @@ pub fn programs(features: &[&str]) -> Result<PathBuf> {
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_MANIFEST_DIR", "CARGO_PKG_NAME"] {
         cargo.env_remove(name);
     }
-    report::logged("building the operator", &cargo, &log)?;
+    report::logged("building the operator", &cargo, &log).map_err(|error| report::plainly(error, "crates.io"))?;
     Ok(target_folder().join(TARGET).join(PROFILE).join("openbao-operator"))
 }
 
@@ -135,6 +135,11 @@ fn ca_bundle() -> String {
 }
 
 /// What the content weighs as a registry would keep it.
+/// What an image of this program would weigh in a registry (bytes).
+pub fn weight(program: &Path) -> Result<u64> {
+    compressed(&describe(program))
+}
+
 fn compressed(image: &Image) -> Result<u64> {
     let mut gzip = GzEncoder::new(Counter(0), Compression::default());
     for entry in &image.entries {

@@ -82,6 +82,9 @@ enum Command {
     Bench {
         /// `devcluster`, or a part of a benchmark's name
         name: Option<String>,
+        /// Write docs/benchmarks.md from the last result of each; a run of all does so anyway
+        #[arg(long)]
+        page: bool,
     },
     /// Import image archives into the devcluster
     Load {
@@ -124,7 +127,7 @@ fn run(command: Command) -> Result<ExitCode> {
             let passed = suite::run(&cluster, &Selection { filter, soak, matrix, no_cluster, keep })?;
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Bench { name } => bench::run(&cluster, name.as_deref())?,
+        Command::Bench { name, page } => bench::run(&cluster, name.as_deref(), page)?,
         Command::Load { archives } => {
             for archive in archives {
                 images::import(&cluster, &std::path::absolute(&archive)?)?;

@@ -134,9 +134,10 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// Says first that a registry is out of reach where that is what a failure comes down to.
-pub fn with_network_hint(error: anyhow::Error, registry: &str) -> anyhow::Error {
-    const SIGNS: &[&str] = &[
+/// One sentence instead of a log where a failure comes down to the network or a full disk: the log says the same, many
+/// times. Any other failure is left as it is.
+pub fn plainly(error: anyhow::Error, registry: &str) -> anyhow::Error {
+    const NETWORK: &[&str] = &[
         "dial tcp",
         "no such host",
         "network is unreachable",
@@ -145,10 +146,25 @@ pub fn with_network_hint(error: anyhow::Error, registry: &str) -> anyhow::Error 
         "Name or service not known",
         "Temporary failure in name resolution",
         "Failed to establish a new connection",
+        "ConnectTimeoutError",
+        "module lookup disabled by GOPROXY=off",
+        "ENOTFOUND",
+        "EAI_AGAIN",
+        "ECONNREFUSED",
+        "ETIMEDOUT",
+        "Could not resolve host",
+        "Couldn't resolve host",
+        "Could not connect to server",
     ];
+    const DISK: &[&str] = &["no space left on device", "No space left on device", "ENOSPC"];
     let text = format!("{error:#}");
-    if SIGNS.iter().any(|sign| text.contains(sign)) {
-        error.context(format!("{registry} cannot be reached: check this machine's network and proxy settings"))
+    let has = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
+    let log = text.split("Log: ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let log = log.map(|log| format!(" (log: {log})")).unwrap_or_default();
+    if has(DISK) {
+        anyhow::anyhow!("the disk is full: free some space, or set OPENBAO_DEVCLUSTER_DIR to a larger disk{log}")
+    } else if has(NETWORK) {
+        anyhow::anyhow!("{registry} cannot be reached: check this machine's network and proxy settings{log}")
     } else {
         error
     }
@@ -185,11 +201,17 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_network_is_said_first_and_other_failures_are_left_alone() {
-        let error = with_network_hint(anyhow::anyhow!("go: dial tcp: lookup x: no such host"), "the proxy");
-        assert!(format!("{error:#}").starts_with("the proxy cannot be reached"), "{error:#}");
-        let error = with_network_hint(anyhow::anyhow!("undefined: foo"), "the proxy");
-        assert_eq!(format!("{error:#}"), "undefined: foo");
+    fn a_missing_network_and_a_full_disk_are_one_sentence_and_other_failures_are_left_alone() {
+        let said = |text: &'static str| format!("{:#}", plainly(anyhow::anyhow!(text), "the Go module proxy"));
+        let text =
+            "building x failed (exit status: 1). Log: /a/x.log\n    go: dial tcp: lookup y: no such host\n    again";
+        assert_eq!(
+            said(text),
+            "the Go module proxy cannot be reached: check this machine's network and proxy settings (log: /a/x.log)"
+        );
+        let text = said("building x failed. Log: /a/x.log\n    write $WORK/b001: no space left on device");
+        assert!(text.starts_with("the disk is full") && !text.contains('\n'), "{text}");
+        assert_eq!(said("undefined: foo"), "undefined: foo");
     }
 
     #[test]

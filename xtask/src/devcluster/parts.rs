@@ -103,7 +103,7 @@ fn build_one(cluster: &Devcluster, name: &str) -> Result<()> {
     }
     if let Err(error) = report::logged(&format!("building {name}"), &go, &parts.join(format!("{name}.log"))) {
         remove(&fresh)?;
-        return Err(report::with_network_hint(error, "the Go module proxy"));
+        return Err(report::plainly(error, "the Go module proxy"));
     }
     if name == "node" {
         fs::rename(fresh.join("server"), fresh.join("etcd"))?;

