@@ -63,11 +63,23 @@ pub enum Command {
     Backups {
         /// The cluster's name
         cluster: String,
+        /// Look into the store itself, by a Job of the mover
+        #[arg(long)]
+        from_store: bool,
+        /// The operator's image, for that Job; the one that the last operation used without it
+        #[arg(long, requires = "from_store")]
+        image: Option<String>,
     },
     /// What the record of one backup says about it
     Inspect {
         /// The operation, or the object's key
         backup: String,
+        /// Read this key from this cluster's store by a Job of the mover, check it, and say what is in it
+        #[arg(long, value_name = "CLUSTER")]
+        from_store: Option<String>,
+        /// The operator's image, for that Job; the one that the last operation used without it
+        #[arg(long, requires = "from_store")]
+        image: Option<String>,
     },
     /// Operations, newest first
     Ops(Ops),

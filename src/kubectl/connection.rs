@@ -81,6 +81,14 @@ impl Connection {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    /// Kubernetes' own kinds.
+    pub fn objects<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
     pub async fn get<K: Kind>(&self, name: &str) -> Result<K, Error> {
         self.find(name).await?.ok_or_else(|| Error::Missing(K::NAME, name.to_owned(), self.namespace.clone()))
     }

@@ -10,6 +10,7 @@ mod follow;
 mod request;
 mod show;
 mod start;
+mod store;
 mod table;
 mod unlock;
 mod view;
@@ -87,8 +88,12 @@ async fn run(cli: Cli) -> Result<ExitCode, Error> {
     let connection = Connection::open(global).await?;
     match command {
         Command::Status { cluster, all_namespaces } => show::status(&connection, cluster, all_namespaces).await?,
-        Command::Backups { cluster } => show::backups(&connection, &cluster).await?,
-        Command::Inspect { backup } => show::inspect(&connection, &backup).await?,
+        Command::Backups { cluster, from_store: true, image } => store::list(&connection, &cluster, image).await?,
+        Command::Backups { cluster, .. } => show::backups(&connection, &cluster).await?,
+        Command::Inspect { backup, from_store: Some(cluster), image } => {
+            store::inspect(&connection, &cluster, &backup, image).await?;
+        }
+        Command::Inspect { backup, .. } => show::inspect(&connection, &backup).await?,
         Command::Ops(filter) => show::operations(&connection, filter).await?,
         Command::Op { name } => show::operation(&connection, &name).await?,
         Command::Backup { cluster, intent, wait } => {

@@ -30,7 +30,7 @@ fn pages() -> Vec<(PathBuf, String)> {
 }
 
 /// The code blocks of one language, each with the page it stands on.
-fn blocks(language: &str) -> Vec<(String, String)> {
+pub fn blocks(language: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (path, text) in pages() {
         let mut rest = text.as_str();

@@ -5,6 +5,7 @@ mod bench;
 mod chart;
 mod dist;
 mod docs;
+mod guides;
 mod install;
 mod leader;
 mod life;

@@ -109,6 +109,10 @@ pub enum Task<'a> {
     Verify { source: &'a Source },
     /// Finishes what an earlier run began and does what its orders say.
     Prune(Orders<'a>),
+    /// Prints what is in the store.
+    List,
+    /// Reads a stored backup, checks it, and prints what is in it.
+    Inspect { source: &'a Source },
     /// Downloads, verifies, reports, waits for leave, and submits once.
     Restore { source: &'a Source, login: &'a Login, waive: &'a [String], submit: bool },
 }
@@ -190,13 +194,15 @@ impl Task<'_> {
             Self::Verify { .. } => "verify",
             Self::Prune(_) => "prune",
             Self::Restore { .. } => "restore",
+            Self::List => "list",
+            Self::Inspect { .. } => "inspect",
         }
     }
 
     fn login(&self) -> Option<&Login> {
         match self {
             Self::Backup { login, .. } | Self::Restore { login, .. } => Some(login),
-            Self::Verify { .. } | Self::Prune(_) => None,
+            Self::Verify { .. } | Self::Prune(_) | Self::List | Self::Inspect { .. } => None,
         }
     }
 
@@ -214,7 +220,8 @@ impl Task<'_> {
                 list.extend(expected_size.map(|size| (env::EXPECTED_SIZE, size.to_string())));
                 list.extend(key_fingerprint.map(|print| (env::KEY_FINGERPRINT, print.to_owned())));
             }
-            Self::Verify { source } => list.push(source.variable()),
+            Self::Verify { source } | Self::Inspect { source } => list.push(source.variable()),
+            Self::List => {}
             Self::Prune(orders) => orders.variables(&mut list)?,
             Self::Restore { source, waive, submit, .. } => {
                 list.push(source.variable());
@@ -447,7 +454,7 @@ impl Pieces {
         }
         if let Some(claim) = &mover.store.claim {
             // Only who writes backups may write to the volume.
-            let read_only = matches!(mover.task, Task::Verify { .. } | Task::Restore { .. });
+            let read_only = !matches!(mover.task, Task::Backup { .. } | Task::Prune(_));
             pieces.add("store", path::STORE, read_only, |v| {
                 v.persistent_volume_claim =
                     Some(PersistentVolumeClaimVolumeSource { claim_name: claim.clone(), read_only: None });

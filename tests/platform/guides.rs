@@ -1,0 +1,125 @@
+//! The guides as a person follows them: every command of theirs that speaks to a cluster is typed as it stands, in their
+//! order, on a devcluster of the test's own.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use xtask::devcluster::Devcluster;
+
+use super::docs::blocks;
+use crate::harness::Own;
+
+/// Pages in the order in which somebody new reads them.
+const PAGES: &[&str] =
+    &["backup.md", "restore.md", "upgrade.md", "lock.md", "kubectl-openbao.md", "troubleshooting.md"];
+
+/// What answers with an error in this story, by its beginning, with a word of that error.
+const REFUSED: &[(&str, &str)] = &[
+    // The restore has been proven: there is nothing to resume and nothing to give up.
+    ("kubectl openbao --namespace openbao resume restore/", "has ended"),
+    ("kubectl openbao --namespace openbao abandon restore/", "has ended"),
+    // No upgrade runs: the cluster has that version.
+    ("kubectl openbao --namespace openbao resume main-upgrade-2-7-2-1", "does not exist"),
+    ("kubectl openbao --namespace openbao cancel main-upgrade-2-7-2-1", "does not exist"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
+async fn every_command_of_the_guides_does_what_they_say() {
+    let own = Own::start("guides").await;
+    let mut sets = String::new();
+    for set in own.image().await {
+        sets.push_str(&format!(" --set {set}"));
+    }
+    let type_in = |line: &str| shell(own.cluster().devcluster(), line);
+
+    // By Helm, with the image that is here.
+    for line in commands("install.md").iter().take(2) {
+        let line = if line.starts_with("helm") { format!("{line}{sets} --wait --timeout 3m") } else { line.clone() };
+        succeeds(&line, &type_in(&line));
+    }
+    for line in commands("first-cluster.md") {
+        let said = succeeds(&line, &type_in(&line));
+        if line.ends_with("status main") {
+            for word in ["main-0", "Active", "Running", "unsealed"] {
+                assert!(said.contains(word), "{line}: {word}: {said}");
+            }
+        }
+    }
+
+    // The next pages are about a cluster with a target. Its data goes with its volumes.
+    for line in [
+        "kubectl --namespace openbao delete openbaocluster main --timeout=120s",
+        "kubectl --namespace openbao delete pvc --all --timeout=120s",
+        "kubectl --namespace openbao delete secret --all",
+        "kubectl --namespace openbao apply -f docs/samples/cluster-backup-file.yaml",
+        "kubectl --namespace openbao wait openbaocluster/main --for=condition=Available --timeout=5m",
+    ] {
+        succeeds(line, &type_in(line));
+    }
+    let mut count = 0;
+    for page in PAGES {
+        for line in commands(page) {
+            let line = named_as_here(&own, &line).await;
+            let output = type_in(&line);
+            match REFUSED.iter().find(|(begin, _)| line.starts_with(begin)) {
+                None => drop(succeeds(&line, &output)),
+                Some((_, word)) => {
+                    let said = String::from_utf8_lossy(&output.stderr);
+                    assert!(!output.status.success() && said.contains(word), "{page}: {line}: {said}");
+                }
+            }
+            count += 1;
+        }
+    }
+    assert!(count >= 20, "only {count} commands were typed");
+
+    // The one file for those without Helm is accepted beside what Helm installed; then all goes.
+    for line in
+        commands("install.md").iter().filter(|line| line.starts_with("kubectl apply") || line.starts_with("helm un"))
+    {
+        let dry = if line.starts_with("kubectl apply") { " --dry-run=server --force-conflicts" } else { "" };
+        let line = format!("{line}{dry}");
+        succeeds(&line, &type_in(&line));
+    }
+}
+
+/// The lines of a page's blocks that are typed into a shell; continued ones joined.
+fn commands(page: &str) -> Vec<String> {
+    blocks("sh")
+        .into_iter()
+        .filter(|(on, _)| on == page)
+        .flat_map(|(_, block)| block.replace("\\\n", " ").lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
+        .collect()
+}
+
+/// The guides call a backup and a restore by names that they have elsewhere.
+async fn named_as_here(own: &Own, line: &str) -> String {
+    let mut line = line.to_owned();
+    for (guide, kind) in [("main-backup-20261121-030000", "openbaooperations"), ("back-to-last", "openbaorestores")] {
+        if line.contains(guide) {
+            let all = own.get(&["-n", "openbao", kind]).await;
+            let real = |item: &&Value| kind != "openbaorestores" || item["spec"]["dryRun"] != true;
+            let item = all["items"].as_array().unwrap().iter().find(real).expect("an object of that kind").clone();
+            line = line.replace(guide, item["metadata"]["name"].as_str().unwrap());
+        }
+    }
+    line
+}
+
+/// As at a prompt in the repository, where a question is answered with yes.
+fn shell(devcluster: &Devcluster, line: &str) -> Output {
+    let plugin = Path::new(env!("CARGO_BIN_EXE_kubectl-openbao")).parent().unwrap().display().to_string();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("yes | {{ {line}; }}")]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    shell.env("PATH", format!("{plugin}:{}", devcluster.path().unwrap())).env("KUBECONFIG", devcluster.kubeconfig());
+    shell.stdin(Stdio::null()).output().unwrap()
+}
+
+fn succeeds(line: &str, output: &Output) -> String {
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{line}: {}\n{said}", output.status);
+    said
+}
