@@ -55,6 +55,8 @@ pub enum Error {
     NotConfirmed,
     #[error("refused: {0}")]
     Refused(String),
+    #[error("the look into the store failed: {0}")]
+    Mover(String),
 }
 
 /// The whole program.

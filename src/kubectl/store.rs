@@ -90,9 +90,9 @@ async fn await_answer(connection: &Connection, name: &str) -> Result<String, Err
         let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
         let pod = pods.list(&selector).await.map_err(read)?.items.into_iter().next();
         if done || failed {
-            let Some(pod) = pod else { return Err(Error::Refused(format!("the pod of job {name} is gone already"))) };
+            let Some(pod) = pod else { return Err(Error::Mover(format!("its pod of job {name} is gone already"))) };
             let text = pods.logs(&pod.name_any(), &LogParams::default()).await.map_err(read)?;
-            return if done { Ok(text) } else { Err(Error::Refused(complaint(&text))) };
+            return if done { Ok(text) } else { Err(Error::Mover(complaint(&text))) };
         }
         if let Some(why) = pod.as_ref().and_then(stuck)
             && why != said
@@ -101,7 +101,7 @@ async fn await_answer(connection: &Connection, name: &str) -> Result<String, Err
             said = why;
         }
         if Utc::now() > deadline {
-            return Err(Error::Refused(format!("job {name} gave no answer within {} minutes", LIMIT.num_minutes())));
+            return Err(Error::Mover(format!("job {name} gave no answer within {} minutes", LIMIT.num_minutes())));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
@@ -202,7 +202,9 @@ mod tests {
         let pod = job.spec.as_ref().unwrap().template.spec.as_ref().unwrap();
         assert_eq!(pod.containers[0].image.as_deref(), Some("mine:1"));
         assert_eq!(pod.containers[0].command.as_ref().unwrap()[1], "list");
-        assert_eq!(pod.containers[0].volume_mounts.as_ref().unwrap()[0].read_only, Some(true));
+        let mounts = pod.containers[0].volume_mounts.as_ref().unwrap();
+        let store = mounts.iter().find(|mount| mount.name == "store").unwrap();
+        assert_eq!(store.read_only, Some(true));
         assert_eq!(job.owner_references()[0].kind, "OpenBaoCluster");
         assert_eq!(job.owner_references()[0].controller, None, "no controller of ours takes it for its own");
     }

@@ -182,7 +182,7 @@ pub fn rights(namespace: &Namespace) -> String {
     helm.env("PATH", devcluster.path().expect("a path")).args(["template", ACCOUNT]).arg(chart);
     helm.args(["--namespace", namespace.name()]);
     let watch = format!("watchNamespaces={{{}}}", namespace.name());
-    for set in [&watch, "crds.install=false", "rbac.aggregate=false", "rbac.issuerDiscovery=false"] {
+    for set in [watch.as_str(), "crds.install=false", "rbac.aggregate=false", "rbac.issuerDiscovery=false"] {
         helm.args(["--set", set]);
     }
     for template in ["rbac", "serviceaccount"] {

@@ -65,8 +65,7 @@ const RESTARTS: &str = "jsonpath={.items[*].status.containerStatuses[0].restartC
 async fn started(own: &Own) -> String {
     let format = "jsonpath={range .items[*]}{.metadata.name} {.status.podIP} {.status.containerStatuses[0].containerID}{\"\\n\"}{end}";
     let all = own.kubectl(&["get", "pods", "-n", "openbao", "-o", format]).await;
-    all.lines()
-        .filter(|line| matches!(line.split(' ').next(), Some("main-0" | "main-1" | "main-2")))
-        .map(|line| format!("{line}\n"))
-        .collect()
+    let servers = ["main-0", "main-1", "main-2"];
+    let lines = all.lines().filter(|line| servers.contains(&line.split(' ').next().unwrap_or_default()));
+    lines.collect::<Vec<_>>().join("\n")
 }

@@ -1,6 +1,6 @@
 //! What the operator itself costs: numbers for `cargo xtask bench platform`.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -72,7 +72,7 @@ async fn bench_platform() {
 }
 
 /// From the start of the process until it leads with full caches.
-async fn start(namespace: &Namespace, program: &PathBuf) -> (Operator, Duration) {
+async fn start(namespace: &Namespace, program: &Path) -> (Operator, Duration) {
     let begun = Instant::now();
     let operator = Operator::launch_program(namespace, program, &[]).await;
     says(&operator, "leading").await;

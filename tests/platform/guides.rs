@@ -30,7 +30,7 @@ async fn every_command_of_the_guides_does_what_they_say() {
     let own = Own::start("guides").await;
     let mut sets = String::new();
     for set in own.image().await {
-        sets.push_str(&format!(" --set {set}"));
+        sets.extend([" --set ", set.as_str()]);
     }
     let type_in = |line: &str| shell(own.cluster().devcluster(), line);
 
