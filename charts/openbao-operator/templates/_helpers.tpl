@@ -48,11 +48,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "openbao-operator.rules" -}}
 # Our own kinds. Clusters and restores belong to people: the operator only marks them. Operations are its records.
 - apiGroups: [openbao.org]
-  resources: [openbaoclusters, openbaorestores]
+  resources: [openbaoclusters, openbaorestores, openbaorollouts]
   verbs: [get, list, watch, patch]
-- apiGroups: [openbao.org]
-  resources: [openbaorollouts]
-  verbs: [list, watch]
 - apiGroups: [openbao.org]
   resources: [openbaooperations]
   verbs: [get, list, watch, create, patch, delete]
@@ -64,7 +61,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [update]
 # Clusters that enforce it ask for this right before an owner reference may block deletion.
 - apiGroups: [openbao.org]
-  resources: [openbaoclusters/finalizers, openbaorestores/finalizers, openbaooperations/finalizers]
+  resources: [openbaoclusters/finalizers, openbaorestores/finalizers, openbaooperations/finalizers, openbaorollouts/finalizers]
   verbs: [update]
 # What a cluster is made of.
 - apiGroups: [apps]
