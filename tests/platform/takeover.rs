@@ -84,9 +84,9 @@ async fn fifty_leaders_end_under_load_the_other_acts_soon_and_never_do_two() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         if asked {
-            told.push(took)
+            told.push(took);
         } else {
-            killed.push(took)
+            killed.push(took);
         }
         if asked {
             let status = replicas[index].operator.ended(Duration::from_secs(15)).await;
