@@ -3,19 +3,33 @@
 use std::error::Error;
 
 /// `error: its cause: the cause of that`. A cause that is already part of what was said is not repeated: some libraries put
-/// it into their own message.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
+/// it into their own message. Of a refusal by the API server only its own words are told, see [`words`].
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut cause = Some(error);
     while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
+        let (more, last) = match error.downcast_ref::<kube::Error>() {
+            Some(refused @ kube::Error::Api(_)) => (words(refused), true),
+            _ => (error.to_string(), false),
+        };
+        if text.is_empty() {
+            text = more;
+        } else if !text.contains(&more) {
+            text = format!("{text}: {more}");
         }
-        cause = error.source();
+        cause = if last { None } else { error.source() };
     }
     text
+}
+
+/// What the API server said, or why it said nothing. kube's own text of a refusal contains the whole answer twice, once as
+/// Rust's debug output.
+pub fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if status.message.is_empty() => format!("{} ({})", status.reason, status.code),
+        kube::Error::Api(status) => status.message.clone(),
+        other => chain(other),
+    }
 }
 
 #[cfg(test)]

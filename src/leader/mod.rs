@@ -15,7 +15,6 @@ use kube::Api;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapter::kubernetes::client::chain;
 use crate::adapter::leadership::Term;
 use crate::causes::chain;
 use decide::Decision;

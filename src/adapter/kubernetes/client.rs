@@ -1,5 +1,6 @@
 //! How our Kubernetes client is configured.
 
+use crate::causes::words;
 use kube::Config;
 use std::time::Duration;
 
@@ -29,35 +30,6 @@ pub enum RequestError {
     /// Nothing came back; whether the server acted is unknown.
     #[error("the API server did not answer within {REQUEST_TIMEOUT:?}")]
     TimedOut,
-}
-
-/// What the API server said, or why it said nothing. kube's own text of a refusal contains the whole answer twice, once as
-/// Rust's debug output.
-pub fn words(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) if status.message.is_empty() => format!("{} ({})", status.reason, status.code),
-        kube::Error::Api(status) => status.message.clone(),
-        other => chain(other),
-    }
-}
-
-/// An error and its causes in one line, for people.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = String::new();
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let (more, last) = match error.downcast_ref::<kube::Error>() {
-            Some(refused @ kube::Error::Api(_)) => (words(refused), true),
-            _ => (error.to_string(), false),
-        };
-        if text.is_empty() {
-            text = more;
-        } else if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = if last { None } else { error.source() };
-    }
-    text
 }
 
 impl From<kube::Error> for RequestError {

@@ -198,7 +198,7 @@ async fn take_out(
     pod: &str,
     leads: bool,
 ) -> Result<(), String> {
-    let text = |error: &dyn std::error::Error| crate::causes::chain(error);
+    let text = |error: &(dyn std::error::Error + 'static)| crate::causes::chain(error);
     let Some(leader) = observe::leader(members) else { return Err("no member leads".to_owned()) };
     let token = voters::token(ad, notes, cluster, leader).await.map_err(|error| text(&error))?;
     let client = match leader.client() {
