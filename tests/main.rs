@@ -7,10 +7,12 @@
 
 mod api;
 mod backup;
+mod chaos;
 mod cluster;
 mod datapath;
 mod devcluster;
 mod harness;
+mod matrix;
 mod opslifecycle;
 mod platform;
 mod restore;

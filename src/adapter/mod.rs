@@ -1,6 +1,8 @@
 //! The edges: every request to a server leaves from here, with a timeout.
 
 pub mod caches;
+#[cfg(feature = "fault-injection")]
+pub mod faults;
 pub mod kubernetes;
 pub mod leadership;
 pub mod metrics;

@@ -18,11 +18,18 @@ pub use run::Error;
 /// The name under which the same binary is the data mover.
 const MOVER: &str = "bao-backup";
 
+/// What tests steer a program into faults with. A released one has no such thing, and says so instead of ignoring it.
+const FAULTS: &str = "OPENBAO_FAULT_RULES";
+
 /// The whole program.
 pub fn main() -> ExitCode {
     // reqwest and kube find the provider here; a second installation is refused and harmless.
     drop(rustls::crypto::ring::default_provider().install_default());
 
+    if !cfg!(feature = "fault-injection") && std::env::var_os(FAULTS).is_some() {
+        eprintln!("{FAULTS} is set, but this program was built without fault injection: unset it");
+        return ExitCode::FAILURE;
+    }
     let arguments: Vec<_> = std::env::args_os().collect();
     if let Some(arguments) = mover_arguments(&arguments) {
         return crate::datapath::cli::run(arguments, crate::service::backup::rules::apply);

@@ -100,7 +100,10 @@ async fn lead(
     stop: &CancellationToken,
 ) -> Result<(), Error> {
     let config = prepare(kube::Config::infer().await.map_err(Error::Config)?);
-    let client = ClientBuilder::try_from(config).map_err(Error::Client)?.with_layer(&CountRequests).build();
+    let connection = ClientBuilder::try_from(config).map_err(Error::Client)?;
+    #[cfg(feature = "fault-injection")]
+    let connection = connection.with_layer(&crate::adapter::faults::FaultLayer);
+    let client = connection.with_layer(&CountRequests).build();
     seen.readiness.set(Stage::Waiting("the API server".to_owned()));
     tokio::select! {
         () = stop.cancelled() => return Ok(()),

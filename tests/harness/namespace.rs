@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::api::core::v1::{Namespace as KubeNamespace, ServiceAccount};
@@ -17,6 +17,8 @@ pub struct Namespace {
     cluster: Cluster,
     name: String,
     folder: PathBuf,
+    /// Something in it went wrong, though the test goes on.
+    spoiled: AtomicBool,
 }
 
 impl Namespace {
@@ -36,11 +38,16 @@ impl Namespace {
             accounts.get("default").await.map(drop).map_err(|error| error.to_string())
         })
         .await;
-        Self { cluster: cluster.clone(), name, folder }
+        Self { cluster: cluster.clone(), name, folder, spoiled: AtomicBool::new(false) }
     }
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What is in it is kept as evidence, as after a failed test, when the value is dropped.
+    pub fn keep_evidence(&self) {
+        self.spoiled.store(true, Ordering::Relaxed);
     }
 
     /// For logs and files of this test; kept when it fails.
@@ -100,7 +107,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || self.spoiled.load(Ordering::Relaxed) {
             evidence::collect(self);
         } else {
             // What a passed test wrote is of no use to anyone.

@@ -185,6 +185,35 @@ impl<'a> Bay<'a> {
         self.namespace.cluster().expect_inside(&words).await;
     }
 
+    /// One try to log in; for clients of a cluster in trouble.
+    pub async fn try_login(&self) -> Option<String> {
+        let password = json!({"password": "correct-horse"});
+        let (_, body) = self.call(&self.active(), "", "POST", "auth/userpass/login/admin", Some(&password)).await?;
+        body["auth"]["client_token"].as_str().map(str::to_owned)
+    }
+
+    /// One try to write; `true` means that the server acknowledged it.
+    pub async fn try_put(&self, token: &str, path: &str, word: &str) -> bool {
+        let body = json!({"word": word});
+        let answer = self.call(&self.active(), token, "PUT", &format!("secret/{path}"), Some(&body)).await;
+        matches!(answer, Some((204 | 200, _)))
+    }
+
+    /// The names of all secrets.
+    pub async fn list(&self, token: &str) -> std::collections::BTreeSet<String> {
+        eventually("the secrets are listed", Duration::from_secs(60), async || {
+            match self.call(&self.active(), token, "GET", "secret/?list=true", None).await {
+                Some((200, body)) => {
+                    let keys = body["data"]["keys"].as_array().into_iter().flatten();
+                    Ok(keys.filter_map(|key| key.as_str().map(str::to_owned)).collect())
+                }
+                Some((404, _)) => Ok(std::collections::BTreeSet::new()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+    }
+
     pub async fn remove(&self, token: &str, path: &str) {
         let answer = self.call(&self.active(), token, "DELETE", &format!("secret/{path}"), None).await;
         assert!(matches!(answer, Some((204, _))), "{answer:?}");

@@ -60,6 +60,7 @@ pub fn programs(features: &[&str]) -> Result<PathBuf> {
 /// Builds the image and makes it known to the devcluster.
 pub fn load(cluster: &Devcluster) -> Result<Built> {
     let program = programs(&[])?;
+    has_no_faults(&program)?;
     let image = describe(&program);
     let weight = compressed(&image)?;
     if weight > LIMIT {
@@ -75,6 +76,20 @@ pub fn load(cluster: &Devcluster) -> Result<Built> {
     report::step("importing the operator's image", || images::import(cluster, &archive))?;
     say(format!("  {REPOSITORY}:{tag}, {} compressed", mebibytes(weight)));
     Ok(Built { tag })
+}
+
+/// What people get must not be steerable into faults: such a program refuses to start where somebody tries.
+fn has_no_faults(program: &Path) -> Result<()> {
+    let output = Command::new(program).env("OPENBAO_FAULT_RULES", "{}").arg("--version").output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() || !said.contains("built without fault injection") {
+        bail!(
+            "{} was built with the feature fault-injection: that is for tests only ({})",
+            program.display(),
+            output.status
+        );
+    }
+    Ok(())
 }
 
 /// An image of programs as `cargo build` made them, with the libraries they are linked to.

@@ -71,6 +71,9 @@ enum Command {
         /// The whole crash matrix as well
         #[arg(long)]
         matrix: bool,
+        /// As well: so many minutes in which everything dies now and then (the seed is `OPENBAO_CHAOS_SEED`)
+        #[arg(long, value_name = "MINUTES", num_args = 0..=1, default_missing_value = "30")]
+        chaos: Option<u32>,
         /// Leave out what needs the devcluster
         #[arg(long)]
         no_cluster: bool,
@@ -123,8 +126,8 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Install { programs } => install::run(&cluster, programs.as_deref())?,
         Command::Crds { check } => crds::run(check)?,
-        Command::Test { filter, soak, matrix, no_cluster, keep } => {
-            let passed = suite::run(&cluster, &Selection { filter, soak, matrix, no_cluster, keep })?;
+        Command::Test { filter, soak, matrix, chaos, no_cluster, keep } => {
+            let passed = suite::run(&cluster, &Selection { filter, soak, matrix, chaos, no_cluster, keep })?;
             return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Bench { name, page } => bench::run(&cluster, name.as_deref(), page)?,

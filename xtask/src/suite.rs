@@ -20,6 +20,8 @@ pub struct Selection {
     /// The long series as well: hours, run by hand.
     pub soak: bool,
     pub matrix: bool,
+    /// So many minutes of chaos as well.
+    pub chaos: Option<u32>,
     /// Leave out what needs the devcluster.
     pub no_cluster: bool,
     /// Leave the devcluster up if this run started it.
@@ -117,11 +119,16 @@ fn on_the_devcluster(cluster: &Devcluster, selection: &Selection, filter: &str) 
         tally += again(&failed, &target)?;
     }
     if selection.soak {
-        let options = ["--ignored", "--test-threads=1", "--skip", "bench_", "--skip", "matrix"];
+        let options = ["--ignored", "--test-threads=1", "--skip", "bench_", "--skip", "matrix", "--skip", "chaos::"];
         tally += cargo_test("the long series", &target, filter, &options)?;
     }
     if selection.matrix {
         tally += cargo_test("the crash matrix", &target, "matrix", &["--ignored", "--test-threads=1"])?;
+    }
+    if let Some(minutes) = selection.chaos {
+        let options = ["--ignored", "--nocapture", "--test-threads=1"];
+        let minutes = ("OPENBAO_CHAOS_MINUTES", minutes.to_string());
+        tally += cargo_tests_with(&[minutes], "chaos", &target, "chaos::", &options)?.tally;
     }
     tally += demonstrate(cluster, filter)?;
     if !found_up && !selection.keep {
@@ -193,8 +200,20 @@ fn cargo_test(what: &str, target: &[&str], filter: &str, options: &[&str]) -> Re
 
 /// The same, and which tests failed.
 fn cargo_tests(what: &str, target: &[&str], filter: &str, options: &[&str]) -> Result<Tested> {
+    cargo_tests_with(&[], what, target, filter, options)
+}
+
+/// The same with more variables.
+fn cargo_tests_with(
+    variables: &[(&str, String)],
+    what: &str,
+    target: &[&str],
+    filter: &str,
+    options: &[&str],
+) -> Result<Tested> {
     say(format!("{what}:"));
     let mut command = cargo();
+    command.envs(variables.iter().map(|(key, value)| (key, value)));
     command.args(["test", "--no-fail-fast"]).args(target).arg("--");
     if !filter.is_empty() {
         command.arg(filter);

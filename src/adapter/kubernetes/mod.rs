@@ -4,6 +4,7 @@
 //! queue retries with better knowledge ([`client`]).
 
 pub mod apply;
+pub mod classify;
 pub mod client;
 pub mod events;
 pub mod feed;

@@ -226,6 +226,31 @@ impl Client {
         body: Option<&Value>,
         timeout: Duration,
     ) -> Result<(StatusCode, bytes::Bytes)> {
+        #[cfg(feature = "fault-injection")]
+        if let Some(engine) = crate::adapter::faults::Engine::global() {
+            let call = crate::adapter::faults::Call::openbao(&method, path, &self.pod);
+            let described = format!("{method} {path}");
+            let silence =
+                |_| Error::TimedOut { pod: self.pod.clone(), request: described.clone(), timeout: Duration::ZERO };
+            let answer = |status| {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                (status, bytes::Bytes::from_static(br#"{"errors":["refused on purpose"]}"#))
+            };
+            let send = || self.send(method.clone(), path, token, body, timeout);
+            let status = |answer: &(StatusCode, bytes::Bytes)| answer.0.as_u16();
+            return crate::adapter::faults::through(engine, &call, send, silence, answer, status).await;
+        }
+        self.send(method, path, token, body, timeout).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&Token>,
+        body: Option<&Value>,
+        timeout: Duration,
+    ) -> Result<(StatusCode, bytes::Bytes)> {
         let described = format!("{method} {path}");
         let mut request = self.http.request(method, format!("{}/v1/{path}", self.base)).timeout(timeout);
         if let Some(token) = token {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
+use kube::client::ClientBuilder;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -120,7 +121,10 @@ impl ReportArgs {
         let unusable =
             |what: &str, why: String| MoverError::Config(format!("the API server's {what} is not usable: {why}"));
         let config = kube::Config::infer().await.map_err(|error| unusable("address", error.to_string()))?;
-        let client = kube::Client::try_from(prepare(config)).map_err(|error| unusable("client", error.to_string()))?;
+        let client = ClientBuilder::try_from(prepare(config)).map_err(|error| unusable("client", error.to_string()))?;
+        #[cfg(feature = "fault-injection")]
+        let client = client.with_layer(&crate::adapter::faults::FaultLayer);
+        let client = client.build();
         let namespace = self.report_namespace.as_deref().unwrap_or(namespace);
         Ok(Some(Mailbox::new(client, namespace, name)))
     }
