@@ -136,7 +136,7 @@ impl World {
             .collect();
         if let Some(pod) = running.get(which % running.len().max(1)) {
             self.force(pod).await;
-            self.tell("Job's pod killed", &pod.clone());
+            self.tell("Job's pod killed", pod);
         }
     }
 
@@ -318,8 +318,8 @@ impl World {
             let whole = match of {
                 Some(snapshot) => snapshots.contains(snapshot) && !object.ends_with(".deleting"),
                 None => {
-                    object.ends_with(".snap") && objects.contains(&format!("{object}.manifest.json"))
-                        || object.ends_with(".pin")
+                    let listed = objects.contains(&format!("{object}.manifest.json"));
+                    (object.ends_with(".snap") && listed) || object.ends_with(".pin")
                 }
             };
             if !whole {

@@ -104,11 +104,11 @@ pub struct Table {
 
 impl Table {
     pub fn failed(&self) -> Vec<(&Cell, &str)> {
-        let told = |(cell, outcome)| match outcome {
-            &Outcome::Differs(ref why) => Some((cell, why.as_str())),
-            _ => None,
-        };
-        self.cells.iter().filter_map(told).collect()
+        let failed = self.cells.iter().filter_map(|(cell, outcome)| match outcome {
+            Outcome::Differs(why) => Some((cell, why.as_str())),
+            Outcome::Same(_) | Outcome::NotReached => None,
+        });
+        failed.collect()
     }
 
     fn count(&self, is: impl Fn(&Outcome) -> bool) -> usize {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
@@ -10,13 +11,16 @@ use crate::harness::Namespace;
 /// The rules file of one namespace's operator, and the trace that the layer writes.
 pub struct Rules {
     path: PathBuf,
-    trace: PathBuf,
+    folder: PathBuf,
+    /// How often rules were set. Each time has a trace of its own, so that no file of rules is like the one before and
+    /// the layer counts from one again.
+    times: AtomicU32,
 }
 
 impl Rules {
     pub fn new(namespace: &Namespace) -> Self {
-        let folder = namespace.folder();
-        let rules = Self { path: folder.join("faults.json"), trace: folder.join("trace.jsonl") };
+        let folder = namespace.folder().to_owned();
+        let rules = Self { path: folder.join("faults.json"), folder, times: AtomicU32::new(0) };
         rules.clear();
         rules
     }
@@ -28,9 +32,8 @@ impl Rules {
 
     /// Puts these rules in force and begins a new trace. Counting begins with the next request.
     pub fn set(&self, rules: &Value) {
-        let _ = fs::remove_file(&self.trace);
-        // The time makes every file differ from the one before: the layer counts from one again.
-        self.replace(&json!({"trace": self.trace, "rules": rules}));
+        self.times.fetch_add(1, Ordering::Relaxed);
+        self.replace(&json!({"trace": self.trace(), "rules": rules}));
     }
 
     /// No faults, no trace from here on; the trace written so far stays.
@@ -49,8 +52,12 @@ impl Rules {
         fs::rename(&new, &self.path).expect("the rules are put in place");
     }
 
+    fn trace(&self) -> PathBuf {
+        self.folder.join(format!("trace-{}.jsonl", self.times.load(Ordering::Relaxed)))
+    }
+
     fn lines(&self) -> Vec<Value> {
-        let text = fs::read_to_string(&self.trace).unwrap_or_default();
+        let text = fs::read_to_string(self.trace()).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
@@ -61,7 +68,7 @@ impl Rules {
 
     /// The first fault that struck, as one line for people.
     pub fn struck(&self) -> Option<String> {
-        self.lines().iter().find(|line| line["what"] == "fault").map(|line| describe(line))
+        self.lines().iter().find(|line| line["what"] == "fault").map(describe)
     }
 }
 
