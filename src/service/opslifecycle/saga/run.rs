@@ -680,7 +680,9 @@ impl Run {
                 let reason = reason.to_owned();
                 self.apply(&Event::Ending { phase: OperationPhase::Failed, reason, message }, facts.now)?;
             }
-            StepOutcome::NotApplied { message } | StepOutcome::Unknown { message } => {
+            StepOutcome::Parked { reason: message, .. }
+            | StepOutcome::NotApplied { message }
+            | StepOutcome::Unknown { message } => {
                 self.wait(&message, RetryClass::ProgressPoll.delay(standard), facts);
             }
         }
