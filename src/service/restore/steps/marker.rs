@@ -84,7 +84,8 @@ pub enum Placed {
 
 /// Writes the marker, and reads it back from the leader. Harmless to do again. `Err`: not yet.
 pub async fn place(step: &Step<'_>, cluster: &OpenBaoCluster, leader: &Member) -> Result<Placed, StepOutcome> {
-    let again = |error: &dyn std::error::Error| StepOutcome::in_progress(format!("trying again: {}", chain(error)));
+    let again =
+        |error: &(dyn std::error::Error + 'static)| StepOutcome::in_progress(format!("trying again: {}", chain(error)));
     let token = match evidence::token(step, cluster, leader).await {
         Ok(token) => token,
         Err(error) if error.is_refused() => return Ok(Placed::NoAccess(chain(&error))),
