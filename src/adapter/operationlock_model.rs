@@ -235,7 +235,7 @@ impl Model for Claimants {
             }),
             Property::sometimes(
                 "it changes hands",
-                |_, state: &State| matches!(state.rightful, Some((identity, fence, true)) if identity != 0 && fence == TENURES),
+                |model, state: &State| matches!(state.rightful, Some((identity, fence, true)) if identity != 0 && fence == model.tenures),
             ),
         ]
     }

@@ -83,6 +83,7 @@ pub async fn timed<T>(request: impl Future<Output = Result<T, kube::Error>> + Se
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::causes::chain;
 
     #[derive(Debug, thiserror::Error)]
     #[error("failed to create Role reef/kelp")]
