@@ -70,11 +70,11 @@ pub async fn end<S: Scenario>(scenario: &mut S, round: usize, before: &Before) -
     }
     let after = place.objects().await;
     let mut changes: BTreeMap<String, i64> = BTreeMap::new();
-    for name in after.keys().filter(|name| !before.objects.contains_key(*name)) {
-        *changes.entry(format!("new {}", plain(name))).or_default() += 1;
+    for (name, object) in after.iter().filter(|(name, _)| !before.objects.contains_key(*name)) {
+        *changes.entry(format!("new {}", plain(name, object))).or_default() += 1;
     }
-    for name in before.objects.keys().filter(|name| !after.contains_key(*name)) {
-        *changes.entry(format!("gone {}", plain(name))).or_default() += 1;
+    for (name, object) in before.objects.iter().filter(|(name, _)| !after.contains_key(*name)) {
+        *changes.entry(format!("gone {}", plain(name, object))).or_default() += 1;
     }
     end.extend(changes.into_iter().map(|(what, count)| (what, count.to_string())));
     for (name, object) in &after {
@@ -85,15 +85,23 @@ pub async fn end<S: Scenario>(scenario: &mut S, round: usize, before: &Before) -
                 || name.starts_with("pod/")
                 || name.starts_with("statefulset/")
             {
-                end.insert(format!("state of {}", plain(name)), state);
+                end.insert(format!("state of {}", plain(name, object)), state);
             }
         }
     }
     end
 }
 
-/// A name without its numbers and hashes.
-fn plain(name: &str) -> String {
+/// An object's name without its numbers and hashes. The random end of a Job's pod may hold no digit to know it by.
+fn plain(name: &str, object: &Value) -> String {
+    match object["metadata"]["generateName"].as_str() {
+        Some(base) if name.starts_with("pod/") => format!("pod/{}#", numberless(base)),
+        _ => numberless(name),
+    }
+}
+
+/// Words that are numbers or hashes become `#`.
+fn numberless(name: &str) -> String {
     let word = |word: &str| {
         let hash = word.len() >= 5
             && word.chars().any(|c| c.is_ascii_digit())
@@ -116,7 +124,7 @@ fn state(object: &Value) -> Option<String> {
         "OpenBaoOperation" => {
             let steps = status["steps"].as_array().into_iter().flatten();
             let steps: Vec<String> =
-                steps.map(|step| format!("{}={}", plain(text(&step["name"])), text(&step["state"]))).collect();
+                steps.map(|step| format!("{}={}", numberless(text(&step["name"])), text(&step["state"]))).collect();
             let finalizers = object["metadata"]["finalizers"].as_array().map_or(0, Vec::len);
             Some(format!(
                 "{} {} [{}] finalizers {finalizers}",

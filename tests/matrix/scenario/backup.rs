@@ -22,7 +22,7 @@ const KEEP_ONE: &str = "backup: {target: {provider: file, file: {claimName: sand
 impl<const RETENTION: bool> Scenario for Saved<RETENTION> {
     const NAME: &'static str = if RETENTION { "retention" } else { "backup" };
     const ROUNDS: usize = 60;
-    const LIMIT: Duration = Duration::from_secs(180);
+    const LIMIT: Duration = Duration::from_secs(600);
 
     async fn open() -> Self {
         let place = Place::open(if RETENTION { "matrix-retention" } else { "matrix-backup" }).await;

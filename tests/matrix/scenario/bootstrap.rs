@@ -23,7 +23,7 @@ fn name(round: usize) -> String {
 impl Scenario for Bootstrap {
     const NAME: &'static str = "bootstrap";
     const ROUNDS: usize = 40;
-    const LIMIT: Duration = Duration::from_secs(240);
+    const LIMIT: Duration = Duration::from_secs(600);
 
     async fn open() -> Self {
         Self { place: Place::open("matrix-bootstrap").await }

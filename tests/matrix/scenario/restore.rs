@@ -18,7 +18,7 @@ pub struct Restore {
 impl Scenario for Restore {
     const NAME: &'static str = "restore";
     const ROUNDS: usize = 40;
-    const LIMIT: Duration = Duration::from_secs(300);
+    const LIMIT: Duration = Duration::from_secs(600);
 
     async fn open() -> Self {
         let place = Place::open("matrix-restore").await;

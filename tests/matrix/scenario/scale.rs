@@ -35,7 +35,7 @@ impl Scale {
 impl Scenario for Scale {
     const NAME: &'static str = "scale";
     const ROUNDS: usize = 1;
-    const LIMIT: Duration = Duration::from_secs(300);
+    const LIMIT: Duration = Duration::from_secs(600);
 
     async fn open() -> Self {
         let place = Place::open("matrix-scale").await;

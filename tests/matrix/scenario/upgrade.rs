@@ -20,7 +20,7 @@ pub struct Upgrade {
 impl Scenario for Upgrade {
     const NAME: &'static str = "upgrade";
     const ROUNDS: usize = VERSIONS.len() - 1;
-    const LIMIT: Duration = Duration::from_secs(300);
+    const LIMIT: Duration = Duration::from_secs(600);
 
     async fn open() -> Self {
         let place = Place::open("matrix-upgrade").await;

@@ -20,7 +20,7 @@ pub struct Workflow {
 impl Scenario for Workflow {
     const NAME: &'static str = "workflow";
     const ROUNDS: usize = 60;
-    const LIMIT: Duration = Duration::from_secs(150);
+    const LIMIT: Duration = Duration::from_secs(600);
 
     async fn open() -> Self {
         let place = Place::open("matrix-workflow").await;
