@@ -465,7 +465,7 @@ impl<'a> Bay<'a> {
                     "volumeMounts": [{"name": "store", "mountPath": "/store"}]}],
                 "volumes": [{"name": "store", "persistentVolumeClaim": {"claimName": "sand"}}]}});
             self.namespace.apply(&pod.to_string()).await;
-            self.namespace.kubectl(&["wait", "--for=condition=Ready", "pod/look", "--timeout=60s"]).await;
+            self.namespace.kubectl(&["wait", "--for=condition=Ready", "pod/look", "--timeout=240s"]).await;
         }
         self.namespace.kubectl(&["exec", POD, "--", "sh", "-c", script]).await
     }

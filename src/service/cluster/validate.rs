@@ -269,6 +269,20 @@ fn self_init(cluster: &OpenBaoCluster) -> Result<(bool, Option<OidcPlan>), Inval
     for request in &init.requests {
         request_body(request)?;
     }
+    // The server gives up its first start for good when one request fails. Once it is past that, no request matters.
+    let initialized = cluster.status.as_ref().and_then(|status| status.initialized) == Some(true);
+    let allowed = cluster.spec.configuration.unsafe_allow_api_audit_creation;
+    if !initialized
+        && allowed != Some(true)
+        && let Some(request) = init.requests.iter().find(|request| request.path.starts_with("sys/audit/"))
+    {
+        return Err(Invalid::Request {
+            name: request.name.clone(),
+            cause: "OpenBao creates audit devices on request only where the server allows it, and its first start fails for good \
+                    otherwise: set spec.configuration.unsafeAllowAPIAuditCreation to true"
+                .to_owned(),
+        });
+    }
     let plan = oidc.map(|oidc| OidcPlan { audience: observe::audience(cluster), issuer: oidc.issuer.clone() });
     Ok((true, plan))
 }
@@ -447,6 +461,23 @@ pub(crate) mod tests {
         let expected =
             hcl::Value::from_json(&json!({"type": "file", "options": {"file_path": "stdout"}}), "data").unwrap();
         assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn an_audit_device_of_self_init_needs_the_servers_leave_until_the_cluster_is_initialised() {
+        let audit = json!([{
+            "name": "audit", "operation": "update", "path": "sys/audit/file",
+            "auditDevice": {"type": "file", "fileOptions": {"filePath": "stdout"}}
+        }]);
+        let error = refusal(|s| s["selfInit"]["requests"] = audit.clone());
+        assert!(error.to_string().contains("unsafeAllowAPIAuditCreation to true"), "{error}");
+        valid(|s| {
+            s["selfInit"]["requests"] = audit.clone();
+            s["configuration"] = json!({"unsafeAllowAPIAuditCreation": true});
+        });
+        let mut running = cluster(|s| s["selfInit"]["requests"] = audit);
+        running.status.get_or_insert_default().initialized = Some(true);
+        validate(&running).unwrap();
     }
 
     #[test]
