@@ -4,7 +4,10 @@
 //! precondition that the API server checks.
 
 use super::{
-    kubernetes::feed::{self, Notes, Ties},
+    kubernetes::{
+        feed::{self, Notes, Ties},
+        shorten::operation_label,
+    },
     settings::Scope,
 };
 use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OpenBaoRollout};
@@ -32,8 +35,10 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const MANAGER: &str = "openbao-operator";
 /// The label that names the cluster an object belongs to.
 pub const CLUSTER_LABEL: &str = "openbao.org/cluster";
-/// The label that names the operation a Job, its pods and its mover objects belong to.
+/// The label that names the operation a Job, its pods and its mover objects belong to, shortened to what a label may hold.
 pub const OPERATION_LABEL: &str = "openbao.org/operation";
+/// The annotation with that operation's whole name.
+pub const OPERATION_NAME: &str = "openbao.org/operation-name";
 
 /// The stores, kept up to date by one watch each.
 #[derive(Clone)]
@@ -188,9 +193,15 @@ impl Caches {
         self.pods.state_filter(|pod| belongs(pod, namespace, CLUSTER_LABEL, cluster))
     }
 
-    /// The Jobs of an operation.
+    /// The Jobs of a cluster's operations, in no order.
+    pub fn jobs_of_cluster(&self, namespace: &str, cluster: &str) -> Vec<Arc<Job>> {
+        self.jobs.state_filter(|job| belongs(job, namespace, CLUSTER_LABEL, cluster))
+    }
+
+    /// The Jobs of an operation, by its whole name.
     pub fn jobs_of(&self, namespace: &str, operation: &str) -> Vec<Arc<Job>> {
-        self.jobs.state_filter(|job| belongs(job, namespace, OPERATION_LABEL, operation))
+        let label = operation_label(operation);
+        self.jobs.state_filter(|job| belongs(job, namespace, OPERATION_LABEL, &label))
     }
 }
 
@@ -200,8 +211,24 @@ fn belongs(object: &impl ResourceExt, namespace: &str, label: &str, value: &str)
 }
 
 fn labelled<K: ResourceExt>(object: &K) -> Ties {
-    Ties {
-        cluster: object.labels().get(CLUSTER_LABEL).cloned(),
-        operation: object.labels().get(OPERATION_LABEL).cloned(),
+    // The whole name first: a shortened one wakes nobody.
+    let operation = object.annotations().get(OPERATION_NAME).or_else(|| object.labels().get(OPERATION_LABEL));
+    Ties { cluster: object.labels().get(CLUSTER_LABEL).cloned(), operation: operation.cloned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_of_an_operation_with_a_long_name_wakes_that_operation() {
+        let name = "n".repeat(80);
+        let mut job = Job::default();
+        job.labels_mut().insert(OPERATION_LABEL.to_owned(), operation_label(&name));
+        job.annotations_mut().insert(OPERATION_NAME.to_owned(), name.clone());
+        assert_eq!(labelled(&job).operation, Some(name));
+        job.metadata.annotations = None;
+        job.labels_mut().insert(OPERATION_LABEL.to_owned(), "short".to_owned());
+        assert_eq!(labelled(&job).operation.as_deref(), Some("short"), "a Job that somebody else's code labelled");
     }
 }

@@ -118,9 +118,7 @@ fn woken(ad: &Adapters, touched: &Touched) -> Vec<ObjectRef<OpenBaoRestore>> {
         }
         ("ConfigMap", Some(cluster), Some(operation)) => {
             let restores = ad.caches.restores_of(&touched.namespace, cluster);
-            let own = |restore: &OpenBaoRestore| {
-                status::operation_of(restore).is_some_and(|name| jobs::operation_label(&name) == *operation)
-            };
+            let own = |restore: &OpenBaoRestore| status::operation_of(restore).is_some_and(|name| name == *operation);
             restores
                 .iter()
                 .filter(|restore| live(restore) && own(restore))

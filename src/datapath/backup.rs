@@ -17,6 +17,7 @@ use super::archive::{self, ArchiveError, Limits, Verified};
 use super::error::MoverError;
 use super::feed;
 use super::leader::{Leader, Servers, still_leads};
+use super::patience::bounded;
 use super::progress::Meter;
 use super::protocol::{BackupDone, Stage};
 use super::spool::{self, Fill, Spool, SpoolWriter};
@@ -26,10 +27,17 @@ use crate::adapter::objectstore::manifest::{
 };
 use crate::adapter::objectstore::target::UPLOAD_MEMORY;
 use crate::adapter::objectstore::{Manifest, Store, StoreError, keys};
+use crate::adapter::openbao::Token;
 
 /// No byte for so long: the leader is gone without closing, or hangs.
 const STALL: Duration = Duration::from_mins(1);
-const BETWEEN_STREAMS: Duration = Duration::from_secs(1);
+/// Before another stream; doubled each time, because each costs the leader a whole snapshot.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// After so many streams that broke, the operation's own retries and their longer pauses go on.
+const STREAMS: u32 = 8;
+/// Taking away what must not stay, at most: a pod that is told to stop has 30 s.
+const UNDO_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// One backup, as the operation froze it.
 #[derive(Clone, Debug)]
@@ -75,21 +83,19 @@ struct Stored {
 
 pub(super) async fn run(plan: &Plan, meter: &Meter) -> Result<(BackupDone, Manifest), MoverError> {
     let started = Instant::now();
-    tokio::select! {
-        biased;
-        () = plan.stop.cancelled() => return Err(MoverError::Cancelled),
-        prepared = tokio::time::timeout_at(plan.until, prepare(plan)) => {
-            prepared.unwrap_or(Err(MoverError::Deadline("the target was looked at")))?;
-        }
-    }
-    let mut retries = 0;
+    until(plan, "the target was looked at", prepare(plan)).await?;
+    let (mut retries, mut pause) = (0, FIRST_PAUSE);
     let stored = loop {
         match attempt(plan, meter).await {
             Ok(stored) => break stored,
-            Err(error) if error.is_worth_another_stream() && Instant::now() + BETWEEN_STREAMS < plan.until => {
+            Err(error)
+                if error.is_worth_another_stream() && retries + 1 < STREAMS && Instant::now() + pause < plan.until =>
+            {
                 retries += 1;
-                eprintln!("{}; starting again from the beginning", error.line());
-                tokio::time::sleep(BETWEEN_STREAMS).await;
+                eprintln!("{}; starting again from the beginning in {pause:?}", error.line());
+                let waited = async { Ok(tokio::time::sleep(pause).await) };
+                until(plan, "another stream was waited for", waited).await?;
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(error) => return Err(error),
         }
@@ -111,11 +117,18 @@ pub(super) async fn run(plan: &Plan, meter: &Meter) -> Result<(BackupDone, Manif
     Ok((done, manifest))
 }
 
+async fn until<T>(
+    plan: &Plan,
+    what: &'static str,
+    work: impl Future<Output = Result<T, MoverError>>,
+) -> Result<T, MoverError> {
+    bounded(plan.until, &plan.stop, what, work).await
+}
+
 /// What can be told before the leader is asked for anything: a wrong target, a key in use, too little disk.
 async fn prepare(plan: &Plan) -> Result<(), MoverError> {
     if plan.expected_size.is_none() {
-        let probe = format!("{}.preflight", plan.key);
-        plan.store.preflight(&probe).await?;
+        plan.store.preflight(&keys::preflight_key(&plan.key)).await?;
     }
     if plan.store.head(&keys::manifest_key(&plan.key)).await?.is_some() {
         return Err(MoverError::KeyTaken { key: plan.key.clone() });
@@ -133,17 +146,31 @@ async fn prepare(plan: &Plan) -> Result<(), MoverError> {
     Ok(())
 }
 
-/// One stream from one leader into the store.
-async fn attempt(plan: &Plan, meter: &Meter) -> Result<Stored, MoverError> {
+/// A snapshot that the leader has begun to send.
+struct Opened {
+    leader: Leader,
+    token: Token,
+    taken_at: DateTime<Utc>,
+    answer: reqwest::Response,
+}
+
+async fn open(plan: &Plan) -> Result<Opened, MoverError> {
     let leader = plan.servers.leader(plan.until).await?;
     let token = plan.servers.login(&leader.client).await?;
     still_leads(&leader.endpoint).await?;
     let taken_at = Utc::now();
-    meter.stage(Stage::Snapshot, 0);
     let answer = leader.client.snapshot(&token).await.map_err(|error| match error.status() {
         Some(403) => MoverError::Denied(error),
         _ => MoverError::Leader(error),
     })?;
+    Ok(Opened { leader, token, taken_at, answer })
+}
+
+/// One stream from one leader into the store.
+async fn attempt(plan: &Plan, meter: &Meter) -> Result<Stored, MoverError> {
+    meter.stage(Stage::Snapshot, 0);
+    let Opened { leader, token, taken_at, answer } =
+        until(plan, "the leader was asked for a snapshot", open(plan)).await?;
     let (size, at_once) = plan.store.target().upload_shape();
     let size = part_size(size, UPLOAD_MEMORY, plan.expected_size.unwrap_or(0));
     let at_once = at_once.min(usize::try_from(UPLOAD_MEMORY / size).unwrap_or(1)).max(1);
@@ -162,19 +189,17 @@ async fn attempt(plan: &Plan, meter: &Meter) -> Result<Stored, MoverError> {
         upload.complete().await?;
         Ok(verified)
     };
-    let outcome = tokio::select! {
-        biased;
-        () = plan.stop.cancelled() => Err(MoverError::Cancelled),
-        outcome = tokio::time::timeout_at(plan.until, stream) => match outcome {
-            Ok(outcome) => outcome,
-            Err(_) => Err(MoverError::Deadline("the snapshot was streamed and uploaded")),
-        },
-    };
-    plan.servers.logout(&leader.client, &token).await;
+    let outcome = until(plan, "the snapshot was streamed and uploaded", stream).await;
+    let logout = plan.servers.logout(&leader.client, &token);
     match outcome {
-        Ok(verified) => Ok(Stored { verified, taken_at, cluster_id: leader.cluster_id }),
+        Ok(verified) => {
+            logout.await;
+            Ok(Stored { verified, taken_at, cluster_id: leader.cluster_id })
+        }
         Err(error) => {
-            if let Some(left) = upload.abort().await {
+            // Together: a leader that hangs must not use up the time in which parts can be taken back.
+            let (left, ()) = tokio::join!(upload.abort(), logout);
+            if let Some(left) = left {
                 eprintln!("the upload could not be aborted, parts may stay in the store: {left}");
             }
             Err(error)
@@ -322,12 +347,16 @@ async fn commit(plan: &Plan, stored: &Stored) -> Result<Manifest, MoverError> {
     match outcome {
         Ok(()) => Ok(manifest),
         Err(error) => {
-            // The manifest first: it must never stand without its object.
-            let gone = match plan.store.delete(&keys::manifest_key(&plan.key)).await {
-                Ok(()) => plan.store.delete(&plan.key).await,
-                Err(left) => Err(left),
+            let gone = async {
+                // The manifest first: it must never stand without its object.
+                plan.store.delete(&keys::manifest_key(&plan.key)).await?;
+                plan.store.delete(&plan.key).await
             };
-            if let Err(left) = gone {
+            let left = match tokio::time::timeout(UNDO_TIMEOUT, gone).await {
+                Ok(gone) => gone.err().map(|left| left.to_string()),
+                Err(_) => Some(format!("given up after {UNDO_TIMEOUT:?}")),
+            };
+            if let Some(left) = left {
                 eprintln!("{} could not be removed, a cleaning run has to: {left}", plan.key);
             }
             Err(error)

@@ -68,12 +68,21 @@ async fn command(command: Command, rules: Rules) -> ExitCode {
     let stop = stop_on_signal();
     match command {
         Command::Backup(args) => end(backup(args, stop).await),
-        Command::Verify(args) => end(verify(&args).await),
+        Command::Verify(args) => stoppable(stop, async { end(verify(&args).await) }).await,
         Command::Restore(args) => end(restore(args, stop).await),
-        Command::Prune(args) => end(prune(&args, rules).await),
-        Command::Preflight(args) => end(preflight(&args).await),
-        Command::List(args) => list(&args).await,
-        Command::Inspect(args) => inspect(&args).await,
+        Command::Prune(args) => stoppable(stop, async { end(prune(&args, rules).await) }).await,
+        Command::Preflight(args) => stoppable(stop, async { end(preflight(&args).await) }).await,
+        Command::List(args) => stoppable(stop, list(&args)).await,
+        Command::Inspect(args) => stoppable(stop, inspect(&args)).await,
+    }
+}
+
+/// For what can be left off anywhere: it only reads, or the next run finishes what it began.
+async fn stoppable(stop: CancellationToken, work: impl Future<Output = ExitCode>) -> ExitCode {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => end::<()>(Err(MoverError::Cancelled)),
+        code = work => code,
     }
 }
 

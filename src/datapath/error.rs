@@ -36,7 +36,7 @@ pub enum MoverError {
     Archive(#[source] ArchiveError),
     #[error("{path} has {free} bytes free, {needed} are needed: give the scratch volume more room")]
     Space { path: PathBuf, free: u64, needed: u64 },
-    #[error("the spool would grow beyond the {limit} bytes allowed")]
+    #[error("the spool would grow beyond the {limit} bytes it may take (for a Job twice spec.storage.size)")]
     SpoolLimit { limit: u64 },
     #[error("could not {what} {path}")]
     Scratch { what: &'static str, path: PathBuf, source: std::io::Error },

@@ -64,11 +64,15 @@ impl Servers {
 
     /// Asks until exactly one server leads and says so twice (health and its own view).
     pub(super) async fn leader(&self, until: Instant) -> Result<Leader, MoverError> {
+        let mut why = "no server answered in time".to_owned();
         loop {
-            let why = match self.ask_all().await? {
-                Ok(leader) => return Ok(leader),
-                Err(why) => why,
+            let Ok(round) = tokio::time::timeout_at(until, self.ask_all()).await else {
+                return Err(MoverError::NoLeader(why));
             };
+            match round? {
+                Ok(leader) => return Ok(leader),
+                Err(seen) => why = seen,
+            }
             if Instant::now() + ASK_AGAIN >= until {
                 return Err(MoverError::NoLeader(why));
             }

@@ -12,6 +12,7 @@
 //! | [`prune`] | deletion that a crash cannot leave half done |
 //! | [`leader`] | who leads, and with which identity it is asked |
 //! | `spool`, `feed`, `upload` | the pieces of the pipeline, each with its bound |
+//! | `patience` | deadlines, and being told to stop |
 //! | `mailbox`, `progress` | the mover's own object in the API server, and how far it is |
 //! | [`error`] | why a command failed, by cause |
 
@@ -23,6 +24,7 @@ pub mod error;
 mod feed;
 pub mod leader;
 mod mailbox;
+mod patience;
 mod progress;
 pub mod protocol;
 pub mod prune;

@@ -96,6 +96,10 @@ pub(super) async fn run(store: &Store, cluster_prefix: &str, orders: &Orders) ->
             continue;
         }
         match standing(&all, cluster_prefix, key) {
+            // Pinned since the list was made: whoever pins something and sees the pin may rely on it.
+            Standing::Removable(_) if store.head(&keys::pin_key(key)).await?.is_some() => {
+                done.kept.push(KeptKey { key: key.clone(), reason: PINNED.to_owned() });
+            }
             Standing::Removable(pieces) => {
                 mark(store, key, orders.dry_run).await?;
                 finish(store, key, pieces, orders.dry_run).await?;
@@ -118,6 +122,7 @@ pub(super) async fn run(store: &Store, cluster_prefix: &str, orders: &Orders) ->
             }
             _ => {
                 if !orders.dry_run {
+                    store.delete(&keys::preflight_key(key)).await?;
                     store.delete(key).await?;
                     store.clear_staged(key).await?;
                 }
@@ -129,6 +134,7 @@ pub(super) async fn run(store: &Store, cluster_prefix: &str, orders: &Orders) ->
     Ok(done)
 }
 
+const PINNED: &str = "it is pinned";
 const NOT_OURS: &str = "it is not the key of a backup of this cluster";
 
 enum Standing<'a> {
@@ -144,7 +150,7 @@ fn standing<'a>(all: &'a BTreeMap<String, Pieces>, cluster_prefix: &str, key: &s
         _ if !ours => Standing::Kept(NOT_OURS),
         None => Standing::Gone,
         Some(pieces) if pieces.deleting => Standing::Gone,
-        Some(pieces) if pieces.pin => Standing::Kept("it is pinned"),
+        Some(pieces) if pieces.pin => Standing::Kept(PINNED),
         Some(pieces) => Standing::Removable(pieces),
     }
 }

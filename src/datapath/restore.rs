@@ -20,6 +20,7 @@ use super::backup::verify_spool;
 use super::error::MoverError;
 use super::leader::{Identity, Servers, still_leads};
 use super::mailbox::Mailbox;
+use super::patience::bounded;
 use super::progress::Meter;
 use super::protocol::{
     Cause, Claim, Grant, Permit, REPORT, RESULT, Report, ReportKind, RestoreDone, Stage, Submission, SubmissionOutcome,
@@ -94,11 +95,7 @@ async fn until<T>(
     what: &'static str,
     work: impl Future<Output = Result<T, MoverError>>,
 ) -> Result<T, MoverError> {
-    tokio::select! {
-        biased;
-        () = plan.stop.cancelled() => Err(MoverError::Cancelled),
-        outcome = tokio::time::timeout_at(plan.until, work) => outcome.unwrap_or(Err(MoverError::Deadline(what))),
-    }
+    bounded(plan.until, &plan.stop, what, work).await
 }
 
 async fn fetch(plan: &Plan, meter: &Meter) -> Result<(Found, Verified, Spool), MoverError> {

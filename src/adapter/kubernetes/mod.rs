@@ -9,5 +9,6 @@ pub mod client;
 pub mod events;
 pub mod feed;
 pub mod owner;
+pub mod shorten;
 pub mod time;
 pub mod token;

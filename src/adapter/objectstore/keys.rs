@@ -62,6 +62,11 @@ pub fn deleting_key(key: &str) -> String {
     format!("{key}{DELETING_SUFFIX}")
 }
 
+/// Written, read and removed before a first backup.
+pub fn preflight_key(key: &str) -> String {
+    format!("{key}.preflight")
+}
+
 /// The backup and the part of it that an object's key names; `None` for anything that is not exactly ours: directly
 /// under the cluster's prefix, with a time and a UID in our form.
 pub fn parse(cluster_prefix: &str, object_key: &str) -> Option<(BackupName, ObjectKind)> {

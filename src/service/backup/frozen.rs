@@ -10,7 +10,7 @@ use super::jobs::{Login, Source};
 use super::store::{Store, StoreError};
 use crate::adapter::objectstore::keys;
 use crate::api::{BackupSpec, DEFAULT_STATIC_KEY_ID, OpenBaoCluster, Retention, SealType};
-use crate::service::cluster::{names, observe};
+use crate::service::cluster::{names, observe, validate};
 use chrono::{DateTime, Utc};
 use kube::ResourceExt;
 
@@ -22,9 +22,12 @@ const PULL: &str = "imagePullSecrets";
 const IMAGE: &str = "image";
 const ACCOUNT: &str = "serviceAccount";
 const CLUSTER_UID: &str = "clusterUID";
-const KEY: &str = "key";
+/// Input: key of the object that is made.
+pub const KEY: &str = "key";
 const SOURCE: &str = "source";
 const EXPECTED: &str = "expectedSize";
+const SPOOL: &str = "spoolLimit";
+const LEFTOVERS: &str = "leftovers";
 
 /// What all steps of a backup work with.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,6 +46,10 @@ pub struct Frozen {
     pub source: Option<Source>,
     /// Bytes of the backup before.
     pub expected_size: Option<u64>,
+    /// Most bytes that the spool may take on the node's disk.
+    pub spool_limit: Option<u64>,
+    /// Keys under which earlier, failed backups may have left an object.
+    pub leftovers: Vec<String>,
 }
 
 /// How the seal of a backup is proven.
@@ -97,6 +104,7 @@ impl Frozen {
         let store = Store::freeze(&spec.target)?;
         let key = keys::snapshot_key(store.target.prefix(), &namespace, &name, now, operation_uid);
         let last = cluster.status.as_ref().and_then(|status| status.backup.as_ref()?.last_size_bytes);
+        let last = last.and_then(|size| u64::try_from(size).ok());
         Ok(Self {
             store,
             login: Login {
@@ -114,7 +122,9 @@ impl Frozen {
             cluster_uid: cluster.uid().unwrap_or_default(),
             key,
             source: None,
-            expected_size: last.and_then(|size| u64::try_from(size).ok()),
+            expected_size: last,
+            spool_limit: spool_limit(cluster, last),
+            leftovers: Vec::new(),
         })
     }
 
@@ -141,6 +151,12 @@ impl Frozen {
         if let Some(size) = self.expected_size {
             inputs.insert(EXPECTED.to_owned(), size.to_string());
         }
+        if let Some(limit) = self.spool_limit {
+            inputs.insert(SPOOL.to_owned(), limit.to_string());
+        }
+        if !self.leftovers.is_empty() {
+            inputs.insert(LEFTOVERS.to_owned(), serde_json::to_string(&self.leftovers)?);
+        }
         Ok(inputs)
     }
 
@@ -159,8 +175,16 @@ impl Frozen {
             key: text(KEY)?,
             source: optional(inputs, SOURCE)?,
             expected_size: optional(inputs, EXPECTED)?,
+            spool_limit: optional(inputs, SPOOL)?,
+            leftovers: optional(inputs, LEFTOVERS)?.unwrap_or_default(),
         })
     }
+}
+
+/// A snapshot is what lies in the data volume, so one that is much larger is none, and must not fill the node's disk.
+/// Twice, because some provisioners enforce no size; and never less than twice what the last one needed.
+fn spool_limit(cluster: &OpenBaoCluster, last: Option<u64>) -> Option<u64> {
+    Some(validate::bytes(&cluster.spec.storage.size)?.max(last.unwrap_or(0)).saturating_mul(2))
 }
 
 impl Seal {
@@ -223,9 +247,11 @@ mod tests {
     fn what_was_frozen_reads_back_the_same() {
         let mut frozen = freeze(json!({"imagePullSecrets": [{"name": "pull"}]}));
         frozen.source = Some(Source::Latest);
+        frozen.leftovers = vec!["deep/reef/kelp/2026-11-20T03-00-00Z-0e0e0e0e.snap".into()];
         assert_eq!(Frozen::read(&frozen.inputs().unwrap()).unwrap(), frozen);
         assert_eq!(frozen.key, "deep/reef/kelp/2026-11-21T03-00-00Z-0f0f0f0f.snap");
         assert_eq!((frozen.expected_size, frozen.image.as_str()), (Some(99), "own:1"));
+        assert_eq!(frozen.spool_limit, Some(2 << 30), "twice the data volume");
     }
 
     #[test]

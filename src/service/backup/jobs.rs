@@ -4,6 +4,9 @@
 //! Every Job has a deterministic name, is controlled by its operation, never retries by itself (`backoffLimit: 0`: the
 //! saga engine counts attempts), runs restricted, and holds one token per audience and one credential mount.
 
+mod channel;
+mod volumes;
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
@@ -11,13 +14,9 @@ use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
         core::v1::{
-            Capabilities, ConfigMap, ConfigMapProjection, ConfigMapVolumeSource, Container, DownwardAPIProjection,
-            DownwardAPIVolumeFile, EmptyDirVolumeSource, EnvVar, EnvVarSource, KeyToPath, LocalObjectReference,
-            ObjectFieldSelector, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec,
-            ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
-            ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
+            Capabilities, Container, EnvVar, EnvVarSource, LocalObjectReference, ObjectFieldSelector,
+            PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext,
         },
-        rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -25,9 +24,13 @@ use k8s_openapi::{
     },
 };
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+
+pub use channel::{mover_binding, mover_config_map, mover_role};
+use volumes::Pieces;
 
 use super::store::Store;
+use crate::adapter::caches::OPERATION_NAME;
+use crate::adapter::kubernetes::shorten;
 use crate::api::Retention;
 use crate::datapath::environment::{self as env, path};
 use crate::datapath::protocol::Peer;
@@ -36,21 +39,16 @@ use crate::service::cluster::names;
 /// Annotation: the UID of the operation that a Job, or an object beside it, was made for. With the owner reference it is
 /// the proof that the Job is ours: a name may have been used before.
 pub const OPERATION_UID: &str = "openbao.org/operation-uid";
-/// Annotation: the operation's whole name; the label is shortened to what labels may hold.
-pub const OPERATION_NAME: &str = "openbao.org/operation-name";
 
 /// The user that the images run as; also the group of files in mounted volumes.
 const USER: i64 = 65532;
-/// Kubernetes' limit for names that become labels, such as a Job's.
-const NAME_LIMIT: usize = 63;
 /// The mover ends this long before Kubernetes would kill it, so that it can abort its upload and say why.
 const MARGIN: TimeDelta = TimeDelta::seconds(20);
+/// A Job that has ended and that nobody removed goes after this long: a day to read its logs in. Far longer than any step
+/// waits for one, so that a Job which is gone was never awaited.
+const KEPT_SECONDS: i32 = 24 * 3600;
 /// How long a mover that is told to stop may take to abort its upload.
 const GRACE_SECONDS: i64 = 30;
-/// Life of projected tokens; the kubelet renews them in time.
-const TOKEN_SECONDS: i64 = 600;
-/// The audience that AWS expects of a web identity.
-const AWS_AUDIENCE: &str = "sts.amazonaws.com";
 
 /// The operation that a Job works for.
 #[derive(Clone, Debug)]
@@ -103,6 +101,8 @@ pub enum Task<'a> {
         login: &'a Login,
         peers: &'a [Peer],
         expected_size: Option<u64>,
+        /// Most bytes that the spool may take on the node's disk.
+        spool_limit: Option<u64>,
         key_fingerprint: Option<&'a str>,
     },
     /// Reads a stored backup again from end to end.
@@ -149,18 +149,9 @@ pub struct Mover<'a> {
     pub now: DateTime<Utc>,
 }
 
-/// `<operation>-<what>`, deterministic, at most 63 characters: a long one ends in a digest instead of being cut, so that
-/// two long names never become one.
+/// `<operation>-<what>`, deterministic, at most 63 characters.
 pub fn job_name(operation: &str, what: &str) -> String {
-    let whole = format!("{operation}-{what}");
-    if whole.len() <= NAME_LIMIT {
-        return whole;
-    }
-    let digest = Sha256::digest(whole.as_bytes());
-    let short = digest.iter().take(4).fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte));
-    let tail = format!("-{short:08x}-{what}");
-    let head: String = operation.chars().take(NAME_LIMIT.saturating_sub(tail.len())).collect();
-    format!("{}{tail}", head.trim_end_matches(['-', '.']))
+    shorten::joined(operation, what)
 }
 
 /// Name of the Job of one attempt at a step: attempts after the first carry their number.
@@ -177,13 +168,8 @@ pub fn mover_name(operation: &str) -> String {
 pub fn labels(operation: &Operation, component: &str) -> BTreeMap<String, String> {
     let mut labels = names::labels(&operation.cluster);
     labels.insert(names::COMPONENT_LABEL.to_owned(), component.to_owned());
-    labels.insert(names::OPERATION_LABEL.to_owned(), operation_label(&operation.name));
+    labels.insert(names::OPERATION_LABEL.to_owned(), shorten::operation_label(&operation.name));
     labels
-}
-
-/// The operation's name as a label value.
-pub fn operation_label(operation: &str) -> String {
-    if operation.len() <= NAME_LIMIT { operation.to_owned() } else { job_name(operation, "op") }
 }
 
 impl Task<'_> {
@@ -211,13 +197,27 @@ impl Task<'_> {
         matches!(self, Self::Backup { .. } | Self::Restore { .. })
     }
 
+    /// What that disk may hold; `None`: what the mover itself finds free.
+    fn scratch_limit(&self) -> Option<u64> {
+        match self {
+            Self::Backup { spool_limit, .. } => *spool_limit,
+            Self::Verify { .. } | Self::Inspect { .. } | Self::List | Self::Prune(_) | Self::Restore { .. } => None,
+        }
+    }
+
+    /// A restore may wait for a person for days, and its Job is part of what that person looks at.
+    fn goes_by_itself(&self) -> bool {
+        !matches!(self, Self::Restore { .. })
+    }
+
     fn variables(&self) -> Result<Vec<(&'static str, String)>, serde_json::Error> {
         let mut list: Vec<(&'static str, String)> = Vec::new();
         match self {
-            Self::Backup { key, peers, expected_size, key_fingerprint, .. } => {
+            Self::Backup { key, peers, expected_size, spool_limit, key_fingerprint, .. } => {
                 list.push((env::KEY, (*key).to_owned()));
                 list.push((env::PEERS, serde_json::to_string(peers)?));
                 list.extend(expected_size.map(|size| (env::EXPECTED_SIZE, size.to_string())));
+                list.extend(spool_limit.map(|limit| (env::SPOOL_LIMIT, limit.to_string())));
                 list.extend(key_fingerprint.map(|print| (env::KEY_FINGERPRINT, print.to_owned())));
             }
             Self::Verify { source } | Self::Inspect { source } => list.push(source.variable()),
@@ -286,6 +286,7 @@ pub fn job(mover: &Mover<'_>) -> Result<Job, serde_json::Error> {
         spec: Some(JobSpec {
             backoff_limit: Some(0),
             active_deadline_seconds: Some(seconds),
+            ttl_seconds_after_finished: mover.task.goes_by_itself().then_some(KEPT_SECONDS),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(pod_labels),
@@ -320,41 +321,6 @@ pub fn job(mover: &Mover<'_>) -> Result<Job, serde_json::Error> {
         }),
         status: None,
     })
-}
-
-/// The mover's own config map, empty: the mover reports into it, the operator grants in it.
-pub fn mover_config_map(operation: &Operation) -> ConfigMap {
-    ConfigMap { metadata: metadata(operation, &mover_name(&operation.name), "mover"), ..ConfigMap::default() }
-}
-
-/// The right to that one config map and nothing else.
-pub fn mover_role(operation: &Operation) -> Role {
-    let name = mover_name(&operation.name);
-    Role {
-        metadata: metadata(operation, &name, "mover"),
-        rules: Some(vec![PolicyRule {
-            api_groups: Some(vec![String::new()]),
-            resources: Some(vec!["configmaps".to_owned()]),
-            resource_names: Some(vec![name]),
-            verbs: ["get", "list", "watch", "update", "patch"].map(str::to_owned).to_vec(),
-            ..PolicyRule::default()
-        }]),
-    }
-}
-
-/// Gives that right to the service account of the Job.
-pub fn mover_binding(operation: &Operation, service_account: &str) -> RoleBinding {
-    let name = mover_name(&operation.name);
-    RoleBinding {
-        metadata: metadata(operation, &name, "mover"),
-        role_ref: RoleRef { api_group: "rbac.authorization.k8s.io".to_owned(), kind: "Role".to_owned(), name },
-        subjects: Some(vec![Subject {
-            kind: "ServiceAccount".to_owned(),
-            name: service_account.to_owned(),
-            namespace: Some(operation.namespace.clone()),
-            ..Subject::default()
-        }]),
-    }
 }
 
 fn metadata(operation: &Operation, name: &str, component: &str) -> ObjectMeta {
@@ -417,112 +383,6 @@ fn variables(mover: &Mover<'_>) -> Result<Vec<EnvVar>, serde_json::Error> {
 /// The kubelet expands `$(NAME)` in values and takes `$$` for `$`; what a person wrote must arrive as it was written.
 fn escaped(value: &str) -> String {
     value.replace('$', "$$")
-}
-
-/// The pod's volumes, each with its mount.
-#[derive(Default)]
-struct Pieces {
-    volumes: Vec<Volume>,
-    mounts: Vec<VolumeMount>,
-}
-
-impl Pieces {
-    fn of(mover: &Mover<'_>) -> Self {
-        let mut pieces = Self::default();
-        pieces.add("kubernetes", path::KUBERNETES, true, |v| v.projected = Some(kubernetes_access()));
-        if mover.task.needs_scratch() {
-            pieces.add("scratch", path::SCRATCH, false, |v| v.empty_dir = Some(EmptyDirVolumeSource::default()));
-        }
-        if let Some(login) = mover.task.login() {
-            match &login.token_secret {
-                Some(secret) => pieces.add("openbao", path::TOKEN, true, |v| v.secret = Some(secret_files(secret))),
-                None => {
-                    pieces.add("openbao", path::JWT, true, |v| v.projected = Some(token_file(Some(&login.audience))));
-                }
-            }
-            if let Some(ca) = &login.ca_config_map {
-                pieces.add("ca", path::CA, true, |v| {
-                    v.config_map = Some(ConfigMapVolumeSource { name: ca.clone(), ..ConfigMapVolumeSource::default() });
-                });
-            }
-        }
-        if let Some(secret) = &mover.store.credentials_secret {
-            pieces.add("credentials", path::CREDENTIALS, true, |v| v.secret = Some(secret_files(secret)));
-        }
-        if mover.store.target.role_arn.is_some() {
-            pieces.add("cloud", path::CLOUD, true, |v| v.projected = Some(token_file(Some(AWS_AUDIENCE))));
-        }
-        if let Some(claim) = &mover.store.claim {
-            // Only who writes backups may write to the volume.
-            let read_only = !matches!(mover.task, Task::Backup { .. } | Task::Prune(_));
-            pieces.add("store", path::STORE, read_only, |v| {
-                v.persistent_volume_claim =
-                    Some(PersistentVolumeClaimVolumeSource { claim_name: claim.clone(), read_only: None });
-            });
-        }
-        pieces
-    }
-
-    fn add(&mut self, name: &str, at: &str, read_only: bool, source: impl FnOnce(&mut Volume)) {
-        let mut volume = Volume { name: name.to_owned(), ..Volume::default() };
-        source(&mut volume);
-        self.volumes.push(volume);
-        self.mounts.push(VolumeMount {
-            name: name.to_owned(),
-            mount_path: at.to_owned(),
-            read_only: read_only.then_some(true),
-            ..VolumeMount::default()
-        });
-    }
-}
-
-fn secret_files(secret: &str) -> SecretVolumeSource {
-    SecretVolumeSource {
-        secret_name: Some(secret.to_owned()),
-        default_mode: Some(0o440),
-        ..SecretVolumeSource::default()
-    }
-}
-
-fn token_source(audience: Option<&str>) -> VolumeProjection {
-    VolumeProjection {
-        service_account_token: Some(ServiceAccountTokenProjection {
-            audience: audience.map(str::to_owned),
-            expiration_seconds: Some(TOKEN_SECONDS),
-            path: "token".to_owned(),
-        }),
-        ..VolumeProjection::default()
-    }
-}
-
-fn token_file(audience: Option<&str>) -> ProjectedVolumeSource {
-    ProjectedVolumeSource { sources: Some(vec![token_source(audience)]), default_mode: Some(0o440) }
-}
-
-/// What a Kubernetes client expects to find: the automatic mount, but with a short-lived token of the API server's own
-/// audience, and only in this container.
-fn kubernetes_access() -> ProjectedVolumeSource {
-    let ca = ConfigMapProjection {
-        name: "kube-root-ca.crt".to_owned(),
-        items: Some(vec![KeyToPath { key: "ca.crt".to_owned(), path: "ca.crt".to_owned(), mode: None }]),
-        optional: None,
-    };
-    let namespace = DownwardAPIVolumeFile {
-        path: "namespace".to_owned(),
-        field_ref: Some(ObjectFieldSelector { field_path: "metadata.namespace".to_owned(), api_version: None }),
-        ..DownwardAPIVolumeFile::default()
-    };
-    ProjectedVolumeSource {
-        sources: Some(vec![
-            token_source(None),
-            VolumeProjection { config_map: Some(ca), ..VolumeProjection::default() },
-            VolumeProjection {
-                downward_api: Some(DownwardAPIProjection { items: Some(vec![namespace]) }),
-                ..VolumeProjection::default()
-            },
-        ]),
-        default_mode: Some(0o440),
-    }
 }
 
 /// `requests` small enough for any node; no processor limit, because a throttled reader holds up OpenBao's leadership.

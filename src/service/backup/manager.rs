@@ -16,7 +16,7 @@ use kube::ResourceExt;
 use super::frozen::{Frozen, identity};
 use super::jobs::{Operation, Source};
 use super::mover::{self, Clear};
-use super::{request, steps};
+use super::{request, steps, tidy};
 use crate::adapter::metrics::metrics;
 use crate::api::{
     LockMode, LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind, OperationPhase,
@@ -62,6 +62,8 @@ struct Known<'a> {
     cluster: &'a OpenBaoCluster,
     op: &'a OpenBaoOperation,
     restores: &'a [Arc<OpenBaoRestore>],
+    /// The operations of the namespace.
+    operations: &'a [Arc<OpenBaoOperation>],
     /// The operation that `lineage.parentOperation` names.
     parent: Option<&'a OpenBaoOperation>,
     operator_image: &'a str,
@@ -78,6 +80,7 @@ fn plan(call: &PlanCall<'_>) -> Result<Planned, Refusal> {
         cluster: call.cluster,
         op: call.op,
         restores: &caches.restores_of(&namespace, &call.cluster.name_any()),
+        operations: &caches.operations_of(&namespace, &call.cluster.name_any()),
         parent: parent.as_deref(),
         operator_image: &call.ad.settings.operator_image,
         now: call.now,
@@ -114,7 +117,9 @@ fn decide(known: &Known<'_>) -> Result<Planned, Refusal> {
         (backup_steps(false), None)
     } else {
         may_start(known)?;
-        (backup_steps(frozen.retention.is_some()), own_lock(cluster, uid))
+        frozen.leftovers = tidy::leftovers(request::backups_of(cluster, known.operations));
+        let prunes = frozen.retention.is_some() || !frozen.leftovers.is_empty();
+        (backup_steps(prunes), own_lock(cluster, uid))
     };
     let inputs = frozen.inputs().map_err(|error| {
         Refusal::failed("InputsUnreadable", format!("the inputs cannot be written as JSON: {error}"))
@@ -256,7 +261,7 @@ fn retries(max_attempts: i32, initial: &str, most: &str) -> RetryPolicy {
 }
 
 /// No Job of the operation runs any more. After a success its Jobs go, since the journal says it all; after a failure
-/// they stay, for their logs, as long as the operation's record.
+/// they stay for their logs, within the bounds of [`super::tidy`].
 async fn finish(call: FinishCall<'_>) -> StepOutcome {
     let uid = mover::uid_of(call.cluster);
     let operation = match Operation::of(call.op, uid) {
@@ -269,6 +274,9 @@ async fn finish(call: FinishCall<'_>) -> StepOutcome {
         Ok(living) if living.is_empty() => match mover::close_channel(call.ad, &operation, succeeded).await {
             Ok(()) => {
                 count(&call, succeeded);
+                if !succeeded && let Err(error) = mover::tidy(call.ad, &operation).await {
+                    tracing::warn!(operation = %operation.name, error = %error.text(), "failed to remove old Jobs");
+                }
                 StepOutcome::done()
             }
             Err(error) => StepOutcome::retryable("CleanUpFailed", error.to_string()),

@@ -16,6 +16,7 @@
 //! | [`rules`] | retention as the mover applies it (pure) |
 //! | [`mover`] | the mover's Jobs on the API server: made, looked at, stopped |
 //! | [`found`] | what a Job that was found tells (pure) |
+//! | [`tidy`] | what failed backups leave behind, and how long (pure) |
 
 pub mod act;
 pub mod decide;
@@ -34,6 +35,7 @@ pub mod stamp;
 pub mod status;
 pub mod steps;
 pub mod store;
+pub mod tidy;
 
 pub use act::{ActError, act};
 pub use decide::{BackupDecision, BackupFacts, Refused, Skip, TRIGGER_ANNOTATION, decide};

@@ -21,12 +21,14 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::found::{Found, is_ours, judge};
 use super::jobs::{self, Operation};
+use super::tidy;
 use crate::adapter::{
     Adapters,
     kubernetes::{
         apply::{self, ApplyError},
         client::{RequestError, timed},
         owner,
+        shorten::operation_label,
     },
 };
 use crate::api::{OpenBaoCluster, OpenBaoOperation};
@@ -150,7 +152,7 @@ pub async fn look<T: DeserializeOwned>(
     operation: &Operation,
     name: &str,
 ) -> Result<Found<T>, MoverError> {
-    let known = ad.caches.jobs_of(&operation.namespace, &jobs::operation_label(&operation.name));
+    let known = ad.caches.jobs_of(&operation.namespace, &operation.name);
     if let Some(job) = known.iter().find(|job| job.name_any() == name) {
         let pods: Vec<Pod> = ad
             .caches
@@ -203,7 +205,7 @@ pub enum Clear {
 /// Stops the operation's Jobs and says what still lives. Empty: none of its pods runs any more. Idempotent, creates nothing.
 pub async fn clear(ad: &Adapters, operation: &Operation, which: Clear) -> Result<Vec<String>, MoverError> {
     let api: Api<Job> = Api::namespaced(ad.client.clone(), &operation.namespace);
-    let label = jobs::operation_label(&operation.name);
+    let label = operation_label(&operation.name);
     let selector = ListParams::default().labels(&format!("{}={label}", crate::adapter::caches::OPERATION_LABEL));
     let list = timed(api.list(&selector))
         .await
@@ -243,6 +245,22 @@ where
 {
     let Some(known) = known.filter(|known| is_ours(&**known, &operation.uid)) else { return Ok(()) };
     apply::delete::<K>(&ad.client, &operation.namespace, &known.name_any(), &known.uid().unwrap_or_default()).await
+}
+
+/// Removes the Jobs of failed backups of the operation's cluster beyond the newest few. Best effort, by what the watches
+/// know: the next failure goes on.
+pub async fn tidy(ad: &Adapters, operation: &Operation) -> Result<(), MoverError> {
+    let (namespace, cluster) = (&operation.namespace, &operation.cluster);
+    let ended = |op: &OpenBaoOperation| op.status.as_ref().is_some_and(|status| status.phase.is_terminal());
+    let operations = ad.caches.operations_of(namespace, cluster);
+    // The one that calls has not ended yet, and is the newest failure.
+    let live = operations.iter().filter(|op| !ended(op) && op.name_any() != operation.name).filter_map(|op| op.uid());
+    let old = tidy::outdated(&ad.caches.jobs_of_cluster(namespace, cluster), &live.collect());
+    let api: Api<Job> = Api::namespaced(ad.client.clone(), namespace);
+    for job in &old {
+        delete(&api, job).await.map_err(|source| request::<Job>("delete", namespace, &job.name_any(), source))?;
+    }
+    Ok(())
 }
 
 async fn delete(api: &Api<Job>, job: &Job) -> Result<(), RequestError> {

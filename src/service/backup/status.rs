@@ -9,6 +9,8 @@ use kube::ResourceExt;
 use super::request::is_verification;
 use crate::api::{BackupStatus, OpenBaoOperation, OperationPhase, duration};
 
+const NOT_READ_BACK: &str = "could not read a backup back";
+
 /// What the operations say about the past, on top of what was known before.
 pub fn derive<'a>(before: &BackupStatus, operations: impl Iterator<Item = &'a OpenBaoOperation>) -> BackupStatus {
     let mut ended: Vec<(DateTime<Utc>, &OpenBaoOperation)> =
@@ -18,21 +20,32 @@ pub fn derive<'a>(before: &BackupStatus, operations: impl Iterator<Item = &'a Op
     // A count of records alone would shrink as they are pruned; a success in sight starts it anew.
     let mut failures = 0;
     let mut success_seen = false;
+    // The newest news, if that is a backup that could not be read back. Old news of that kind is told anew or forgotten.
+    let mut unread = None;
+    if !ended.is_empty() {
+        status.last_failure_message.take_if(|message| message.contains(NOT_READ_BACK));
+    }
     for (at, operation) in ended {
         match (is_verification(operation), phase(operation)) {
-            (true, OperationPhase::Succeeded) => verified(&mut status, operation, at),
+            (true, OperationPhase::Succeeded) => {
+                unread = None;
+                verified(&mut status, operation, at);
+            }
+            (true, OperationPhase::Failed) => unread = Some(unreadable(operation)),
             (true, _) => {}
             (false, OperationPhase::Succeeded) => {
-                (failures, success_seen) = (0, true);
+                (failures, success_seen, unread) = (0, true, None);
                 succeeded(&mut status, operation, at);
             }
             (false, OperationPhase::Failed | OperationPhase::ConstraintFailed | OperationPhase::RolledBack) => {
                 failures += 1;
+                unread = None;
                 failed(&mut status, operation, at);
             }
             (false, _) => {}
         }
     }
+    status.last_failure_message = unread.or(status.last_failure_message);
     status.consecutive_failures = if success_seen { failures } else { failures.max(before.consecutive_failures) };
     status
 }
@@ -70,6 +83,12 @@ fn failed(status: &mut BackupStatus, operation: &OpenBaoOperation, at: DateTime<
         status.last_operation = Some(operation.name_any());
         status.last_failure_message = operation.status.as_ref().and_then(|status| status.message.clone());
     }
+}
+
+/// What cannot be read back is told as loudly as what could not be taken, though no failure is counted.
+fn unreadable(operation: &OpenBaoOperation) -> String {
+    let message = operation.status.as_ref().and_then(|status| status.message.clone()).unwrap_or_default();
+    format!("{} {NOT_READ_BACK}: {message}", operation.name_any())
 }
 
 fn verified(status: &mut BackupStatus, operation: &OpenBaoOperation, at: DateTime<Utc>) {

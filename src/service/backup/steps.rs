@@ -110,6 +110,7 @@ impl Work<'_> {
             login: &self.frozen.login,
             peers: &peers,
             expected_size: self.frozen.expected_size,
+            spool_limit: self.frozen.spool_limit,
             key_fingerprint: print.as_deref(),
         };
         self.begin(name, task, "takes, verifies and stores a snapshot").await
@@ -284,8 +285,13 @@ impl Work<'_> {
                 let mut protected = protect::protected(cluster, operations.clone(), restores.iter().map(AsRef::as_ref));
                 protected.insert(self.frozen.key.clone(), "the backup that was just taken".to_owned());
                 let uncounted = protect::uncounted(operations).into_iter().collect();
-                let orders =
-                    Orders { retention: self.frozen.retention.as_ref(), protected, uncounted, ..Orders::default() };
+                let orders = Orders {
+                    retention: self.frozen.retention.as_ref(),
+                    protected,
+                    uncounted,
+                    clean: self.frozen.leftovers.clone(),
+                    ..Orders::default()
+                };
                 return self.begin(&name, Task::Prune(orders), what).await;
             }
             Ok(Found::Running { trouble, .. }) => return running(&name, what, trouble),

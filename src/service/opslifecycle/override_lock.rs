@@ -20,7 +20,10 @@ use crate::{
     adapter::{
         Adapters,
         caches::OPERATION_LABEL,
-        kubernetes::client::{RequestError, timed},
+        kubernetes::{
+            client::{RequestError, timed},
+            shorten::operation_label,
+        },
         operationlock::{self, HeldError, LockError},
     },
     api::{
@@ -246,7 +249,7 @@ async fn learn(ad: &Adapters, cluster: &OpenBaoCluster, held: &HeldError) -> Res
     }
     if let Some(name) = &held.operation_ref {
         let jobs: Api<Job> = Api::namespaced(ad.client.clone(), &namespace);
-        let selector = ListParams::default().labels(&format!("{OPERATION_LABEL}={name}"));
+        let selector = ListParams::default().labels(&format!("{OPERATION_LABEL}={}", operation_label(name)));
         facts.jobs = timed(jobs.list_metadata(&selector))
             .await
             .map_err(|source| OverrideError::Look { what: format!("the Jobs of operation {name}"), source })?

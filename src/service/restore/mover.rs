@@ -35,6 +35,7 @@ use super::plan::Inputs;
 use crate::adapter::kubernetes::{
     client::{RequestError, timed},
     owner::{controller_of, is_controlled_by},
+    shorten::operation_label,
 };
 use crate::api::{OpenBaoOperation, Waiver};
 use crate::datapath::protocol::{self, Grant};
@@ -314,7 +315,7 @@ impl Movers {
     }
 
     fn selector(&self) -> ListParams {
-        let label = jobs::operation_label(&self.operation);
+        let label = operation_label(&self.operation);
         ListParams::default().labels(&format!("{}={label},{}={WHAT}", names::OPERATION_LABEL, names::COMPONENT_LABEL))
     }
 

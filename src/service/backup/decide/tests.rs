@@ -269,13 +269,20 @@ fn the_status_tells_the_last_success_and_counts_failures_since() {
     assert_eq!(status.last_success, Some(at("2026-11-21T01:00:00Z")));
     assert_eq!((status.last_key.as_deref(), status.last_size_bytes), (Some("reef/kelp/b.snap"), Some(7)));
     assert_eq!((status.consecutive_failures, status.last_operation.as_deref()), (2, Some("e")));
-    assert_eq!(status.last_failure_message.as_deref(), Some("store unreachable"));
+    let told = status.last_failure_message.as_deref().unwrap();
+    assert!(told.starts_with("v could not read a backup back"), "a verification's failure is told too: {told}");
+    let without = look(&cluster(), &operations[..5], "2026-11-21T03:00:00Z").status.unwrap();
+    assert_eq!(without.last_failure_message.as_deref(), Some("store unreachable"));
     let verified = operation(
         "w",
         "Succeeded",
         Some("2026-11-21T02:50:00Z"),
         json!({"spec": {"parameters": {"mode": "Verify"}}, "status": {"artifacts": {"key": "reef/kelp/b.snap"}}}),
     );
+    let mut after = operations.clone();
+    after.push(verified.clone());
+    let mended = look(&cluster(), &after, "2026-11-21T03:00:00Z").status.unwrap();
+    assert_eq!(mended.last_failure_message.as_deref(), Some("store unreachable"), "it can be read again");
     let status = look(&cluster(), &[verified], "2026-11-21T03:00:00Z").status.unwrap();
     assert_eq!(status.last_verified, Some(at("2026-11-21T02:50:00Z")));
     assert_eq!((status.last_verified_key.as_deref(), status.last_success), (Some("reef/kelp/b.snap"), None));

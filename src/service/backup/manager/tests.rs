@@ -41,7 +41,7 @@ fn planned(
     parent: Option<&OpenBaoOperation>,
 ) -> Result<Planned, Refusal> {
     let now = "2026-11-21T03:00:00Z".parse().unwrap();
-    decide(&Known { cluster, op, restores: &[], parent, operator_image: IMAGE, now })
+    decide(&Known { cluster, op, restores: &[], operations: &[], parent, operator_image: IMAGE, now })
 }
 
 fn names(plan: &Plan) -> Vec<&str> {

@@ -26,10 +26,11 @@ use super::super::{
 use crate::{
     adapter::{
         Adapters,
-        caches::{CLUSTER_LABEL, MANAGED_BY, MANAGER, OPERATION_LABEL},
+        caches::{CLUSTER_LABEL, MANAGED_BY, MANAGER, OPERATION_LABEL, OPERATION_NAME},
         kubernetes::{
             client::{RequestError, timed},
             owner::{controller_of, is_controlled_by},
+            shorten::operation_label,
         },
     },
     api::operation::OpenBaoOperation,
@@ -87,9 +88,10 @@ fn build(op: &OpenBaoOperation, name: &str, config: &JobConfig, seconds: i64) ->
         ("app.kubernetes.io/instance".to_owned(), op.spec.cluster.clone()),
         (MANAGED_BY.to_owned(), MANAGER.to_owned()),
         (CLUSTER_LABEL.to_owned(), op.spec.cluster.clone()),
-        (OPERATION_LABEL.to_owned(), op.name_any()),
+        (OPERATION_LABEL.to_owned(), operation_label(&op.name_any())),
     ]);
-    let annotations = BTreeMap::from([(UID_ANNOTATION.to_owned(), op.uid()?)]);
+    let annotations =
+        BTreeMap::from([(UID_ANNOTATION.to_owned(), op.uid()?), (OPERATION_NAME.to_owned(), op.name_any())]);
     let container = Container {
         name: "step".into(),
         image: Some(config.image.clone()),
@@ -267,7 +269,7 @@ pub(super) async fn clean_up(call: FinishCall<'_>) -> StepOutcome {
 async fn remove(ad: &Adapters, op: &OpenBaoOperation) -> Result<usize, RequestError> {
     let namespace = op.namespace().unwrap_or_default();
     let uid = op.uid().unwrap_or_default();
-    let selector = ListParams::default().labels(&format!("{OPERATION_LABEL}={}", op.name_any()));
+    let selector = ListParams::default().labels(&format!("{OPERATION_LABEL}={}", operation_label(&op.name_any())));
     let jobs: Api<Job> = Api::namespaced(ad.client.clone(), &namespace);
     let pods: Api<Pod> = Api::namespaced(ad.client.clone(), &namespace);
     let mut left = 0;
