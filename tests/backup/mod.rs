@@ -1,6 +1,8 @@
 //! Backups end to end: three real OpenBao servers, a claim and a real S3 server, our operator as a process that can be
 //! killed.
 
+mod node;
+mod pods;
 mod setup;
 
 use std::time::Duration;
@@ -75,7 +77,7 @@ async fn schedule_annotation_and_retention_work_together_on_a_bucket() {
     let store = Store::start(&namespace).await;
     namespace.apply(&store.secret("pearl")).await;
     let _operator = Operator::start(&namespace, &[]).await;
-    let extra = "schedule: '* * * * *'\n    retention: {maxCount: 2}";
+    let extra = "schedule: '* * * * *'\n    verify: {schedule: '* * * * *'}\n    retention: {maxCount: 2}";
     let reef = Reef::start(&namespace, 3, &s3(&store, "pearl"), extra).await;
 
     let first = eventually("a minute's backup", Duration::from_secs(150), async || {
@@ -114,6 +116,10 @@ async fn schedule_annotation_and_retention_work_together_on_a_bucket() {
     reef.idle().await;
     let backup = reef.backup_status().await;
     assert_eq!(backup.next_run, None, "nothing is planned while the schedule is suspended");
+    assert!(backup.last_verified.is_some(), "read back on its own schedule: {backup:?}");
+    let bucket = pods::Bucket::open(&store, &namespace).await;
+    let left = bucket.backups().await;
+    assert_eq!((left.len(), left.last()), (2, backup.last_key.as_ref()));
 
     // The newest two are there: the prune Job says so, and a restore's verification finds the newest.
     reef.ask("read-back", json!({"parameters": {"mode": "Verify"}})).await;
@@ -174,6 +180,7 @@ async fn what_goes_wrong_is_named_leaves_nothing_and_the_next_backup_works() {
         .await;
     let mut operator = Operator::start(&namespace, &[]).await;
     let reef = Reef::start(&namespace, 3, &s3(&store, "wrong"), "").await;
+    let bucket = pods::Bucket::open(&store, &namespace).await;
 
     reef.ask("wrong-credentials", json!({})).await;
     let status = reef.ended("wrong-credentials", Duration::from_secs(300)).await.status.unwrap();
@@ -200,6 +207,7 @@ async fn what_goes_wrong_is_named_leaves_nothing_and_the_next_backup_works() {
     let status = reef.ended("no-secret", LONG).await.status.unwrap();
     assert_eq!(status.reason.as_deref(), Some("Prerequisites"));
     assert!(status.message.unwrap().contains("nobody"), "what is missing is named");
+    assert_eq!(bucket.backups().await, [""; 0]);
 
     // The operator is killed at whatever point, three times; the backup happens once.
     reef.patch_backup(json!({"target": {"credentialsSecretRef": {"name": "pearl"}}})).await;
@@ -226,4 +234,34 @@ async fn what_goes_wrong_is_named_leaves_nothing_and_the_next_backup_works() {
     .await;
     let status = reef.ended("mover-killed", Duration::from_secs(300)).await.status.unwrap();
     assert_eq!(status.phase, OperationPhase::Succeeded, "{:?}", status.message);
+    assert_eq!(bucket.backups().await.len(), 2);
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn an_operator_that_is_killed_again_and_again_takes_each_backup_once() {
+    const ROUNDS: usize = 12;
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("backup-killed").await;
+    let store = Store::start(&namespace).await;
+    namespace.apply(&store.secret("pearl")).await;
+    let mut operator = Operator::start(&namespace, &[]).await;
+    let reef = Reef::start(&namespace, 1, &s3(&store, "pearl"), "retention: {keepLast: 100}").await;
+    let bucket = pods::Bucket::open(&store, &namespace).await;
+    for round in 0..ROUNDS {
+        let name = format!("round-{round}");
+        reef.ask(&name, json!({})).await;
+        for _ in 0..3 {
+            // A backup takes some five seconds: every write of it is met sooner or later.
+            tokio::time::sleep(Duration::from_millis(rand::random_range(0..2000))).await;
+            operator.kill();
+            operator = Operator::start(&namespace, &[]).await;
+        }
+        let status = reef.ended(&name, LONG).await.status.unwrap();
+        assert_eq!(status.phase, OperationPhase::Succeeded, "{name}: {:?}", status.message);
+        assert!(status.steps.iter().all(|step| step.attempt == 1), "{name}: {:?}", status.steps);
+        let backups = bucket.backups().await;
+        assert_eq!((backups.len(), backups.last()), (round + 1, status.artifacts.unwrap().key.as_ref()), "{name}");
+        assert!(reef.cluster().await.status.unwrap().operation_lock.is_none(), "{name}");
+    }
 }

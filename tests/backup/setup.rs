@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use openbao_operator::api::{BackupStatus, OpenBaoCluster, OpenBaoOperation, OperationPhase};
@@ -82,6 +83,10 @@ impl<'a> Reef<'a> {
         self.operations.get(name).await.unwrap()
     }
 
+    pub async fn pod(&self, name: &str) -> Option<Pod> {
+        self.namespace.api::<Pod>().get_opt(name).await.unwrap()
+    }
+
     pub async fn operations(&self) -> Vec<OpenBaoOperation> {
         self.operations.list(&ListParams::default()).await.unwrap().items
     }
@@ -153,7 +158,7 @@ impl<'a> Reef<'a> {
     /// Runs a shell line in a pod that mounts the claim.
     async fn on_claim(&self, script: &str) -> String {
         const POD: &str = "look";
-        let pods: Api<k8s_openapi::api::core::v1::Pod> = self.namespace.api();
+        let pods: Api<Pod> = self.namespace.api();
         if pods.get_opt(POD).await.unwrap().is_none() {
             self.namespace
                 .apply(&format!(

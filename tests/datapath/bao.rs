@@ -49,7 +49,8 @@ impl Bao {
         let names: Vec<&str> = names.iter().map(String::as_str).chain(["127.0.0.1"]).collect();
         pki.issue(folder.path(), "server", &names);
         let signer = KeyPair::generate().unwrap();
-        write_jwt(folder.path(), &signer);
+        write_jwt(&folder.path().join("jwt"), &signer, 3600);
+        write_jwt(&folder.path().join("expired"), &signer, -600);
         let mut cluster =
             Self { folder, version: version.to_owned(), pki, nodes: Vec::new(), seal_key: seal_key.to_vec() };
         for (index, port) in ports.iter().enumerate() {
@@ -123,6 +124,11 @@ seal "static" {{
     /// The projected service account token of the mover, as it were.
     pub fn jwt_file(&self) -> PathBuf {
         self.path("jwt")
+    }
+
+    /// One that nobody renewed.
+    pub fn expired_jwt_file(&self) -> PathBuf {
+        self.path("expired")
     }
 
     pub fn peers(&self) -> Vec<Peer> {
@@ -267,18 +273,20 @@ fn tls_name(index: usize) -> String {
     format!("c-{index}.c.test.svc")
 }
 
-/// A service account token as an API server would issue it (ES256).
-fn write_jwt(folder: &Path, signer: &KeyPair) {
+/// A service account token as an API server would issue it (ES256), good for so many seconds from now.
+fn write_jwt(path: &Path, signer: &KeyPair, seconds: i64) {
     let now = chrono::Utc::now().timestamp();
+    let issued = now.min(now + seconds) - 10;
     let header = json!({"alg": "ES256", "typ": "JWT"});
     let claims = json!({
-        "iss": "https://kubernetes.test", "aud": [AUDIENCE], "sub": SUBJECT, "iat": now - 10, "nbf": now - 10, "exp": now + 3600,
+        "iss": "https://kubernetes.test", "aud": [AUDIENCE], "sub": SUBJECT, "iat": issued, "nbf": issued,
+        "exp": now + seconds,
     });
     let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let signed = format!("{}.{}", encode(&header), encode(&claims));
     let signature = raw_signature(&signer.sign(signed.as_bytes()).unwrap());
     let jwt = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature));
-    std::fs::write(folder.join("jwt"), jwt).unwrap();
+    std::fs::write(path, jwt).unwrap();
 }
 
 /// Two integers in DER (`30 len 02 len r 02 len s`) as the 64 bytes that a JWT carries.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use openbao_operator::datapath::environment as env;
@@ -13,13 +14,22 @@ use tempfile::TempDir;
 use super::bao::Bao;
 use super::stores::Running;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_bao-backup");
+/// The mover of this build; a benchmark may name one that was built as releases are.
+fn program() -> &'static str {
+    static PROGRAM: OnceLock<String> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let named = std::env::var("OPENBAO_BENCH_MOVER").ok();
+        named.unwrap_or_else(|| env!("CARGO_BIN_EXE_bao-backup").to_owned())
+    })
+}
 
 /// One run to be.
 pub struct Mover {
     command: &'static str,
     variables: BTreeMap<String, String>,
     arguments: Vec<String>,
+    /// A command that runs the mover's as its own arguments.
+    around: Vec<String>,
     folder: TempDir,
 }
 
@@ -33,6 +43,8 @@ pub struct Ended {
     pub stderr: String,
     /// The most memory it had resident, in KiB.
     pub peak_kib: u64,
+    /// Seconds of processor time, user and system.
+    pub cpu: f64,
     pub took: Duration,
 }
 
@@ -49,8 +61,13 @@ impl Ended {
 
 impl Mover {
     pub fn new(command: &'static str, store: &Running) -> Self {
-        let mut mover =
-            Self { command, variables: BTreeMap::new(), arguments: Vec::new(), folder: tempfile::tempdir().unwrap() };
+        let mut mover = Self {
+            command,
+            variables: BTreeMap::new(),
+            arguments: Vec::new(),
+            around: Vec::new(),
+            folder: tempfile::tempdir().unwrap(),
+        };
         mover.set(env::TARGET, &store.target_json());
         mover.set(env::CREDENTIALS_DIR, &store.credentials().display().to_string());
         mover.set(env::NAMESPACE, "test");
@@ -88,6 +105,12 @@ impl Mover {
         self
     }
 
+    /// Runs it by a command that ends by running what follows it.
+    pub fn within(&mut self, around: &[&str]) {
+        self.around = around.iter().map(ToString::to_string).collect();
+        self.set("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    }
+
     pub fn scratch(&self) -> PathBuf {
         let path = self.folder.path().join("scratch");
         std::fs::create_dir_all(&path).unwrap();
@@ -95,8 +118,9 @@ impl Mover {
     }
 
     pub fn start(self) -> Started {
-        let mut command = Command::new(PROGRAM);
-        command.arg(self.command).args(&self.arguments).env_clear().envs(&self.variables);
+        let words: Vec<&str> = self.around.iter().map(String::as_str).chain([program()]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(self.command).args(&self.arguments).env_clear().envs(&self.variables);
         // Files instead of pipes: nobody has to read while it runs.
         let (out, err) = (self.folder.path().join("out"), self.folder.path().join("err"));
         command.stdin(Stdio::null());
@@ -155,10 +179,11 @@ impl Started {
     }
 
     pub async fn wait(mut self) -> Ended {
-        let mut peak_kib = 0;
+        let (mut peak_kib, mut cpu) = (0, 0.0);
         let limit = Instant::now() + Duration::from_mins(5);
         let status = loop {
             peak_kib = peak(self.child.id()).unwrap_or(0).max(peak_kib);
+            cpu = cpu_seconds(self.child.id()).unwrap_or(cpu);
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
@@ -172,7 +197,7 @@ impl Started {
         let out = std::fs::read_to_string(self.folder.path().join("out")).unwrap();
         let result = out.lines().last().map(|line| serde_json::from_str(line).unwrap()).unwrap_or_default();
         let message = read_json(&self.folder.path().join("termination"));
-        Ended { code: status.code().unwrap_or(-1), result, message, stderr: self.stderr(), peak_kib, took }
+        Ended { code: status.code().unwrap_or(-1), result, message, stderr: self.stderr(), peak_kib, cpu, took }
     }
 }
 
@@ -186,4 +211,12 @@ fn peak(id: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// User and system time so far, from clock ticks of which Linux shows a hundred a second.
+fn cpu_seconds(id: u32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
+    Some(ticks / 100.0)
 }

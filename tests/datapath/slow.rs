@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 pub struct Slow {
     pub address: SocketAddr,
@@ -24,8 +24,10 @@ impl Slow {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let task = tokio::spawn(async move {
+            // With the listener its connections end too.
+            let mut connections = JoinSet::new();
             while let Ok((near, _)) = listener.accept().await {
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
                     let (near_in, near_out) = near.into_split();
                     let (far_in, far_out) = far.into_split();
@@ -34,6 +36,12 @@ impl Slow {
             }
         });
         Self { address, task }
+    }
+
+    /// Ends every connection at once, with whatever is on its way: what happens when the far side's node dies, and not
+    /// only its process, whose last megabytes the kernel still delivers.
+    pub fn cut(&self) {
+        self.task.abort();
     }
 }
 

@@ -19,6 +19,7 @@ mod evidence;
 mod namespace;
 mod operator;
 mod own;
+pub mod oracle;
 mod relay;
 mod stores;
 mod wait;

@@ -1,0 +1,130 @@
+//! The ends that a mover's pod may come to: each leaves a store in which everything is a good backup, and the backup that
+//! was asked for is taken after all.
+
+use std::time::Duration;
+
+use kube::ResourceExt;
+use openbao_operator::adapter::objectstore::{Credentials, Store as Opened, Target, keys};
+use openbao_operator::api::OperationPhase;
+use serde_json::json;
+
+use super::node::{self, Still};
+use super::setup::{Reef, s3};
+use crate::harness::{Cluster, Namespace, Operator, Relay, Store, eventually, oracle};
+
+/// Two attempts with their clean-up in between, on a busy machine.
+const TWICE: Duration = Duration::from_secs(300);
+
+/// The bucket as the test itself reads it.
+pub struct Bucket {
+    _relay: Relay,
+    store: Opened,
+    prefix: String,
+}
+
+impl Bucket {
+    pub async fn open(store: &Store, namespace: &Namespace) -> Self {
+        let relay = store.relay(namespace).await;
+        let target = Target {
+            endpoint: Some(format!("http://{}", relay.address())),
+            bucket: Some(store.bucket.clone()),
+            use_path_style: true,
+            ..Target::default()
+        };
+        let pairs = [("accessKeyId", store.access_key.clone()), ("secretAccessKey", store.secret_key.clone())];
+        // Whichever test comes first installs it.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let opened = Opened::open(&target, &Credentials::from_pairs(pairs)).unwrap();
+        Self { _relay: relay, store: opened, prefix: keys::cluster_prefix("", namespace.name(), "kelp") }
+    }
+
+    /// The backups in it, all of them good, and nothing else there.
+    pub async fn backups(&self) -> Vec<String> {
+        oracle::sound(&self.store, &self.prefix).await
+    }
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn whatever_ends_the_movers_pod_is_named_and_the_backup_is_taken_after_all() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("backup-pods").await;
+    let store = Store::start(&namespace).await;
+    namespace.apply(&store.secret("pearl")).await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let reef = Reef::start(&namespace, 1, &s3(&store, "pearl"), "").await;
+    let bucket = Bucket::open(&store, &namespace).await;
+    let server = node::running(&namespace, "app=s3").await;
+
+    for (count, (name, reason)) in
+        [("deleted", "MoverLost"), ("starved", "MoverOutOfMemory"), ("evicted", "MoverEvicted")].into_iter().enumerate()
+    {
+        // The mover waits for its store meanwhile, so there is time.
+        let still = Still::hold(&server);
+        reef.ask(name, json!({})).await;
+        let pod = node::running(&namespace, &format!("openbao.org/operation={name}")).await;
+        match name {
+            "deleted" => {
+                namespace.kubectl(&["delete", "pod", &pod.name_any(), "--grace-period=0", "--force"]).await;
+            }
+            "starved" => node::starve(&pod),
+            // Beyond the limit of its volume, which is twice the server's own and a little.
+            _ => node::fill(&namespace, &pod, "scratch", 2_300 << 20).await,
+        }
+        if name == "evicted" {
+            eventually("the node evicts it", Duration::from_secs(90), async || {
+                let status = reef.pod(&pod.name_any()).await.and_then(|pod| pod.status).unwrap_or_default();
+                if status.reason.as_deref() == Some("Evicted") { Ok(()) } else { Err(format!("{:?}", status.phase)) }
+            })
+            .await;
+        }
+        drop(still);
+        eventually(&format!("the end is named {reason}"), TWICE, async || {
+            let status = serde_json::to_string(&reef.operation(name).await.status).unwrap();
+            if status.contains(reason) { Ok(()) } else { Err(status) }
+        })
+        .await;
+        let status = reef.ended(name, TWICE).await.status.unwrap();
+        assert_eq!(status.phase, OperationPhase::Succeeded, "{name}: {:?}", status.message);
+        let key = status.artifacts.unwrap().key.unwrap();
+        let backups = bucket.backups().await;
+        assert_eq!((backups.len(), backups.last()), (count + 1, Some(&key)), "after {name}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn a_backup_that_the_clusters_own_key_cannot_open_is_none() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("backup-seal").await;
+    let store = Store::start(&namespace).await;
+    namespace.apply(&store.secret("pearl")).await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    // A name that is longer than a label may be: its Job's end must wake it all the same.
+    let long = format!("before-{}", "the-holidays-".repeat(6).trim_end_matches('-'));
+    let reef = Reef::start(&namespace, 1, &s3(&store, "pearl"), "retention: {maxCount: 5}").await;
+    let bucket = Bucket::open(&store, &namespace).await;
+    reef.ask(&long, json!({})).await;
+    let status = reef.ended(&long, Duration::from_secs(50)).await.status.unwrap();
+    assert_eq!(status.phase, OperationPhase::Succeeded, "{:?}", status.message);
+    let good = status.artifacts.unwrap().key.unwrap();
+
+    let other = "b3RoZXIga2V5IG90aGVyIGtleSBvdGhlciBrZXkgMTI=";
+    let patch = json!({"data": {"key": other}}).to_string();
+    namespace.kubectl(&["patch", "secret", "kelp-unseal-key", "--type=merge", "-p", &patch]).await;
+    reef.ask("unopenable", json!({})).await;
+    let status = reef.ended("unopenable", TWICE).await.status.unwrap();
+    assert_eq!(
+        (status.phase, status.reason.as_deref()),
+        (OperationPhase::Failed, Some("SealDoesNotOpen")),
+        "{:?}",
+        status.message
+    );
+    assert_eq!(bucket.backups().await, [good.clone()], "it was removed, and the one before stays");
+    let told = eventually("the failure is counted", Duration::from_secs(20), async || {
+        let backup = reef.backup_status().await;
+        if backup.consecutive_failures == 1 { Ok(backup) } else { Err(format!("{backup:?}")) }
+    })
+    .await;
+    assert_eq!(told.last_key, Some(good));
+}
