@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::archive::{self, ArchiveError, Limits, Verified};
+use super::buffers::Buffers;
 use super::error::MoverError;
 use super::feed;
 use super::leader::{Leader, Servers, still_leads};
@@ -93,7 +95,7 @@ pub(super) async fn run(plan: &Plan, meter: &Meter) -> Result<(BackupDone, Manif
             {
                 retries += 1;
                 eprintln!("{}; starting again from the beginning in {pause:?}", error.line());
-                let waited = async { Ok(tokio::time::sleep(pause).await) };
+                let waited = tokio::time::sleep(pause).map(Ok);
                 until(plan, "another stream was waited for", waited).await?;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -254,11 +256,13 @@ async fn fill(
 
 async fn follow(spool: &Spool, part: usize, upload: &mut Upload, meter: &Meter) -> Result<(), MoverError> {
     let mut at = 0u64;
+    let buffers = Buffers::new(part);
     loop {
         let level = spool.reached(at + part as u64).await;
+        upload.room().await?;
         let there = level.bytes - at;
         if there >= part as u64 {
-            upload.part(spool.read_at(at, part).await?).await?;
+            upload.part(spool.read_at(at, part, buffers.take()).await?).await?;
             at += part as u64;
             if level.fill == Fill::Complete {
                 meter.set(at);
@@ -267,7 +271,8 @@ async fn follow(spool: &Spool, part: usize, upload: &mut Upload, meter: &Meter) 
         }
         return match level.fill {
             Fill::Complete if there > 0 => {
-                upload.part(spool.read_at(at, usize::try_from(there).unwrap_or(part)).await?).await
+                let last = usize::try_from(there).unwrap_or(part);
+                upload.part(spool.read_at(at, last, buffers.take()).await?).await
             }
             Fill::Complete => Ok(()),
             // Whoever broke it says why; this branch only stops.
@@ -292,7 +297,8 @@ async fn direct(
         verified.await.map_err(MoverError::Task)?.map_err(MoverError::Archive)
     };
     let fill = async {
-        let mut building = BytesMut::with_capacity(part);
+        let buffers = Buffers::new(part);
+        let mut building = buffers.take();
         while let Some(chunk) = stream.next().await? {
             meter.add(chunk.len());
             // The verifier stops listening when it has found a fault, and says so itself.
@@ -300,14 +306,17 @@ async fn direct(
                 return std::future::pending().await;
             }
             let mut chunk = chunk;
-            while building.len() + chunk.len() >= part {
-                building.extend_from_slice(&chunk.split_to(part - building.len()));
-                upload.part(std::mem::replace(&mut building, BytesMut::with_capacity(part)).freeze()).await?;
+            while building.as_ref().len() + chunk.len() >= part {
+                let missing = part - building.as_ref().len();
+                building.bytes().extend_from_slice(&chunk.split_to(missing));
+                upload.part(building.freeze()).await?;
+                upload.room().await?;
+                building = buffers.take();
             }
-            building.extend_from_slice(&chunk);
+            building.bytes().extend_from_slice(&chunk);
         }
         feed.finish().await;
-        if !building.is_empty() {
+        if !building.as_ref().is_empty() {
             upload.part(building.freeze()).await?;
         }
         Ok(())

@@ -11,13 +11,14 @@
 //! | [`stored`] | backups in a store: found, listed, read again |
 //! | [`prune`] | deletion that a crash cannot leave half done |
 //! | [`leader`] | who leads, and with which identity it is asked |
-//! | `spool`, `feed`, `upload` | the pieces of the pipeline, each with its bound |
+//! | `spool`, `feed`, `upload`, `buffers` | the pieces of the pipeline, each with its bound |
 //! | `patience` | deadlines, and being told to stop |
 //! | `mailbox`, `progress` | the mover's own object in the API server, and how far it is |
 //! | [`error`] | why a command failed, by cause |
 
 pub mod archive;
 pub mod backup;
+mod buffers;
 pub mod cli;
 pub mod environment;
 pub mod error;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::archive::{Limits, Verified};
 use super::backup::verify_spool;
+use super::buffers::Buffers;
 use super::error::MoverError;
 use super::leader::{Identity, Servers, still_leads};
 use super::mailbox::Mailbox;
@@ -229,11 +230,12 @@ fn judge(answer: &openbao::Result<u16>) -> (SubmissionOutcome, Option<u16>, Stri
 
 fn contents(spool: Spool, length: u64, meter: Meter) -> BoxStream<'static, Result<Bytes, MoverError>> {
     let starts = (0..length.div_ceil(SEND_CHUNK)).map(|n| n * SEND_CHUNK);
+    let buffers = Buffers::new(usize::try_from(SEND_CHUNK).unwrap_or(0));
     let chunks = futures::stream::iter(starts.map(Ok)).and_then(move |start| {
-        let (spool, meter) = (spool.clone(), meter.clone());
+        let (spool, meter, buffer) = (spool.clone(), meter.clone(), buffers.take());
         async move {
             let size = usize::try_from(SEND_CHUNK.min(length - start)).unwrap_or(0);
-            let chunk = spool.read_at(start, size).await?;
+            let chunk = spool.read_at(start, size, buffer).await?;
             meter.add(chunk.len());
             Ok(chunk)
         }

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::buffers::Buffer;
 use super::error::MoverError;
 
 /// Chunks on their way to the disk: with chunks of at most some hundred KiB a few MiB.
@@ -171,13 +172,13 @@ impl Spool {
     }
 
     /// Bytes `from..from + length`, which must be there already.
-    pub(super) async fn read_at(&self, from: u64, length: usize) -> Result<Bytes, MoverError> {
+    pub(super) async fn read_at(&self, from: u64, length: usize, mut buffer: Buffer) -> Result<Bytes, MoverError> {
         let shared = Arc::clone(&self.shared);
         let read = tokio::task::spawn_blocking(move || {
-            let mut buffer = vec![0; length];
+            buffer.bytes().resize(length, 0);
             let failed = |source| MoverError::Scratch { what: "read", path: shared.path.clone(), source };
-            shared.file.read_exact_at(&mut buffer, from).map_err(failed)?;
-            Ok(Bytes::from(buffer))
+            shared.file.read_exact_at(buffer.bytes(), from).map_err(failed)?;
+            Ok(buffer.freeze())
         });
         read.await.map_err(MoverError::Task)?
     }
@@ -217,6 +218,7 @@ impl Read for SpoolReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datapath::buffers::Buffers;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_reader_follows_a_growing_spool_to_its_end() {
@@ -235,7 +237,7 @@ mod tests {
         let expected: Vec<u8> = (0..100u8).flat_map(|n| [n; 777]).collect();
         assert!(read.await.unwrap().unwrap() == expected);
         assert_eq!(spool.level(), Level { bytes: 77_700, fill: Fill::Complete });
-        assert_eq!(spool.read_at(777, 3).await.unwrap(), [1u8, 1, 1][..]);
+        assert_eq!(spool.read_at(777, 3, Buffers::new(3).take()).await.unwrap(), [1u8, 1, 1][..]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

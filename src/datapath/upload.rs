@@ -55,6 +55,14 @@ impl Upload {
         self.send(bytes).await
     }
 
+    /// Waits until another part may be in flight: for whoever fills a buffer only then.
+    pub(super) async fn room(&mut self) -> Result<(), MoverError> {
+        while self.flights.len() + usize::from(self.held.is_some()) >= self.at_once && !self.flights.is_empty() {
+            self.land().await?;
+        }
+        Ok(())
+    }
+
     async fn send(&mut self, bytes: Bytes) -> Result<(), MoverError> {
         while self.flights.len() >= self.at_once {
             self.land().await?;

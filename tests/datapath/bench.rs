@@ -1,4 +1,7 @@
 //! `cargo xtask bench backup`: our backup of a large database against its own lower bounds and against common tools.
+//!
+//! A mover that was built for debugging is measured unless `OPENBAO_BENCH_MOVER` names another
+//! (`cargo build --profile image --bin bao-backup`).
 
 use std::process::Command;
 use std::time::Instant;

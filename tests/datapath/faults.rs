@@ -215,7 +215,7 @@ async fn preflight(store: &Running) -> (String, String) {
     for entry in std::fs::read_dir(store.credentials()).unwrap().flatten() {
         let secret = std::fs::read_to_string(entry.path()).unwrap();
         let looked_for = secret.rsplit("sig=").next().unwrap_or_default();
-        assert!(looked_for.is_empty() || !told.contains(looked_for), "{:?} is printed: {told}", entry.file_name());
+        assert!(looked_for.is_empty() || !told.contains(looked_for), "{} is printed: {told}", entry.path().display());
     }
     let (cause, reason) = ended.reason();
     (cause.to_owned(), reason.to_owned())

@@ -13,12 +13,14 @@
 //! | [`protect`] | which backups retention must spare, and why (pure) |
 //! | [`manager`] | plan and clean-up of each kind of backup |
 //! | [`steps`], `gate`, `seal`, [`stamp`] | what the steps do |
+//! | `aftermath` | what follows a mover that ended badly |
 //! | [`rules`] | retention as the mover applies it (pure) |
 //! | [`mover`] | the mover's Jobs on the API server: made, looked at, stopped |
 //! | [`found`] | what a Job that was found tells (pure) |
 //! | [`tidy`] | what failed backups leave behind, and how long (pure) |
 
 pub mod act;
+mod aftermath;
 pub mod decide;
 pub mod found;
 pub mod frozen;

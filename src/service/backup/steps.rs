@@ -17,7 +17,7 @@ use super::{gate, protect, request, seal};
 use crate::adapter::objectstore::keys;
 use crate::api::OpenBaoCluster;
 use crate::datapath::archive::Inspection;
-use crate::datapath::protocol::{BackupDone, Cause, Failure, PruneDone, REPORT, Report, ReportKind, VerifyDone};
+use crate::datapath::protocol::{BackupDone, Cause, Failure, PruneDone, VerifyDone};
 use crate::service::opslifecycle::{StepCall, StepOutcome};
 
 /// A Job ends this long before its step, so that the step can still say how.
@@ -116,76 +116,7 @@ impl Work<'_> {
         self.begin(name, task, "takes, verifies and stores a snapshot").await
     }
 
-    /// A mover that ended without a word may have left an object without a manifest, or even a whole backup.
-    async fn after_loss(&self, lost: &str, reason: &'static str, message: &str) -> StepOutcome {
-        if let Some(reported) = self.reported().await {
-            return reported;
-        }
-        let name = self.job_name("clean");
-        let found = match self.look::<PruneDone>(&name).await {
-            Ok(found) => found,
-            Err(error) => return failed(&error),
-        };
-        let what = format!("removes what Job {lost} may have left ({message})");
-        match found {
-            Found::Absent => {
-                let orders = Orders { clean: vec![self.frozen.key.clone()], ..Orders::default() };
-                self.begin(&name, Task::Prune(orders), &what).await
-            }
-            Found::Running { trouble, .. } => running(&name, &what, trouble),
-            Found::Done(done) if done.kept.iter().any(|kept| kept.key == self.frozen.key) => self.adopt(lost).await,
-            Found::Done(_) => StepOutcome::retryable(reason, format!("{message}; nothing of it is left in the store")),
-            Found::Failed(Failure { message: trouble, .. }) | Found::Lost { message: trouble, .. } => {
-                let key = &self.frozen.key;
-                let message =
-                    format!("{message}; {key} may be left in the store, Job {name} could not remove it: {trouble}");
-                StepOutcome::retryable(reason, message)
-            }
-            Found::Foreign => foreign(&name),
-        }
-    }
-
-    /// What the mover wrote into its config map before its pod was lost. It reports a success only after its last look at
-    /// object and manifest, so that word is as good as the pod's.
-    async fn reported(&self) -> Option<StepOutcome> {
-        let map = mover::channel(self.call.ad, &self.operation).await.ok()??;
-        let report: Report = serde_json::from_str(map.data?.get(REPORT)?).ok()?;
-        let (manifest, inspection) = (report.manifest?, report.inspection?);
-        let good = report.kind == ReportKind::Verified && manifest.key == self.frozen.key;
-        good.then(|| {
-            self.stored(&BackupDone {
-                manifest_key: keys::manifest_key(&manifest.key),
-                key: manifest.key,
-                sha256: manifest.sha256,
-                size_bytes: manifest.size_bytes,
-                taken_at: manifest.taken_at,
-                inspection,
-                sealed_sums: report.sealed_sums,
-                sums: report.sums,
-                duration_ms: 0,
-                retries: 0,
-                shortened: false,
-            })
-        })
-    }
-
-    /// The mover had finished its backup and only its last word was lost: the backup is read again and taken as it is.
-    async fn adopt(&self, lost: &str) -> StepOutcome {
-        let name = self.job_name("adopt");
-        let source = Source::Key(self.frozen.key.clone());
-        let what = format!("reads the backup again that Job {lost} completed without being able to say so");
-        match self.look::<VerifyDone>(&name).await {
-            Err(error) => failed(&error),
-            Ok(Found::Absent) => self.begin(&name, Task::Verify { source: &source }, &what).await,
-            Ok(Found::Running { trouble, .. }) => running(&name, &what, trouble),
-            Ok(Found::Done(done)) => self.verified(&done, self.call.op.status.as_ref().and_then(|s| s.started_at)),
-            Ok(Found::Failed(failure)) => of_cause(&failure),
-            Ok(Found::Lost { reason, message }) => StepOutcome::retryable(reason, message),
-            Ok(Found::Foreign) => foreign(&name),
-        }
-    }
-
-    fn stored(&self, done: &BackupDone) -> StepOutcome {
+    pub(super) fn stored(&self, done: &BackupDone) -> StepOutcome {
         if done.key != self.frozen.key {
             let message = format!("the mover stored {}, not the key {} it was given", done.key, self.frozen.key);
             return StepOutcome::fatal("WrongKey", message);
@@ -199,7 +130,7 @@ impl Work<'_> {
         StepOutcome::done_with(output)
     }
 
-    fn verified(&self, done: &VerifyDone, taken_at: Option<DateTime<Utc>>) -> StepOutcome {
+    pub(super) fn verified(&self, done: &VerifyDone, taken_at: Option<DateTime<Utc>>) -> StepOutcome {
         let mut output = described(&done.inspection, &done.sealed_sums, &done.sums);
         output.insert(output::KEY, done.key.clone());
         output.insert(output::SHA256, done.sha256.clone());
@@ -251,26 +182,6 @@ impl Work<'_> {
         }
     }
 
-    /// A backup that this cluster's key cannot open is none: it must not be there on the worst day.
-    async fn discard(&self, reason: &'static str, message: &str) -> StepOutcome {
-        let name = self.job_name("discard");
-        let key = &self.frozen.key;
-        match self.look::<PruneDone>(&name).await {
-            Err(error) => failed(&error),
-            Ok(Found::Absent) => {
-                let orders = Orders { remove: vec![key.clone()], ..Orders::default() };
-                self.begin(&name, Task::Prune(orders), &format!("removes {key}: {message}")).await
-            }
-            Ok(Found::Running { trouble, .. }) => running(&name, &format!("removes {key}: {message}"), trouble),
-            Ok(Found::Done(_)) => StepOutcome::fatal(reason, format!("{message}; {key} was removed")),
-            Ok(Found::Failed(Failure { message: trouble, .. }) | Found::Lost { message: trouble, .. }) => {
-                let message = format!("{message}; {key} could not be removed: {trouble}");
-                StepOutcome::Failed { reason, message, retryable: true }
-            }
-            Ok(Found::Foreign) => foreign(&name),
-        }
-    }
-
     /// The backup is good whatever comes of this: what retention could not do now, the next one does.
     async fn retention(&self, cluster: &OpenBaoCluster) -> StepOutcome {
         let name = self.job_name("prune");
@@ -316,7 +227,7 @@ impl Work<'_> {
     }
 
     /// Makes a Job, its channel first.
-    async fn begin(&self, name: &str, task: Task<'_>, what: &str) -> StepOutcome {
+    pub(super) async fn begin(&self, name: &str, task: Task<'_>, what: &str) -> StepOutcome {
         if self.call.deadline - JOB_MARGIN <= self.call.now {
             return StepOutcome::retryable("DeadlineExceeded", format!("no time is left for Job {name}"));
         }
@@ -344,11 +255,11 @@ impl Work<'_> {
         mover::start(self.call.ad, &self.operation, &job).await
     }
 
-    async fn look<T: DeserializeOwned>(&self, name: &str) -> Result<Found<T>, MoverError> {
+    pub(super) async fn look<T: DeserializeOwned>(&self, name: &str) -> Result<Found<T>, MoverError> {
         mover::look(self.call.ad, &self.operation, name).await
     }
 
-    fn job_name(&self, what: &str) -> String {
+    pub(super) fn job_name(&self, what: &str) -> String {
         jobs::attempt_name(&self.operation.name, what, self.call.state.attempt)
     }
 
@@ -375,14 +286,14 @@ fn described(inspection: &Inspection, sealed_sums: &str, sums: &str) -> BTreeMap
     output
 }
 
-fn running(name: &str, what: &str, trouble: Option<String>) -> StepOutcome {
+pub(super) fn running(name: &str, what: &str, trouble: Option<String>) -> StepOutcome {
     StepOutcome::in_progress(match trouble {
         Some(trouble) => format!("Job {name} {what}; its pod does not run: {trouble}"),
         None => format!("Job {name} {what}"),
     })
 }
 
-fn foreign(name: &str) -> StepOutcome {
+pub(super) fn foreign(name: &str) -> StepOutcome {
     StepOutcome::fatal(
         "ForeignJob",
         format!("Job {name} exists and is not of this operation: delete it, then ask again"),
@@ -400,7 +311,7 @@ pub(super) fn failed(error: &MoverError) -> StepOutcome {
 }
 
 /// Each cause calls for another remedy; what no repetition can mend ends the operation at once.
-fn of_cause(failure: &Failure) -> StepOutcome {
+pub(super) fn of_cause(failure: &Failure) -> StepOutcome {
     let (reason, retryable) = match failure.cause {
         Cause::Config => ("MoverConfig", false),
         Cause::Auth => ("OpenBaoAuth", true),

@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn what_failed_backups_may_have_left_is_looked_after_until_the_next_success() {
         let operation = |phase: &str, hour: u32, key: &str, mode: Option<&str>| -> OpenBaoOperation {
-            let parameters = mode.map(|mode| json!({"mode": mode})).unwrap_or_else(|| json!({}));
+            let parameters = mode.map_or_else(|| json!({}), |mode| json!({"mode": mode}));
             serde_json::from_value(json!({
                 "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "metadata": {"name": key, "namespace": "reef"},
                 "spec": {"cluster": "kelp", "operation": "Backup", "parameters": parameters},
