@@ -50,6 +50,10 @@ pub mod restore {
 pub mod rollout {
     /// Succeeded, failed, or under way.
     pub const COMPLETE: &str = "RolloutComplete";
+    /// Reason: a member failed and none goes on.
+    pub const MEMBER_FAILED: &str = "MemberFailed";
+    /// Reason: a person stopped it.
+    pub const STOPPED: &str = "Stopped";
 }
 
 /// Reasons of `Upgrading` that only upgrades have.

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{HandledRequest, Request};
+use super::common::{HandledRequest, Request, is_default};
 use super::rules;
 
 /// Brings one version to several clusters of a namespace.
@@ -57,6 +57,10 @@ pub struct OpenBaoRolloutSpec {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub defer_cutover: bool,
     /// What a person asks of the running rollout; the only part of the spec that may change.
+    /// `Stop`: no further member begins or moves its leadership. `Resume`: go on after a `Stop`, or let leadership move where
+    /// `deferCutover` waits for you (`step` names one member; without it all, in order). `Cancel`: as `Stop`, and what has
+    /// not moved its leadership yet is undone. `Release`: let the members after a failed one go on (`onFailure: pause`).
+    /// `Retry`: begin failed members again, `Skip`: leave one out; `step` names the member.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["nonce".into()]))]
@@ -103,6 +107,9 @@ pub struct OpenBaoRolloutStatus {
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["cluster".into()]))]
     pub members: Vec<RolloutMemberStatus>,
+    /// A person stopped the rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<RolloutStop>,
     /// The last 20 answers to `spec.requests`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
@@ -128,12 +135,10 @@ pub enum RolloutPhase {
     Paused,
     /// Every member has the version.
     Completed,
-    /// At least one member failed.
+    /// At least one member failed and none goes on. A `Retry`, `Release` or `Skip` can still move it.
     Failed,
-    /// A person stopped it.
+    /// A person stopped it, with `Stop` (a `Resume` goes on) or with `Cancel` (final).
     Stopped,
-    /// This release of the operator cannot do it; nothing was touched.
-    NotSupported,
 }
 
 /// How far one member is.
@@ -151,6 +156,25 @@ pub struct RolloutMemberStatus {
     /// What is waited for, or why it ended.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// How often it was begun: a `Retry` begins it again.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(range(min = 0))]
+    pub attempt: i32,
+    /// It failed, and a `Release` let the members after it go on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub released: bool,
+    /// A person has let its leadership move (`Resume` on a rollout with `deferCutover`).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cutover_asked: bool,
+}
+
+/// How a person ended a rollout early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum RolloutStop {
+    /// No further member begins, none moves its leadership; what is parked stays parked. `Resume` goes on.
+    Stop,
+    /// No further member begins and what can be undone is undone. Final.
+    Cancel,
 }
 
 /// Where one member stands.

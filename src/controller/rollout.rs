@@ -1,88 +1,341 @@
-//! `OpenBaoRollout`: accepted and ended with a reason, see [`service::rollout`](crate::service::rollout).
+//! `OpenBaoRollout`: looks at the members, decides, writes the claim, and only then acts on it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{SubsecRound, Utc};
+use futures::{StreamExt, stream};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+    runtime::{
+        applier,
+        controller::{Action, Config},
+        reflector::ObjectRef,
+    },
+};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapter::{
         Adapters,
         kubernetes::{
             client::{RequestError, timed},
-            feed::gone,
+            events::{News, Severity},
+            feed::{Touched, gone},
+            owner::is_controlled_by,
         },
         metrics::{Outcome, metrics},
     },
-    api::OpenBaoRollout,
-    service::rollout,
-};
-use chrono::Utc;
-use futures::{StreamExt, stream};
-use kube::{
-    Api, ResourceExt,
-    api::{Patch, PatchParams},
-    runtime::{
-        controller::{Action, Config, Controller},
-        reflector::ObjectRef,
+    causes::chain,
+    api::{
+        OpenBaoOperation, OpenBaoRollout, OpenBaoRolloutStatus, Request, RequestAction, RolloutMemberState,
+        RolloutMemberStatus,
+    },
+    service::{
+        opslifecycle::{
+            RetryClass,
+            audit::{self, AuditEvent, Fields},
+            retry::{ErrorBackoff, ErrorClass},
+        },
+        restore,
+        rollout::{self, Decision, Effect, Facts, member::MemberFacts, policy},
     },
 };
-use serde_json::json;
-use std::{sync::Arc, time::Duration};
-use tokio_util::sync::CancellationToken;
 
-const FIELD_MANAGER: &str = "openbao-operator-rollout";
 const KIND: &str = "OpenBaoRollout";
-const RETRY: Duration = Duration::from_secs(30);
+/// The field manager of a rollout's status.
+const MANAGER: &str = "openbao-operator-rollout";
+/// On every rollout that has begun: what can be undone is undone before the object goes.
+const FINALIZER: &str = "openbao.org/openbaorollout-finalizer";
+/// Rollouts are few, and their work is done by operations.
+const CONCURRENCY: u16 = 2;
+/// How soon an ended rollout looks for something new: only when it is touched.
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The status of a rollout could not be written.
+/// Why a reconcile could not be finished.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to write the status of OpenBaoRollout {name}")]
-pub struct Error {
-    name: String,
-    #[source]
-    source: RequestError,
+enum Error {
+    #[error("failed to {verb} {kind} {name}")]
+    Request {
+        verb: &'static str,
+        kind: &'static str,
+        name: String,
+        #[source]
+        source: RequestError,
+    },
+    #[error("OpenBaoOperation {0} exists and is not of this rollout's cluster: delete it")]
+    NameTaken(String),
+}
+
+impl Error {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Request { source, .. } if source.is_conflict() => ErrorClass::Conflict,
+            Self::Request { .. } => ErrorClass::Transient,
+            Self::NameTaken(_) => ErrorClass::Invalid,
+        }
+    }
+}
+
+struct Context {
+    ad: Arc<Adapters>,
+    backoff: Mutex<ErrorBackoff<ObjectRef<OpenBaoRollout>>>,
 }
 
 /// Reconciles rollouts until `stop`.
 pub async fn run(ad: Arc<Adapters>, stop: CancellationToken) {
-    let store = ad.caches.rollouts.clone();
-    let everything = {
-        let store = store.clone();
-        move || store.state().iter().map(|rollout| ObjectRef::from_obj(rollout.as_ref())).collect()
-    };
-    // Those listed before we began to listen.
-    let listed: Vec<ObjectRef<OpenBaoRollout>> = everything();
-    let wakes = ad.caches.notes.wakes(
-        |touched| match touched.kind {
-            KIND if !touched.deleted => vec![ObjectRef::new(&touched.name).within(&touched.namespace)],
-            _ => vec![],
-        },
-        everything,
-    );
-    Controller::for_stream(stream::pending(), store)
-        .reconcile_on(stream::iter(listed).chain(wakes))
-        .with_config(Config::default().concurrency(2))
-        .graceful_shutdown_on(stop.cancelled_owned())
-        .run(reconcile, |_, _, _| Action::requeue(RETRY), ad)
+    let (for_pick, for_all) = (ad.clone(), ad.clone());
+    let wakes = ad.caches.notes.wakes(move |touched| woken(&for_pick, touched), move || all(&for_all));
+    // Subscribed first, listed second: nothing falls between.
+    let queue = stream::iter(all(&ad)).chain(wakes).map(Ok::<_, std::convert::Infallible>);
+    let queue = queue.take_until(stop.cancelled_owned());
+    let context = Arc::new(Context { ad: ad.clone(), backoff: Mutex::default() });
+    let config = Config::default().concurrency(CONCURRENCY);
+    let reconciler = |rollout, context| Box::pin(reconcile(rollout, context));
+    applier(reconciler, on_error, context, ad.caches.rollouts.clone(), queue, config)
         .for_each(|outcome| async move {
             if let Err(error) = outcome {
                 gone(KIND, &error);
-                tracing::debug!(%error, "rollout");
             }
         })
         .await;
 }
 
-async fn reconcile(object: Arc<OpenBaoRollout>, ad: Arc<Adapters>) -> Result<Action, Error> {
-    let mut measured = metrics().reconciling(KIND, &object.namespace().unwrap_or_default(), &object.name_any());
-    if let Some(status) = rollout::refusal(&object, Utc::now()) {
-        let api: Api<OpenBaoRollout> = Api::namespaced(ad.client.clone(), &object.namespace().unwrap_or_default());
-        let body = json!({
-            "apiVersion": "openbao.org/v1alpha1",
-            "kind": KIND,
-            "metadata": { "name": object.name_any() },
-            "status": status,
-        });
-        timed(api.patch_status(&object.name_any(), &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&body)))
-            .await
-            .map_err(|source| Error { name: object.name_any(), source })?;
+fn all(ad: &Adapters) -> Vec<ObjectRef<OpenBaoRollout>> {
+    ad.caches.rollouts.state().iter().map(|rollout| ObjectRef::from_obj(&**rollout)).collect()
+}
+
+/// A rollout is woken by itself, by its members' clusters, and by their operations and restores.
+fn woken(ad: &Adapters, touched: &Touched) -> Vec<ObjectRef<OpenBaoRollout>> {
+    match (touched.kind, &touched.cluster) {
+        (KIND, _) => vec![ObjectRef::new(&touched.name).within(&touched.namespace)],
+        ("OpenBaoCluster" | "OpenBaoOperation" | "OpenBaoRestore", Some(cluster)) => ad
+            .caches
+            .rollouts
+            .state()
+            .iter()
+            .filter(|rollout| rollout.namespace().as_deref() == Some(&touched.namespace))
+            .filter(|rollout| rollout.spec.members.iter().any(|member| member.cluster == *cluster))
+            .map(|rollout| ObjectRef::from_obj(&**rollout))
+            .collect(),
+        _ => vec![],
     }
+}
+
+async fn reconcile(rollout: Arc<OpenBaoRollout>, context: Arc<Context>) -> Result<Action, Error> {
+    let mut measured = metrics().reconciling(KIND);
+    let ad = &context.ad;
+    let members = look(ad, &rollout).await?;
+    let decision = rollout::decide(&Facts { rollout: &rollout, members: &members }, Utc::now().trunc_subsecs(3));
+    // The finalizer first: from the first claim on, somebody must see to what was begun.
+    let leaving = rollout.metadata.deletion_timestamp.is_some();
+    if !leaving && set_finalizer(ad, &rollout, !decision.is_over()).await? {
+        // Its change wakes us, with the resourceVersion that the claim needs.
+        measured.ends(Outcome::Done);
+        return Ok(Action::requeue(RetryClass::ProgressPoll.delay(ad.settings.requeue_standard)));
+    }
+    write(ad, &rollout, &decision.status).await?;
+    for effect in &decision.effects {
+        if !ad.leadership.still_leader() {
+            break;
+        }
+        act(ad, &rollout, &members, effect).await?;
+    }
+    if leaving && nothing_left_to_undo(&decision) {
+        set_finalizer(ad, &rollout, false).await?;
+    }
+    context.backoff.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&ObjectRef::from_obj(&*rollout));
     measured.ends(Outcome::Done);
-    Ok(Action::await_change())
+    Ok(Action::requeue(if decision.is_over() { NEVER } else { RetryClass::Standard.delay(ad.settings.requeue_standard) }))
+}
+
+fn on_error(rollout: Arc<OpenBaoRollout>, error: &Error, context: Arc<Context>) -> Action {
+    let again = context.backoff.lock().unwrap_or_else(PoisonError::into_inner).failed(
+        ObjectRef::from_obj(&*rollout),
+        error.class(),
+        rand::random(),
+    );
+    tracing::warn!(error = chain(error), rollout = %rollout.name_any(), ?again, "rollout");
+    Action::requeue(again)
+}
+
+/// A member past its point of no return goes on by itself.
+fn nothing_left_to_undo(decision: &Decision) -> bool {
+    use RolloutMemberState::{Preparing, WaitingForCutover};
+    !decision.status.members.iter().any(|member| matches!(member.state, Preparing | WaitingForCutover))
+}
+
+/// What the watches know of the members. An operation that a claim names and no watch shows is asked for: a claim that
+/// was never acted upon and one that the watch has not caught up with look the same.
+async fn look(ad: &Adapters, rollout: &OpenBaoRollout) -> Result<Vec<MemberFacts>, Error> {
+    let namespace = rollout.namespace().unwrap_or_default();
+    let repository = &ad.settings.openbao_image_repository;
+    let version = &rollout.spec.version;
+    let known = rollout.status.as_ref().map(|status| status.members.as_slice()).unwrap_or_default();
+    let mut facts = vec![];
+    for member in &rollout.spec.members {
+        let cluster = ad.caches.cluster(&namespace, &member.cluster);
+        let mut operations = ad.caches.operations_of(&namespace, &member.cluster);
+        let entry = known.iter().find(|entry| entry.cluster == member.cluster);
+        if let Some(name) = entry.and_then(unseen(&operations)) {
+            operations.extend(fresh(ad, &namespace, name).await?.map(Arc::new));
+        }
+        let status = cluster.as_ref().and_then(|cluster| cluster.status.as_ref());
+        let current = status.and_then(|status| status.current_version.clone()).unwrap_or_default();
+        let shown = status.and_then(|status| status.upgrade.as_ref()?.directive.clone());
+        let restores = ad.caches.restores_of(&namespace, &member.cluster);
+        facts.push(MemberFacts {
+            pending_restore: cluster.as_ref().and_then(|cluster| restore::pending(&restores, cluster)),
+            operations,
+            image: rollout.spec.image.clone().unwrap_or_else(|| format!("{repository}:{version}")),
+            running_image: shown
+                .filter(|shown| shown.version == current)
+                .map_or_else(|| format!("{repository}:{current}"), |shown| shown.image),
+            cluster,
+        });
+    }
+    Ok(facts)
+}
+
+/// The operation of a member under way that is not among those seen.
+fn unseen(seen: &[Arc<OpenBaoOperation>]) -> impl Fn(&RolloutMemberStatus) -> Option<&str> {
+    |entry| {
+        let under_way = policy::is_active(entry.state) || entry.state == RolloutMemberState::WaitingForCutover;
+        let name = entry.operation.as_deref().filter(|_| under_way)?;
+        (!seen.iter().any(|operation| operation.name_any() == name)).then_some(name)
+    }
+}
+
+async fn fresh(ad: &Adapters, namespace: &str, name: &str) -> Result<Option<OpenBaoOperation>, Error> {
+    let api: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), namespace);
+    timed(api.get_opt(name)).await.map_err(failed("read", "OpenBaoOperation", name))
+}
+
+fn failed(verb: &'static str, kind: &'static str, name: &str) -> impl FnOnce(RequestError) -> Error {
+    let name = name.to_owned();
+    move |source| Error::Request { verb, kind, name, source }
+}
+
+/// Stores the status against the resourceVersion that it was decided on, and tells each member's transition.
+async fn write(ad: &Adapters, rollout: &OpenBaoRollout, next: &OpenBaoRolloutStatus) -> Result<(), Error> {
+    if rollout.status.as_ref() == Some(next) {
+        return Ok(());
+    }
+    let (api, name) = (rollouts(ad, rollout), rollout.name_any());
+    let body = json!({
+        "apiVersion": "openbao.org/v1alpha1",
+        "kind": KIND,
+        "metadata": { "name": name, "uid": rollout.uid(), "resourceVersion": rollout.resource_version() },
+        "status": next,
+    });
+    let written = timed(api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body))).await;
+    written.map_err(failed("write the status of", KIND, &name))?;
+    for member in &next.members {
+        tell(ad, rollout, member).await;
+    }
+    Ok(())
+}
+
+async fn tell(ad: &Adapters, rollout: &OpenBaoRollout, member: &RolloutMemberStatus) {
+    let before = rollout.status.as_ref().and_then(|status| {
+        status.members.iter().find(|before| before.cluster == member.cluster).map(|before| before.state)
+    });
+    let (from, to) = (word(before.unwrap_or_default()), word(member.state));
+    let fields = Fields::from([
+        ("cluster", member.cluster.clone()),
+        ("namespace", rollout.namespace().unwrap_or_default()),
+        ("rollout", rollout.name_any()),
+        ("rollout_uid", rollout.uid().unwrap_or_default()),
+        ("operation", member.operation.clone().unwrap_or_default()),
+        ("message", member.message.clone()),
+    ]);
+    let Some(entry) = audit::log_phase_transition(AuditEvent::RolloutMemberTransition, &from, &to, &fields) else {
+        return;
+    };
+    let severity = if policy::has_failed(member.state) { Severity::Warning } else { Severity::Normal };
+    let news = News {
+        severity,
+        reason: entry.event.clone(),
+        action: "Rollout".to_owned(),
+        note: format!("{}: {to}: {}", member.cluster, member.message),
+        annotations: audit::flat(&entry),
+    };
+    ad.events.publish(rollout, news).await;
+}
+
+/// A state as it stands in YAML.
+fn word(state: RolloutMemberState) -> String {
+    format!("{state:?}")
+}
+
+async fn act(ad: &Adapters, rollout: &OpenBaoRollout, members: &[MemberFacts], effect: &Effect) -> Result<(), Error> {
+    let api: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), &rollout.namespace().unwrap_or_default());
+    match effect {
+        Effect::Create(operation) => {
+            let name = operation.name_any();
+            match timed(api.create(&PostParams::default(), operation)).await {
+                Ok(_) => Ok(()),
+                Err(error) if error.is_already_exists() => {
+                    let found = timed(api.get_opt(&name)).await.map_err(failed("read", "OpenBaoOperation", &name))?;
+                    let owner = operation.owner_references().first().map(|owner| owner.uid.clone()).unwrap_or_default();
+                    match found {
+                        Some(found) if !is_controlled_by(&found, &owner) => Err(Error::NameTaken(name)),
+                        _ => Ok(()),
+                    }
+                }
+                Err(source) => Err(failed("create", "OpenBaoOperation", &name)(source)),
+            }
+        }
+        Effect::Resume { operation } => ask(&api, rollout, members, operation, RequestAction::Resume).await,
+        Effect::Cancel { operation } => ask(&api, rollout, members, operation, RequestAction::Cancel).await,
+    }
+}
+
+/// Adds a request to a member's operation, once: its nonce is the same each time.
+async fn ask(
+    api: &Api<OpenBaoOperation>,
+    rollout: &OpenBaoRollout,
+    members: &[MemberFacts],
+    operation: &str,
+    action: RequestAction,
+) -> Result<(), Error> {
+    let seen = members.iter().flat_map(|member| &member.operations).find(|seen| seen.name_any() == operation);
+    let Some(seen) = seen else { return Ok(()) };
+    let by = format!("openbaorollout/{}", rollout.name_any());
+    let nonce = format!("rollout-{action:?}-{}", rollout.uid().unwrap_or_default());
+    if seen.spec.requests.iter().any(|request| request.nonce == nonce) {
+        return Ok(());
+    }
+    let mut requests = seen.spec.requests.clone();
+    requests.push(Request { nonce, action, by, reason: "its turn in the rollout".to_owned(), ..Request::default() });
+    let patch = json!({ "metadata": { "resourceVersion": seen.resource_version() }, "spec": { "requests": requests } });
+    timed(api.patch(operation, &PatchParams::default(), &Patch::Merge(&patch)))
+        .await
+        .map(drop)
+        .map_err(failed("pass a request on to", "OpenBaoOperation", operation))
+}
+
+/// Adds or removes our finalizer; whether that changed anything.
+async fn set_finalizer(ad: &Adapters, rollout: &OpenBaoRollout, wanted: bool) -> Result<bool, Error> {
+    if rollout.finalizers().iter().any(|finalizer| finalizer == FINALIZER) == wanted {
+        return Ok(false);
+    }
+    let mut finalizers: Vec<&str> = rollout.finalizers().iter().map(String::as_str).collect();
+    finalizers.retain(|finalizer| *finalizer != FINALIZER);
+    if wanted {
+        finalizers.push(FINALIZER);
+    }
+    let patch = json!({ "metadata": { "resourceVersion": rollout.resource_version(), "finalizers": finalizers } });
+    let (api, name) = (rollouts(ad, rollout), rollout.name_any());
+    match timed(api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(true),
+        Err(source) => Err(failed("set the finalizer of", KIND, &name)(source)),
+    }
+}
+
+fn rollouts(ad: &Adapters, rollout: &OpenBaoRollout) -> Api<OpenBaoRollout> {
+    Api::namespaced(ad.client.clone(), &rollout.namespace().unwrap_or_default())
 }

@@ -74,7 +74,16 @@ pub fn decide(facts: &UpgradeFacts<'_>, now: DateTime<Utc>) -> UpgradeDecision {
     match versions::judge(&running.version, &wanted.version, facts.seal) {
         // Another image of the same version is no upgrade: the cluster rolls it like a changed configuration.
         Judgement::Same => status.directive = Some(wanted),
-        Judgement::Refused { reason, message } => decision.condition = (false, reason, message),
+        Judgement::Refused { reason, message } => {
+            let by = newest.and_then(|operation| request::rollout(operation)).filter(|_| reason == "DowngradeBlocked");
+            let message = by.map_or(message, |rollout| {
+                format!(
+                    "{rollout} brought this cluster to {}; spec.version still names {} and changes nothing: set it to {0}",
+                    running.version, wanted.version
+                )
+            });
+            decision.condition = (false, reason, message);
+        }
         Judgement::Upgrade => {
             if let Some(why) = held {
                 status.held_target = Some(wanted.version.clone());
@@ -87,7 +96,7 @@ pub fn decide(facts: &UpgradeFacts<'_>, now: DateTime<Utc>) -> UpgradeDecision {
                         wanted.version
                     ),
                 );
-            } else if let Some((reason, message)) = obstacle(facts) {
+            } else if let Some((reason, message)) = obstacle(facts.cluster, facts.pending_restore) {
                 decision.condition = (false, reason, message);
             } else {
                 let name = request::name(&facts.cluster.name_any(), &wanted.version, facts.operations);
@@ -141,7 +150,10 @@ fn under_way(
     if let Some(message) = &message {
         text = format!("{text}: {message}");
     }
-    if wanted.version != goal && operation.spec.operation == OperationKind::Upgrade {
+    let comes_from = origin.as_ref().map(|origin| origin.version.as_str());
+    if ![Some(goal), comes_from].contains(&Some(wanted.version.as_str()))
+        && operation.spec.operation == OperationKind::Upgrade
+    {
         text = format!("{text}. {} comes next", wanted.version);
     }
     let finished = facts.cluster.status.as_ref().and_then(|status| status.current_version.clone());
@@ -251,13 +263,13 @@ fn held_by(
 }
 
 /// What keeps a wanted and possible upgrade from starting now.
-fn obstacle(facts: &UpgradeFacts<'_>) -> Option<(&'static str, String)> {
-    let spec = &facts.cluster.spec;
+pub fn obstacle(cluster: &OpenBaoCluster, pending_restore: Option<&str>) -> Option<(&'static str, String)> {
+    let spec = &cluster.spec;
     let upgrade = &spec.upgrade;
     if spec.paused {
         return Some((reason::PAUSED, "spec.paused is set: no upgrade starts".to_owned()));
     }
-    if let Some(restore) = facts.pending_restore {
+    if let Some(restore) = pending_restore {
         return Some((reason::WAITING, format!("restore {restore} goes first")));
     }
     if upgrade.strategy == UpgradeStrategy::BlueGreen {

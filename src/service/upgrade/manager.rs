@@ -36,10 +36,13 @@ use std::{collections::BTreeMap, time::Duration};
 const GATE: &str = "GateHealth";
 const BACKUP: &str = "PreUpgradeBackup";
 const UPGRADE_STANDBY: &str = "UpgradeStandby";
-const PARK: &str = "Park";
+/// The step in which an upgrade waits before leadership moves.
+pub const PARK: &str = "Park";
 const REPLACE_OLD_LEADER: &str = "ReplaceOldLeader";
-const SOAK: &str = "Soak";
-const FINISH: &str = "Finish";
+/// The step in which a new leader is watched.
+pub const SOAK: &str = "Soak";
+/// The last step.
+pub const FINISH: &str = "Finish";
 const REVERT_TEMPLATE: &str = "RevertTemplate";
 const REVERT_STANDBY: &str = "RevertStandby";
 
@@ -107,10 +110,15 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
     let holder_uid = call.op.uid().unwrap_or_default();
     Ok(Planned {
         plan: Plan {
-            steps: planned_steps(spec, &standbys.collect::<Vec<_>>(), &leader.name),
+            steps: planned_steps(
+                spec,
+                request::Park::of(call.op, call.cluster),
+                &standbys.collect::<Vec<_>>(),
+                &leader.name,
+            ),
             lock: Some(LockPlan {
                 operation: LockOperation::Upgrade,
-                holder: "openbaocluster/upgrade".to_owned(),
+                holder: request::rollout(call.op).unwrap_or("openbaocluster/upgrade").to_owned(),
                 holder_uid,
                 before: Some(
                     if spec.upgrade.pre_upgrade_snapshot { BACKUP } else { request::UPDATE_TEMPLATE }.to_owned(),
@@ -128,7 +136,12 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
     })
 }
 
-fn planned_steps(spec: &crate::api::OpenBaoClusterSpec, standbys: &[String], leader: &str) -> Vec<StepSpec> {
+fn planned_steps(
+    spec: &crate::api::OpenBaoClusterSpec,
+    park: Option<request::Park>,
+    standbys: &[String],
+    leader: &str,
+) -> Vec<StepSpec> {
     let mut steps = vec![step(GATE, GATE, StepKind::Idempotent, "10m")];
     if spec.upgrade.pre_upgrade_snapshot {
         steps.push(step(BACKUP, BACKUP, StepKind::Idempotent, "1h"));
@@ -148,9 +161,14 @@ fn planned_steps(spec: &crate::api::OpenBaoClusterSpec, standbys: &[String], lea
         back.config = BTreeMap::from([(POD.to_owned(), pod.clone())]);
         undo.push(back);
     }
-    if spec.upgrade.defer_cutover {
-        // A fortnight: then somebody has forgotten it, and it turns back.
-        let mut park = step(PARK, PARK, StepKind::Idempotent, "336h");
+    if let Some(park) = park {
+        let patience = match park {
+            // The members before this one may take their time.
+            request::Park::Ordered => "8760h",
+            // A fortnight: then somebody has forgotten it, and it turns back.
+            request::Park::Manual => "336h",
+        };
+        let mut park = step(PARK, PARK, StepKind::Idempotent, patience);
         park.skippable = true;
         steps.push(park);
     }

@@ -11,4 +11,5 @@ pub mod steps;
 pub mod versions;
 
 pub use decide::{UpgradeDecision, UpgradeFacts, decide};
-pub use manager::UpgradeManager;
+pub use manager::{FINISH, PARK, SOAK, UpgradeManager};
+pub use request::Park;

@@ -21,6 +21,44 @@ pub const FROM_VERSION: &str = "fromVersion";
 /// Parameter: its image.
 pub const FROM_IMAGE: &str = "fromImage";
 
+/// Parameter: the upgrade parks before leadership moves, and who lets it go on: a [`Park`]. Without it the cluster's
+/// `spec.upgrade.deferCutover` decides.
+pub const PARK: &str = "park";
+
+/// Who lets a parked upgrade go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Park {
+    /// The rollout it belongs to, when it is this member's turn, however long that takes.
+    Ordered,
+    /// A person, who has a fortnight.
+    Manual,
+}
+
+impl Park {
+    /// The parameter's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ordered => "ordered",
+            Self::Manual => "manual",
+        }
+    }
+
+    /// How an upgrade parks, if it does.
+    pub fn of(operation: &OpenBaoOperation, cluster: &OpenBaoCluster) -> Option<Self> {
+        match operation.spec.parameters.get(PARK).map(String::as_str) {
+            Some("ordered") => Some(Self::Ordered),
+            Some(_) => Some(Self::Manual),
+            None => cluster.spec.upgrade.defer_cutover.then_some(Self::Manual),
+        }
+    }
+}
+
+/// The rollout that an operation belongs to, as `openbaorollout/<name>`.
+pub fn rollout(operation: &OpenBaoOperation) -> Option<&str> {
+    let actor = operation.spec.actor.as_ref()?;
+    (actor.source == ActorSource::Rollout).then_some(actor.identity.as_str())
+}
+
 /// The step after which the template shows the target.
 pub const UPDATE_TEMPLATE: &str = "UpdateTemplate";
 /// The step with which leadership moves: the point of no return.

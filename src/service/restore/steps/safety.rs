@@ -20,7 +20,7 @@ pub async fn run(step: &Step<'_>) -> StepOutcome {
     let name = child.name_any();
     let namespace = step.call.op.namespace().unwrap_or_default();
     let api: Api<OpenBaoOperation> = Api::namespaced(step.call.ad.client.clone(), &namespace);
-    let again = |verb: &str, error: &dyn std::error::Error| {
+    let again = |verb: &str, error: &(dyn std::error::Error + 'static)| {
         StepOutcome::in_progress(format!("trying again: cannot {verb} OpenBaoOperation {name}: {error}"))
     };
     let found = match timed(api.get_opt(&name)).await {

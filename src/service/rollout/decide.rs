@@ -1,0 +1,309 @@
+//! What a rollout does next. Pure.
+
+use super::{
+    member::{self, Entry, MemberFacts, Work},
+    policy::{Cutover, OnFailure, Policy, has_failed, is_active},
+    requests,
+};
+use crate::{
+    adapter::kubernetes::time::to_kube,
+    api::{
+        OpenBaoOperation, OpenBaoRollout, OpenBaoRolloutStatus, RolloutMemberState, RolloutMemberStatus, RolloutPhase,
+        RolloutStop,
+        conditions::{reason, rollout as conditions},
+    },
+    service::upgrade::Park,
+};
+use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+/// What the decision rests on.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The rollout as last seen.
+    pub rollout: &'a OpenBaoRollout,
+    /// One entry per member, in the order of the spec.
+    pub members: &'a [MemberFacts],
+}
+
+/// Something to do once the status that calls for it is stored. Each may be repeated freely.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Create the operation of a member; its name makes that happen once.
+    Create(Box<OpenBaoOperation>),
+    /// Let the leadership of a parked member move.
+    Resume {
+        /// The member's operation.
+        operation: String,
+    },
+    /// Undo a member that has not moved its leadership.
+    Cancel {
+        /// The member's operation.
+        operation: String,
+    },
+}
+
+/// What follows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The whole status.
+    pub status: OpenBaoRolloutStatus,
+    /// To be done only when `status` is what the API server has.
+    pub effects: Vec<Effect>,
+}
+
+impl Decision {
+    /// Nothing more will happen by itself or by request, and nothing is left to undo.
+    pub fn is_over(&self) -> bool {
+        let ended = |member: &RolloutMemberStatus| {
+            has_failed(member.state)
+                || matches!(member.state, RolloutMemberState::Completed | RolloutMemberState::Cancelled)
+        };
+        self.status.members.iter().all(ended)
+    }
+}
+
+/// Decides from what is stored and what is seen: requests first, then what the operations did, then who may go on.
+pub fn decide(facts: &Facts<'_>, now: DateTime<Utc>) -> Decision {
+    let rollout = facts.rollout;
+    let policy = Policy::of(&rollout.spec);
+    let mut status = rollout.status.clone().unwrap_or_default();
+    enrol(rollout, &mut status);
+    if rollout.metadata.deletion_timestamp.is_some() {
+        status.stop = Some(RolloutStop::Cancel);
+    } else {
+        requests::answer(&rollout.spec.requests, policy, &mut status, now);
+    }
+    for (member, seen) in status.members.iter_mut().zip(facts.members) {
+        follow(member, seen, status.stop);
+    }
+    for index in 0..status.members.len() {
+        claim(index, &mut status, facts, policy);
+    }
+    conclude(rollout, &mut status, policy, now);
+    let effects = effects(facts, &status, policy);
+    Decision { status, effects }
+}
+
+/// One entry per member, in the order of the spec.
+fn enrol(rollout: &OpenBaoRollout, status: &mut OpenBaoRolloutStatus) {
+    let known = std::mem::take(&mut status.members);
+    status.members = rollout
+        .spec
+        .members
+        .iter()
+        .map(|member| {
+            let new = || RolloutMemberStatus { cluster: member.cluster.clone(), ..RolloutMemberStatus::default() };
+            known.iter().find(|old| old.cluster == member.cluster).cloned().unwrap_or_else(new)
+        })
+        .collect();
+}
+
+/// Shows what the member's operation has come to. A claimed cutover is not taken back because the operation still shows
+/// its park point.
+fn follow(member: &mut RolloutMemberStatus, seen: &MemberFacts, stop: Option<RolloutStop>) {
+    use RolloutMemberState::{CuttingOver, Failed, Preparing, Soaking, WaitingForCutover};
+    if !is_active(member.state) && member.state != WaitingForCutover {
+        return;
+    }
+    if seen.cluster.is_none() {
+        member.state = Failed;
+        "MemberMissing: its OpenBaoCluster is gone".clone_into(&mut member.message);
+        return;
+    }
+    match seen.work(member.operation.as_deref().unwrap_or_default()) {
+        // Claimed, and called off before anything was created.
+        Work::Absent if stop == Some(RolloutStop::Cancel) => {
+            member.state = RolloutMemberState::Cancelled;
+            "never begun".clone_into(&mut member.message);
+        }
+        Work::Absent => {}
+        Work::Preparing(_) if member.state == CuttingOver => {}
+        Work::Preparing(step) => {
+            member.state = Preparing;
+            member.message = step;
+        }
+        Work::Parked if member.state == CuttingOver => {}
+        Work::Parked => {
+            member.state = WaitingForCutover;
+            "standbys run the new version; leadership has not moved".clone_into(&mut member.message);
+        }
+        Work::CuttingOver => {
+            let unasked = member.state == WaitingForCutover;
+            member.state = CuttingOver;
+            if unasked {
+                "leadership moved without being asked; the member is finished at once".clone_into(&mut member.message);
+            } else {
+                "leadership moves".clone_into(&mut member.message);
+            }
+        }
+        Work::Soaking => {
+            member.state = Soaking;
+            "leads with the new version, being watched".clone_into(&mut member.message);
+        }
+        Work::Ended { state, message } => {
+            member.state = state;
+            member.message = message;
+        }
+    }
+}
+
+/// Lets a member begin, or its leadership move, if it is its turn.
+fn claim(index: usize, status: &mut OpenBaoRolloutStatus, facts: &Facts<'_>, policy: Policy) {
+    let (earlier, rest) = status.members.split_at_mut(index);
+    let Some((member, later)) = rest.split_first_mut() else { return };
+    match member.state {
+        RolloutMemberState::Pending => {
+            if let Some(stop) = status.stop {
+                if stop == RolloutStop::Cancel {
+                    member.state = RolloutMemberState::Cancelled;
+                    "never begun".clone_into(&mut member.message);
+                }
+                return;
+            }
+            if !earlier.iter().all(|before| policy.lets_prepare(before.state, before.released)) {
+                member.message.clear();
+                return;
+            }
+            match facts.members[index].entry(&facts.rollout.spec.version) {
+                Entry::Open => {
+                    member.attempt += 1;
+                    member.operation = Some(member::operation_name(facts.rollout, &member.cluster, member.attempt));
+                    member.state = RolloutMemberState::Preparing;
+                    member.message.clear();
+                }
+                Entry::Done => {
+                    member.state = RolloutMemberState::Completed;
+                    member.message = format!("NoWork: runs {} already", facts.rollout.spec.version);
+                }
+                Entry::Wait(why) => member.message = why,
+                Entry::Never(why) => {
+                    member.state = RolloutMemberState::Failed;
+                    member.message = why;
+                }
+            }
+        }
+        RolloutMemberState::WaitingForCutover if status.stop.is_none() => {
+            let asked = match policy.cutover {
+                Cutover::Ordered => true,
+                Cutover::Manual | Cutover::Inline => member.cutover_asked,
+            };
+            let mut others = earlier.iter().chain(later.iter());
+            let alone = !others.any(|other| {
+                matches!(other.state, RolloutMemberState::CuttingOver | RolloutMemberState::Soaking)
+            });
+            let in_order = earlier.iter().all(|before| policy.is_behind_us(before.state, before.released));
+            // The barrier: nobody moves before everybody is there. A person who asks has seen who is.
+            let barrier = policy.cutover != Cutover::Ordered
+                || later.iter().all(|after| {
+                    after.state == RolloutMemberState::WaitingForCutover
+                        || policy.is_behind_us(after.state, after.released)
+                });
+            if asked && alone && in_order && barrier {
+                member.state = RolloutMemberState::CuttingOver;
+                "leadership moves".clone_into(&mut member.message);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Phase, message and condition of the whole.
+fn conclude(rollout: &OpenBaoRollout, status: &mut OpenBaoRolloutStatus, policy: Policy, now: DateTime<Utc>) {
+    use RolloutMemberState::{Cancelled, Completed, Pending, WaitingForCutover};
+    let members = &status.members;
+    let count = |is: fn(RolloutMemberState) -> bool| members.iter().filter(|member| is(member.state)).count();
+    let names = |is: fn(RolloutMemberState) -> bool| {
+        let named: Vec<&str> =
+            members.iter().filter(|member| is(member.state)).map(|member| member.cluster.as_str()).collect();
+        named.join(", ")
+    };
+    let done = count(|state| state == Completed);
+    let left_out = count(|state| state == Cancelled);
+    let failed = members.iter().filter(|member| has_failed(member.state)).count();
+    let blocked = members.iter().any(|member| has_failed(member.state) && !policy.is_behind_us(member.state, member.released));
+    let parked = count(|state| state == WaitingForCutover);
+    let waiting = members.iter().find(|member| member.state == Pending && !member.message.is_empty());
+    let name = rollout.metadata.name.as_deref().unwrap_or_default();
+
+    let (phase, message) = if let Some(active) = members.iter().find(|member| is_active(member.state)) {
+        (RolloutPhase::Running, format!("{}: {}", active.cluster, active.message))
+    } else if done + left_out == members.len() && done > 0 {
+        (RolloutPhase::Completed, format!("{done} members run {}", rollout.spec.version))
+    } else if let Some(stop) = status.stop {
+        let way_on = match stop {
+            RolloutStop::Stop if parked > 0 => "; parked members keep their locks: Resume or Cancel",
+            RolloutStop::Stop => "; Resume goes on",
+            RolloutStop::Cancel => "",
+        };
+        (RolloutPhase::Stopped, format!("stopped by request{way_on}"))
+    } else if failed + done + left_out == members.len() {
+        (RolloutPhase::Failed, format!("failed: {}", names(has_failed)))
+    } else if blocked && policy.on_failure == OnFailure::Pause {
+        let failed = names(has_failed);
+        (RolloutPhase::Paused, format!("{failed} failed: add a Release, Retry or Skip to spec.requests of {name}"))
+    } else if blocked {
+        let parked = if parked > 0 { "; parked members keep their locks" } else { "" };
+        let failed = names(has_failed);
+        (RolloutPhase::Failed, format!("{failed} failed and the others do not go on: Retry, Skip or Cancel{parked}"))
+    } else if let Some(member) = waiting {
+        (RolloutPhase::Running, format!("{} waits: {}", member.cluster, member.message))
+    } else {
+        let waiting = names(|state| state == WaitingForCutover);
+        (RolloutPhase::WaitingForCutover, format!("{waiting}: add a Resume to spec.requests of {name} to move leadership"))
+    };
+    let (word, why) = match phase {
+        RolloutPhase::Completed => ("True", reason::READY),
+        RolloutPhase::Failed => ("False", conditions::MEMBER_FAILED),
+        RolloutPhase::Stopped => ("False", conditions::STOPPED),
+        RolloutPhase::Pending | RolloutPhase::Running => ("False", reason::IN_PROGRESS),
+        RolloutPhase::WaitingForCutover | RolloutPhase::Paused => ("False", reason::WAITING),
+    };
+    let known = status.conditions.iter().find(|known| known.type_ == conditions::COMPLETE && known.status == word);
+    let since = known.map_or_else(|| to_kube(now), |known| known.last_transition_time.clone());
+    status.conditions = vec![Condition {
+        type_: conditions::COMPLETE.to_owned(),
+        status: word.to_owned(),
+        reason: why.to_owned(),
+        message: message.clone(),
+        observed_generation: rollout.metadata.generation,
+        last_transition_time: since,
+    }];
+    status.phase = phase;
+    status.message = message;
+    status.progress = format!("{done}/{}", members.len());
+    status.observed_generation = rollout.metadata.generation;
+}
+
+/// What the stored states call for.
+fn effects(facts: &Facts<'_>, status: &OpenBaoRolloutStatus, policy: Policy) -> Vec<Effect> {
+    let park = match policy.cutover {
+        Cutover::Inline => None,
+        Cutover::Ordered => Some(Park::Ordered),
+        Cutover::Manual => Some(Park::Manual),
+    };
+    let mut effects = vec![];
+    for (member, seen) in status.members.iter().zip(facts.members) {
+        let Some(operation) = member.operation.clone() else { continue };
+        let work = seen.work(&operation);
+        let cancelled = status.stop == Some(RolloutStop::Cancel);
+        match (member.state, work) {
+            (RolloutMemberState::Preparing, Work::Absent) => {
+                effects.extend(seen.operation(facts.rollout, &operation, park).map(Box::new).map(Effect::Create));
+            }
+            (RolloutMemberState::CuttingOver, Work::Parked) => effects.push(Effect::Resume { operation }),
+            (_, Work::Absent | Work::Ended { .. }) => {}
+            // Also one that a predecessor of ours created after the member was called off.
+            (
+                RolloutMemberState::Preparing | RolloutMemberState::WaitingForCutover | RolloutMemberState::Cancelled,
+                _,
+            ) if cancelled => effects.push(Effect::Cancel { operation }),
+            _ => {}
+        }
+    }
+    effects
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

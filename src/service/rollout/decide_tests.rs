@@ -1,0 +1,287 @@
+use super::*;
+use crate::{
+    api::{
+        OpenBaoCluster, OpenBaoClusterStatus, OpenBaoOperationStatus, OpenBaoRolloutSpec, OperationPhase, Request,
+        RequestAction, RolloutMember, RolloutMemberState as State, StepState, StepStatus,
+    },
+    service::upgrade,
+};
+use kube::ResourceExt;
+use serde_json::json;
+use std::sync::Arc;
+
+fn now() -> DateTime<Utc> {
+    "2026-11-21T12:00:00Z".parse().unwrap()
+}
+
+fn rollout(policy: &str, edit: impl FnOnce(&mut OpenBaoRolloutSpec)) -> OpenBaoRollout {
+    let mut spec = OpenBaoRolloutSpec {
+        version: "2.7.2".into(),
+        members: ["kelp", "coral"].map(|cluster| RolloutMember { cluster: cluster.into() }).to_vec(),
+        policy: policy.into(),
+        on_failure: "halt".into(),
+        ..OpenBaoRolloutSpec::default()
+    };
+    edit(&mut spec);
+    let mut rollout = OpenBaoRollout::new("wave", spec);
+    rollout.metadata.namespace = Some("reef".into());
+    rollout.metadata.uid = Some("0123456789".into());
+    rollout
+}
+
+fn member(name: &str) -> MemberFacts {
+    let mut cluster: OpenBaoCluster = serde_json::from_value(json!({
+        "apiVersion": "openbao.org/v1alpha1",
+        "kind": "OpenBaoCluster",
+        "metadata": {"name": name, "namespace": "reef", "uid": format!("uid-{name}")},
+        "spec": {
+            "version": "2.6.1",
+            "replicas": 3,
+            "storage": {"size": "1Gi"},
+            "tls": {"enabled": true, "mode": "OperatorManaged", "rotationPeriod": "720h"},
+            "backup": {"target": {"provider": "file", "file": {"claimName": "backups"}}}
+        }
+    }))
+    .unwrap();
+    cluster.status = Some(OpenBaoClusterStatus {
+        initialized: Some(true),
+        current_version: Some("2.6.1".into()),
+        ..OpenBaoClusterStatus::default()
+    });
+    MemberFacts {
+        cluster: Some(Arc::new(cluster)),
+        image: "bao:2.7.2".into(),
+        running_image: "bao:2.6.1".into(),
+        ..MemberFacts::default()
+    }
+}
+
+/// Decides and stores, as the controller does.
+fn turn(rollout: &mut OpenBaoRollout, members: &[MemberFacts]) -> Decision {
+    let decision = decide(&Facts { rollout, members }, now());
+    rollout.status = Some(decision.status.clone());
+    decision
+}
+
+fn states(decision: &Decision) -> Vec<State> {
+    decision.status.members.iter().map(|member| member.state).collect()
+}
+
+/// Puts the created operations among what is seen.
+fn create(decision: &Decision, members: &mut [MemberFacts]) {
+    for effect in &decision.effects {
+        if let Effect::Create(operation) = effect {
+            let seen = members.iter_mut().find(|seen| seen.cluster.as_ref().unwrap().name_any() == operation.spec.cluster);
+            seen.unwrap().operations.push(Arc::new((**operation).clone()));
+        }
+    }
+}
+
+/// Sets the journal of the member's newest operation.
+fn journal(member: &mut MemberFacts, edit: impl FnOnce(&mut OpenBaoOperationStatus)) {
+    let operation = Arc::make_mut(member.operations.last_mut().expect("the member has an operation"));
+    let mut status = OpenBaoOperationStatus { phase: OperationPhase::Running, ..OpenBaoOperationStatus::default() };
+    edit(&mut status);
+    operation.status = Some(status);
+}
+
+fn parked(member: &mut MemberFacts) {
+    journal(member, |status| status.steps = vec![step(upgrade::PARK)]);
+}
+
+fn ended(member: &mut MemberFacts, phase: OperationPhase) {
+    journal(member, |status| status.phase = phase);
+}
+
+fn step(name: &str) -> StepStatus {
+    StepStatus { name: name.into(), state: StepState::Running, ..StepStatus::default() }
+}
+
+#[test]
+fn rolling_begins_the_next_member_when_the_one_before_is_done() {
+    let mut rollout = rollout("rolling", |_| {});
+    let mut members = [member("kelp"), member("coral")];
+    let first = turn(&mut rollout, &members);
+    assert_eq!(states(&first), [State::Preparing, State::Pending]);
+    let [Effect::Create(operation)] = first.effects.as_slice() else { panic!("{:?}", first.effects) };
+    assert_eq!(operation.name_any(), "kelp-rollout-01234567-1");
+    assert_eq!(upgrade::request::rollout(operation), Some("openbaorollout/wave"));
+    assert!(!operation.spec.parameters.contains_key(upgrade::request::PARK), "nobody waits in a rolling rollout");
+    create(&first, &mut members);
+    ended(&mut members[0], OperationPhase::Succeeded);
+    let second = turn(&mut rollout, &members);
+    assert_eq!(states(&second), [State::Completed, State::Preparing]);
+    create(&second, &mut members);
+    ended(&mut members[1], OperationPhase::Succeeded);
+    let last = turn(&mut rollout, &members);
+    assert_eq!((last.status.phase, last.status.progress.as_str()), (RolloutPhase::Completed, "2/2"));
+    assert!(last.is_over() && last.effects.is_empty());
+}
+
+#[test]
+fn at_the_barrier_nobody_moves_before_everybody_is_there_and_then_one_after_the_other() {
+    let mut rollout = rollout("barrier", |_| {});
+    let mut members = [member("kelp"), member("coral")];
+    create(&turn(&mut rollout, &members), &mut members);
+    parked(&mut members[0]);
+    let one_there = turn(&mut rollout, &members);
+    assert_eq!(states(&one_there), [State::WaitingForCutover, State::Preparing]);
+    create(&one_there, &mut members);
+    parked(&mut members[1]);
+    let both = turn(&mut rollout, &members);
+    assert_eq!(states(&both), [State::CuttingOver, State::WaitingForCutover]);
+    let resume = |cluster: &str| Effect::Resume { operation: format!("{cluster}-rollout-01234567-1") };
+    assert_eq!(both.effects, [resume("kelp")]);
+    // Until the first has soaked, the second stays where it is.
+    journal(&mut members[0], |status| status.steps = vec![step(upgrade::SOAK)]);
+    assert_eq!(states(&turn(&mut rollout, &members)), [State::Soaking, State::WaitingForCutover]);
+    ended(&mut members[0], OperationPhase::Succeeded);
+    let second = turn(&mut rollout, &members);
+    assert_eq!((states(&second), second.effects), (vec![State::Completed, State::CuttingOver], vec![resume("coral")]));
+}
+
+#[test]
+fn parallel_prepares_all_at_once() {
+    let mut rollout = rollout("parallel", |_| {});
+    let decision = turn(&mut rollout, &[member("kelp"), member("coral")]);
+    assert_eq!(states(&decision), [State::Preparing, State::Preparing]);
+    for effect in &decision.effects {
+        let Effect::Create(operation) = effect else { panic!("{effect:?}") };
+        assert_eq!(operation.spec.parameters[upgrade::request::PARK], "ordered");
+    }
+}
+
+#[test]
+fn a_deferred_cutover_waits_for_a_person() {
+    let mut rollout = rollout("parallel", |spec| spec.defer_cutover = true);
+    let mut members = [member("kelp"), member("coral")];
+    create(&turn(&mut rollout, &members), &mut members);
+    members.iter_mut().for_each(parked);
+    let waiting = turn(&mut rollout, &members);
+    assert_eq!(waiting.status.phase, RolloutPhase::WaitingForCutover);
+    assert!(waiting.effects.is_empty());
+    rollout.spec.requests = vec![Request { nonce: "go".into(), ..Request::default() }];
+    rollout.spec.requests[0].action = RequestAction::Resume;
+    assert_eq!(states(&turn(&mut rollout, &members)), [State::CuttingOver, State::WaitingForCutover]);
+}
+
+#[test]
+fn a_failed_member_halts_those_after_it() {
+    let mut rollout = rollout("rolling", |_| {});
+    let mut members = [member("kelp"), member("coral")];
+    create(&turn(&mut rollout, &members), &mut members);
+    ended(&mut members[0], OperationPhase::RolledBack);
+    let halted = turn(&mut rollout, &members);
+    assert_eq!((states(&halted), halted.status.phase), (vec![State::Reverted, State::Pending], RolloutPhase::Failed));
+    assert!(!halted.is_over(), "a Retry or a Skip can still move it");
+    rollout.spec.requests = vec![Request { nonce: "again".into(), ..Request::default() }];
+    rollout.spec.requests[0].action = RequestAction::Retry;
+    let again = turn(&mut rollout, &members);
+    assert_eq!(states(&again), [State::Preparing, State::Pending]);
+    assert_eq!(again.status.members[0].operation.as_deref(), Some("kelp-rollout-01234567-2"));
+}
+
+#[test]
+fn the_verdict_stays_failed_when_the_others_went_on() {
+    let mut rollout = rollout("rolling", |spec| spec.on_failure = "continue".into());
+    let mut members = [member("kelp"), member("coral")];
+    create(&turn(&mut rollout, &members), &mut members);
+    ended(&mut members[0], OperationPhase::Failed);
+    create(&turn(&mut rollout, &members), &mut members);
+    ended(&mut members[1], OperationPhase::Succeeded);
+    let last = turn(&mut rollout, &members);
+    assert_eq!((last.status.phase, last.status.progress.as_str()), (RolloutPhase::Failed, "1/2"));
+}
+
+#[test]
+fn a_paused_rollout_says_what_it_waits_for_and_goes_on_when_released() {
+    let mut rollout = rollout("rolling", |spec| spec.on_failure = "pause".into());
+    let mut members = [member("kelp"), member("coral")];
+    create(&turn(&mut rollout, &members), &mut members);
+    ended(&mut members[0], OperationPhase::Failed);
+    let paused = turn(&mut rollout, &members);
+    assert_eq!(paused.status.phase, RolloutPhase::Paused);
+    assert!(paused.status.message.contains("Release"), "{}", paused.status.message);
+    rollout.spec.requests = vec![Request { nonce: "on".into(), ..Request::default() }];
+    rollout.spec.requests[0].action = RequestAction::Release;
+    assert_eq!(states(&turn(&mut rollout, &members))[1], State::Preparing);
+}
+
+#[test]
+fn a_cancel_undoes_what_is_parked_and_begins_nothing() {
+    let mut rollout = rollout("barrier", |_| {});
+    let mut members = [member("kelp"), member("coral")];
+    create(&turn(&mut rollout, &members), &mut members);
+    parked(&mut members[0]);
+    rollout.spec.requests = vec![Request { nonce: "no".into(), ..Request::default() }];
+    let cancelled = turn(&mut rollout, &members);
+    assert_eq!(states(&cancelled), [State::WaitingForCutover, State::Cancelled]);
+    assert_eq!(cancelled.effects, [Effect::Cancel { operation: "kelp-rollout-01234567-1".into() }]);
+    ended(&mut members[0], OperationPhase::Cancelled);
+    let over = turn(&mut rollout, &members);
+    assert_eq!((states(&over)[0], over.status.phase), (State::Stopped, RolloutPhase::Stopped));
+    assert!(over.is_over());
+}
+
+#[test]
+fn a_deleted_rollout_is_a_cancelled_one_and_creates_nothing() {
+    let mut rollout = rollout("rolling", |_| {});
+    let members = [member("kelp"), member("coral")];
+    turn(&mut rollout, &members);
+    rollout.metadata.deletion_timestamp = Some(to_kube(now()));
+    let leaving = turn(&mut rollout, &members);
+    assert_eq!((states(&leaving), leaving.effects), (vec![State::Cancelled, State::Cancelled], vec![]));
+}
+
+#[test]
+fn leadership_that_moves_without_being_asked_is_finished_at_once_and_said() {
+    let mut rollout = rollout("barrier", |_| {});
+    let mut members = [member("kelp"), member("coral")];
+    create(&turn(&mut rollout, &members), &mut members);
+    parked(&mut members[0]);
+    create(&turn(&mut rollout, &members), &mut members);
+    journal(&mut members[0], |status| status.point_of_no_return_at = Some(now()));
+    let unplanned = turn(&mut rollout, &members);
+    assert_eq!(states(&unplanned)[0], State::CuttingOver);
+    assert!(unplanned.status.members[0].message.contains("without being asked"));
+}
+
+#[test]
+fn a_member_without_a_cluster_or_with_nothing_to_do_needs_no_operation() {
+    let mut rollout = rollout("parallel", |_| {});
+    let gone = MemberFacts { cluster: None, ..member("kelp") };
+    let mut there = member("coral");
+    let cluster = Arc::make_mut(there.cluster.as_mut().unwrap());
+    cluster.status.as_mut().unwrap().current_version = Some("2.7.2".into());
+    let decision = turn(&mut rollout, &[gone, there]);
+    assert_eq!(states(&decision), [State::Failed, State::Completed]);
+    assert!(decision.status.members[0].message.starts_with("MemberMissing"));
+    assert!(decision.status.members[1].message.starts_with("NoWork"));
+    assert!(decision.effects.is_empty());
+}
+
+#[test]
+fn a_downgrade_and_an_upgrade_under_way_keep_a_member_from_beginning() {
+    let mut downgrade = rollout("rolling", |spec| spec.version = "2.5.0".into());
+    let refused = turn(&mut downgrade, &[member("kelp"), member("coral")]);
+    assert_eq!(states(&refused), [State::Failed, State::Pending]);
+    assert!(refused.status.members[0].message.contains("DowngradeBlocked"));
+
+    let mut rollout = rollout("rolling", |_| {});
+    let mut busy = member("kelp");
+    let own = busy.operation(&rollout, "kelp-upgrade-2-7-2-1", None).unwrap();
+    busy.operations.push(Arc::new(own));
+    let waits = turn(&mut rollout, &[busy, member("coral")]);
+    assert_eq!(states(&waits), [State::Pending, State::Pending]);
+    assert!(waits.status.message.contains("kelp-upgrade-2-7-2-1"), "{}", waits.status.message);
+}
+
+#[test]
+fn what_is_decided_again_from_the_same_facts_is_the_same() {
+    let mut rollout = rollout("barrier", |_| {});
+    let mut members = [member("kelp"), member("coral")];
+    create(&turn(&mut rollout, &members), &mut members);
+    let once = turn(&mut rollout, &members);
+    let later = decide(&Facts { rollout: &rollout, members: &members }, now() + chrono::TimeDelta::hours(1));
+    assert_eq!(once.status, later.status, "an idle rollout writes nothing");
+}

@@ -1,0 +1,150 @@
+//! One member: what its cluster and its operation say, and the operation that a claim creates. Pure.
+
+use crate::{
+    api::{
+        Actor, ActorSource, OpenBaoCluster, OpenBaoOperation, OpenBaoRollout, OperationPhase, RolloutMemberState,
+        StepState, UpgradeDirective,
+    },
+    service::upgrade::{self, versions::{self, Judgement}},
+};
+use kube::ResourceExt;
+use std::sync::Arc;
+
+/// What is known of one member.
+#[derive(Clone, Debug, Default)]
+pub struct MemberFacts {
+    /// Its cluster; `None` when there is none of that name.
+    pub cluster: Option<Arc<OpenBaoCluster>>,
+    /// The operations of that cluster, in no order.
+    pub operations: Vec<Arc<OpenBaoOperation>>,
+    /// The restore that waits for the cluster.
+    pub pending_restore: Option<String>,
+    /// The image that brings it to the rollout's version.
+    pub image: String,
+    /// The image that it runs now.
+    pub running_image: String,
+}
+
+/// Whether a member can begin now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Yes.
+    Open,
+    /// It has the version.
+    Done,
+    /// Not yet: what is awaited.
+    Wait(String),
+    /// Never: why.
+    Never(String),
+}
+
+/// How far the operation of a member is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// There is no such operation (yet).
+    Absent,
+    /// Before the park point.
+    Preparing(String),
+    /// At the park point.
+    Parked,
+    /// Leadership moves, or has just moved.
+    CuttingOver,
+    /// Being watched before it counts as done.
+    Soaking,
+    /// It ended.
+    Ended {
+        /// What that makes of the member.
+        state: RolloutMemberState,
+        /// The operation's own words.
+        message: String,
+    },
+}
+
+impl MemberFacts {
+    /// Looks at the cluster before it is touched.
+    pub fn entry(&self, version: &str) -> Entry {
+        let Some(cluster) = &self.cluster else {
+            return Entry::Never("MemberMissing: there is no OpenBaoCluster of that name in this namespace".to_owned());
+        };
+        let status = cluster.status.as_ref();
+        let Some(running) = status.and_then(|status| status.current_version.as_deref()) else {
+            return Entry::Wait("the cluster has not finished its first start".to_owned());
+        };
+        let live = self.operations.iter().find(|operation| {
+            upgrade::request::target(operation).is_some()
+                && !operation.status.as_ref().is_some_and(|status| status.phase.is_terminal())
+        });
+        if let Some(live) = live {
+            return Entry::Wait(format!("operation {} goes first", live.name_any()));
+        }
+        match versions::judge(running, version, cluster.spec.unseal.type_.as_str()) {
+            Judgement::Same => Entry::Done,
+            Judgement::Refused { reason, message } => Entry::Never(format!("{reason}: {message}")),
+            Judgement::Upgrade => match upgrade::decide::obstacle(cluster, self.pending_restore.as_deref()) {
+                Some((_, message)) => Entry::Wait(message),
+                None => Entry::Open,
+            },
+        }
+    }
+
+    /// Looks at the operation of that name.
+    pub fn work(&self, operation: &str) -> Work {
+        let Some(operation) = self.operations.iter().find(|candidate| candidate.name_any() == operation) else {
+            return Work::Absent;
+        };
+        let Some(status) = &operation.status else { return Work::Preparing("waiting to begin".to_owned()) };
+        if status.phase.is_terminal() {
+            let past = status.point_of_no_return_at.is_some();
+            let state = match status.phase {
+                OperationPhase::Succeeded => RolloutMemberState::Completed,
+                OperationPhase::RolledBack => RolloutMemberState::Reverted,
+                OperationPhase::Cancelled => RolloutMemberState::Stopped,
+                _ if past => RolloutMemberState::Failed,
+                _ => RolloutMemberState::FailedRetryable,
+            };
+            return Work::Ended { state, message: status.message.clone().unwrap_or_default() };
+        }
+        let running =
+            |name: &str| status.steps.iter().any(|step| step.name == name && step.state == StepState::Running);
+        if running(upgrade::SOAK) || running(upgrade::FINISH) {
+            Work::Soaking
+        } else if status.point_of_no_return_at.is_some() || status.steps.iter().any(begun_step_down) {
+            Work::CuttingOver
+        } else if running(upgrade::PARK) && status.direction == crate::api::Direction::Forward {
+            Work::Parked
+        } else {
+            let step = status.steps.iter().find(|step| step.state == StepState::Running);
+            Work::Preparing(step.map_or_else(|| status.phase.as_str().to_owned(), |step| step.name.clone()))
+        }
+    }
+
+    /// The operation that brings the member to the rollout's version.
+    pub fn operation(&self, rollout: &OpenBaoRollout, name: &str, park: Option<upgrade::Park>) -> Option<OpenBaoOperation> {
+        let cluster = self.cluster.as_ref()?;
+        let running = cluster.status.as_ref()?.current_version.clone()?;
+        let from = UpgradeDirective { version: running, image: self.running_image.clone() };
+        let to = UpgradeDirective { version: rollout.spec.version.clone(), image: self.image.clone() };
+        let mut operation = upgrade::request::upgrade(cluster, name.to_owned(), &from, &to)?;
+        operation.spec.actor =
+            Some(Actor { identity: format!("openbaorollout/{}", rollout.name_any()), source: ActorSource::Rollout });
+        operation.spec.intent = Some(format!("rollout {} to {}", rollout.name_any(), to.version));
+        if let Some(park) = park {
+            operation.spec.parameters.insert(upgrade::request::PARK.to_owned(), park.as_str().to_owned());
+        }
+        operation.metadata.labels.get_or_insert_default().insert(ROLLOUT_LABEL.to_owned(), rollout.name_any());
+        Some(operation)
+    }
+}
+
+/// The label that names the rollout an operation belongs to.
+pub const ROLLOUT_LABEL: &str = "openbao.org/rollout";
+
+fn begun_step_down(step: &crate::api::StepStatus) -> bool {
+    step.name == upgrade::request::STEP_DOWN && step.state != StepState::Pending
+}
+
+/// `<cluster>-rollout-<first 8 of the rollout's UID>-<attempt>`: the same each time, so that a crash makes nothing twice.
+pub fn operation_name(rollout: &OpenBaoRollout, cluster: &str, attempt: i32) -> String {
+    let uid: String = rollout.uid().unwrap_or_default().chars().take(8).collect();
+    format!("{cluster}-rollout-{uid}-{attempt}")
+}

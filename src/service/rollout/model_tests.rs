@@ -1,0 +1,288 @@
+//! Rollouts under any order of events: whatever members do, people ask, and operators crash.
+
+use super::{
+    Decision, Effect, Facts, decide,
+    member::MemberFacts,
+    policy::{self, Cutover, Order, Policy},
+};
+use crate::{
+    api::{
+        Direction, OpenBaoCluster, OpenBaoClusterStatus, OpenBaoOperation, OpenBaoOperationStatus, OpenBaoRollout,
+        OpenBaoRolloutSpec, OperationPhase, Request, RequestAction, RolloutMember, RolloutMemberState as State,
+        RolloutPhase, RolloutStop, StepState, StepStatus,
+    },
+    service::upgrade,
+};
+use chrono::{DateTime, Utc};
+use kube::ResourceExt;
+use proptest::prelude::*;
+use serde_json::json;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+enum Happens {
+    /// The operator looks, decides, writes and acts; it dies after this many effects.
+    Reconcile { effects: usize },
+    /// The operation of this member takes its next step.
+    Advance(usize),
+    /// It fails, and is undone if it can be.
+    Fails(usize),
+    /// Somebody asks.
+    Asks(RequestAction, Option<usize>),
+}
+
+fn happens(members: usize) -> impl Strategy<Value = Happens> {
+    use RequestAction::{Cancel, Release, Resume, Retry, Skip, Stop};
+    prop_oneof![
+        8 => (0_usize..4).prop_map(|effects| Happens::Reconcile { effects }),
+        8 => (0..members).prop_map(Happens::Advance),
+        1 => (0..members).prop_map(Happens::Fails),
+        2 => (
+            prop::sample::select(vec![Stop, Resume, Retry, Skip, Release, Cancel]),
+            prop::option::of(0..members),
+        )
+            .prop_map(|(action, member)| Happens::Asks(action, member)),
+    ]
+}
+
+/// The world: the stored rollout and the operations, which run by themselves once they exist.
+struct World {
+    rollout: OpenBaoRollout,
+    clusters: Vec<Arc<OpenBaoCluster>>,
+    operations: BTreeMap<String, OpenBaoOperation>,
+    nonce: u32,
+}
+
+const STEPS: [&str; 4] = ["UpgradeStandby", "Park", "StepDown", "Soak"];
+
+impl World {
+    fn new(members: usize, policy: &str, on_failure: &str, defer_cutover: bool) -> Self {
+        let name = |n: usize| format!("c{n}");
+        let spec = OpenBaoRolloutSpec {
+            version: "2.7.2".into(),
+            members: (0..members).map(|n| RolloutMember { cluster: name(n) }).collect(),
+            policy: policy.into(),
+            on_failure: on_failure.into(),
+            defer_cutover,
+            ..OpenBaoRolloutSpec::default()
+        };
+        let mut rollout = OpenBaoRollout::new("wave", spec);
+        rollout.metadata.uid = Some("0123456789".into());
+        let cluster = |n: usize| {
+            let mut cluster: OpenBaoCluster = serde_json::from_value(json!({
+                "apiVersion": "openbao.org/v1alpha1",
+                "kind": "OpenBaoCluster",
+                "metadata": {"name": name(n), "namespace": "reef", "uid": name(n)},
+                "spec": {
+                    "version": "2.6.1",
+                    "replicas": 3,
+                    "storage": {"size": "1Gi"},
+                    "tls": {"enabled": true, "mode": "OperatorManaged", "rotationPeriod": "720h"},
+                    "backup": {"target": {"provider": "file", "file": {"claimName": "backups"}}}
+                }
+            }))
+            .unwrap();
+            cluster.status = Some(OpenBaoClusterStatus {
+                initialized: Some(true),
+                current_version: Some("2.6.1".into()),
+                ..OpenBaoClusterStatus::default()
+            });
+            Arc::new(cluster)
+        };
+        Self { rollout, clusters: (0..members).map(cluster).collect(), operations: BTreeMap::new(), nonce: 0 }
+    }
+
+    fn facts(&self) -> Vec<MemberFacts> {
+        let of = |cluster: &Arc<OpenBaoCluster>| MemberFacts {
+            cluster: Some(cluster.clone()),
+            operations: self
+                .operations
+                .values()
+                .filter(|operation| operation.spec.cluster == cluster.name_any())
+                .map(|operation| Arc::new(operation.clone()))
+                .collect(),
+            image: "bao:2.7.2".into(),
+            running_image: "bao:2.6.1".into(),
+            ..MemberFacts::default()
+        };
+        self.clusters.iter().map(of).collect()
+    }
+
+    fn decide(&self) -> Decision {
+        decide(&Facts { rollout: &self.rollout, members: &self.facts() }, DateTime::<Utc>::MIN_UTC)
+    }
+
+    fn reconcile(&mut self, effects: usize) {
+        let decision = self.decide();
+        self.rollout.status = Some(decision.status);
+        for effect in decision.effects.into_iter().take(effects) {
+            match effect {
+                Effect::Create(operation) => {
+                    self.operations.entry(operation.name_any()).or_insert(*operation);
+                }
+                Effect::Resume { operation } => self.ask_operation(&operation, RequestAction::Resume),
+                Effect::Cancel { operation } => self.ask_operation(&operation, RequestAction::Cancel),
+            }
+        }
+    }
+
+    fn ask_operation(&mut self, name: &str, action: RequestAction) {
+        let operation = self.operations.get_mut(name).expect("effects name operations that exist");
+        let nonce = format!("{action:?}");
+        if !operation.spec.requests.iter().any(|request| request.nonce == nonce) {
+            operation.spec.requests.push(Request { nonce, action, ..Request::default() });
+        }
+    }
+
+    /// The live operation of a member does one more thing, as the engine would.
+    fn advance(&mut self, member: usize, fails: bool) {
+        let Some(operation) = self.live(member) else { return };
+        let asked = |action| operation.spec.requests.iter().any(|request| request.action == action);
+        let (resumed, cancelled) = (asked(RequestAction::Resume), asked(RequestAction::Cancel));
+        let parks = operation.spec.parameters.contains_key(upgrade::request::PARK);
+        let mut status = operation.status.clone().unwrap_or_default();
+        status.phase = OperationPhase::Running;
+        let past = status.point_of_no_return_at.is_some();
+        if status.direction == Direction::Unwinding {
+            status.phase = if cancelled { OperationPhase::Cancelled } else { OperationPhase::RolledBack };
+        } else if (fails || cancelled) && !past {
+            status.direction = Direction::Unwinding;
+            status.phase = OperationPhase::Recovering;
+        } else if fails {
+            status.phase = OperationPhase::Failed;
+        } else {
+            let at = status.steps.len();
+            let parked = status.steps.last().is_some_and(|step| step.name == "Park" && step.state == StepState::Running);
+            if !(parked && !resumed) {
+                if let Some(last) = status.steps.last_mut() {
+                    last.state = StepState::Completed;
+                }
+                match STEPS.get(at) {
+                    None => status.phase = OperationPhase::Succeeded,
+                    Some(&name) => {
+                        let state =
+                            if name == "Park" && !parks { StepState::Completed } else { StepState::Running };
+                        if name == "StepDown" {
+                            status.point_of_no_return_at = Some(DateTime::<Utc>::MIN_UTC);
+                        }
+                        status.steps.push(StepStatus { name: name.into(), state, ..StepStatus::default() });
+                    }
+                }
+            }
+        }
+        operation.status = Some(status);
+    }
+
+    fn live(&mut self, member: usize) -> Option<&mut OpenBaoOperation> {
+        let cluster = self.clusters[member].name_any();
+        self.operations.values_mut().find(|operation| {
+            operation.spec.cluster == cluster
+                && !operation.status.as_ref().is_some_and(|status| status.phase.is_terminal())
+        })
+    }
+
+    fn happen(&mut self, event: &Happens) {
+        match event {
+            Happens::Reconcile { effects } => self.reconcile(*effects),
+            Happens::Advance(member) => self.advance(*member, false),
+            Happens::Fails(member) => self.advance(*member, true),
+            Happens::Asks(action, member) => {
+                self.nonce += 1;
+                let step = member.map_or_else(String::new, |member| self.clusters[member].name_any());
+                let nonce = self.nonce.to_string();
+                self.rollout.spec.requests = vec![Request { nonce, action: *action, step, ..Request::default() }];
+            }
+        }
+    }
+
+    fn states(&self) -> Vec<State> {
+        let members = self.rollout.status.as_ref().map(|status| status.members.as_slice()).unwrap_or_default();
+        members.iter().map(|member| member.state).collect()
+    }
+
+    /// Operations that move leadership right now, by their own journal.
+    fn moving(&self) -> usize {
+        let moving = |status: &OpenBaoOperationStatus| {
+            !status.phase.is_terminal()
+                && status.steps.last().is_some_and(|step| step.name == "StepDown" || step.name == "Soak")
+        };
+        self.operations.values().filter_map(|operation| operation.status.as_ref()).filter(|status| moving(status)).count()
+    }
+
+    /// Lets everything happen that happens by itself.
+    fn settle(&mut self) {
+        for _ in 0..60 {
+            self.reconcile(usize::MAX);
+            for member in 0..self.clusters.len() {
+                self.advance(member, false);
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn order_is_kept_two_never_cut_over_stop_wins_and_every_state_has_a_way_out(
+        (members, events) in (1_usize..5).prop_flat_map(|n| (Just(n), prop::collection::vec(happens(n), 0..60))),
+        policy in prop::sample::select(vec!["rolling", "barrier", "parallel"]),
+        on_failure in prop::sample::select(vec!["halt", "continue", "pause"]),
+        defer in any::<bool>(),
+    ) {
+        let mut world = World::new(members, policy, on_failure, defer);
+        let options = Policy::of(&world.rollout.spec);
+        for event in &events {
+            let stopped = world.rollout.status.as_ref().is_some_and(|status| status.stop.is_some());
+            let before = world.states();
+            world.happen(event);
+            let after = world.states();
+
+            // Never two: neither by the claims nor by what the operations do.
+            let claimed = after.iter().filter(|state| matches!(state, State::CuttingOver | State::Soaking)).count();
+            prop_assert!(claimed <= 1, "{after:?}");
+            prop_assert!(world.moving() <= 1, "{after:?}");
+
+            for (index, (was, is)) in before.iter().zip(&after).enumerate() {
+                let begins = *was == State::Pending && *is == State::Preparing;
+                let moves = *was == State::WaitingForCutover && *is == State::CuttingOver;
+                let status = world.rollout.status.as_ref().unwrap();
+                // Stop wins, unless this very turn resumed it.
+                prop_assert!(!(stopped && status.stop.is_some() && (begins || moves)), "{before:?} -> {after:?}");
+                let earlier = &status.members[..index];
+                if begins {
+                    prop_assert!(earlier.iter().all(|member| options.lets_prepare(member.state, member.released)));
+                }
+                if moves {
+                    prop_assert!(earlier.iter().all(|member| options.is_behind_us(member.state, member.released)));
+                    if options.cutover == Cutover::Ordered {
+                        let there = |member: &crate::api::RolloutMemberStatus| {
+                            member.state == State::WaitingForCutover || options.is_behind_us(member.state, member.released)
+                        };
+                        prop_assert!(status.members[index + 1..].iter().all(there), "the barrier: {after:?}");
+                    }
+                }
+                // A finished member stays finished but for a Retry; a completed one whatever is asked.
+                prop_assert!(*was != State::Completed || *is == State::Completed);
+            }
+            if options.order == Order::Rolling {
+                prop_assert!(after.iter().filter(|state| policy::is_active(**state)).count() <= 1);
+            }
+        }
+
+        // Left alone, it comes to rest, says for whom it waits, and a person can always end it.
+        world.settle();
+        let rest = world.decide();
+        prop_assert_eq!(Some(&rest.status), world.rollout.status.as_ref(), "at rest it writes nothing");
+        prop_assert!(rest.is_over() || matches!(
+            rest.status.phase,
+            RolloutPhase::Failed | RolloutPhase::Paused | RolloutPhase::Stopped | RolloutPhase::WaitingForCutover
+        ), "{:?}: {}", rest.status.phase, rest.status.message);
+        prop_assert!(!rest.status.message.is_empty());
+        world.happen(&Happens::Asks(RequestAction::Cancel, None));
+        world.settle();
+        let ended = world.decide();
+        prop_assert!(ended.is_over(), "{:?}", ended.status.members);
+        prop_assert_eq!(ended.status.stop, Some(RolloutStop::Cancel));
+        prop_assert_eq!(world.moving(), 0);
+    }
+}

@@ -1,0 +1,164 @@
+//! What people ask of a rollout, answered once each by nonce. Pure.
+
+use super::policy::{Cutover, OnFailure, Policy, has_failed};
+use crate::api::{
+    HandledRequest, OpenBaoRolloutStatus, Request, RequestAction, RequestOutcome, RolloutMemberState,
+    RolloutMemberStatus, RolloutStop, common::HANDLED_REQUESTS_KEPT,
+};
+use chrono::{DateTime, Utc};
+
+/// Acts on the requests that `status` has no answer for, in their order, and adds the answers.
+pub fn answer(requests: &[Request], policy: Policy, status: &mut OpenBaoRolloutStatus, now: DateTime<Utc>) {
+    for request in requests {
+        if status.handled_requests.iter().any(|old| old.nonce == request.nonce) {
+            continue;
+        }
+        let (outcome, message) = match apply(request, policy, status) {
+            Ok(message) => (RequestOutcome::Applied, message),
+            Err(why) => (RequestOutcome::Refused, why),
+        };
+        let nonce = request.nonce.clone();
+        status.handled_requests.push(HandledRequest { nonce, action: request.action, outcome, message, at: Some(now) });
+    }
+    // The oldest go first, but never one whose request still stands in the spec: it would be acted on again.
+    let mut surplus = status.handled_requests.len().saturating_sub(HANDLED_REQUESTS_KEPT);
+    status.handled_requests.retain(|handled| {
+        let forgotten = surplus > 0 && !requests.iter().any(|request| request.nonce == handled.nonce);
+        surplus -= usize::from(forgotten);
+        !forgotten
+    });
+}
+
+/// What it did, or why it is refused.
+fn apply(request: &Request, policy: Policy, status: &mut OpenBaoRolloutStatus) -> Result<String, String> {
+    let step = request.step.as_str();
+    if !step.is_empty() && !status.members.iter().any(|member| member.cluster == step) {
+        return Err(format!("{step} is no member of this rollout"));
+    }
+    if status.stop == Some(RolloutStop::Cancel) {
+        return Err("the rollout was cancelled, which is final: create another OpenBaoRollout".to_owned());
+    }
+    match request.action {
+        RequestAction::Stop => stop(status),
+        RequestAction::Cancel => cancel(step, status),
+        RequestAction::Resume => resume(step, policy, status),
+        RequestAction::Release => release(step, policy, status),
+        RequestAction::Retry => retry(step, status),
+        RequestAction::Skip => skip(step, status),
+        RequestAction::Abandon => {
+            Err("a rollout has no unknown outcome; ask the member's OpenBaoOperation".to_owned())
+        }
+    }
+}
+
+/// A stop takes hold where a member has a safe point before it. One that runs through has none left, and turning that stop
+/// into an undo is not what was asked for.
+fn stop(status: &mut OpenBaoRolloutStatus) -> Result<String, String> {
+    use RolloutMemberState::{Pending, Preparing, WaitingForCutover};
+    if status.stop.is_some() {
+        return Ok("the rollout is stopped already".to_owned());
+    }
+    if !status.members.iter().any(|member| matches!(member.state, Pending | Preparing | WaitingForCutover)) {
+        return Err("nothing is left to stop: every member has ended or moves its leadership".to_owned());
+    }
+    status.stop = Some(RolloutStop::Stop);
+    Ok("no further member begins or moves its leadership; Resume goes on, Cancel undoes".to_owned())
+}
+
+fn cancel(step: &str, status: &mut OpenBaoRolloutStatus) -> Result<String, String> {
+    if !step.is_empty() {
+        return Err(format!("Cancel means the whole rollout; Skip leaves out {step} alone"));
+    }
+    if let Some(moving) = status.members.iter().find(|member| member.state == RolloutMemberState::CuttingOver) {
+        return Err(format!("{} is moving its leadership and accepts no control: ask again when it has", moving.cluster));
+    }
+    status.stop = Some(RolloutStop::Cancel);
+    Ok("no further member begins, and what has not moved its leadership is undone".to_owned())
+}
+
+fn resume(step: &str, policy: Policy, status: &mut OpenBaoRolloutStatus) -> Result<String, String> {
+    let was_stopped = status.stop.take().is_some();
+    let mut asked = vec![];
+    if policy.cutover != Cutover::Ordered && !was_stopped {
+        for member in status.members.iter_mut().filter(|member| step.is_empty() || member.cluster == step) {
+            let parked = member.state == RolloutMemberState::WaitingForCutover;
+            if parked && !member.cutover_asked {
+                member.cutover_asked = true;
+                asked.push(member.cluster.clone());
+            }
+        }
+    }
+    match (was_stopped, asked.is_empty()) {
+        (true, _) => Ok("goes on".to_owned()),
+        (false, false) => Ok(format!("leadership moves: {}", asked.join(", "))),
+        (false, true) => Err("nothing waits for a Resume".to_owned()),
+    }
+}
+
+fn release(step: &str, policy: Policy, status: &mut OpenBaoRolloutStatus) -> Result<String, String> {
+    if policy.on_failure != OnFailure::Pause {
+        return Err("Release is for onFailure: pause; Retry or Skip the failed member instead".to_owned());
+    }
+    let changed = failed(step, status, |member| {
+        let new = !member.released;
+        member.released = true;
+        new
+    });
+    if changed.is_empty() {
+        return Err("no failed member waits for a Release".to_owned());
+    }
+    Ok(format!("those after {} go on", changed.join(", ")))
+}
+
+fn retry(step: &str, status: &mut OpenBaoRolloutStatus) -> Result<String, String> {
+    let changed = failed(step, status, |member| {
+        // Past the point of no return, or without a cluster, another attempt has nothing to begin with.
+        let can = member.state != RolloutMemberState::Failed;
+        if can {
+            *member = RolloutMemberStatus {
+                cluster: member.cluster.clone(),
+                attempt: member.attempt,
+                ..RolloutMemberStatus::default()
+            };
+        }
+        can
+    });
+    if changed.is_empty() {
+        return Err("no member can be tried again: see the members' states and messages".to_owned());
+    }
+    Ok(format!("begins again: {}", changed.join(", ")))
+}
+
+fn skip(step: &str, status: &mut OpenBaoRolloutStatus) -> Result<String, String> {
+    let Some(member) = status.members.iter_mut().find(|member| member.cluster == step) else {
+        return Err("name the member to leave out in step".to_owned());
+    };
+    if member.state != RolloutMemberState::Pending && !has_failed(member.state) {
+        return Err(format!(
+            "{step} is under way: cancel its OpenBaoOperation {} first",
+            member.operation.as_deref().unwrap_or_default()
+        ));
+    }
+    member.state = RolloutMemberState::Cancelled;
+    "left out by request".clone_into(&mut member.message);
+    Ok(format!("{step} is left out"))
+}
+
+/// The failed members that `change` changed.
+fn failed(
+    step: &str,
+    status: &mut OpenBaoRolloutStatus,
+    mut change: impl FnMut(&mut RolloutMemberStatus) -> bool,
+) -> Vec<String> {
+    let mut changed = vec![];
+    for member in status.members.iter_mut().filter(|member| step.is_empty() || member.cluster == step) {
+        if has_failed(member.state) && change(member) {
+            changed.push(member.cluster.clone());
+        }
+    }
+    changed
+}
+
+#[cfg(test)]
+#[path = "requests_tests.rs"]
+mod tests;
