@@ -1,5 +1,7 @@
 //! Upgrades end to end: real servers of two versions, a secret that has to survive, an image that cannot be pulled.
 
+mod rollout;
+
 use std::time::Duration;
 
 use kube::ResourceExt;
