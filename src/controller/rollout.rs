@@ -28,11 +28,11 @@ use crate::{
         },
         metrics::{Outcome, metrics},
     },
-    causes::chain,
     api::{
         OpenBaoOperation, OpenBaoRollout, OpenBaoRolloutStatus, Request, RequestAction, RolloutMemberState,
         RolloutMemberStatus,
     },
+    causes::chain,
     service::{
         opslifecycle::{
             RetryClass,
@@ -125,7 +125,7 @@ fn woken(ad: &Adapters, touched: &Touched) -> Vec<ObjectRef<OpenBaoRollout>> {
 }
 
 async fn reconcile(rollout: Arc<OpenBaoRollout>, context: Arc<Context>) -> Result<Action, Error> {
-    let mut measured = metrics().reconciling(KIND);
+    let mut measured = metrics().reconciling(KIND, &rollout.namespace().unwrap_or_default(), &rollout.name_any());
     let ad = &context.ad;
     let members = look(ad, &rollout).await?;
     let decision = rollout::decide(&Facts { rollout: &rollout, members: &members }, Utc::now().trunc_subsecs(3));
@@ -148,7 +148,11 @@ async fn reconcile(rollout: Arc<OpenBaoRollout>, context: Arc<Context>) -> Resul
     }
     context.backoff.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&ObjectRef::from_obj(&*rollout));
     measured.ends(Outcome::Done);
-    Ok(Action::requeue(if decision.is_over() { NEVER } else { RetryClass::Standard.delay(ad.settings.requeue_standard) }))
+    Ok(Action::requeue(if decision.is_over() {
+        NEVER
+    } else {
+        RetryClass::Standard.delay(ad.settings.requeue_standard)
+    }))
 }
 
 fn on_error(rollout: Arc<OpenBaoRollout>, error: &Error, context: Arc<Context>) -> Action {
@@ -311,10 +315,11 @@ async fn ask(
     let mut requests = seen.spec.requests.clone();
     requests.push(Request { nonce, action, by, reason: "its turn in the rollout".to_owned(), ..Request::default() });
     let patch = json!({ "metadata": { "resourceVersion": seen.resource_version() }, "spec": { "requests": requests } });
-    timed(api.patch(operation, &PatchParams::default(), &Patch::Merge(&patch)))
-        .await
-        .map(drop)
-        .map_err(failed("pass a request on to", "OpenBaoOperation", operation))
+    timed(api.patch(operation, &PatchParams::default(), &Patch::Merge(&patch))).await.map(drop).map_err(failed(
+        "pass a request on to",
+        "OpenBaoOperation",
+        operation,
+    ))
 }
 
 /// Adds or removes our finalizer; whether that changed anything.

@@ -189,9 +189,8 @@ fn claim(index: usize, status: &mut OpenBaoRolloutStatus, facts: &Facts<'_>, pol
                 Cutover::Manual | Cutover::Inline => member.cutover_asked,
             };
             let mut others = earlier.iter().chain(later.iter());
-            let alone = !others.any(|other| {
-                matches!(other.state, RolloutMemberState::CuttingOver | RolloutMemberState::Soaking)
-            });
+            let alone = !others
+                .any(|other| matches!(other.state, RolloutMemberState::CuttingOver | RolloutMemberState::Soaking));
             let in_order = earlier.iter().all(|before| policy.is_behind_us(before.state, before.released));
             // The barrier: nobody moves before everybody is there. A person who asks has seen who is.
             let barrier = policy.cutover != Cutover::Ordered
@@ -221,7 +220,8 @@ fn conclude(rollout: &OpenBaoRollout, status: &mut OpenBaoRolloutStatus, policy:
     let done = count(|state| state == Completed);
     let left_out = count(|state| state == Cancelled);
     let failed = members.iter().filter(|member| has_failed(member.state)).count();
-    let blocked = members.iter().any(|member| has_failed(member.state) && !policy.is_behind_us(member.state, member.released));
+    let blocked =
+        members.iter().any(|member| has_failed(member.state) && !policy.is_behind_us(member.state, member.released));
     let parked = count(|state| state == WaitingForCutover);
     let waiting = members.iter().find(|member| member.state == Pending && !member.message.is_empty());
     let name = rollout.metadata.name.as_deref().unwrap_or_default();
@@ -250,7 +250,10 @@ fn conclude(rollout: &OpenBaoRollout, status: &mut OpenBaoRolloutStatus, policy:
         (RolloutPhase::Running, format!("{} waits: {}", member.cluster, member.message))
     } else {
         let waiting = names(|state| state == WaitingForCutover);
-        (RolloutPhase::WaitingForCutover, format!("{waiting}: add a Resume to spec.requests of {name} to move leadership"))
+        (
+            RolloutPhase::WaitingForCutover,
+            format!("{waiting}: add a Resume to spec.requests of {name} to move leadership"),
+        )
     };
     let (word, why) = match phase {
         RolloutPhase::Completed => ("True", reason::READY),

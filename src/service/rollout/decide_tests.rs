@@ -71,7 +71,8 @@ fn states(decision: &Decision) -> Vec<State> {
 fn create(decision: &Decision, members: &mut [MemberFacts]) {
     for effect in &decision.effects {
         if let Effect::Create(operation) = effect {
-            let seen = members.iter_mut().find(|seen| seen.cluster.as_ref().unwrap().name_any() == operation.spec.cluster);
+            let seen =
+                members.iter_mut().find(|seen| seen.cluster.as_ref().unwrap().name_any() == operation.spec.cluster);
             seen.unwrap().operations.push(Arc::new((**operation).clone()));
         }
     }

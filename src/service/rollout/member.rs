@@ -5,7 +5,10 @@ use crate::{
         Actor, ActorSource, OpenBaoCluster, OpenBaoOperation, OpenBaoRollout, OperationPhase, RolloutMemberState,
         StepState, UpgradeDirective,
     },
-    service::upgrade::{self, versions::{self, Judgement}},
+    service::upgrade::{
+        self,
+        versions::{self, Judgement},
+    },
 };
 use kube::ResourceExt;
 use std::sync::Arc;
@@ -119,7 +122,12 @@ impl MemberFacts {
     }
 
     /// The operation that brings the member to the rollout's version.
-    pub fn operation(&self, rollout: &OpenBaoRollout, name: &str, park: Option<upgrade::Park>) -> Option<OpenBaoOperation> {
+    pub fn operation(
+        &self,
+        rollout: &OpenBaoRollout,
+        name: &str,
+        park: Option<upgrade::Park>,
+    ) -> Option<OpenBaoOperation> {
         let cluster = self.cluster.as_ref()?;
         let running = cluster.status.as_ref()?.current_version.clone()?;
         let from = UpgradeDirective { version: running, image: self.running_image.clone() };

@@ -153,7 +153,8 @@ impl World {
             status.phase = OperationPhase::Failed;
         } else {
             let at = status.steps.len();
-            let parked = status.steps.last().is_some_and(|step| step.name == "Park" && step.state == StepState::Running);
+            let parked =
+                status.steps.last().is_some_and(|step| step.name == "Park" && step.state == StepState::Running);
             if !(parked && !resumed) {
                 if let Some(last) = status.steps.last_mut() {
                     last.state = StepState::Completed;
@@ -161,8 +162,7 @@ impl World {
                 match STEPS.get(at) {
                     None => status.phase = OperationPhase::Succeeded,
                     Some(&name) => {
-                        let state =
-                            if name == "Park" && !parks { StepState::Completed } else { StepState::Running };
+                        let state = if name == "Park" && !parks { StepState::Completed } else { StepState::Running };
                         if name == "StepDown" {
                             status.point_of_no_return_at = Some(DateTime::<Utc>::MIN_UTC);
                         }
@@ -207,7 +207,11 @@ impl World {
             !status.phase.is_terminal()
                 && status.steps.last().is_some_and(|step| step.name == "StepDown" || step.name == "Soak")
         };
-        self.operations.values().filter_map(|operation| operation.status.as_ref()).filter(|status| moving(status)).count()
+        self.operations
+            .values()
+            .filter_map(|operation| operation.status.as_ref())
+            .filter(|status| moving(status))
+            .count()
     }
 
     /// Lets everything happen that happens by itself.

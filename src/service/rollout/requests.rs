@@ -45,9 +45,7 @@ fn apply(request: &Request, policy: Policy, status: &mut OpenBaoRolloutStatus) -
         RequestAction::Release => release(step, policy, status),
         RequestAction::Retry => retry(step, status),
         RequestAction::Skip => skip(step, status),
-        RequestAction::Abandon => {
-            Err("a rollout has no unknown outcome; ask the member's OpenBaoOperation".to_owned())
-        }
+        RequestAction::Abandon => Err("a rollout has no unknown outcome; ask the member's OpenBaoOperation".to_owned()),
     }
 }
 
@@ -70,7 +68,10 @@ fn cancel(step: &str, status: &mut OpenBaoRolloutStatus) -> Result<String, Strin
         return Err(format!("Cancel means the whole rollout; Skip leaves out {step} alone"));
     }
     if let Some(moving) = status.members.iter().find(|member| member.state == RolloutMemberState::CuttingOver) {
-        return Err(format!("{} is moving its leadership and accepts no control: ask again when it has", moving.cluster));
+        return Err(format!(
+            "{} is moving its leadership and accepts no control: ask again when it has",
+            moving.cluster
+        ));
     }
     status.stop = Some(RolloutStop::Cancel);
     Ok("no further member begins, and what has not moved its leadership is undone".to_owned())

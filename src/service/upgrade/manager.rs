@@ -112,7 +112,7 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
         plan: Plan {
             steps: planned_steps(
                 spec,
-                request::Park::of(call.op, call.cluster),
+                request::Park::of(call.op, call.cluster).is_some(),
                 &standbys.collect::<Vec<_>>(),
                 &leader.name,
             ),
@@ -138,7 +138,7 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
 
 fn planned_steps(
     spec: &crate::api::OpenBaoClusterSpec,
-    park: Option<request::Park>,
+    park: bool,
     standbys: &[String],
     leader: &str,
 ) -> Vec<StepSpec> {
@@ -161,14 +161,9 @@ fn planned_steps(
         back.config = BTreeMap::from([(POD.to_owned(), pod.clone())]);
         undo.push(back);
     }
-    if let Some(park) = park {
-        let patience = match park {
-            // The members before this one may take their time.
-            request::Park::Ordered => "8760h",
-            // A fortnight: then somebody has forgotten it, and it turns back.
-            request::Park::Manual => "336h",
-        };
-        let mut park = step(PARK, PARK, StepKind::Idempotent, patience);
+    if park {
+        // A fortnight: then somebody has forgotten it, and it turns back.
+        let mut park = step(PARK, PARK, StepKind::Idempotent, "336h");
         park.skippable = true;
         steps.push(park);
     }
@@ -218,7 +213,7 @@ async fn run(call: StepCall<'_>) -> StepOutcome {
         REVERT_TEMPLATE => settle(&call, cluster, |facts| steps::reverted(facts, &from)).await,
         UPGRADE_STANDBY => settle(&call, cluster, |facts| steps::standby(facts, &to, pod, &others)).await,
         REVERT_STANDBY => settle(&call, cluster, |facts| steps::standby_reverted(facts, &from, pod)).await,
-        PARK => park(&call).await,
+        PARK => park(&call, cluster).await,
         request::STEP_DOWN => settle(&call, cluster, |facts| steps::step_down(facts, &to)).await,
         REPLACE_OLD_LEADER => settle(&call, cluster, |facts| steps::replace_old(facts, &to)).await,
         SOAK => soak(&call, &to),
@@ -398,15 +393,16 @@ async fn pre_upgrade_backup(call: &StepCall<'_>) -> StepOutcome {
     }
 }
 
-/// Waits for a person; backups may run meanwhile, and the cutover waits for those that do.
-async fn park(call: &StepCall<'_>) -> StepOutcome {
+/// Waits for a person, or for its turn in a rollout; backups may run meanwhile, and the cutover waits for those that do.
+async fn park(call: &StepCall<'_>, cluster: &OpenBaoCluster) -> StepOutcome {
     let Some(by) = &call.state.resumed_by else {
         return StepOutcome::Parked {
             reason: format!(
                 "parked with all standbys upgraded: add a Resume to spec.requests of {} to move leadership, or a Cancel to turn back",
                 call.op.name_any()
             ),
-            unlimited: false,
+            // The members before this one may take their time.
+            unlimited: request::Park::of(call.op, cluster) == Some(request::Park::Ordered),
         };
     };
     match guests(call.ad, call.op).await {
