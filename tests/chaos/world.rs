@@ -161,7 +161,9 @@ impl World {
         let Some((key, _)) = newest.get(which % newest.len().max(1)) else { return };
         self.restores += 1;
         let restore = format!("rescue-{}", self.restores);
-        self.bay(&name).restore(&restore, json!({"source": {"key": key}, "preRestoreBackup": which.is_multiple_of(2)})).await;
+        self.bay(&name)
+            .restore(&restore, json!({"source": {"key": key}, "preRestoreBackup": which.is_multiple_of(2)}))
+            .await;
         self.tell("restore asked for", &format!("{restore} of {name}"));
     }
 

@@ -4,6 +4,7 @@
 //! write, a call of the manager, the lock, a wait. The driver does that one thing and answers. The order is the
 //! guarantee: nothing that acts is asked for while the journal differs from what is stored.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -758,6 +759,8 @@ impl Run {
                     None => Event::StepFailed { step, reason: DEADLINE_EXCEEDED.into(), message, retry_at },
                 }
             }
+            // Nobody will say Resume any more. What it did up to here counts as done, so that it is undone.
+            (StepOutcome::Parked { .. }, None) if draining => Event::StepDone { step, output: BTreeMap::new() },
             (StepOutcome::Parked { reason, unlimited }, None) => {
                 let started = self.journal.step(step).and_then(|step| step.started_at).unwrap_or(facts.now);
                 let left =
