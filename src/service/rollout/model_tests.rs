@@ -155,7 +155,7 @@ impl World {
             let at = status.steps.len();
             let parked =
                 status.steps.last().is_some_and(|step| step.name == "Park" && step.state == StepState::Running);
-            if !(parked && !resumed) {
+            if !parked || resumed {
                 if let Some(last) = status.steps.last_mut() {
                     last.state = StepState::Completed;
                 }
