@@ -29,7 +29,7 @@ use crate::leader::{Candidate, Held, Lost};
 use crate::service::backup::manager::BackupManager;
 use crate::service::opslifecycle::Manager;
 use crate::service::restore::Restores;
-use crate::service::upgrade::UpgradeManager;
+use crate::service::upgrade::{RollbackManager, UpgradeManager};
 use crate::telemetry::fleet::Fleet;
 use crate::telemetry::health::{Readiness, Stage};
 use crate::telemetry::requests::CountRequests;
@@ -265,8 +265,12 @@ async fn controllers(adapters: Arc<Adapters>, stop: CancellationToken) {
     running.spawn(controller::restore::run(adapters.clone(), stop.clone()));
     running.spawn(controller::cluster::run(adapters.clone(), stop.clone()));
     running.spawn(controller::rollout::run(adapters.clone(), stop.clone()));
-    let managers: Vec<Arc<dyn Manager>> =
-        vec![Arc::new(BackupManager), Arc::new(Restores::default()), Arc::new(UpgradeManager)];
+    let managers: Vec<Arc<dyn Manager>> = vec![
+        Arc::new(BackupManager),
+        Arc::new(Restores::default()),
+        Arc::new(UpgradeManager),
+        Arc::new(RollbackManager::default()),
+    ];
     running.spawn(controller::operation::run(adapters.clone(), managers, stop.clone()));
     if running.join_next().await.is_some() && stop.is_cancelled() {
         while running.join_next().await.is_some() {}

@@ -236,6 +236,25 @@ impl<'a> Bay<'a> {
         .await
     }
 
+    /// The names under a folder, as the leader lists them.
+    pub async fn names(&self, token: &str, folder: &str) -> Vec<String> {
+        eventually("a folder is listed", Duration::from_secs(60), async || {
+            match self.call(&self.active(), token, "LIST", &format!("secret/{folder}"), None).await {
+                Some((200, body)) => {
+                    serde_json::from_value(body["data"]["keys"].clone()).map_err(|error| error.to_string())
+                }
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+    }
+
+    /// Asks the leader to give up, as an administrator.
+    pub async fn step_down(&self, token: &str) {
+        let answer = self.call(&self.active(), token, "PUT", "sys/step-down", None).await;
+        assert!(matches!(answer, Some((204, _))), "{answer:?}");
+    }
+
     /// The pod that leads, by the servers' own word.
     pub async fn leader(&self) -> String {
         eventually("a leader", Duration::from_secs(60), async || {

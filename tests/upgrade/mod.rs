@@ -1,15 +1,26 @@
 //! Upgrades end to end: real servers of two versions, a secret that has to survive, an image that cannot be pulled.
 
+<<<<<<< HEAD
 mod rollout;
 
+=======
+mod back;
+mod bench;
+mod chain;
+mod traffic;
+
+use std::collections::BTreeSet;
+>>>>>>> cf8345a (Upgrades turn back when their version is taken back, quote the server that does not start, and can be rolled back by consent)
 use std::time::Duration;
 
 use kube::ResourceExt;
+use openbao_operator::adapter::kubernetes::time::from_kube;
 use openbao_operator::api::{OpenBaoOperation, OperationKind, OperationPhase, StepState};
 use serde_json::json;
 
 use crate::harness::{Cluster, Operator, eventually};
 use crate::restore::setup::Bay;
+use traffic::{Counted, Traffic};
 
 /// Three pods one after the other and a backup before them, on two shared cores.
 const LONG: Duration = Duration::from_secs(420);
@@ -47,6 +58,27 @@ async fn ended(bay: &Bay<'_>, count: usize) -> OpenBaoOperation {
     .await
 }
 
+/// Every write that was acknowledged is there, and what failed is what leadership on its way cost.
+async fn nothing_lost(bay: &Bay<'_>, token: &str, counted: &Counted) {
+    let found: BTreeSet<usize> =
+        bay.names(token, traffic::PATH).await.iter().filter_map(|name| name.parse().ok()).collect();
+    let lost: Vec<_> = counted.acknowledged.iter().filter(|number| !found.contains(number)).collect();
+    assert!(lost.is_empty(), "acknowledged and gone: {lost:?}");
+    assert!(counted.writes > 20 && counted.reads > 100, "the traffic ran: {counted:?}");
+}
+
+/// Which step took how long, for people who look at a run.
+fn took(op: &OpenBaoOperation) -> String {
+    let status = op.status.clone().unwrap_or_default();
+    let steps = status.steps.iter().filter_map(|step| {
+        let took = step.completed_at? - step.started_at?;
+        Some(format!("{} {:.1} s", step.name, took.num_milliseconds() as f64 / 1000.0))
+    });
+    let made = op.metadata.creation_timestamp.as_ref().map(from_kube);
+    let all = status.ended_at.zip(made).map(|(end, from)| end - from);
+    format!("{} s: {}", all.unwrap_or_default().num_seconds(), steps.collect::<Vec<_>>().join(", "))
+}
+
 fn states<'a>(op: &'a OpenBaoOperation, prefix: &str) -> Vec<(&'a str, StepState)> {
     let steps = &op.status.as_ref().unwrap().steps;
     steps.iter().filter(|step| step.name.starts_with(prefix)).map(|step| (step.name.as_str(), step.state)).collect()
@@ -60,6 +92,7 @@ async fn three_servers_go_to_a_newer_version_keep_their_secrets_and_turn_back_fr
     let bay = Bay::named(&namespace, "kelp", 3, "2.6.1", "upgrade: {soak: 2s}").await;
     let token = bay.login().await;
     bay.put(&token, "pearl", "before").await;
+    let traffic = Traffic::start(&bay, &token).await;
 
     wish(&bay, json!({ "version": "2.7.2" })).await;
     let upgrade = ended(&bay, 1).await;
@@ -70,7 +103,13 @@ async fn three_servers_go_to_a_newer_version_keep_their_secrets_and_turn_back_fr
     let backup = status.steps.iter().find(|step| step.name == "PreUpgradeBackup").unwrap();
     assert!(backup.output["backupKey"].ends_with(".snap"), "{:?}", backup.output);
 
+    println!("{}", took(&upgrade));
+
     bay.whole(3).await;
+    let counted = traffic.stop().await;
+    println!("{} writes, {} reads, failed: {:?}", counted.writes, counted.reads, counted.failures);
+    println!("no read for {} ms, no write for {} ms", counted.longest_read_gap_ms, counted.longest_write_gap_ms);
+    nothing_lost(&bay, &token, &counted).await;
     eventually("the cluster tells of its new version", Duration::from_secs(60), async || {
         let told = bay.cluster().await.status.unwrap_or_default();
         let at = |version: &Option<String>| version.as_deref() == Some("2.7.2");

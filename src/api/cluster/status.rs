@@ -301,6 +301,9 @@ pub struct UpgradeStatus {
     /// What the pods' template must show now. The cluster's own reconcile renders it; nobody else writes the template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directive: Option<UpgradeDirective>,
+    /// How many servers there are to be while a rollback wipes and restores them; absent at any other time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub servers: Option<ServersDirective>,
     /// A target that was aborted or rolled back. It is not tried again until the spec changes or a `Retry` is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_target: Option<String>,
@@ -316,6 +319,16 @@ pub struct UpgradeStatus {
     /// When leadership began to move. From then on there is no way back but a restore.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub point_of_no_return_at: Option<DateTime<Utc>>,
+}
+
+/// The servers of a cluster whose upgrade is being rolled back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServersDirective {
+    /// How many members the `StatefulSet` is to have.
+    pub count: i32,
+    /// Their volumes were wiped under a claim of the rollback: the first server may start from nothing, this once.
+    pub initialize: bool,
 }
 
 /// What the pods' template must show.

@@ -10,11 +10,14 @@ use crate::{
         Adapters,
         kubernetes::client::{RequestError, timed},
     },
-    api::{ClusterPhase, HandledRequest, OpenBaoCluster, OpenBaoOperation},
+    api::{
+        ClusterPhase, HandledRequest, OpenBaoCluster, OpenBaoOperation, OperationKind, Request, RequestAction,
+        ServersDirective, UpgradeDirective,
+    },
     service::{
         backup::{self, BackupFacts},
         restore::pending,
-        upgrade::{self, UpgradeFacts},
+        upgrade::{self, TurnBack, UpgradeFacts},
     },
 };
 use chrono::{DateTime, Utc};
@@ -44,6 +47,15 @@ pub enum Error {
         #[source]
         source: RequestError,
     },
+    /// An upgrade whose version was taken back could not be told to turn back.
+    #[error("failed to ask OpenBaoOperation {name} to turn back")]
+    TurnBack {
+        /// The operation.
+        name: String,
+        /// The refusal.
+        #[source]
+        source: RequestError,
+    },
     /// A status could not be written.
     #[error("failed to write the status plane {plane} of cluster {cluster}")]
     Status {
@@ -62,7 +74,7 @@ impl Error {
     pub fn request(&self) -> Option<&RequestError> {
         match self {
             Self::Backup(_) => None,
-            Self::Upgrade { source, .. } | Self::Status { source, .. } => Some(source),
+            Self::Upgrade { source, .. } | Self::TurnBack { source, .. } | Self::Status { source, .. } => Some(source),
         }
     }
 }
@@ -84,6 +96,12 @@ pub struct Planes {
     pub pending_restore: Option<String>,
     /// An upgrade or rollback under way: nobody else touches pods.
     pub upgrade_runs: bool,
+    /// What the pods' template must show, as just decided: the stored status may be a look behind.
+    pub directive: Option<UpgradeDirective>,
+    /// How many servers a rollback wants there to be.
+    pub servers: Option<ServersDirective>,
+    /// A rollback that has not ended: its mover needs an account.
+    pub rolls_back: bool,
 }
 
 /// Decides and writes all three. Before OpenBao holds data there is nothing to back up, restore or upgrade.
@@ -171,20 +189,65 @@ async fn upgrades(
             Err(source) => return Err(Error::Upgrade { name, source }),
         }
     }
+    if let Some(turn_back) = &decision.turn_back {
+        ask_back(ad, spec, operations, turn_back).await?;
+    }
     if Some(&decision.status) != status.upgrade.as_ref() {
         put(ad, cluster, UPGRADE, json!({"upgrade": decision.status})).await?;
     }
+    let live = |kind: OperationKind| {
+        operations.iter().any(|operation| {
+            operation.spec.operation == kind
+                && !operation.status.as_ref().is_some_and(|status| status.phase.is_terminal())
+        })
+    };
+    planes.rolls_back = live(OperationKind::Rollback);
+    planes.directive.clone_from(&decision.status.directive);
+    planes.servers.clone_from(&decision.status.servers);
     planes.upgrade_runs = decision.create.is_some()
         || decision.status.target.is_some()
-        || operations.iter().any(|operation| {
-            use crate::api::OperationKind::{Rollback, Upgrade};
-            matches!(operation.spec.operation, Upgrade | Rollback)
-                && !operation.status.as_ref().is_some_and(|status| status.phase.is_terminal())
-        });
+        || planes.rolls_back
+        || planes.servers.is_some()
+        || live(OperationKind::Upgrade);
     planes.current_version = Some(decision.current_version);
     planes.upgrading = Some(decision.condition);
     planes.handled = decision.handled;
     Ok(())
+}
+
+/// Adds the request to cancel, once.
+async fn ask_back(
+    ad: &Adapters,
+    spec: &ValidatedCluster,
+    operations: &[Arc<OpenBaoOperation>],
+    turn_back: &TurnBack,
+) -> Result<(), Error> {
+    let Some(operation) = operations.iter().find(|operation| operation.name_any() == turn_back.operation) else {
+        return Ok(());
+    };
+    let nonce = turn_back.nonce();
+    if operation.spec.requests.iter().any(|request| request.nonce == nonce) {
+        return Ok(());
+    }
+    let mut requests = operation.spec.requests.clone();
+    requests.push(Request {
+        nonce,
+        action: RequestAction::Cancel,
+        reason: turn_back.reason.clone(),
+        by: format!("openbaocluster/{}", spec.name),
+        ..Request::default()
+    });
+    let api: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), &spec.namespace);
+    let patch = json!({
+        "metadata": {"resourceVersion": operation.resource_version()},
+        "spec": {"requests": requests},
+    });
+    match timed(api.patch(&turn_back.operation, &PatchParams::default(), &Patch::Merge(&patch))).await {
+        Ok(_) => Ok(()),
+        // It changed meanwhile: the next look knows the change.
+        Err(error) if error.is_conflict() || error.is_not_found() => Ok(()),
+        Err(source) => Err(Error::TurnBack { name: turn_back.operation.clone(), source }),
+    }
 }
 
 async fn put(ad: &Adapters, cluster: &OpenBaoCluster, manager: &'static str, status: Value) -> Result<(), Error> {

@@ -254,14 +254,23 @@ async fn act(
         let live = facts.secrets.get(&secrets::seal_credentials_name(&spec.name));
         applier.ensure(live.map(AsRef::as_ref), secret).await?;
     }
-    let restores = !ad.caches.restores_of(&spec.namespace, &spec.name).is_empty();
+    let restores = !ad.caches.restores_of(&spec.namespace, &spec.name).is_empty() || acted.planes.rolls_back;
     applier.plain(facts, build::plain(spec, certificates.bundle.as_deref(), restores)).await?;
 
-    let running = version::running(spec, &status, facts, stage, &ad.settings.openbao_image_repository);
+    let running = match &acted.planes.directive {
+        Some(directive) => version::Running { version: directive.version.clone(), image: directive.image.clone() },
+        None => version::running(spec, &status, facts, stage, &ad.settings.openbao_image_repository),
+    };
     // A missing key or certificate stops what was never started; it changes nothing about what runs.
     if !may_start && facts.stateful_set.is_none() {
         return Ok(acted);
     }
+    // A rollback has wiped the volumes under its claims: the first server starts from nothing, this once.
+    let servers = acted.planes.servers.clone();
+    let stage = match &servers {
+        Some(servers) if servers.initialize => Stage::Bootstrapping,
+        _ => stage,
+    };
     let mut inputs = statefulset::Inputs {
         replicas: spec.replicas,
         version: running.version,
@@ -270,6 +279,9 @@ async fn act(
         bootstrapping: stage == Stage::Bootstrapping,
         claim_templates: kept_claims(spec, facts),
     };
+    if let Some(count) = servers.as_ref().and_then(|servers| u32::try_from(servers.count).ok()) {
+        inputs.replicas = count;
+    }
     let live = facts.stateful_set.as_deref();
     match stage {
         Stage::Bootstrapping => {
@@ -282,6 +294,11 @@ async fn act(
             };
             acted.troubles.extend(trouble);
             acted.progress = Some(Trouble::new(reasons::BOOTSTRAPPING, "the members start for the first time"));
+        }
+        Stage::Bootstrapped if servers.is_some() => {
+            applier.ensure(live, statefulset::build(spec, &inputs)).await?;
+            acted.progress = Some(Trouble::new(reason::WAITING, "an upgrade is being rolled back"));
+            tidy(&applier, notes, facts).await?;
         }
         Stage::Bootstrapped => {
             let busy = at_work(&status, &acted.planes);

@@ -102,6 +102,8 @@ pub struct Inputs {
     pub image: String,
     pub service_account: String,
     pub pull_secrets: Vec<String>,
+    /// Set by a rollback: the snapshot goes into one new server of this version, not into the servers that run.
+    pub onto: Option<String>,
 }
 
 /// Why frozen inputs cannot be used, or cannot be made.
@@ -161,6 +163,7 @@ impl Inputs {
             image: spec.image.clone().or(backup_image).unwrap_or_else(|| settings.operator_image.clone()),
             service_account: names::restore_service_account(&name),
             pull_secrets: cluster.spec.image_pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
+            onto: None,
         })
     }
 
@@ -185,6 +188,7 @@ impl Inputs {
             image,
             service_account,
             pull_secrets,
+            onto,
         } = self;
         let plain = [
             ("restore", restore),
@@ -202,6 +206,7 @@ impl Inputs {
             ("overrideOperationLock", override_lock),
         ];
         map.extend(flags.into_iter().map(|(name, value)| (name.to_owned(), value.to_string())));
+        map.extend(onto.iter().map(|version| ("onto".to_owned(), version.clone())));
         insert(&mut map, "store", store)?;
         insert(&mut map, "source", source)?;
         insert(&mut map, "login", login)?;
@@ -228,6 +233,7 @@ impl Inputs {
             login: read(map, "login")?,
             waive: read(map, "waive")?,
             pull_secrets: read(map, "pullSecrets")?,
+            onto: map.get("onto").cloned(),
         })
     }
 }

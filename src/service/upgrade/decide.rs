@@ -43,6 +43,24 @@ pub struct UpgradeDecision {
     pub condition: (bool, &'static str, String),
     /// `Retry` requests that this decision answers.
     pub handled: Vec<HandledRequest>,
+    /// The operation to turn back, and why: the spec names again what it came from.
+    pub turn_back: Option<TurnBack>,
+}
+
+/// A wish to turn an upgrade back, told to its operation as a request to cancel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TurnBack {
+    /// The operation.
+    pub operation: String,
+    /// For `spec.requests[].reason`.
+    pub reason: String,
+}
+
+impl TurnBack {
+    /// The request's nonce: one per operation, so that a repeated look asks nothing twice.
+    pub fn nonce(&self) -> String {
+        format!("reverted-{}", self.operation)
+    }
 }
 
 /// Decides from the record: what runs goes on, what failed stays held, what is new and allowed begins.
@@ -60,6 +78,7 @@ pub fn decide(facts: &UpgradeFacts<'_>, now: DateTime<Utc>) -> UpgradeDecision {
 
     let mut status = UpgradeStatus {
         directive: Some(running.clone()),
+        servers: newest.and_then(request::servers),
         operation: newest.map(kube::ResourceExt::name_any),
         released_at,
         ..UpgradeStatus::default()
@@ -69,6 +88,7 @@ pub fn decide(facts: &UpgradeFacts<'_>, now: DateTime<Utc>) -> UpgradeDecision {
         current_version: running.version.clone(),
         condition: (false, reason::IDLE, format!("runs {}", running.version)),
         handled,
+        turn_back: None,
         status: UpgradeStatus::default(),
     };
     match versions::judge(&running.version, &wanted.version, facts.seal) {
@@ -150,11 +170,35 @@ fn under_way(
     if let Some(message) = &message {
         text = format!("{text}: {message}");
     }
+<<<<<<< HEAD
     let comes_from = origin.as_ref().map(|origin| origin.version.as_str());
     if ![Some(goal), comes_from].contains(&Some(wanted.version.as_str()))
         && operation.spec.operation == OperationKind::Upgrade
     {
         text = format!("{text}. {} comes next", wanted.version);
+=======
+    let mut turn_back = None;
+    if operation.spec.operation == OperationKind::Upgrade {
+        match next(wanted, goal, origin.as_ref(), operation) {
+            Next::Nothing => {}
+            Next::Upgrade => text = format!("{text}. {} comes next", wanted.version),
+            Next::TurnBack => {
+                text = format!("{text}. It turns back, because spec.version is {} again", wanted.version);
+                turn_back = Some(TurnBack {
+                    operation: operation.name_any(),
+                    reason: format!("spec.version was set back to {}", wanted.version),
+                });
+            }
+            Next::TooLate => {
+                text = format!(
+                    "{text}. spec.version {} is lower and no longer possible: a newer version has led. Set it to {goal}; to \
+                     go back, create an OpenBaoOperation with operation: Rollback and rollbackOf: {} when this one has ended",
+                    wanted.version,
+                    operation.name_any()
+                );
+            }
+        }
+>>>>>>> cf8345a (Upgrades turn back when their version is taken back, quote the server that does not start, and can be rolled back by consent)
     }
     let finished = facts.cluster.status.as_ref().and_then(|status| status.current_version.clone());
     UpgradeDecision {
@@ -164,7 +208,9 @@ fn under_way(
             .unwrap_or_else(|| wanted.version.clone()),
         condition: (true, reason::IN_PROGRESS, text),
         handled: vec![],
+        turn_back,
         status: UpgradeStatus {
+            servers: request::servers(operation),
             target: target.map(|target| target.version),
             from: origin.map(|origin| origin.version),
             step,
@@ -177,6 +223,34 @@ fn under_way(
             released_at: known.released_at,
             ..UpgradeStatus::default()
         },
+    }
+}
+
+/// What a spec that was edited during an upgrade means for it.
+enum Next {
+    Nothing,
+    Upgrade,
+    TurnBack,
+    TooLate,
+}
+
+fn next(
+    wanted: &UpgradeDirective,
+    goal: &str,
+    origin: Option<&UpgradeDirective>,
+    operation: &OpenBaoOperation,
+) -> Next {
+    let compare = |other: &str| Some(versions::parse(&wanted.version)?.cmp_precedence(&versions::parse(other)?));
+    if compare(goal).is_none_or(std::cmp::Ordering::is_ge) {
+        return if wanted.version == goal { Next::Nothing } else { Next::Upgrade };
+    }
+    if operation.status.as_ref().is_some_and(|status| status.point_of_no_return_at.is_some()) {
+        return Next::TooLate;
+    }
+    match origin.and_then(|origin| compare(&origin.version)) {
+        Some(std::cmp::Ordering::Greater) => Next::Upgrade,
+        // Also for a version below the origin: to get there is refused afterwards, and said so.
+        _ => Next::TurnBack,
     }
 }
 
@@ -254,9 +328,19 @@ fn held_by(
                 Some(format!("{name} ended {}{}{said}", phase.as_str(), if said.is_empty() { "" } else { ": " }))
             }
         },
+        // Servers and volumes are somewhere on the way: only another rollback knows how to go on.
+        OperationKind::Rollback
+            if journal.point_of_no_return_at.is_some() && journal.phase != OperationPhase::Succeeded =>
+        {
+            let said = journal.message.clone().unwrap_or_default();
+            Some(format!(
+                "{name} was wiping and restoring the servers and ended {}: {said}. Create another Rollback first",
+                journal.phase.as_str()
+            ))
+        }
         // A rollback goes from the version that is now held back to an older one.
         OperationKind::Rollback if journal.phase == OperationPhase::Succeeded => {
-            (request::origin(operation)?.version == wanted.version).then(|| format!("it was rolled back by {name}"))
+            (request::rolled_back(operation)? == wanted.version).then(|| format!("it was rolled back by {name}"))
         }
         _ => None,
     }
@@ -266,6 +350,12 @@ fn held_by(
 pub fn obstacle(cluster: &OpenBaoCluster, pending_restore: Option<&str>) -> Option<(&'static str, String)> {
     let spec = &cluster.spec;
     let upgrade = &spec.upgrade;
+    let rollback = |operation: &&Arc<OpenBaoOperation>| {
+        operation.spec.operation == OperationKind::Rollback && !phase(operation).is_terminal()
+    };
+    if let Some(rollback) = facts.operations.iter().find(rollback) {
+        return Some((reason::WAITING, format!("rollback {} goes first", rollback.name_any())));
+    }
     if spec.paused {
         return Some((reason::PAUSED, "spec.paused is set: no upgrade starts".to_owned()));
     }

@@ -186,6 +186,142 @@ fn a_running_upgrade_is_left_alone_and_a_newer_target_waits_for_its_end() {
 }
 
 #[test]
+fn a_version_that_is_taken_back_during_its_upgrade_turns_it_back_while_that_is_possible() {
+    let running = [upgrade("2.7.2", |_| {})];
+    for back in ["2.6.1", "2.5.0"] {
+        let decision = decided(&cluster(back, |_| {}), &running);
+        let turn_back = decision.turn_back.expect("the upgrade is told to turn back");
+        assert_eq!(turn_back.operation, running[0].name_any());
+        assert!(turn_back.reason.contains(back), "{}", turn_back.reason);
+        assert!(decision.condition.2.contains("turns back"), "{}", decision.condition.2);
+    }
+    let between = decided(&cluster("2.7.0", |_| {}), &running);
+    assert_eq!(between.turn_back, None, "another upgrade, and it comes next");
+    assert!(between.condition.2.contains("2.7.0 comes next"), "{}", between.condition.2);
+    assert_eq!(decided(&cluster("2.7.2", |_| {}), &running).turn_back, None);
+
+    let past = [upgrade("2.7.2", |status| status.point_of_no_return_at = Some(now()))];
+    let decision = decided(&cluster("2.6.1", |_| {}), &past);
+    assert_eq!(decision.turn_back, None);
+    assert!(decision.condition.2.contains("Rollback"), "the way forward is named: {}", decision.condition.2);
+}
+
+#[test]
+fn an_undone_upgrade_leaves_nothing_held_once_the_spec_names_what_runs() {
+    let undone = [upgrade("2.7.2", |status| {
+        status.phase = OperationPhase::Cancelled;
+        status.steps = journal(request::UPDATE_TEMPLATE, StepState::Compensated);
+        status.ended_at = Some(now());
+    })];
+    let decision = decided(&cluster("2.6.1", |_| {}), &undone);
+    assert_eq!((directive(&decision), decision.status.held_target.clone()), ("2.6.1", None));
+    assert!(decision.create.is_none());
+}
+
+/// A rollback of 2.7.2 to 2.6.1 whose journal says so.
+fn rollback(edit: impl FnOnce(&mut OpenBaoOperationStatus)) -> Arc<OpenBaoOperation> {
+    let mut operation = upgrade("2.7.2", |_| {}).as_ref().clone();
+    operation.metadata.name = Some("back".into());
+    operation.spec.operation = OperationKind::Rollback;
+    operation.spec.parameters.clear();
+    let inputs = [
+        (request::TO_VERSION, "2.6.1"),
+        (request::TO_IMAGE, "bao:2.6.1"),
+        (request::FROM_VERSION, "2.7.2"),
+        (request::FROM_IMAGE, "bao:2.7.2"),
+        (request::ROLLED_BACK, "2.7.2"),
+        (request::REPLICAS, "3"),
+    ];
+    let mut status = OpenBaoOperationStatus {
+        phase: OperationPhase::Running,
+        inputs: inputs.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        ..OpenBaoOperationStatus::default()
+    };
+    edit(&mut status);
+    operation.status = Some(status);
+    Arc::new(operation)
+}
+
+fn steps(states: &[(&str, StepState)]) -> Vec<StepStatus> {
+    states.iter().flat_map(|(name, state)| journal(name, *state)).collect()
+}
+
+#[test]
+fn a_rollback_asks_for_servers_as_its_journal_goes_and_for_an_empty_start_only_during_that_step() {
+    use StepState::{Completed, Pending, Running};
+    let servers = |past: bool, states: &[(&str, StepState)]| {
+        let operation = rollback(|status| {
+            status.steps = steps(states);
+            status.point_of_no_return_at = past.then(now);
+        });
+        let decision = decided(&cluster("2.7.2", |_| {}), &[operation]);
+        let shown = directive(&decision).to_owned();
+        (decision.status.servers.map(|servers| (servers.count, servers.initialize)), shown)
+    };
+    let (stop, first, join) = (request::STOP_SERVERS, request::START_FIRST, request::JOIN_OTHERS);
+    let new = || "2.7.2".to_owned();
+    let old = || "2.6.1".to_owned();
+    assert_eq!(servers(false, &[(stop, Pending), (first, Pending)]), (None, new()));
+    assert_eq!(servers(false, &[(stop, Running), (first, Pending)]), (Some((0, false)), new()));
+    assert_eq!(servers(true, &[(stop, Completed), (first, Pending)]), (Some((0, false)), old()));
+    assert_eq!(servers(true, &[(stop, Completed), (first, Running)]), (Some((1, true)), old()));
+    assert_eq!(servers(true, &[(stop, Completed), (first, Completed), (join, Pending)]), (Some((1, false)), old()));
+    assert_eq!(servers(true, &[(stop, Completed), (first, Completed), (join, Running)]), (Some((3, false)), old()));
+}
+
+#[test]
+fn a_rollback_that_turns_back_before_the_first_wipe_starts_what_ran() {
+    let operation = rollback(|status| {
+        status.steps = steps(&[(request::STOP_SERVERS, StepState::Compensating)]);
+        status.direction = Direction::Unwinding;
+    });
+    let decision = decided(&cluster("2.7.2", |_| {}), &[operation]);
+    assert_eq!(directive(&decision), "2.7.2");
+    assert_eq!(decision.status.servers.map(|servers| servers.count), Some(3));
+}
+
+#[test]
+fn after_a_rollback_the_version_it_turned_from_is_held_and_after_half_a_rollback_every_version_is() {
+    let done = rollback(|status| {
+        status.phase = OperationPhase::Succeeded;
+        status.point_of_no_return_at = Some(now());
+        status.ended_at = Some(now());
+    });
+    let decision = decided(&cluster("2.7.2", |_| {}), std::slice::from_ref(&done));
+    assert!(decision.create.is_none());
+    assert_eq!(decision.status.held_target.as_deref(), Some("2.7.2"));
+    assert_eq!((directive(&decision), decision.status.servers.clone()), ("2.6.1", None));
+    assert!(decided(&cluster("2.7.3", |_| {}), &[done]).create.is_some(), "another version is another upgrade");
+
+    let half = rollback(|status| {
+        status.phase = OperationPhase::Failed;
+        status.point_of_no_return_at = Some(now());
+        status.ended_at = Some(now());
+        status.steps =
+            steps(&[(request::STOP_SERVERS, StepState::Completed), (request::START_FIRST, StepState::Failed)]);
+    });
+    for version in ["2.7.2", "2.7.3"] {
+        let decision = decided(&cluster(version, |_| {}), std::slice::from_ref(&half));
+        assert!(decision.create.is_none());
+        assert_eq!(directive(&decision), "2.6.1", "no newer server is started on the way");
+        assert_eq!(
+            decision.status.servers.clone().map(|servers| (servers.count, servers.initialize)),
+            Some((1, false))
+        );
+        assert!(decision.condition.2.contains("another Rollback"), "{}", decision.condition.2);
+    }
+}
+
+#[test]
+fn no_upgrade_starts_while_a_rollback_waits_for_its_start() {
+    let mut waiting = rollback(|_| {}).as_ref().clone();
+    waiting.status = None;
+    let decision = decided(&cluster("2.7.2", |_| {}), &[Arc::new(waiting)]);
+    assert!(decision.create.is_none());
+    assert!(decision.condition.2.contains("rollback back goes first"), "{}", decision.condition.2);
+}
+
+#[test]
 fn a_failed_target_is_held_until_somebody_asks_or_the_spec_changes() {
     let failed = upgrade("2.7.2", |s| {
         s.phase = OperationPhase::Failed;

@@ -7,6 +7,7 @@
 use super::{
     request,
     steps::{self, Facts, PodFacts, Turn},
+    trouble::trouble,
     versions::{self, Judgement},
 };
 use crate::{
@@ -26,10 +27,11 @@ use crate::{
 };
 use chrono::Utc;
 use futures::{FutureExt, future::BoxFuture};
-use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams, PostParams},
+    runtime::reflector::ObjectRef,
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -55,8 +57,8 @@ const OTHERS: &str = "others";
 
 /// How often a step looks again by itself within one call, and for how long: leadership moves in under a second and the
 /// old leader must not outlive that by a poll of several seconds.
-const GLANCE: Duration = Duration::from_millis(200);
-const GLANCES: u32 = 20;
+const GLANCE: Duration = Duration::from_millis(250);
+const GLANCES: u32 = 80;
 
 /// How long a server gets to stop by itself before it is killed. A server that gave up leadership sits out 10 s without
 /// minding SIGTERM, and by then another one leads.
@@ -80,7 +82,7 @@ impl Manager for UpgradeManager {
     }
 
     fn finish<'a>(&'a self, call: FinishCall<'a>) -> BoxFuture<'a, StepOutcome> {
-        finish(call).boxed()
+        async move { stop_children(&call).await }.boxed()
     }
 }
 
@@ -216,14 +218,14 @@ async fn run(call: StepCall<'_>) -> StepOutcome {
         PARK => park(&call, cluster).await,
         request::STEP_DOWN => settle(&call, cluster, |facts| steps::step_down(facts, &to)).await,
         REPLACE_OLD_LEADER => settle(&call, cluster, |facts| steps::replace_old(facts, &to)).await,
-        SOAK => soak(&call, &to),
+        SOAK => soak(&call, &to).await,
         FINISH => settle(&call, cluster, |facts| steps::finished(facts, &to)).await,
         other => StepOutcome::fatal("UnknownAction", format!("an upgrade has no action {other}")),
     }
 }
 
 /// Looks, decides and acts until there is nothing to do but wait for longer than a few glances.
-async fn settle(
+pub(super) async fn settle(
     call: &StepCall<'_>,
     cluster: &OpenBaoCluster,
     decide: impl Fn(&Facts) -> Turn + Send + Sync,
@@ -296,17 +298,16 @@ async fn move_leadership(
 async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec<observe::Member>) {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let members = observe::members(ad, cluster).await;
-    let sets: Api<StatefulSet> = Api::namespaced(ad.client.clone(), &namespace);
-    let template = match timed(sets.get_opt(&names::statefulset(&name))).await {
-        Ok(set) => set.and_then(|set| image_of(set.spec?.template.spec.as_ref()?)),
-        Err(error) => {
-            tracing::warn!(%error, "failed to read the StatefulSet");
-            None
-        }
-    };
+    // As last seen: whoever looks four times a second asks nobody. An old view only makes a step wait.
+    let set = ad.caches.stateful_sets.get(&ObjectRef::new(&names::statefulset(&name)).within(&namespace));
+    let set = set.and_then(|set| set.spec.clone());
+    // The members there are: a changed spec.replicas is carried out after the upgrade.
+    let replicas = set.as_ref().and_then(|set| set.replicas).unwrap_or(cluster.spec.replicas);
+    let template = set.and_then(|set| image_of(set.template.spec.as_ref()?));
     let pods = ad.caches.pods_of(&namespace, &name);
     let facts = Facts {
-        replicas: usize::try_from(cluster.spec.replicas).unwrap_or_default(),
+        replicas: usize::try_from(replicas).unwrap_or_default(),
+        tolerance: ad.caches.cluster(&namespace, &name).and_then(|now| now.status.as_ref()?.failure_tolerance),
         leader: observe::leader(&members).map(|leader| leader.name.clone()),
         committed: observe::leader(&members)
             .and_then(|leader| leader.view.as_ref())
@@ -335,25 +336,6 @@ async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec<observe::M
 
 fn image_of(pod: &k8s_openapi::api::core::v1::PodSpec) -> Option<String> {
     pod.containers.first()?.image.clone()
-}
-
-/// What the kubelet says when a container does not come up and will not by waiting.
-fn trouble(pod: &Pod) -> Option<(String, String)> {
-    const HOPELESS: [&str; 6] = [
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "CrashLoopBackOff",
-        "CreateContainerConfigError",
-    ];
-    pod.status.as_ref()?.container_statuses.iter().flatten().find_map(|container| {
-        let waiting = container.state.as_ref()?.waiting.as_ref()?;
-        let reason = waiting.reason.clone().filter(|reason| HOPELESS.contains(&reason.as_str()))?;
-        let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-        let words = last.and_then(|last| last.message.clone()).or_else(|| waiting.message.clone()).unwrap_or_default();
-        Some((reason, words.trim().chars().take(400).collect()))
-    })
 }
 
 async fn pre_upgrade_backup(call: &StepCall<'_>) -> StepOutcome {
@@ -414,11 +396,12 @@ async fn park(call: &StepCall<'_>, cluster: &OpenBaoCluster) -> StepOutcome {
     }
 }
 
-fn soak(call: &StepCall<'_>, to: &UpgradeDirective) -> StepOutcome {
+async fn soak(call: &StepCall<'_>, to: &UpgradeDirective) -> StepOutcome {
     let period = call.step.config.get(PERIOD).and_then(|period| duration::parse(period).ok()).unwrap_or_default();
     let since = call.state.started_at.unwrap_or(call.now);
-    let passed = (Utc::now().max(call.now) - since).to_std().unwrap_or_default();
-    if passed >= period {
+    let left = period.saturating_sub((Utc::now().max(call.now) - since).to_std().unwrap_or_default());
+    if left <= GLANCE * GLANCES {
+        tokio::time::sleep(left).await;
         StepOutcome::done()
     } else {
         StepOutcome::in_progress(format!("{} leads; watching it for {}", to.version, duration::format(period)))
@@ -426,7 +409,7 @@ fn soak(call: &StepCall<'_>, to: &UpgradeDirective) -> StepOutcome {
 }
 
 /// A child that is still at work is told to stop and seen ended before the lock goes.
-async fn finish(call: FinishCall<'_>) -> StepOutcome {
+pub(super) async fn stop_children(call: &FinishCall<'_>) -> StepOutcome {
     let namespace = call.op.namespace().unwrap_or_default();
     let uid = call.op.uid().unwrap_or_default();
     let children = call.ad.caches.operations_of(&namespace, &call.op.spec.cluster);

@@ -4,7 +4,7 @@ use crate::{
     adapter::kubernetes::owner,
     api::{
         Actor, ActorSource, Direction, OpenBaoCluster, OpenBaoOperation, OpenBaoOperationSpec, OperationKind,
-        OperationPhase, StepState, UpgradeDirective,
+        OperationPhase, ServersDirective, StepState, UpgradeDirective,
     },
     service::cluster::names,
 };
@@ -21,6 +21,7 @@ pub const FROM_VERSION: &str = "fromVersion";
 /// Parameter: its image.
 pub const FROM_IMAGE: &str = "fromImage";
 
+<<<<<<< HEAD
 /// Parameter: the upgrade parks before leadership moves, and who lets it go on: a [`Park`]. Without it the cluster's
 /// `spec.upgrade.deferCutover` decides.
 pub const PARK: &str = "park";
@@ -58,25 +59,85 @@ pub fn rollout(operation: &OpenBaoOperation) -> Option<&str> {
     let actor = operation.spec.actor.as_ref()?;
     (actor.source == ActorSource::Rollout).then_some(actor.identity.as_str())
 }
+=======
+/// Input of a rollback: the version to go back to. Not [`VERSION`]: its inputs are also those of a restore.
+pub const TO_VERSION: &str = "toVersion";
+/// Input of a rollback: its image.
+pub const TO_IMAGE: &str = "toImage";
+/// Input of a rollback: how many servers there were.
+pub const REPLICAS: &str = "replicas";
+
+/// Input of a rollback: the version that is rolled back.
+pub const ROLLED_BACK: &str = "rolledBack";
+>>>>>>> cf8345a (Upgrades turn back when their version is taken back, quote the server that does not start, and can be rolled back by consent)
 
 /// The step after which the template shows the target.
 pub const UPDATE_TEMPLATE: &str = "UpdateTemplate";
 /// The step with which leadership moves: the point of no return.
 pub const STEP_DOWN: &str = "StepDown";
 
-/// The target of an upgrade operation.
+/// A rollback's step that lets all servers stop.
+pub const STOP_SERVERS: &str = "StopServers";
+/// Its step that starts one server on an empty volume.
+pub const START_FIRST: &str = "StartFirst";
+/// Its step that lets the others join the restored one.
+pub const JOIN_OTHERS: &str = "JoinOthers";
+
+/// The target of an upgrade or, once it is planned, of a rollback.
 pub fn target(operation: &OpenBaoOperation) -> Option<UpgradeDirective> {
-    pair(operation, VERSION, IMAGE)
+    match operation.spec.operation {
+        // Whoever asks for a rollback names an upgrade; what that means is frozen when it starts.
+        OperationKind::Rollback => pair(&operation.status.as_ref()?.inputs, TO_VERSION, TO_IMAGE),
+        _ => pair(&operation.spec.parameters, VERSION, IMAGE),
+    }
 }
 
 /// Where it came from.
 pub fn origin(operation: &OpenBaoOperation) -> Option<UpgradeDirective> {
-    pair(operation, FROM_VERSION, FROM_IMAGE)
+    let values = match operation.spec.operation {
+        OperationKind::Rollback => &operation.status.as_ref()?.inputs,
+        _ => &operation.spec.parameters,
+    };
+    pair(values, FROM_VERSION, FROM_IMAGE)
 }
 
-fn pair(operation: &OpenBaoOperation, version: &str, image: &str) -> Option<UpgradeDirective> {
-    let parameters = &operation.spec.parameters;
-    Some(UpgradeDirective { version: parameters.get(version)?.clone(), image: parameters.get(image)?.clone() })
+fn pair(values: &BTreeMap<String, String>, version: &str, image: &str) -> Option<UpgradeDirective> {
+    Some(UpgradeDirective { version: values.get(version)?.clone(), image: values.get(image)?.clone() })
+}
+
+/// The version that a rollback turned its back on.
+pub fn rolled_back(operation: &OpenBaoOperation) -> Option<&str> {
+    operation.status.as_ref()?.inputs.get(ROLLED_BACK).map(String::as_str)
+}
+
+/// How many servers a rollback wants there to be, and whether the first of them may start from nothing. `None`: as many as
+/// ever, and never from nothing.
+///
+/// A rollback that failed after the volumes were wiped leaves its servers as they are: nobody else may add members to, or
+/// upgrade, what is half restored.
+pub fn servers(operation: &OpenBaoOperation) -> Option<ServersDirective> {
+    if operation.spec.operation != OperationKind::Rollback {
+        return None;
+    }
+    let status = operation.status.as_ref()?;
+    let past = status.point_of_no_return_at.is_some();
+    if status.phase == OperationPhase::Succeeded || (status.phase.is_terminal() && !past) {
+        return None;
+    }
+    let state =
+        |name: &str| status.steps.iter().find(|step| step.name == name).map_or(StepState::Pending, |step| step.state);
+    let all = status.inputs.get(REPLICAS)?.parse().ok()?;
+    let turns_back = status.direction == Direction::Unwinding && !past;
+    let (count, initialize) = if turns_back || state(JOIN_OTHERS) != StepState::Pending {
+        (all, false)
+    } else if state(START_FIRST) != StepState::Pending {
+        (1, state(START_FIRST) == StepState::Running)
+    } else if state(STOP_SERVERS) != StepState::Pending {
+        (0, false)
+    } else {
+        return None;
+    };
+    Some(ServersDirective { count, initialize })
 }
 
 /// What the pods' template must show because of this upgrade, running or ended.
@@ -90,6 +151,10 @@ pub fn directive(operation: &OpenBaoOperation) -> Option<UpgradeDirective> {
         status.steps.iter().any(|step| step.name == UPDATE_TEMPLATE && step.state != StepState::Pending)
     });
     let past = status.is_some_and(|status| status.point_of_no_return_at.is_some());
+    if operation.spec.operation == OperationKind::Rollback {
+        // Wiping begins only when no server runs, and from then on none may start with the newer version.
+        return if past { target(operation) } else { origin(operation) };
+    }
     let back = status.is_some_and(|status| {
         status.direction == Direction::Unwinding
             || (status.phase.is_terminal() && status.phase != OperationPhase::Succeeded)

@@ -52,6 +52,8 @@ pub struct Facts {
     pub committed: Option<u64>,
     /// The image that the `StatefulSet`'s template shows; `None` while it is not known.
     pub template: Option<String>,
+    /// How many failures the cluster can bear, by its voters; `None` while nobody may ask.
+    pub tolerance: Option<i32>,
 }
 
 /// What to do now.
@@ -88,8 +90,10 @@ impl Facts {
         self.pods.iter().find(|pod| pod.name == name)
     }
 
-    fn quorum(&self) -> usize {
-        self.replicas / 2 + 1
+    /// How many others must serve before a member is taken away: a majority, so that the cluster goes on without it. Of two
+    /// members none can be spared, and the other one is all there is: it stands still until the first is back.
+    fn others_needed(&self) -> usize {
+        if self.replicas <= 2 { self.replicas.saturating_sub(1) } else { self.replicas / 2 + 1 }
     }
 
     fn silent_or_sealed(&self) -> Option<&PodFacts> {
@@ -97,8 +101,22 @@ impl Facts {
     }
 }
 
-/// Before anything is touched: every member there, serving, and one of them leading.
+/// Before anything is touched: every member there, serving and voting, and one of them leading.
 pub fn gate(facts: &Facts) -> Turn {
+    match settled(facts) {
+        Turn::Done(record) => match facts.tolerance {
+            Some(0) if facts.replicas > 2 => Turn::Wait(
+                "not all members vote yet, so the cluster can bear no failure: the first pod goes when it can"
+                    .to_owned(),
+            ),
+            _ => Turn::Done(record),
+        },
+        other => other,
+    }
+}
+
+/// Every member there, serving, and one of them leading.
+fn settled(facts: &Facts) -> Turn {
     if facts.pods.len() < facts.replicas {
         return Turn::Wait(format!("{} of {} pods exist", facts.pods.len(), facts.replicas));
     }
@@ -184,7 +202,7 @@ fn replaced(facts: &Facts, goal: &UpgradeDirective, name: &str) -> Turn {
             return template(facts, goal);
         }
         let others = facts.pods.iter().filter(|other| other.name != name && !other.terminating && other.serves());
-        if facts.replicas > 1 && others.count() < facts.quorum() {
+        if facts.replicas > 1 && others.count() < facts.others_needed() {
             return Turn::Wait(format!("deleting pod {name} would cost the quorum: other members do not serve"));
         }
         return match facts.leader.as_deref() {
@@ -264,7 +282,7 @@ pub fn replace_old(facts: &Facts, goal: &UpgradeDirective) -> Turn {
 
 /// The end: all of them on the goal, serving, one leading.
 pub fn finished(facts: &Facts, goal: &UpgradeDirective) -> Turn {
-    match gate(facts) {
+    match settled(facts) {
         Turn::Done(_) => match facts.pods.iter().find(|pod| !pod.is_at(goal)) {
             Some(pod) => Turn::Wait(format!("pod {} runs {}", pod.name, pod.version.as_deref().unwrap_or("nothing"))),
             None => Turn::Done(format!("{} members serve {}", facts.replicas, goal.version)),

@@ -28,6 +28,7 @@ fn old_cluster() -> Facts {
         leader: Some("kelp-0".into()),
         committed: Some(100),
         template: Some("bao:2.7.2".into()),
+        tolerance: Some(1),
     }
 }
 
@@ -52,6 +53,19 @@ fn nothing_begins_while_a_member_is_missing_sealed_or_silent_or_nobody_leads() {
     assert!(matches!(gate(&silent), Turn::Wait(_)));
     let leaderless = Facts { leader: None, ..old_cluster() };
     assert!(matches!(gate(&leaderless), Turn::Wait(_)));
+}
+
+#[test]
+fn nothing_begins_before_the_cluster_can_bear_a_failure_unless_it_never_could() {
+    let joining = Facts { tolerance: Some(0), ..old_cluster() };
+    assert!(matches!(gate(&joining), Turn::Wait(why) if why.contains("vote")));
+    assert!(matches!(gate(&Facts { tolerance: None, ..old_cluster() }), Turn::Done(_)), "nobody may ask raft");
+    let mut pair = Facts { replicas: 2, tolerance: Some(0), ..old_cluster() };
+    pair.pods.pop();
+    assert!(matches!(gate(&pair), Turn::Done(_)));
+    assert_eq!(deletes(&standby(&pair, &goal(), "kelp-1", &[])), Some("kelp-1"), "two can only take turns");
+    pair.pods[0].state = Some(Sealed);
+    assert!(matches!(standby(&pair, &goal(), "kelp-1", &[]), Turn::Wait(_)), "never both");
 }
 
 #[test]

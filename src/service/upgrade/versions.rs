@@ -32,6 +32,20 @@ struct Hazard {
     advice: &'static str,
 }
 
+/// A version that an upgrade must not pass by: data or members of older ones cannot be taken over by newer ones directly.
+struct Stop {
+    /// The version that has to lead once on the way.
+    through: Version,
+    /// Why.
+    why: &'static str,
+}
+
+/// None is known between 2.6 and 2.7: OpenBao migrates data over any distance, and members of both forward to each other
+/// (measured). The rule is here for the first release that demands it.
+fn stops() -> Vec<Stop> {
+    Vec::new()
+}
+
 /// 2.7 no longer has these seals built in (`unknown wrapper` at start): a 2.7 server with such a stanza never unseals.
 fn hazards() -> [Hazard; 1] {
     [Hazard {
@@ -71,14 +85,34 @@ pub fn judge(from: &str, to: &str, seal: &str) -> Judgement {
                  operation: Rollback"
             ),
         ),
-        std::cmp::Ordering::Greater => match crossed(&current, &target, seal) {
-            Some(hazard) => refused(
-                "SealNotSupported",
-                format!("OpenBao {to} has no {seal} seal any more (gone since {}): {}", hazard.since, hazard.advice),
-            ),
-            None => Judgement::Upgrade,
-        },
+        std::cmp::Ordering::Greater => {
+            if let Some(hazard) = crossed(&current, &target, seal) {
+                return refused(
+                    "SealNotSupported",
+                    format!(
+                        "OpenBao {to} has no {seal} seal any more (gone since {}): {}",
+                        hazard.since, hazard.advice
+                    ),
+                );
+            }
+            match skipped(&stops(), &current, &target) {
+                Some(message) => refused("IntermediateVersionRequired", message),
+                None => Judgement::Upgrade,
+            }
+        }
     }
+}
+
+/// The first required version that the way would pass by, in words.
+fn skipped(stops: &[Stop], from: &Version, to: &Version) -> Option<String> {
+    // Any release of the required line will do.
+    let passed = |stop: &&Stop| *from < stop.through && (to.major, to.minor) > (stop.through.major, stop.through.minor);
+    let stop = stops.iter().filter(passed).min_by(|one, other| one.through.cmp(&other.through))?;
+    Some(format!(
+        "from {from} to {to} the way leads through {}: {}. Set spec.version to {0} first, and to {to} when that upgrade is \
+         finished",
+        stop.through, stop.why
+    ))
 }
 
 /// Whether OpenBao `version` knows the seal at all: also asked when a cluster is created.
@@ -123,6 +157,19 @@ mod tests {
         ] {
             assert_eq!(reason(from, to, "static"), expected, "{from} to {to}");
         }
+    }
+
+    #[test]
+    fn a_required_version_on_the_way_is_named_and_the_nearest_one_first() {
+        let stop = |minor| Stop { through: Version::new(2, minor, 0), why: "it rewrites the mounts" };
+        let stops = [stop(9), stop(7)];
+        let way = |from: &str, to: &str| skipped(&stops, &parse(from).unwrap(), &parse(to).unwrap());
+        let message = way("2.6.1", "2.10.0").unwrap();
+        assert!(message.contains("Set spec.version to 2.7.0 first") && message.contains("rewrites"), "{message}");
+        assert_eq!(way("2.6.1", "2.7.1"), None, "a release of the required line");
+        assert_eq!(way("2.7.0", "2.8.0"), None, "past it already");
+        assert!(way("2.7.1", "2.10.0").unwrap().contains("2.9.0"));
+        assert_eq!(reason("2.6.1", "2.7.2", "static"), "Upgrade", "the shipped table has none");
     }
 
     #[test]

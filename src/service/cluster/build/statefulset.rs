@@ -203,6 +203,8 @@ fn container(cluster: &ValidatedCluster, inputs: &Inputs) -> Container {
             ..Lifecycle::default()
         }),
         resources: cluster.spec.pod.resources.clone(),
+        // An upgrade that stops on a server which does not start repeats its last lines.
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),

@@ -52,11 +52,21 @@ pub async fn verdict(
     members: &[Member],
     report: &Report,
 ) -> Result<Accepted, StepOutcome> {
-    let leader = observe::leader(members)
-        .ok_or_else(|| StepOutcome::in_progress("waiting for the servers to agree on a leader, to compare versions"))?;
-    let serving = members.iter().filter(|member| member.serves());
-    let versions =
-        serving.map(|member| (member.name.clone(), member.version().unwrap_or_default().to_owned())).collect();
+    let (versions, cluster_id) = match &step.inputs.onto {
+        // Servers that do not exist yet: none of those that run has a say, and the new one's id is nobody's.
+        Some(version) => (vec![(names::pod(&cluster.name_any(), 0), version.clone())], Some(String::new())),
+        None => {
+            let leader = observe::leader(members).ok_or_else(|| {
+                StepOutcome::in_progress("waiting for the servers to agree on a leader, to compare versions")
+            })?;
+            let serving = members.iter().filter(|member| member.serves());
+            let version = |member: &Member| member.version().unwrap_or_default().to_owned();
+            (
+                serving.map(|member| (member.name.clone(), version(member))).collect(),
+                leader.health.as_ref().and_then(|health| health.cluster_id.clone()),
+            )
+        }
+    };
     let proof = prove_seal(step, cluster, report).await.map_err(StepOutcome::in_progress)?;
     let verdict = judge::judge(&Facts {
         report,
@@ -66,7 +76,7 @@ pub async fn verdict(
         seal: seal_of(cluster),
         proof,
         limits: limits(cluster),
-        cluster_id: leader.health.as_ref().and_then(|health| health.cluster_id.clone()),
+        cluster_id,
     });
     match verdict {
         Verdict::Accept(accepted) => Ok(*accepted),

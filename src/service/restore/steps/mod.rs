@@ -85,6 +85,11 @@ impl<'a> Step<'a> {
         }
     }
 
+    /// How many servers there are while the snapshot is submitted and taken over: a rollback restores into one.
+    pub fn servers(&self, cluster: &OpenBaoCluster) -> i32 {
+        if self.inputs.onto.is_some() { 1 } else { cluster.spec.replicas }
+    }
+
     pub async fn members(&self, cluster: &OpenBaoCluster) -> Vec<Member> {
         observe::members(self.call.ad, cluster).await
     }

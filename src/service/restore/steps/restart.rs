@@ -132,7 +132,7 @@ async fn applied(step: &Step<'_>) -> StepOutcome {
     };
     let index: u64 = output(submit::INDEX).parse().unwrap_or_default();
     let (has, lacks) = spread(&members, leader, index);
-    let wanted = usize::try_from(cluster.spec.replicas).unwrap_or(1) / 2 + 1;
+    let wanted = usize::try_from(step.servers(cluster)).unwrap_or(1) / 2 + 1;
     let late = step.call.deadline - step.call.now < chrono::TimeDelta::minutes(30);
     if has.len() >= wanted && (lacks.is_empty() || late) {
         let seen = evidence::leader(step, cluster, &members).await;
@@ -178,7 +178,7 @@ pub async fn restart_voters(step: &Step<'_>) -> StepOutcome {
     };
     let recorded = recorded_pods(step.call.output(plan::PROVE_APPLIED, PODS).unwrap_or_default());
     let members = step.members(cluster).await;
-    match next_restart(&members, &recorded, cluster.spec.replicas) {
+    match next_restart(&members, &recorded, step.servers(cluster)) {
         Restart::Done => StepOutcome::done(),
         Restart::Wait(what) => StepOutcome::in_progress(format!("restarting the servers: waiting for {what}")),
         Restart::Delete(name) => {

@@ -1,0 +1,234 @@
+//! The saga engine's view of a rollback. The restore's own steps are run by the restore's manager, on inputs frozen alike.
+
+use super::super::{manager::settle, request};
+use super::judge::{self, Way};
+use super::plan::{self, Frozen};
+use super::steps;
+use crate::{
+    adapter::{
+        Adapters,
+        kubernetes::{apply, client::timed},
+    },
+    api::{OpenBaoCluster, OpenBaoOperation, OperationKind, UpgradeDirective},
+    service::{
+        backup::store::Store,
+        cluster::{facts, names, observe},
+        opslifecycle::{FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepMode, StepOutcome},
+        restore::{
+            Restores,
+            plan::JUDGE,
+            steps::{Step, Witnesses, judge::SHA256, preflight},
+        },
+    },
+};
+use futures::{FutureExt, future::BoxFuture};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::{Api, ResourceExt, api::ListParams};
+
+/// Runs operations of kind `Rollback`.
+#[derive(Debug, Default)]
+pub struct RollbackManager {
+    restores: Restores,
+    /// The restore's steps keep theirs; what is asked of a step here needs none.
+    witnesses: Witnesses,
+}
+
+impl Manager for RollbackManager {
+    fn kinds(&self) -> &'static [OperationKind] {
+        &[OperationKind::Rollback]
+    }
+
+    fn plan<'a>(&'a self, call: PlanCall<'a>) -> BoxFuture<'a, Result<Planned, Refusal>> {
+        plan_of(call).boxed()
+    }
+
+    fn run<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
+        async move {
+            match call.step.action.as_str() {
+                request::STOP_SERVERS
+                | request::START_FIRST
+                | request::JOIN_OTHERS
+                | plan::START_AGAIN
+                | plan::FINISH => servers(&call).await,
+                plan::CONFIRM_SNAPSHOT => self.confirm(call).await,
+                plan::WIPE => self.wipe(call).await,
+                // Preflight, Judge, SafetyBackup, PlaceMarker, Submit, ProveApplied, RestartVoters, AwaitHealthy, VerifyAccess.
+                _ => self.restores.run(call).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn finish<'a>(&'a self, call: FinishCall<'a>) -> BoxFuture<'a, StepOutcome> {
+        async move {
+            match super::super::manager::stop_children(&call).await {
+                StepOutcome::Done { .. } => self.restores.finish(call).await,
+                waiting => waiting,
+            }
+        }
+        .boxed()
+    }
+}
+
+async fn plan_of(call: PlanCall<'_>) -> Result<Planned, Refusal> {
+    let (namespace, name) = (call.cluster.namespace().unwrap_or_default(), call.cluster.name_any());
+    let all = call.ad.caches.operations_of(&namespace, &name);
+    let way = judge::way(call.cluster, call.op, &all)?;
+    let store = store_of(&way, call.cluster, &all)?;
+    let running = call.cluster.status.as_ref().and_then(|status| status.upgrade.as_ref()?.directive.clone());
+    let Some(from) = running else {
+        return Err(Refusal::wait(
+            RetryClass::ProgressPoll,
+            "VersionUnknown",
+            format!("OpenBaoCluster {name} does not say yet what it runs"),
+        ));
+    };
+    let members = observe::members(call.ad, call.cluster).await;
+    let claims = facts::Facts::gather(call.ad, &namespace, &name, &name).claims;
+    let claims = claims.values().filter_map(|claim| Some((claim.name_any(), claim.uid()?))).collect();
+    let frozen = Frozen {
+        cluster: call.cluster,
+        operation: call.op,
+        way: &way,
+        from,
+        claims,
+        store,
+        leads: observe::leader(&members).is_some(),
+    };
+    let inputs = plan::inputs(&frozen, &call.ad.settings)
+        .map_err(|error| Refusal::failed("InputsInvalid", error.to_string()))?;
+    Ok(Planned { plan: plan::plan(&frozen), inputs })
+}
+
+/// Where the backup went when it was taken; the cluster's target may have changed since.
+fn store_of(way: &Way, cluster: &OpenBaoCluster, all: &[std::sync::Arc<OpenBaoOperation>]) -> Result<Store, Refusal> {
+    let taken = all.iter().find(|operation| operation.name_any() == way.backup);
+    let frozen = taken.and_then(|operation| serde_json::from_str(operation.status.as_ref()?.inputs.get("store")?).ok());
+    if let Some(store) = frozen {
+        return Ok(store);
+    }
+    let Some(backup) = &cluster.spec.backup else {
+        return Err(Refusal::failed(
+            "NoTarget",
+            format!("neither operation {} nor spec.backup.target says where backup {} is", way.backup, way.key),
+        ));
+    };
+    Store::freeze(&backup.target).map_err(|error| Refusal::failed("InputsInvalid", error.to_string()))
+}
+
+/// The steps that wait for servers to go and to come. The cluster's reconcile renders what this journal asks for.
+async fn servers(call: &StepCall<'_>) -> StepOutcome {
+    let Some(cluster) = call.cluster else {
+        return StepOutcome::fatal("ClusterMissing", format!("OpenBaoCluster {} is gone", call.op.spec.cluster));
+    };
+    let (Some(to), Some(from)) = (request::target(call.op), request::origin(call.op)) else {
+        return StepOutcome::fatal("PlanUnreadable", "the operation's inputs name no versions");
+    };
+    let count = call.input(request::REPLICAS).and_then(|count| count.parse().ok()).unwrap_or(1);
+    let goal: &UpgradeDirective = if call.step.action == plan::START_AGAIN { &from } else { &to };
+    match call.step.action.as_str() {
+        request::STOP_SERVERS => settle(call, cluster, steps::stopped).await,
+        request::START_FIRST => settle(call, cluster, |facts| steps::first(facts, goal)).await,
+        plan::START_AGAIN => settle(call, cluster, |facts| steps::started_again(facts, goal, count)).await,
+        _ => settle(call, cluster, |facts| steps::joined(facts, goal, count)).await,
+    }
+}
+
+impl RollbackManager {
+    /// No volume goes before the snapshot is at hand, verified and judged, on the mover's own disk.
+    async fn confirm(&self, call: StepCall<'_>) -> StepOutcome {
+        let step = match Step::new(call, &self.witnesses) {
+            Ok(step) => step,
+            Err(outcome) => return outcome,
+        };
+        match snapshot_at_hand(&step).await {
+            Ok(None) => StepOutcome::done(),
+            Ok(Some(what)) => StepOutcome::in_progress(format!("waiting for {what}")),
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// Deletes one data claim, guarded by its UID.
+    async fn wipe(&self, call: StepCall<'_>) -> StepOutcome {
+        let step = match Step::new(call, &self.witnesses) {
+            Ok(step) => step,
+            Err(outcome) => return outcome,
+        };
+        let cluster = match step.cluster() {
+            Ok(cluster) => cluster,
+            Err(outcome) => return outcome,
+        };
+        let config = |key: &str| call.step.config.get(key).cloned().unwrap_or_default();
+        let (claim, uid) = (config(plan::CLAIM), config(plan::CLAIM_UID));
+        let namespace = cluster.namespace().unwrap_or_default();
+        if call.mode == StepMode::Prove {
+            return proven(call.ad, &namespace, &claim, &uid).await;
+        }
+        let not_yet = |why: String| StepOutcome::retryable("NotWiped", format!("{why}; claim {claim} was not touched"));
+        match running_servers(call.ad, cluster).await {
+            Ok(None) => {}
+            Ok(Some(pod)) => return not_yet(format!("pod {pod} runs")),
+            Err(why) => return not_yet(why),
+        }
+        match snapshot_at_hand(&step).await {
+            Ok(None) => {}
+            Ok(Some(what)) => return not_yet(format!("the snapshot is not at hand (waiting for {what})")),
+            Err(StepOutcome::Failed { reason, message, retryable }) => {
+                return StepOutcome::Failed {
+                    reason,
+                    message: format!("{message}; claim {claim} was not touched"),
+                    retryable,
+                };
+            }
+            Err(_) => return not_yet("the mover cannot be seen".to_owned()),
+        }
+        if !call.ad.leadership.still_leader() {
+            return not_yet("another operator leads now".to_owned());
+        }
+        match apply::delete::<PersistentVolumeClaim>(&call.ad.client, &namespace, &claim, &uid).await {
+            Ok(()) => {
+                tracing::info!(%claim, "wiped a volume for a rollback");
+                StepOutcome::done()
+            }
+            // Whether it was carried out is looked up.
+            Err(error) => StepOutcome::in_progress(format!("looking whether claim {claim} is gone: {error}")),
+        }
+    }
+}
+
+async fn proven(ad: &Adapters, namespace: &str, claim: &str, uid: &str) -> StepOutcome {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(ad.client.clone(), namespace);
+    match timed(claims.get_opt(claim)).await {
+        Ok(Some(found)) if found.uid().as_deref() == Some(uid) && found.metadata.deletion_timestamp.is_none() => {
+            StepOutcome::NotApplied { message: format!("claim {claim} is still there") }
+        }
+        Ok(_) => StepOutcome::done(),
+        Err(error) => StepOutcome::in_progress(format!("looking whether claim {claim} is gone: {error}")),
+    }
+}
+
+/// A server pod that still exists, by a fresh answer.
+async fn running_servers(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<Option<String>, String> {
+    let pods: Api<Pod> = Api::namespaced(ad.client.clone(), &cluster.namespace().unwrap_or_default());
+    let selector: Vec<String> =
+        names::server_selector(&cluster.name_any()).iter().map(|(key, value)| format!("{key}={value}")).collect();
+    match timed(pods.list_metadata(&ListParams::default().labels(&selector.join(",")))).await {
+        Ok(list) => Ok(list.items.first().map(ResourceExt::name_any)),
+        Err(error) => Err(format!("cannot list the servers' pods: {error}")),
+    }
+}
+
+/// `None`: a mover stands ready with the very snapshot that was judged. `Some`: what is awaited.
+async fn snapshot_at_hand(step: &Step<'_>) -> Result<Option<String>, StepOutcome> {
+    match preflight::ready(step).await? {
+        preflight::Prepared::Ready { report, .. } => {
+            let found = report.inspection.as_ref().map(|inspection| inspection.sha256.as_str());
+            if found == step.call.output(JUDGE, SHA256) {
+                return Ok(None);
+            }
+            Err(StepOutcome::fatal("SourceChanged", "the backup in the store is not the one that was judged any more"))
+        }
+        preflight::Prepared::Working(what) => Ok(Some(what)),
+        preflight::Prepared::Refused(report) => Err(StepOutcome::fatal("SourceChanged", report.message)),
+    }
+}

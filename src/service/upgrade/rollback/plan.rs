@@ -1,0 +1,161 @@
+//! The steps of a rollback, and what is frozen for them. Pure.
+
+use super::super::request;
+use super::judge::Way;
+use crate::{
+    adapter::settings::Settings,
+    api::{
+        LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, Plan, RetryPolicy, StepKind, StepSpec,
+        UpgradeDirective,
+    },
+    service::{
+        backup::jobs::{Login, Source},
+        backup::store::Store,
+        cluster::{names, observe},
+        restore::plan::{self as restore, InputError, Inputs},
+    },
+};
+use kube::ResourceExt;
+use std::collections::BTreeMap;
+
+pub const START_AGAIN: &str = "StartServersAgain";
+pub const CONFIRM_SNAPSHOT: &str = "ConfirmSnapshot";
+pub const WIPE: &str = "Wipe";
+pub const FINISH: &str = "Finish";
+
+/// Config of a wipe: the claim and its UID.
+pub const CLAIM: &str = "claim";
+pub const CLAIM_UID: &str = "uid";
+
+/// Parameter of the operation: `false` leaves out the backup of the present state.
+pub const SAFETY_BACKUP: &str = "safetyBackup";
+
+/// How often a wipe is tried: each attempt needs the mover to stand ready with the snapshot.
+const WIPE_ATTEMPTS: i32 = 8;
+
+/// What the plan depends on.
+#[derive(Clone, Debug)]
+pub struct Frozen<'a> {
+    pub cluster: &'a OpenBaoCluster,
+    pub operation: &'a OpenBaoOperation,
+    pub way: &'a Way,
+    /// What runs now.
+    pub from: UpgradeDirective,
+    /// Name and UID of every data claim there is.
+    pub claims: Vec<(String, String)>,
+    /// Where the backup lies.
+    pub store: Store,
+    /// Somebody leads, so a backup of the present state can be taken.
+    pub leads: bool,
+}
+
+/// The frozen inputs: those of a restore, and the versions.
+pub fn inputs(frozen: &Frozen<'_>, settings: &Settings) -> Result<BTreeMap<String, String>, InputError> {
+    let Frozen { cluster, operation, way, from, .. } = frozen;
+    let name = cluster.name_any();
+    let role = cluster.spec.restore.as_ref().and_then(|access| access.jwt_auth_role.clone());
+    let image = cluster.spec.backup.as_ref().and_then(|backup| backup.image.clone());
+    let mut map = Inputs {
+        restore: operation.name_any(),
+        restore_uid: operation.uid().unwrap_or_default(),
+        cluster_uid: cluster.uid().unwrap_or_default(),
+        store: frozen.store.clone(),
+        source: Source::Key(way.key.clone()),
+        login: Login {
+            mount: names::JWT_MOUNT.to_owned(),
+            role: role.unwrap_or_else(|| names::RESTORE_ROLE.to_owned()),
+            audience: observe::audience(cluster),
+            ca_config_map: cluster.spec.tls.enabled.then(|| names::ca_config_map(&name)),
+            token_secret: None,
+        },
+        waive: vec![],
+        dry_run: false,
+        safety_backup: takes_safety_backup(frozen),
+        force: false,
+        override_lock: false,
+        image: image.unwrap_or_else(|| settings.operator_image.clone()),
+        service_account: names::restore_service_account(&name),
+        pull_secrets: cluster.spec.image_pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
+        onto: Some(way.to.version.clone()),
+    }
+    .to_map()?;
+    let more = [
+        (request::TO_VERSION, way.to.version.clone()),
+        (request::TO_IMAGE, way.to.image.clone()),
+        (request::FROM_VERSION, from.version.clone()),
+        (request::FROM_IMAGE, from.image.clone()),
+        (request::ROLLED_BACK, way.rolled_back.clone()),
+        (request::REPLICAS, cluster.spec.replicas.to_string()),
+    ];
+    map.extend(more.map(|(key, value)| (key.to_owned(), value)));
+    Ok(map)
+}
+
+fn takes_safety_backup(frozen: &Frozen<'_>) -> bool {
+    let refused = frozen.operation.spec.parameters.get(SAFETY_BACKUP).is_some_and(|value| value == "false");
+    frozen.leads && frozen.cluster.spec.backup.is_some() && !refused
+}
+
+/// The steps, in a straight line.
+pub fn plan(frozen: &Frozen<'_>) -> Plan {
+    let step = |name: &str, kind, timeout: &str, attempts: i32| StepSpec {
+        name: name.to_owned(),
+        action: name.split('/').next().unwrap_or(name).to_owned(),
+        kind,
+        timeout: Some(timeout.to_owned()),
+        retry_policy: Some(RetryPolicy { max_attempts: Some(attempts), ..RetryPolicy::default() }),
+        ..StepSpec::default()
+    };
+    let mut steps = vec![
+        step(restore::PREFLIGHT, StepKind::Idempotent, "60m", 3),
+        step(restore::JUDGE, StepKind::ReadVerify, "10m", 5),
+    ];
+    let safe = takes_safety_backup(frozen);
+    if safe {
+        steps.push(StepSpec { skippable: true, ..step(restore::SAFETY_BACKUP, StepKind::Idempotent, "120m", 1) });
+    }
+    steps.push(StepSpec {
+        compensate: Some(START_AGAIN.to_owned()),
+        ..step(request::STOP_SERVERS, StepKind::ReadVerify, "15m", 1)
+    });
+    steps.push(step(CONFIRM_SNAPSHOT, StepKind::ReadVerify, "60m", 3));
+    let wipes = frozen.claims.iter().map(|(claim, uid)| StepSpec {
+        config: BTreeMap::from([(CLAIM.to_owned(), claim.clone()), (CLAIM_UID.to_owned(), uid.clone())]),
+        ..step(&format!("{WIPE}/{claim}"), StepKind::OnceOnly, "30m", WIPE_ATTEMPTS)
+    });
+    let first_wipe = steps.len();
+    steps.extend(wipes);
+    steps.extend([
+        step(request::START_FIRST, StepKind::ReadVerify, "30m", 1),
+        step(restore::PLACE_MARKER, StepKind::Idempotent, "60m", 3),
+        step(restore::SUBMIT, StepKind::OnceOnly, "120m", 8),
+        StepSpec { observe_only: true, ..step(restore::PROVE_APPLIED, StepKind::ReadVerify, "60m", 1) },
+        step(restore::RESTART_VOTERS, StepKind::ReadVerify, "45m", 1),
+        step(request::JOIN_OTHERS, StepKind::ReadVerify, "30m", 1),
+        StepSpec { observe_only: true, ..step(restore::AWAIT_HEALTHY, StepKind::ReadVerify, "30m", 1) },
+        step(restore::VERIFY_ACCESS, StepKind::ReadVerify, "10m", 3),
+        step(FINISH, StepKind::Idempotent, "30m", 1),
+    ]);
+    for index in 1..steps.len() {
+        steps[index].depends_on = vec![steps[index - 1].name.clone()];
+    }
+    // Without a volume left to wipe (a rollback that failed before was here) the empty server is the first harm.
+    let point_of_no_return = steps[first_wipe].name.clone();
+    steps.push(step(START_AGAIN, StepKind::ReadVerify, "30m", 1));
+    Plan {
+        steps,
+        lock: Some(LockPlan {
+            operation: LockOperation::Upgrade,
+            holder: "openbaocluster/rollback".to_owned(),
+            holder_uid: frozen.operation.uid().unwrap_or_default(),
+            before: Some(if safe { restore::SAFETY_BACKUP } else { request::STOP_SERVERS }.to_owned()),
+            force: false,
+            message: Some(format!("rollback from {} to {}", frozen.way.rolled_back, frozen.way.to.version)),
+        }),
+        point_of_no_return: Some(point_of_no_return),
+        forward_recovery: Some(
+            "another OpenBaoOperation with operation: Rollback and the same lineage.rollbackOf".to_owned(),
+        ),
+        max_retries: None,
+    }
+}
