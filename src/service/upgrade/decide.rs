@@ -116,6 +116,9 @@ pub fn decide(facts: &UpgradeFacts<'_>, now: DateTime<Utc>) -> UpgradeDecision {
                         wanted.version
                     ),
                 );
+            } else if let Some(rollback) = facts.operations.iter().find(|operation| is_live_rollback(operation)) {
+                decision.condition =
+                    (false, reason::WAITING, format!("rollback {} goes first", rollback.name_any()));
             } else if let Some((reason, message)) = obstacle(facts.cluster, facts.pending_restore) {
                 decision.condition = (false, reason, message);
             } else {
@@ -170,15 +173,14 @@ fn under_way(
     if let Some(message) = &message {
         text = format!("{text}: {message}");
     }
-<<<<<<< HEAD
-    let comes_from = origin.as_ref().map(|origin| origin.version.as_str());
-    if ![Some(goal), comes_from].contains(&Some(wanted.version.as_str()))
-        && operation.spec.operation == OperationKind::Upgrade
-    {
-        text = format!("{text}. {} comes next", wanted.version);
-=======
     let mut turn_back = None;
-    if operation.spec.operation == OperationKind::Upgrade {
+    let by_rollout = request::rollout(operation).is_some();
+    let comes_from = origin.as_ref().map(|origin| origin.version.as_str());
+    if by_rollout && ![Some(goal), comes_from].contains(&Some(wanted.version.as_str())) {
+        text = format!("{text}. {} comes next", wanted.version);
+    }
+    // A rollout brings its version whatever the spec says; whoever wants that stopped says so to the rollout.
+    if operation.spec.operation == OperationKind::Upgrade && !by_rollout {
         match next(wanted, goal, origin.as_ref(), operation) {
             Next::Nothing => {}
             Next::Upgrade => text = format!("{text}. {} comes next", wanted.version),
@@ -198,7 +200,6 @@ fn under_way(
                 );
             }
         }
->>>>>>> cf8345a (Upgrades turn back when their version is taken back, quote the server that does not start, and can be rolled back by consent)
     }
     let finished = facts.cluster.status.as_ref().and_then(|status| status.current_version.clone());
     UpgradeDecision {
@@ -346,16 +347,15 @@ fn held_by(
     }
 }
 
+/// Also one that waits for its start, and has no versions on record yet.
+fn is_live_rollback(operation: &OpenBaoOperation) -> bool {
+    operation.spec.operation == OperationKind::Rollback && !phase(operation).is_terminal()
+}
+
 /// What keeps a wanted and possible upgrade from starting now.
 pub fn obstacle(cluster: &OpenBaoCluster, pending_restore: Option<&str>) -> Option<(&'static str, String)> {
     let spec = &cluster.spec;
     let upgrade = &spec.upgrade;
-    let rollback = |operation: &&Arc<OpenBaoOperation>| {
-        operation.spec.operation == OperationKind::Rollback && !phase(operation).is_terminal()
-    };
-    if let Some(rollback) = facts.operations.iter().find(rollback) {
-        return Some((reason::WAITING, format!("rollback {} goes first", rollback.name_any())));
-    }
     if spec.paused {
         return Some((reason::PAUSED, "spec.paused is set: no upgrade starts".to_owned()));
     }

@@ -14,6 +14,7 @@ use crate::{
     adapter::{
         Adapters,
         kubernetes::{apply, client::timed},
+        openbao::HealthState,
     },
     api::{
         LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OperationKind, OperationPhase, Plan, RequestAction,
@@ -63,6 +64,11 @@ const GLANCES: u32 = 80;
 /// How long a server gets to stop by itself before it is killed. A server that gave up leadership sits out 10 s without
 /// minding SIGTERM, and by then another one leads.
 const GRACE_SECONDS: u32 = 10;
+
+/// The same for an old leader that has given up leadership: it only follows, ignores SIGTERM while it sits out its 10 s, and
+/// would be killed at their end anyway. What it still forwards for a client gets this long, and the time in which it could
+/// win an election again is shorter by the rest.
+const PAST_LEADER_GRACE_SECONDS: u32 = 3;
 
 /// Runs upgrades.
 #[derive(Clone, Copy, Debug, Default)]
@@ -215,7 +221,7 @@ async fn run(call: StepCall<'_>) -> StepOutcome {
         REVERT_TEMPLATE => settle(&call, cluster, |facts| steps::reverted(facts, &from)).await,
         UPGRADE_STANDBY => settle(&call, cluster, |facts| steps::standby(facts, &to, pod, &others)).await,
         REVERT_STANDBY => settle(&call, cluster, |facts| steps::standby_reverted(facts, &from, pod)).await,
-        PARK => park(&call, cluster).await,
+        PARK => park(&call, cluster, &to).await,
         request::STEP_DOWN => settle(&call, cluster, |facts| steps::step_down(facts, &to)).await,
         REPLACE_OLD_LEADER => settle(&call, cluster, |facts| steps::replace_old(facts, &to)).await,
         SOAK => soak(&call, &to).await,
@@ -245,9 +251,8 @@ pub(super) async fn settle(
                 if !call.ad.leadership.still_leader() {
                     return StepOutcome::in_progress("another operator leads now");
                 }
-                if let Err(error) =
-                    apply::delete_within::<Pod>(&call.ad.client, &namespace, &pod, &uid, GRACE_SECONDS).await
-                {
+                let grace = grace(&call.step.action, &facts, &pod);
+                if let Err(error) = apply::delete_within::<Pod>(&call.ad.client, &namespace, &pod, &uid, grace).await {
                     return StepOutcome::in_progress(format!("failed to delete pod {pod}, trying again: {error}"));
                 }
                 tracing::info!(%pod, step = %call.step.name, "replaced a pod of the upgrade");
@@ -260,6 +265,13 @@ pub(super) async fn settle(
         }
     }
     StepOutcome::in_progress(reason)
+}
+
+/// How long this pod gets to stop. One that leads, by whoever's word, gets the whole time.
+fn grace(action: &str, facts: &Facts, pod: &str) -> u32 {
+    let follows = facts.leader.as_deref().is_some_and(|leader| leader != pod)
+        && facts.pod(pod).is_some_and(|pod| pod.state == Some(HealthState::Standby));
+    if action == REPLACE_OLD_LEADER && follows { PAST_LEADER_GRACE_SECONDS } else { GRACE_SECONDS }
 }
 
 /// Makes the old leader give up: asked by step-down where our identity allows it, else by deleting its pod, which stops it
@@ -376,8 +388,13 @@ async fn pre_upgrade_backup(call: &StepCall<'_>) -> StepOutcome {
 }
 
 /// Waits for a person, or for its turn in a rollout; backups may run meanwhile, and the cutover waits for those that do.
-async fn park(call: &StepCall<'_>, cluster: &OpenBaoCluster) -> StepOutcome {
+async fn park(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &UpgradeDirective) -> StepOutcome {
     let Some(by) = &call.state.resumed_by else {
+        // The old leader was lost and a new server leads: what is left of the old version must not win an election now.
+        let (facts, _) = look(call.ad, cluster).await;
+        if let Turn::Done(leads) = steps::step_down(&facts, to) {
+            return StepOutcome::done_with([("unplannedCutover", leads)]);
+        }
         return StepOutcome::Parked {
             reason: format!(
                 "parked with all standbys upgraded: add a Resume to spec.requests of {} to move leadership, or a Cancel to turn back",
@@ -436,4 +453,26 @@ pub(super) async fn stop_children(call: &FinishCall<'_>) -> StepOutcome {
         }
     }
     StepOutcome::in_progress(format!("{} is being stopped", child.name_any()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_old_leader_that_follows_another_one_gets_less_time_to_stop() {
+        let pod = |name: &str, state| PodFacts { name: name.into(), state: Some(state), ..PodFacts::default() };
+        let mut facts = Facts {
+            pods: vec![pod("kelp-0", HealthState::Standby), pod("kelp-1", HealthState::Active)],
+            leader: Some("kelp-1".into()),
+            ..Facts::default()
+        };
+        assert_eq!(grace(REPLACE_OLD_LEADER, &facts, "kelp-0"), PAST_LEADER_GRACE_SECONDS);
+        assert_eq!(grace(UPGRADE_STANDBY, &facts, "kelp-0"), GRACE_SECONDS);
+        facts.pods[0].state = Some(HealthState::Active);
+        assert_eq!(grace(REPLACE_OLD_LEADER, &facts, "kelp-0"), GRACE_SECONDS, "it says that it leads");
+        facts.pods[0].state = Some(HealthState::Standby);
+        facts.leader = None;
+        assert_eq!(grace(REPLACE_OLD_LEADER, &facts, "kelp-0"), GRACE_SECONDS, "nobody leads yet");
+    }
 }

@@ -42,6 +42,10 @@ impl Manager for RollbackManager {
         plan_of(call).boxed()
     }
 
+    fn ready<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
+        self.restores.ready(call)
+    }
+
     fn run<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
         async move {
             match call.step.action.as_str() {
