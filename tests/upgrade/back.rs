@@ -80,6 +80,35 @@ async fn three_servers_go_back_by_consent_to_the_version_and_the_data_from_befor
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn an_upgrade_that_failed_past_its_point_of_no_return_is_rolled_back() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("upgrade-half").await;
+    let mut operator = Operator::start(&namespace, &[("OPENBAO_FAULTS", "fail=ReplaceOldLeader")]).await;
+    let bay = Bay::named(&namespace, "kelp", 3, "2.6.1", "upgrade: {soak: 1s}").await;
+    let token = bay.login().await;
+    bay.put(&token, "pearl", "before").await;
+    wish(&bay, json!({ "version": "2.7.2" })).await;
+    let upgrade = ended(&bay, 1).await;
+    let status = upgrade.status.clone().unwrap();
+    assert_eq!(status.phase, OperationPhase::Failed, "{:?}", status.message);
+    assert!(status.point_of_no_return_at.is_some(), "a new server has led");
+    operator.kill();
+    let _operator = Operator::start(&namespace, &[]).await;
+
+    ask(&bay, "back", &upgrade.metadata.name.clone().unwrap(), json!(["DataOlderThanRollback"])).await;
+    let back = operation(&bay, "back").await;
+    let status = back.status.clone().unwrap();
+    assert_eq!(status.phase, OperationPhase::Succeeded, "{:?} {:?}", status.reason, status.message);
+    bay.whole(3).await;
+    let token = bay.login().await;
+    assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("before"));
+    let told = bay.cluster().await.status.unwrap();
+    let versions: Vec<_> = told.members.iter().filter_map(|member| member.version.as_deref()).collect();
+    assert_eq!(versions, ["2.6.1"; 3]);
+}
+
+#[tokio::test]
 async fn one_server_parks_is_turned_back_by_its_spec_and_goes_on_when_resumed() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("upgrade-park").await;

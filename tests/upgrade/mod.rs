@@ -7,6 +7,7 @@ mod rollout;
 mod back;
 mod bench;
 mod chain;
+mod soak;
 mod traffic;
 
 use std::collections::BTreeSet;
