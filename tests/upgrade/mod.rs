@@ -1,17 +1,13 @@
 //! Upgrades end to end: real servers of two versions, a secret that has to survive, an image that cannot be pulled.
 
-<<<<<<< HEAD
-mod rollout;
-
-=======
 mod back;
 mod bench;
 mod chain;
+mod rollout;
 mod soak;
 mod traffic;
 
 use std::collections::BTreeSet;
->>>>>>> cf8345a (Upgrades turn back when their version is taken back, quote the server that does not start, and can be rolled back by consent)
 use std::time::Duration;
 
 use kube::ResourceExt;

@@ -73,7 +73,7 @@ pub fn decide(facts: &UpgradeFacts<'_>, now: DateTime<Utc>) -> UpgradeDecision {
         return under_way(facts, operation, &known, &wanted);
     }
     let running = running(facts, newest, &known, &wanted);
-    let (released_at, handled) = released(facts, &known, now);
+    let (released_at, handled) = released(facts, newest, &known, now);
     let held = newest.and_then(|operation| held_by(operation, &wanted, released_at));
 
     let mut status = UpgradeStatus {
@@ -117,8 +117,7 @@ pub fn decide(facts: &UpgradeFacts<'_>, now: DateTime<Utc>) -> UpgradeDecision {
                     ),
                 );
             } else if let Some(rollback) = facts.operations.iter().find(|operation| is_live_rollback(operation)) {
-                decision.condition =
-                    (false, reason::WAITING, format!("rollback {} goes first", rollback.name_any()));
+                decision.condition = (false, reason::WAITING, format!("rollback {} goes first", rollback.name_any()));
             } else if let Some((reason, message)) = obstacle(facts.cluster, facts.pending_restore) {
                 decision.condition = (false, reason, message);
             } else {
@@ -283,6 +282,7 @@ fn running(
 /// When the held target was last let go, and the requests answered by that.
 fn released(
     facts: &UpgradeFacts<'_>,
+    newest: Option<&OpenBaoOperation>,
     known: &UpgradeStatus,
     now: DateTime<Utc>,
 ) -> (Option<DateTime<Utc>>, Vec<HandledRequest>) {
@@ -307,7 +307,22 @@ fn released(
         .collect();
     let asked = handled.iter().any(|request| request.outcome == RequestOutcome::Applied);
     let changed = known.held_target.as_ref().is_some_and(|held| *held != facts.cluster.spec.version);
-    (if asked || changed { Some(now) } else { known.released_at }, handled)
+    // Also when the version went elsewhere before the operation had ended: nothing was held yet.
+    let elsewhere = newest.is_some_and(|operation| {
+        aborted(operation).is_some_and(|target| target != facts.cluster.spec.version)
+            && operation.status.as_ref().and_then(|journal| journal.ended_at) > known.released_at
+    });
+    (if asked || changed || elsewhere { Some(now) } else { known.released_at }, handled)
+}
+
+/// The version that an ended operation leaves held.
+fn aborted(operation: &OpenBaoOperation) -> Option<String> {
+    let succeeded = phase(operation) == OperationPhase::Succeeded;
+    match operation.spec.operation {
+        OperationKind::Upgrade if !succeeded => request::target(operation).map(|target| target.version),
+        OperationKind::Rollback if succeeded => request::rolled_back(operation).map(str::to_owned),
+        _ => None,
+    }
 }
 
 /// Why `wanted` is held by what the newest operation did; `None` if it is not.

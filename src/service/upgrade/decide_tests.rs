@@ -200,6 +200,12 @@ fn a_version_that_is_taken_back_during_its_upgrade_turns_it_back_while_that_is_p
     assert!(between.condition.2.contains("2.7.0 comes next"), "{}", between.condition.2);
     assert_eq!(decided(&cluster("2.7.2", |_| {}), &running).turn_back, None);
 
+    let mut by_rollout = running[0].as_ref().clone();
+    by_rollout.spec.actor =
+        Some(crate::api::Actor { identity: "openbaorollout/wave".into(), source: crate::api::ActorSource::Rollout });
+    let decision = decided(&cluster("2.6.1", |_| {}), &[Arc::new(by_rollout)]);
+    assert_eq!(decision.turn_back, None, "a rollout brings its version whatever the spec says");
+
     let past = [upgrade("2.7.2", |status| status.point_of_no_return_at = Some(now()))];
     let decision = decided(&cluster("2.6.1", |_| {}), &past);
     assert_eq!(decision.turn_back, None);
@@ -216,6 +222,11 @@ fn an_undone_upgrade_leaves_nothing_held_once_the_spec_names_what_runs() {
     let decision = decided(&cluster("2.6.1", |_| {}), &undone);
     assert_eq!((directive(&decision), decision.status.held_target.clone()), ("2.6.1", None));
     assert!(decision.create.is_none());
+    // The spec went away from it, if only for a moment, and comes back.
+    let back = cluster("2.7.2", |cluster| cluster.status.as_mut().unwrap().upgrade = Some(decision.status.clone()));
+    assert!(decided(&back, &undone).create.is_some());
+    let stayed = decided(&cluster("2.7.2", |_| {}), &undone);
+    assert_eq!(stayed.status.held_target.as_deref(), Some("2.7.2"), "it was cancelled, and the spec never moved");
 }
 
 /// A rollback of 2.7.2 to 2.6.1 whose journal says so.

@@ -12,12 +12,7 @@ pub mod steps;
 pub mod trouble;
 pub mod versions;
 
-<<<<<<< HEAD
-pub use decide::{UpgradeDecision, UpgradeFacts, decide};
+pub use decide::{TurnBack, UpgradeDecision, UpgradeFacts, decide};
 pub use manager::{FINISH, PARK, SOAK, UpgradeManager};
 pub use request::Park;
-=======
-pub use decide::{TurnBack, UpgradeDecision, UpgradeFacts, decide};
-pub use manager::UpgradeManager;
 pub use rollback::RollbackManager;
->>>>>>> cf8345a (Upgrades turn back when their version is taken back, quote the server that does not start, and can be rolled back by consent)

@@ -21,7 +21,16 @@ pub const FROM_VERSION: &str = "fromVersion";
 /// Parameter: its image.
 pub const FROM_IMAGE: &str = "fromImage";
 
-<<<<<<< HEAD
+/// Input of a rollback: the version to go back to. Not [`VERSION`]: its inputs are also those of a restore.
+pub const TO_VERSION: &str = "toVersion";
+/// Input of a rollback: its image.
+pub const TO_IMAGE: &str = "toImage";
+/// Input of a rollback: how many servers there were.
+pub const REPLICAS: &str = "replicas";
+
+/// Input of a rollback: the version that is rolled back.
+pub const ROLLED_BACK: &str = "rolledBack";
+
 /// Parameter: the upgrade parks before leadership moves, and who lets it go on: a [`Park`]. Without it the cluster's
 /// `spec.upgrade.deferCutover` decides.
 pub const PARK: &str = "park";
@@ -59,17 +68,6 @@ pub fn rollout(operation: &OpenBaoOperation) -> Option<&str> {
     let actor = operation.spec.actor.as_ref()?;
     (actor.source == ActorSource::Rollout).then_some(actor.identity.as_str())
 }
-=======
-/// Input of a rollback: the version to go back to. Not [`VERSION`]: its inputs are also those of a restore.
-pub const TO_VERSION: &str = "toVersion";
-/// Input of a rollback: its image.
-pub const TO_IMAGE: &str = "toImage";
-/// Input of a rollback: how many servers there were.
-pub const REPLICAS: &str = "replicas";
-
-/// Input of a rollback: the version that is rolled back.
-pub const ROLLED_BACK: &str = "rolledBack";
->>>>>>> cf8345a (Upgrades turn back when their version is taken back, quote the server that does not start, and can be rolled back by consent)
 
 /// The step after which the template shows the target.
 pub const UPDATE_TEMPLATE: &str = "UpdateTemplate";
