@@ -91,10 +91,17 @@ pub fn step(facts: &Facts, cluster: &str, cluster_uid: &str, members: &[Member])
     if ours && granted == volume_uid {
         return Step::LetGo(names);
     }
-    // Another volume now. Nothing is lost if nobody else ever joined: every other member says that it is empty, or does
-    // not run yet because it waits at the gate.
-    let empty = facts.pods.iter().filter(|(ordinal, pod)| **ordinal != 0 && !is_gated(pod)).all(|(ordinal, _)| {
+    // Another volume now. Nothing is lost if nobody else ever joined: every other member says that it is empty, or waits
+    // at the gate with a volume that no pod ever mounted (an earlier pod of it may have joined before it was replaced).
+    let unused = |ordinal: &u32| {
+        let phase = facts.claims.get(ordinal).and_then(|claim| claim.status.as_ref()?.phase.as_deref());
+        phase != Some("Bound")
+    };
+    let says_empty = |ordinal: &u32| {
         members.iter().any(|member| member.ordinal == *ordinal && member.state() == Some(HealthState::Uninitialized))
+    };
+    let empty = facts.pods.iter().filter(|(ordinal, _)| **ordinal != 0).all(|(ordinal, pod)| {
+        if is_gated(pod) { unused(ordinal) } else { says_empty(ordinal) }
     });
     if !ours || empty {
         return Step::Discard { uid: object.uid().unwrap_or_default() };
@@ -199,6 +206,15 @@ mod tests {
         let lost = facts(&[(0, true), (1, false), (2, true)], "v2", Some(("v1", "c")));
         let members = [member(1, HealthState::Uninitialized, None)];
         assert_eq!(step(&lost, "kelp", "c", &members), Step::Discard { uid: "grant-uid".into() });
+    }
+
+    #[test]
+    fn a_gated_member_whose_volume_was_used_before_may_hold_data() {
+        let mut lost = facts(&[(0, true), (1, true)], "v2", Some(("v1", "c")));
+        assert!(matches!(step(&lost, "kelp", "c", &[]), Step::Discard { .. }), "no volume yet");
+        let claim = json!({"metadata": {"name": "data-kelp-1"}, "status": {"phase": "Bound"}});
+        lost.claims.insert(1, Arc::new(serde_json::from_value(claim).unwrap()));
+        assert!(matches!(step(&lost, "kelp", "c", &[]), Step::Lost(_)));
     }
 
     #[test]

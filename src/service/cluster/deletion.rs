@@ -121,6 +121,7 @@ pub async fn run(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<Duration, Er
             }
             if let Some(claim) =
                 read::<PersistentVolumeClaim>(ad, &namespace, &names::data_claim(&name, ordinal)).await?
+                && claim.labels().get(names::CLUSTER_LABEL) == Some(&name)
                 && claim.metadata.deletion_timestamp.is_none()
             {
                 let claim_uid = claim.uid().unwrap_or_default();

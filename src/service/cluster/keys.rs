@@ -70,25 +70,45 @@ pub struct Certificates {
 
 /// A user's Secret, remembered for a while.
 #[derive(Debug, Clone, Default)]
-pub struct Remembered(Arc<Mutex<Option<(Instant, String, Secret)>>>);
+pub struct Remembered(Arc<Mutex<Option<Good>>>);
+
+#[derive(Debug, Clone)]
+struct Good {
+    since: Instant,
+    /// Of the cluster: a changed spec is a reason to look again at once.
+    generation: i64,
+    name: String,
+    secret: Secret,
+}
 
 impl Remembered {
-    async fn get(&self, client: &Client, namespace: &str, name: &str) -> Result<Option<Secret>, Error> {
+    async fn get(
+        &self,
+        client: &Client,
+        namespace: &str,
+        name: &str,
+        generation: i64,
+    ) -> Result<Option<Secret>, Error> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((since, known_name, secret)) = known
-            && known_name == name
-            && since.elapsed() < TRUST
+        if let Some(good) = known
+            && good.name == name
+            && good.generation == generation
+            && good.since.elapsed() < TRUST
         {
-            return Ok(Some(secret));
+            return Ok(Some(good.secret));
         }
         let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
         timed(api.get_opt(name)).await.map_err(|source| Error::Read { name: name.to_owned(), source })
     }
 
-    fn keep(&self, name: &str, secret: &Secret) {
+    fn keep(&self, name: &str, secret: &Secret, generation: i64) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.is_none() || known.as_ref().is_some_and(|(since, ..)| since.elapsed() >= TRUST) {
-            *known = Some((Instant::now(), name.to_owned(), secret.clone()));
+        let same = |good: &Good| {
+            good.name == name && good.generation == generation && good.since.elapsed() < TRUST
+        };
+        if !known.as_ref().is_some_and(same) {
+            let (name, secret) = (name.to_owned(), secret.clone());
+            *known = Some(Good { since: Instant::now(), generation, name, secret });
         }
     }
 }
@@ -231,7 +251,7 @@ async fn external(
         hash: None,
         secret: None,
     };
-    let Some(secret) = remembered.get(&applier.client, &applier.namespace, &name).await? else {
+    let Some(secret) = remembered.get(&applier.client, &applier.namespace, &name, cluster.generation).await? else {
         return Ok(bad(
             reason::TLS_SECRET_MISSING,
             format!(
@@ -254,7 +274,7 @@ async fn external(
     );
     match tls::judge(&cert, &key.into(), &bundle, &needed, now) {
         Ok(until) => {
-            remembered.keep(&name, &secret);
+            remembered.keep(&name, &secret, cluster.generation);
             let hash = Some(hash::certificate(&cert));
             Ok(Certificates { state: TlsState::Good(until), bundle: Some(bundle), hash, secret: None })
         }
@@ -322,7 +342,7 @@ async fn foreign_credentials(
     let unseal = &cluster.spec.unseal;
     let Some(reference) = &unseal.credentials_secret_ref else { return Ok(None) };
     let name = &reference.name;
-    let Some(secret) = remembered.get(&applier.client, &applier.namespace, name).await? else {
+    let Some(secret) = remembered.get(&applier.client, &applier.namespace, name, cluster.generation).await? else {
         return Ok(Some(Trouble::new(
             reasons::SEAL_CREDENTIALS_MISSING,
             format!("Secret {name} of spec.unseal.credentialsSecretRef does not exist: create it; pods wait for it"),
@@ -342,7 +362,7 @@ async fn foreign_credentials(
             )));
         }
     }
-    remembered.keep(name, &secret);
+    remembered.keep(name, &secret, cluster.generation);
     Ok(None)
 }
 

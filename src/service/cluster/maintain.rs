@@ -31,9 +31,13 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Holder of the lock for upkeep.
 pub const HOLDER: &str = "openbaocluster/maintenance";
+/// A storage class does not change its mind by being asked again soon.
+const REFUSED_PACE: Duration = Duration::from_secs(600);
 /// Annotation of a claim whose member was removed from raft: its data never rejoins and must go before it is used again.
 pub const REMOVED: &str = "openbao.org/removed-from-raft";
 
@@ -81,10 +85,18 @@ pub async fn run(
     busy: Option<String>,
 ) -> Result<Outcome, Error> {
     let current = replicas_of(facts).unwrap_or(spec.replicas);
-    let voters = notes.voters.as_ref().map(|(_, voters)| voters.clone());
+    let (voters, peers) = notes.voters.as_ref().map(|(_, raft)| (raft.voters.clone(), raft.peers.clone())).unzip();
     let template = wanted.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
     let situation =
-        Situation { facts, members, voters: voters.as_ref(), template: &template, wanted: spec.replicas, current };
+        Situation {
+            facts,
+            members,
+            voters: voters.as_ref(),
+            peers: peers.as_ref(),
+            template: &template,
+            wanted: spec.replicas,
+            current,
+        };
     let step = decide(&situation);
     let stay = |progress: Option<Trouble>| Outcome { progress, replicas: current, settled: false };
     if step == Step::Nothing {
@@ -213,7 +225,7 @@ async fn take_out(
     }
     client.remove_peer(&token, pod).await.map_err(|error| text(&error))?;
     let raft = client.raft_configuration(&token).await.map_err(|error| text(&error))?;
-    notes.learn(members, leader, raft);
+    notes.learn(members, leader, &raft);
     Ok(())
 }
 
@@ -282,25 +294,31 @@ pub async fn grow_volumes(
                 ),
             )));
         }
-        if found == size || notes.refused_size.as_ref().is_some_and(|(refused, _)| refused == wanted) {
+        let refused = |(refused, _, at): &(String, String, Instant)| refused == wanted && at.elapsed() < REFUSED_PACE;
+        if found == size || notes.refused_size.as_ref().is_some_and(refused) {
             continue;
         }
         let name = claim.name_any();
         let api: Api<PersistentVolumeClaim> = Api::namespaced(ad.client.clone(), &spec.namespace);
         let patch = json!({"spec": {"resources": {"requests": {"storage": wanted}}}});
         match timed(api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
-            Ok(_) => tracing::info!(claim = name, size = wanted, "asked for a larger volume"),
+            Ok(_) => {
+                notes.refused_size = None;
+                tracing::info!(claim = name, size = wanted, "asked for a larger volume");
+            }
             Err(error) if error.is_forbidden() || error.is_invalid() => {
-                notes.refused_size = Some((wanted.clone(), crate::causes::chain(&error)));
+                notes.refused_size = Some((wanted.clone(), crate::causes::chain(&error), Instant::now()));
             }
             Err(error) if error.is_not_found() => {}
             Err(source) => return Err(Error::Claim { claim: name, source }),
         }
     }
-    Ok(notes.refused_size.as_ref().filter(|(refused, _)| refused == wanted).map(|(_, why)| {
+    Ok(notes.refused_size.as_ref().filter(|(refused, ..)| refused == wanted).map(|(_, why, _)| {
         Trouble::new(
             reason::STORAGE_RESIZE_NOT_SUPPORTED,
-            format!("volumes cannot grow to {wanted}: {why}. Choose a storage class that allows expansion for a new cluster, or set spec.storage.size back"),
+            format!(
+                "volumes cannot grow to {wanted}, and nothing was changed: {why}. Set allowVolumeExpansion: true in the storage class if its driver can expand volumes (tried again within ten minutes); if not, make a new cluster with larger volumes and restore a backup into it"
+            ),
         )
     }))
 }

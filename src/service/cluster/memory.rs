@@ -31,8 +31,8 @@ pub struct Notes {
     pub stanza_removed: Option<String>,
     /// When the status was last written.
     pub status_written: Option<Instant>,
-    /// Raft's voters, and for which constellation of members they were asked.
-    pub voters: Option<(Constellation, BTreeSet<String>)>,
+    /// Raft's members, and for which constellation of ours they were asked.
+    pub voters: Option<(Constellation, Raft)>,
     /// When voters were last asked for, and for which constellation.
     pub voters_asked: Option<(Instant, Constellation)>,
     /// The operator's own token in this cluster.
@@ -45,17 +45,29 @@ pub struct Notes {
     pub tls: Remembered,
     /// A user's seal Secret.
     pub seal: Remembered,
-    /// A size that the storage class refused, and its words.
-    pub refused_size: Option<(String, String)>,
+    /// A size that the storage class refused, its words, and when.
+    pub refused_size: Option<(String, String, Instant)>,
     /// Failed reconciles in a row.
     pub failures: u32,
 }
 
+/// Raft's members by node id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Raft {
+    /// Those whose vote counts.
+    pub voters: BTreeSet<String>,
+    /// All of them.
+    pub peers: BTreeSet<String>,
+}
+
 impl Notes {
     /// Remembers what raft said about these members.
-    pub fn learn(&mut self, members: &[Member], leader: &Member, raft: RaftConfiguration) {
-        let voters = raft.servers.into_iter().filter(|server| server.voter).map(|server| server.node_id);
-        self.voters = Some((constellation(members, leader), voters.collect()));
+    pub fn learn(&mut self, members: &[Member], leader: &Member, raft: &RaftConfiguration) {
+        let ids = |voting: bool| {
+            let servers = raft.servers.iter().filter(move |server| server.voter || !voting);
+            servers.map(|server| server.node_id.clone()).collect()
+        };
+        self.voters = Some((constellation(members, leader), Raft { voters: ids(true), peers: ids(false) }));
     }
 }
 

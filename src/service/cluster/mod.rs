@@ -22,6 +22,7 @@ pub mod requests;
 pub mod status;
 pub mod supported;
 pub mod tls;
+pub mod traffic;
 pub mod upkeep;
 pub mod validate;
 pub mod version;

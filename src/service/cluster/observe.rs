@@ -218,7 +218,7 @@ pub enum AccessError {
     Token(#[from] TokenError),
     /// OpenBao refused the login, or did not answer.
     #[error(
-        "failed to log in to OpenBao as role {role} at mount {mount}: was the cluster bootstrapped with selfInit.oidc, or restored from another one?"
+        "failed to log in to OpenBao as role {role} at mount {mount}: was the cluster bootstrapped with selfInit.oidc? Was it restored from another one, or were the API server's signing keys rotated? Then give OpenBao the keys of now: write `kubectl get --raw /openid/v1/jwks` as PEM to auth/{mount}/config, key jwt_validation_pubkeys"
     )]
     Login {
         /// The JWT mount.

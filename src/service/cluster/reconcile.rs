@@ -14,6 +14,7 @@ use super::{
     planes::{self, Planes},
     requests,
     status::{self, Observed, TlsState, Trouble, reasons},
+    traffic,
     upkeep,
     validate::{self, Invalid, ValidatedCluster},
     version, voters,
@@ -50,6 +51,11 @@ use tokio::time::Instant;
 const IDLE: Duration = Duration::from_secs(60);
 /// While something is.
 const BUSY: Duration = Duration::from_secs(2);
+/// What has not changed for this long will not change in the next two seconds either: a cluster that is broken for days
+/// takes no time from the others. Events of its pods wake it all the same.
+const LASTING: Duration = Duration::from_secs(300);
+/// How often it is looked at then.
+const LASTING_PACE: Duration = Duration::from_secs(15);
 /// While a cluster starts for the first time, its status shows the way in steps of this, not each event.
 const STATUS_PACE: Duration = Duration::from_secs(8);
 
@@ -232,7 +238,7 @@ async fn act(
         uid: spec.uid.clone(),
         settled: memory.settled.clone(),
     };
-    let stage = stage(ad, notes, &status, spec, facts, members).await?;
+    let stage = stage(&applier, notes, &status, spec, facts, members).await?;
     let planes = planes::write(ad, cluster, spec, now).await?;
     let mut acted = Acted { stage: Some(stage), planes, ..Acted::default() };
     acted.troubles.append(&mut acted.planes.troubles);
@@ -255,7 +261,8 @@ async fn act(
         applier.ensure(live.map(AsRef::as_ref), secret).await?;
     }
     let restores = !ad.caches.restores_of(&spec.namespace, &spec.name).is_empty() || acted.planes.rolls_back;
-    applier.plain(facts, build::plain(spec, certificates.bundle.as_deref(), restores)).await?;
+    let traffic = traffic::decide(members, &status);
+    applier.plain(facts, build::plain(spec, certificates.bundle.as_deref(), restores, &traffic)).await?;
 
     let running = match &acted.planes.directive {
         Some(directive) => version::Running { version: directive.version.clone(), image: directive.image.clone() },
@@ -311,7 +318,6 @@ async fn act(
             maintain::sweep(ad, spec, facts).await?;
             acted.troubles.extend(maintain::grow_volumes(ad, notes, spec, facts).await?);
             acted.troubles.extend(all_empty(members));
-            acted.troubles.extend(init::lost(&applier, spec, facts, &status).await?);
             tidy(&applier, notes, facts).await?;
         }
     }
@@ -382,22 +388,26 @@ fn kept_claims(spec: &ValidatedCluster, facts: &Facts) -> Option<Vec<PersistentV
 
 /// Whether this cluster may still be initialised. Asked of the API server itself where a mistake would cost data.
 async fn stage(
-    ad: &Adapters,
+    applier: &Applier,
     notes: &mut Notes,
     status: &OpenBaoClusterStatus,
     spec: &ValidatedCluster,
     facts: &Facts,
     members: &[Member],
 ) -> Result<Stage, Error> {
+    let initialized = status.initialized == Some(true);
     if notes.bootstrapped || bootstrap::is_done(members) {
+        let marked = facts.annotation(statefulset::BOOTSTRAPPED).is_some();
+        if !notes.bootstrapped && !initialized && !marked && !spec.self_init && init::is_pending(applier).await? {
+            return Ok(Stage::Bootstrapping);
+        }
         notes.bootstrapped = true;
         return Ok(Stage::Bootstrapped);
     }
-    let initialized = status.initialized == Some(true);
     let claims_exist = if facts.stateful_set.is_none() && !initialized {
         // Right after its creation the watch does not show it yet, while its volumes exist already: not to be taken for
         // volumes of an earlier cluster.
-        let sets: Api<StatefulSet> = Api::namespaced(ad.client.clone(), &spec.namespace);
+        let sets: Api<StatefulSet> = Api::namespaced(applier.client.clone(), &spec.namespace);
         let name = names::statefulset(&spec.name);
         let found = timed(sets.get_metadata_opt(&name)).await.map_err(|source| apply::Error::Look {
             kind: "StatefulSet".to_owned(),
@@ -407,7 +417,7 @@ async fn stage(
         if found.is_some_and(|found| is_controlled_by(&found, &spec.uid)) {
             return Err(Error::Behind);
         }
-        let api: Api<PersistentVolumeClaim> = Api::namespaced(ad.client.clone(), &spec.namespace);
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(applier.client.clone(), &spec.namespace);
         let claims = timed(api.list_metadata(&ListParams::default()))
             .await
             .map_err(|source| Error::Claims { namespace: spec.namespace.clone(), source })?;
@@ -550,7 +560,7 @@ async fn report(
         tls,
         troubles,
         progress: acted.progress,
-        voters: notes.voters.as_ref().map(|(_, voters)| voters),
+        voters: notes.voters.as_ref().map(|(_, raft)| &raft.voters),
         current_version: acted.planes.current_version.as_deref(),
         upgrading: acted.planes.upgrading.as_ref(),
         handled: &acted.planes.handled,
@@ -565,7 +575,12 @@ async fn report(
         notes.status_written = Some(Instant::now());
         tell(ad, cluster, &before, &next).await;
     }
-    let wait = if busy { BUSY } else { IDLE };
+    let changed = notes.status_written.get_or_insert_with(Instant::now).elapsed();
+    let wait = match (busy, changed < LASTING) {
+        (true, true) => BUSY,
+        (true, false) => LASTING_PACE,
+        (false, _) => IDLE,
+    };
     Ok(acted.planes.wake.map_or(wait, |due| due.min(wait)))
 }
 
@@ -601,24 +616,16 @@ fn is_news(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus, notes: &N
 
 /// An event for what a person should look at, when it appears.
 async fn tell(ad: &Adapters, cluster: &OpenBaoCluster, before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus) {
-    let degraded = |status: &OpenBaoClusterStatus| {
-        let all = status.conditions.iter();
-        all.filter(|one| one.type_ == crate::api::conditions::cluster::DEGRADED && one.status == "True")
-            .map(|one| (one.reason.clone(), one.message.clone()))
-            .next()
-    };
-    let Some((reason, note)) = degraded(next) else { return };
-    if degraded(before).is_some_and(|(known, _)| known == reason) {
-        return;
+    for (reason, note) in status::news(before, next) {
+        let news = News {
+            severity: Severity::Warning,
+            reason,
+            action: "Reconcile".to_owned(),
+            note,
+            annotations: std::collections::BTreeMap::new(),
+        };
+        ad.events.publish(cluster, news).await;
     }
-    let news = News {
-        severity: Severity::Warning,
-        reason,
-        action: "Reconcile".to_owned(),
-        note,
-        annotations: std::collections::BTreeMap::new(),
-    };
-    ad.events.publish(cluster, news).await;
 }
 
 fn has_trouble(status: &OpenBaoClusterStatus) -> bool {

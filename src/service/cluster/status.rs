@@ -178,6 +178,25 @@ pub fn plane(status: &OpenBaoClusterStatus) -> OpenBaoClusterStatus {
     }
 }
 
+/// What is worth an event: conditions that say from now on what a person should look at, with reason and words.
+pub fn news(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus) -> Vec<(String, String)> {
+    const TOLD: [(&str, &str); 3] =
+        [(kind::DEGRADED, "True"), (kind::OPERATOR_ACCESS, "False"), (kind::SUPPORTED, "False")];
+    let found = |status: &OpenBaoClusterStatus, (type_, bad): (&str, &str)| {
+        let mut all = status.conditions.iter().filter(|one| one.type_ == type_ && one.status == bad);
+        all.next().map(|one| (one.reason.clone(), one.message.clone()))
+    };
+    let mut news: Vec<(String, String)> = Vec::new();
+    for one in TOLD {
+        let Some((reason, words)) = found(next, one) else { continue };
+        let known = found(before, one).is_some_and(|(known, _)| known == reason);
+        if !known && news.iter().all(|(_, told)| *told != words) {
+            news.push((reason, words));
+        }
+    }
+    news
+}
+
 /// The last answers, oldest first.
 fn remembered(before: &[HandledRequest], now: &[HandledRequest]) -> Vec<HandledRequest> {
     let mut all: Vec<HandledRequest> = before.iter().chain(now).cloned().collect();
@@ -341,6 +360,9 @@ fn availability(
 ) -> Result<Trouble, Trouble> {
     let wanted = usize::try_from(seen.cluster.spec.replicas).unwrap_or(1);
     let serving = seen.members.iter().filter(|member| member.serves()).count();
+    if seen.stage == Stage::Bootstrapping && serving > 0 {
+        return Err(Trouble::new(reason::NOT_READY, "members answer, and the first start is not over"));
+    }
     let different = ids(seen.members);
     if different.len() > 1 {
         let ids: Vec<&str> = different.into_iter().collect();
@@ -449,7 +471,7 @@ fn degradation(
         return Some(Trouble::new(
             reason::SEALED,
             format!(
-                "sealed: {}. Look into their logs: the seal's key or provider is not what their data was sealed with, or cannot be reached",
+                "sealed: {}. Look into their logs: the seal's key or provider is not what their data was sealed with, or cannot be reached. Whoever was sealed by hand unseals when its pod is deleted",
                 sealed.join(", ")
             ),
         ));
@@ -720,6 +742,22 @@ mod tests {
         let sealed = status.conditions.iter().find(|condition| condition.type_ == "OpenBaoSealed").unwrap();
         assert_eq!((sealed.status.as_str(), sealed.message.as_str()), ("True", "sealed: kelp-1"));
         assert_eq!(status.members[2].state, MemberState::Joining);
+    }
+
+    #[test]
+    fn an_event_is_told_once_for_each_new_reason() {
+        let calm = running(&three()).status.unwrap();
+        let mut object = running(&three());
+        let degraded = status_of(&object, &three()[..1], Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+        let told: Vec<String> = news(&calm, &degraded).into_iter().map(|(reason, _)| reason).collect();
+        assert_eq!(told, ["NotReady"]);
+        assert_eq!(news(&degraded, &degraded), []);
+        object.spec.plugins = serde_json::from_value(serde_json::json!([{
+            "type": "secret", "name": "p", "version": "1", "binaryName": "p", "sha256sum": "0"
+        }]))
+        .unwrap();
+        let refused = status_of(&object, &three(), Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+        assert_eq!(news(&calm, &refused).len(), 1, "two conditions with the same words are one event");
     }
 
     #[test]

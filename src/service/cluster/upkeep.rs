@@ -5,7 +5,7 @@
 //! upkeep: that is the upgrade manager's.
 
 use super::{
-    build::statefulset::{CERTIFICATE_HASH, CONFIG_HASH, CONTAINER},
+    build::statefulset::{CERTIFICATE_HASH, CONFIG_HASH, CONTAINER, IMAGE},
     facts::Facts,
     observe::{self, Member},
 };
@@ -22,6 +22,8 @@ pub struct Situation<'a> {
     pub members: &'a [Member],
     /// Raft's voters, if they are known.
     pub voters: Option<&'a BTreeSet<String>>,
+    /// Everybody raft knows, voting or not; known together with the voters.
+    pub peers: Option<&'a BTreeSet<String>>,
     /// The template that pods should have been made from.
     pub template: &'a PodTemplateSpec,
     /// Members the spec asks for.
@@ -98,14 +100,14 @@ fn shrink(seen: &Situation<'_>, leader: &Member) -> Step {
     // Not the last pod there is: one that was let go a moment ago may still be terminating.
     let last = seen.current.saturating_sub(1);
     let pod = format!("{}-{last}", leader.name.rsplit_once('-').map_or("", |(cluster, _)| cluster));
-    let Some(voters) = seen.voters else {
+    let Some(peers) = seen.peers else {
         return Step::Wait(
             "raft's members are not known, because the operator cannot log in: a member that is not removed from raft first \
              would count as lost for ever"
                 .to_owned(),
         );
     };
-    Step::Shrink { leads: last == leader.ordinal, removed: !voters.contains(&pod), pod }
+    Step::Shrink { leads: last == leader.ordinal, removed: !peers.contains(&pod), pod }
 }
 
 /// Why nothing may be disrupted now.
@@ -116,7 +118,7 @@ pub fn unsettled(seen: &Situation<'_>) -> Option<String> {
     let current = usize::try_from(seen.current).unwrap_or(usize::MAX);
     // A member that was already taken out of raft may say what it likes.
     let leaving =
-        usize::from(seen.wanted < seen.current && seen.voters.is_some_and(|voters| voters.len() + 1 == current));
+        usize::from(seen.wanted < seen.current && seen.peers.is_some_and(|peers| peers.len() + 1 == current));
     if serving + leaving < current {
         return Some(format!("{serving} of {current} members serve; the next one waits for all"));
     }
@@ -133,6 +135,10 @@ pub fn difference(pod: &Pod, template: &PodTemplateSpec) -> Option<String> {
     }
     if differs(CERTIFICATE_HASH) {
         return Some("the serving certificate changed".to_owned());
+    }
+    // What the API server made of it does not matter, only what it was asked for. Older pods do not say.
+    if pod.annotations().contains_key(IMAGE) {
+        return differs(IMAGE).then(|| "the image changed".to_owned());
     }
     let image = |containers: &[k8s_openapi::api::core::v1::Container]| {
         containers.iter().find(|container| container.name == CONTAINER).and_then(|container| container.image.clone())
@@ -177,7 +183,7 @@ mod tests {
     }
 
     fn next(facts: &Facts, members: &[Member], voters: Option<&BTreeSet<String>>, wanted: u32, current: u32) -> Step {
-        decide(&Situation { facts, members, voters, template: &template(), wanted, current })
+        decide(&Situation { facts, members, voters, peers: voters, template: &template(), wanted, current })
     }
 
     fn restarted(step: Step) -> String {
@@ -234,6 +240,24 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_does_not_vote_yet_is_in_raft_all_the_same() {
+        let members = members(&[Active, Standby, Standby], 0);
+        let (two, three, template) = (voters(2), voters(3), template());
+        let facts = facts(&[], 3);
+        let seen = |peers| Situation {
+            facts: &facts,
+            members: &members,
+            voters: Some(&two),
+            peers: Some(peers),
+            template: &template,
+            wanted: 1,
+            current: 3,
+        };
+        assert!(matches!(decide(&seen(&three)), Step::Wait(_)), "it may become a voter at any moment");
+        assert_eq!(decide(&seen(&two)), Step::Shrink { pod: "kelp-2".into(), leads: false, removed: true });
+    }
+
+    #[test]
     fn nobody_leaves_while_raft_cannot_be_asked() {
         let members = members(&[Active, Standby, Standby], 0);
         assert!(matches!(next(&facts(&[], 3), &members, None, 1, 3), Step::Wait(_)));
@@ -243,6 +267,17 @@ mod tests {
     fn growing_waits_for_nobody() {
         let members = members(&[Active], 0);
         assert_eq!(next(&facts(&[0], 1), &members, None, 3, 1), Step::Grow);
+    }
+
+    #[test]
+    fn an_image_rewritten_by_a_webhook_restarts_nothing_and_another_image_does() {
+        let mut pod = facts(&[], 1).pods[&0].as_ref().clone();
+        pod.spec.as_mut().unwrap().containers[0].image = Some("mirror.example.org/openbao@sha256:0".into());
+        assert_eq!(difference(&pod, &template()), None);
+        pod.annotations_mut().insert(IMAGE.into(), "earlier".into());
+        assert!(difference(&pod, &template()).is_some());
+        pod.annotations_mut().remove(IMAGE);
+        assert!(difference(&pod, &template()).is_some(), "a pod of an earlier operator: the image itself");
     }
 
     #[test]

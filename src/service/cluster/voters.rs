@@ -4,7 +4,7 @@
 //! changed, and then until all of them vote.
 
 use super::{
-    memory::{Notes, constellation},
+    memory::{Notes, Raft, constellation},
     observe::{self, Member},
     validate::ValidatedCluster,
 };
@@ -12,13 +12,16 @@ use crate::{
     adapter::{Adapters, openbao::Token},
     api::OpenBaoCluster,
 };
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Between two questions about the same members.
 const PACE: Duration = Duration::from_secs(4);
 /// After a refused login nothing changes by asking again soon.
 const REFUSED_PACE: Duration = Duration::from_secs(600);
+/// How long a login that worked is believed to work still. The API server's keys rotate without telling anybody, and a
+/// backup at night is a bad moment to find out. One request in this time is what the warning costs.
+const LOGIN_TRUST: Duration = Duration::from_hours(6);
 /// Roles give tokens for ten minutes.
 const TOKEN_TRUST: Duration = Duration::from_secs(300);
 
@@ -36,11 +39,14 @@ pub async fn refresh(
     }
     let Some(leader) = observe::leader(members) else { return };
     let constellation = constellation(members, leader);
-    let all_vote = |voters: &BTreeSet<String>| members.iter().all(|member| voters.contains(&member.name));
-    if notes.voters.as_ref().is_some_and(|(known, voters)| *known == constellation && all_vote(voters)) {
+    let all_vote = |raft: &Raft| members.iter().all(|member| raft.voters.contains(&member.name));
+    let settled = notes.voters.as_ref().is_some_and(|(known, raft)| *known == constellation && all_vote(raft));
+    let fresh = notes.voters_asked.as_ref().is_some_and(|(at, _)| at.elapsed() < LOGIN_TRUST);
+    let refused = matches!(notes.access, Some(Err(_)));
+    if settled && fresh && !refused {
         return;
     }
-    let pace = if matches!(notes.access, Some(Err(_))) { REFUSED_PACE } else { PACE };
+    let pace = if refused { REFUSED_PACE } else { PACE };
     if let Some((at, about)) = &notes.voters_asked
         && at.elapsed() < if *about == constellation { pace } else { Duration::ZERO }
     {
@@ -56,7 +62,7 @@ pub async fn refresh(
             notes.access = Some(Ok(()));
             let Some(Ok(client)) = leader.client() else { return };
             match client.raft_configuration(&token).await {
-                Ok(raft) => notes.learn(members, leader, raft),
+                Ok(raft) => notes.learn(members, leader, &raft),
                 Err(error) => {
                     notes.token = None;
                     tracing::debug!(error = %error, "raft's configuration is not known");

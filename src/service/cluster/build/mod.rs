@@ -8,7 +8,7 @@ pub mod secrets;
 pub mod services;
 pub mod statefulset;
 
-use super::{names, validate::ValidatedCluster};
+use super::{names, traffic::Traffic, validate::ValidatedCluster};
 use k8s_openapi::{
     api::{
         core::v1::{ConfigMap, Service, ServiceAccount},
@@ -40,10 +40,11 @@ pub struct Plain {
     pub budget: Option<PodDisruptionBudget>,
 }
 
-/// Builds them. `bundle` is the public CA bundle; `restores` whether a restore needs its service account.
-pub fn plain(cluster: &ValidatedCluster, bundle: Option<&str>, restores: bool) -> Plain {
+/// Builds them. `bundle` is the public CA bundle; `restores` whether a restore needs its service account; `traffic` whom
+/// clients may meet.
+pub fn plain(cluster: &ValidatedCluster, bundle: Option<&str>, restores: bool, traffic: &Traffic) -> Plain {
     Plain {
-        services: services::build(cluster),
+        services: services::build(cluster, traffic),
         service_accounts: access::service_accounts(cluster, restores),
         role: access::role(cluster),
         role_binding: access::role_binding(cluster),
@@ -105,6 +106,7 @@ mod tests {
             &valid(|s| s["backup"] = json!({"target": {"provider": "file", "file": {"claimName": "b"}}})),
             Some("PEM"),
             false,
+            &Traffic::Everybody,
         );
         insta::assert_yaml_snapshot!("services", plain.services);
         insta::assert_yaml_snapshot!("service_accounts", plain.service_accounts);
@@ -127,11 +129,11 @@ mod tests {
         let names = |plain: Plain| -> Vec<String> {
             plain.service_accounts.into_iter().filter_map(|account| account.metadata.name).collect()
         };
-        assert_eq!(names(plain(&valid(|_| {}), None, false)), ["kelp"]);
-        assert_eq!(names(plain(&valid(|_| {}), None, true)), ["kelp", "kelp-restore"]);
+        assert_eq!(names(plain(&valid(|_| {}), None, false, &Traffic::Everybody)), ["kelp"]);
+        assert_eq!(names(plain(&valid(|_| {}), None, true, &Traffic::Everybody)), ["kelp", "kelp-restore"]);
         let backup = json!({"target": {"provider": "file", "file": {"claimName": "b"}}});
-        let both = plain(&valid(|s| s["backup"] = backup), None, false);
+        let both = plain(&valid(|s| s["backup"] = backup), None, false, &Traffic::Everybody);
         assert_eq!(names(both), ["kelp", "kelp-backup", "kelp-restore"]);
-        assert_eq!(names(plain(&valid(|s| s["serviceAccount"] = json!({"name": "theirs"})), None, false)), [""; 0]);
+        assert_eq!(names(plain(&valid(|s| s["serviceAccount"] = json!({"name": "theirs"})), None, false, &Traffic::Everybody)), [""; 0]);
     }
 }

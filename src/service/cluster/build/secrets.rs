@@ -42,14 +42,10 @@ pub fn unseal_key(cluster: &ValidatedCluster, key: &[u8; 32]) -> Secret {
     }
 }
 
-/// Root token and recovery keys of a cluster without self-init: without owner, as above.
-pub fn root_token(cluster: &ValidatedCluster, token: &str, recovery_keys: &[String]) -> Secret {
+/// Where root token and recovery keys of a cluster without self-init will lie: without owner, as above.
+pub fn root_token(cluster: &ValidatedCluster) -> Secret {
     Secret {
         metadata: unowned_meta(cluster, names::root_token_secret(&cluster.name)),
-        data: Some(BTreeMap::from([
-            ("token".into(), ByteString(token.as_bytes().to_vec())),
-            ("recovery-keys".into(), ByteString(recovery_keys.join("\n").into_bytes())),
-        ])),
         type_: Some("Opaque".into()),
         ..Secret::default()
     }

@@ -1,16 +1,35 @@
 //! The three Services: one for names, one for clients, one for the leader.
 
 use super::{meta, names};
-use crate::service::cluster::validate::{TlsPlan, ValidatedCluster};
+use crate::service::cluster::{
+    traffic::Traffic,
+    validate::{TlsPlan, ValidatedCluster},
+};
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort, ServiceSpec},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use std::collections::BTreeMap;
 
+/// The label that the StatefulSet controller gives each pod: its name.
+const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
+/// A label that no pod has.
+const NOBODY_LABEL: &str = "openbao.org/withheld";
+
 /// Headless, public, active.
-pub fn build(cluster: &ValidatedCluster) -> Vec<Service> {
-    vec![headless(cluster), public(cluster), active(cluster)]
+pub fn build(cluster: &ValidatedCluster, traffic: &Traffic) -> Vec<Service> {
+    vec![headless(cluster), public(cluster, traffic), active(cluster, traffic)]
+}
+
+/// Whom clients may be sent to.
+fn reachable(cluster: &ValidatedCluster, traffic: &Traffic) -> BTreeMap<String, String> {
+    let mut selector = names::server_selector(&cluster.name);
+    match traffic {
+        Traffic::Everybody => None,
+        Traffic::Only(pod) => selector.insert(POD_NAME_LABEL.into(), pod.clone()),
+        Traffic::Nobody => selector.insert(NOBODY_LABEL.into(), "true".into()),
+    };
+    selector
 }
 
 /// Every pod's DNS name, ready or not: members must find each other to become ready.
@@ -37,7 +56,7 @@ fn headless(cluster: &ValidatedCluster) -> Service {
 }
 
 /// Any ready member; standbys forward.
-fn public(cluster: &ValidatedCluster) -> Service {
+fn public(cluster: &ValidatedCluster, traffic: &Traffic) -> Service {
     let settings = cluster.spec.service.as_ref();
     let mut metadata = meta(cluster, names::public_service(&cluster.name));
     metadata.annotations = settings.map(|service| service.annotations.clone()).filter(|all| !all.is_empty());
@@ -45,7 +64,7 @@ fn public(cluster: &ValidatedCluster) -> Service {
         metadata,
         spec: Some(ServiceSpec {
             type_: Some(settings.and_then(|service| service.type_.clone()).unwrap_or_else(|| "ClusterIP".into())),
-            selector: Some(names::server_selector(&cluster.name)),
+            selector: Some(reachable(cluster, traffic)),
             ports: Some(vec![api_port(cluster)]),
             ..ServiceSpec::default()
         }),
@@ -54,8 +73,8 @@ fn public(cluster: &ValidatedCluster) -> Service {
 }
 
 /// The leader, by the label that OpenBao writes and the operator corrects.
-fn active(cluster: &ValidatedCluster) -> Service {
-    let mut selector: BTreeMap<String, String> = names::server_selector(&cluster.name);
+fn active(cluster: &ValidatedCluster, traffic: &Traffic) -> Service {
+    let mut selector = reachable(cluster, traffic);
     selector.insert(names::ACTIVE_LABEL.into(), "true".into());
     Service {
         metadata: meta(cluster, names::active_service(&cluster.name)),

@@ -30,6 +30,9 @@ use std::collections::BTreeMap;
 pub const CONFIG_HASH: &str = "openbao.org/config-hash";
 /// Annotation of pods: which serving certificate they were started with.
 pub const CERTIFICATE_HASH: &str = "openbao.org/certificate-hash";
+/// Annotation of pods: the image they were made with, as the operator wrote it. An admission webhook may rewrite the image
+/// itself (registry mirrors, digests), which is no reason to restart anything.
+pub const IMAGE: &str = "openbao.org/image";
 /// Annotation of the StatefulSet: which OpenBao version its template runs.
 pub const VERSION: &str = "openbao.org/version";
 /// Annotation of the StatefulSet: the first start is over; no volume of this cluster may ever be initialised again.
@@ -121,6 +124,7 @@ fn template(cluster: &ValidatedCluster, inputs: &Inputs) -> PodTemplateSpec {
     labels.insert(names::COMPONENT_LABEL.into(), names::SERVER_COMPONENT.into());
     let mut annotations = settings.annotations.clone();
     annotations.insert(CONFIG_HASH.into(), hash::config(cluster));
+    annotations.insert(IMAGE.into(), inputs.image.clone());
     if let Some(hash) = &inputs.certificate_hash {
         annotations.insert(CERTIFICATE_HASH.into(), hash.clone());
     }

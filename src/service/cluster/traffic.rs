@@ -1,0 +1,90 @@
+//! Whom the Services for clients may lead to. Pure.
+//!
+//! A server on an empty volume that started a cluster of its own is Ready, leads, and is empty: a client that meets it reads
+//! that its secrets are gone, and writes what nobody will ever find again. So once members name different OpenBao
+//! clusters, clients are sent only to the one that this cluster is known to be.
+
+use super::observe::Member;
+use crate::{
+    adapter::openbao::HealthState,
+    api::{LockOperation, OpenBaoClusterStatus},
+};
+use std::collections::BTreeSet;
+
+/// Whom clients may meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// Any ready member.
+    Everybody,
+    /// One member of the cluster that is known.
+    Only(String),
+    /// Nobody: it is not known which of them holds the data.
+    Nobody,
+}
+
+/// Decides. A restore changes the id of one member after the other, which is no disagreement.
+pub fn decide(members: &[Member], status: &OpenBaoClusterStatus) -> Traffic {
+    let restoring = status.operation_lock.as_ref().is_some_and(|lock| lock.operation == LockOperation::Restore);
+    let id = |member: &Member| member.health.as_ref().and_then(|health| health.cluster_id.clone());
+    let serving: Vec<&Member> = members.iter().filter(|member| member.serves()).collect();
+    let ids: BTreeSet<String> = serving.iter().filter_map(|member| id(member)).collect();
+    if restoring || ids.len() <= 1 {
+        return Traffic::Everybody;
+    }
+    let known = serving.iter().filter(|member| status.cluster_id.is_some() && id(member) == status.cluster_id);
+    // Its leader, or else the first that follows one: standbys forward.
+    let chosen = known.min_by_key(|member| (member.state() != Some(HealthState::Active), member.ordinal));
+    chosen.map_or(Traffic::Nobody, |member| Traffic::Only(member.name.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::cluster::observe::tests::member;
+    use HealthState::{Active, Standby};
+
+    fn of(id: &str, mut member: Member) -> Member {
+        member.health.as_mut().unwrap().cluster_id = Some(id.into());
+        member
+    }
+
+    fn known(id: Option<&str>) -> OpenBaoClusterStatus {
+        OpenBaoClusterStatus { cluster_id: id.map(str::to_owned), ..OpenBaoClusterStatus::default() }
+    }
+
+    #[test]
+    fn members_that_agree_are_all_reachable_whatever_the_id() {
+        let members = [of("a", member(0, Active, Some(0))), of("a", member(1, Standby, Some(0)))];
+        for id in [None, Some("a"), Some("b")] {
+            assert_eq!(decide(&members, &known(id)), Traffic::Everybody);
+        }
+        assert_eq!(decide(&[], &known(Some("a"))), Traffic::Everybody);
+    }
+
+    #[test]
+    fn an_empty_newcomer_is_never_shown_to_clients() {
+        let members = [
+            of("new", member(0, Active, Some(0))),
+            of("a", member(1, Standby, Some(2))),
+            of("a", member(2, Active, Some(2))),
+        ];
+        assert_eq!(decide(&members, &known(Some("a"))), Traffic::Only("kelp-2".into()));
+        assert_eq!(decide(&members[..2], &known(Some("a"))), Traffic::Only("kelp-1".into()));
+        assert_eq!(decide(&members, &known(None)), Traffic::Nobody, "nobody knows which is right");
+        assert_eq!(decide(&members, &known(Some("c"))), Traffic::Nobody);
+    }
+
+    #[test]
+    fn a_restore_may_change_the_ids_one_after_the_other() {
+        let members = [of("new", member(0, Active, Some(0))), of("a", member(1, Standby, Some(0)))];
+        let lock = serde_json::json!({
+            "operation": "Restore", "holder": "openbaorestore/r", "holderUID": "u", "message": "", "mode": "Held", "fence": 1,
+            "acquiredAt": "2026-11-21T09:00:00Z", "renewedAt": "2026-11-21T09:00:00Z"
+        });
+        let status = OpenBaoClusterStatus {
+            operation_lock: Some(serde_json::from_value(lock).unwrap()),
+            ..known(Some("a"))
+        };
+        assert_eq!(decide(&members, &status), Traffic::Everybody);
+    }
+}
