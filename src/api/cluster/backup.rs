@@ -47,10 +47,30 @@ pub struct BackupSpec {
     /// Secret whose key `token` holds an OpenBao token to use instead of a JWT login.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<SecretRef>,
-    /// Image of the Jobs; default is the operator's own.
+    /// Image of the Jobs; default is the operator's own. A helper image of the Go operator (its name ends in `backup`) knows
+    /// nothing of this operator's Jobs and is not used; the condition `Supported` says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
+}
+
+impl BackupSpec {
+    /// The image of the Jobs, where the spec names one that can run them.
+    pub fn job_image(&self) -> Option<&str> {
+        self.image.as_deref().filter(|image| !is_helper_of_the_go_operator(image))
+    }
+
+    /// Whether `image` is set to what cannot run our Jobs.
+    pub fn names_a_foreign_helper(&self) -> bool {
+        self.image.as_deref().is_some_and(is_helper_of_the_go_operator)
+    }
+}
+
+/// Manifests of the Go operator name its helper program: `…/openbao-operator-backup:<version>` and the like.
+fn is_helper_of_the_go_operator(image: &str) -> bool {
+    let name = image.rsplit('/').next().unwrap_or_default();
+    let name = name.split(['@', ':']).next().unwrap_or_default();
+    name.ends_with("backup")
 }
 
 /// Which backups are kept. A backup stays if any `keep…` rule wants it; then `maxAge` and `maxCount` cut. The newest, the
@@ -117,4 +137,21 @@ pub struct RestoreAccess {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub jwt_auth_role: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::BackupSpec;
+
+    #[test]
+    fn helper_images_of_the_go_operator_are_told_from_images_that_can_run_our_jobs() {
+        let of = |image: &str| BackupSpec { image: Some(image.into()), ..BackupSpec::default() };
+        for helper in ["ghcr.io/a/openbao-operator-backup:v0.1.0", "openbao-backup", "host:5000/x/backup@sha256:00"] {
+            assert!(of(helper).names_a_foreign_helper() && of(helper).job_image().is_none(), "{helper}");
+        }
+        for ours in ["host:5000/backup/openbao-operator:1.0.0", "openbao-operator@sha256:00"] {
+            assert_eq!(of(ours).job_image(), Some(ours));
+        }
+        assert!(!BackupSpec::default().names_a_foreign_helper());
+    }
 }

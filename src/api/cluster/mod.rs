@@ -30,7 +30,7 @@ use self::selfinit::SelfInit;
 use self::status::OpenBaoClusterStatus;
 use self::storage::Storage;
 use self::tls::Tls;
-use self::unseal::Unseal;
+use self::unseal::{DEFAULT_STATIC_KEY_ID, Unseal};
 use self::upgrade::UpgradeSpec;
 use self::workload::{
     ImageVerification, InitContainer, Maintenance, PodSettings, ServiceAccountSettings, WorkloadHardening,
@@ -50,6 +50,8 @@ use super::rules;
     category = "openbao",
     namespaced,
     status = "OpenBaoClusterStatus",
+    // Safe, because it is the same edit: bounds, rules and the orderly way out of raft hold for it too.
+    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.readyReplicas"),
     derive = "PartialEq",
     derive = "Default",
     doc = "A cluster of OpenBao servers with integrated (Raft) storage.",
@@ -62,6 +64,7 @@ use super::rules;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[x_kube(validation = same_seal_type())]
+#[x_kube(validation = same_static_key_id())]
 #[x_kube(validation = ("!has(self.profile) || self.profile != 'Hardened' || self.replicas >= 3", "profile Hardened needs replicas of 3 or more"))]
 #[x_kube(validation = ("!has(self.profile) || self.profile != 'Hardened' || (has(self.tls) && self.tls.enabled && self.tls.mode != 'OperatorManaged')", "profile Hardened needs tls.mode External or ACME"))]
 #[x_kube(validation = ("!has(self.profile) || self.profile != 'Hardened' || (has(self.unseal) && self.unseal.type != 'static')", "profile Hardened needs an unseal.type other than static"))]
@@ -203,6 +206,18 @@ fn same_seal_type() -> Rule {
     let seal = |of: &str| format!("(has({of}.unseal) ? {of}.unseal.type : 'static')");
     Rule::new(format!("{} == {}", seal("self"), seal("oldSelf"))).message(
         "unseal.type cannot be changed: data sealed one way does not open another way. Make a new cluster instead",
+    )
+}
+
+/// OpenBao stores the id of a static key beside what the key sealed, and refuses the data under any other id.
+fn same_static_key_id() -> Rule {
+    let id = |of: &str| {
+        format!(
+            "(has({of}.unseal) && has({of}.unseal.static) && has({of}.unseal.static.currentKeyID) ? {of}.unseal.static.currentKeyID : '{DEFAULT_STATIC_KEY_ID}')"
+        )
+    };
+    Rule::new(format!("{} == {}", id("self"), id("oldSelf"))).message(
+        "unseal.static.currentKeyID cannot be changed: data sealed under one id does not open under another. Set it back",
     )
 }
 

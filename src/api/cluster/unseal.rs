@@ -101,7 +101,8 @@ pub struct StaticSeal {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub current_key: Option<String>,
-    /// The name that OpenBao stores beside what the key encrypts. Default `operator-generated-v1`.
+    /// The name that OpenBao stores beside what the key encrypts. Default `operator-generated-v1`. It cannot be
+    /// changed later.
     #[serde(rename = "currentKeyID", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub current_key_id: Option<String>,

@@ -116,7 +116,7 @@ impl Frozen {
             },
             seal: Seal::of(cluster),
             retention: spec.retention.clone(),
-            image: spec.image.clone().unwrap_or_else(|| operator_image.to_owned()),
+            image: spec.job_image().unwrap_or(operator_image).to_owned(),
             image_pull_secrets: cluster.spec.image_pull_secrets.clone(),
             service_account: names::backup_service_account(&name),
             cluster_uid: cluster.uid().unwrap_or_default(),

@@ -64,6 +64,9 @@ const LIST: &[Entry] = &[
             spec.observability.as_ref().and_then(|all| all.metrics.as_ref()).filter(|metrics| metrics.enabled);
         metrics.and_then(|metrics| metrics.service_monitor.as_ref()).is_some_and(|monitor| monitor.enabled)
     }),
+    ignored("spec.backup.image of the Go operator (Jobs run this operator's own image)", |spec| {
+        spec.backup.as_ref().is_some_and(crate::api::BackupSpec::names_a_foreign_helper)
+    }),
     ignored("spec.upgrade.strategy BlueGreen", |spec| spec.upgrade.strategy == UpgradeStrategy::BlueGreen),
     ignored("spec.maintenance.enabled", |spec| spec.maintenance.enabled),
     ignored("spec.configuration.acmeCARoot", |spec| spec.configuration.acme_ca_root.is_some()),
@@ -155,6 +158,7 @@ mod tests {
             json!({"configuration": {"listener": {"tlsDisable": true}}}),
             json!({"breakGlassAck": "a"}),
             json!({"telemetry": {"circonusAPIKey": "a"}}),
+            json!({"backup": {"target": {"bucket": "b"}, "image": "ghcr.io/a/openbao-backup:0.1.0"}}),
             json!({"unseal": {"type": "ocikms", "ocikms": {"keyID": "k", "cryptoEndpoint": "c", "managementEndpoint": "m", "compartmentID": "c"}}}),
             json!({"unseal": {"transit": {"address": "a", "keyName": "k", "mountPath": "m"}}}),
         ];

@@ -141,7 +141,7 @@ impl Inputs {
             (None, true, None) => Source::Latest,
             (None, false, None) => return Err(InputError::NoSource),
         };
-        let backup_image = cluster.spec.backup.as_ref().and_then(|backup| backup.image.clone());
+        let backup_image = cluster.spec.backup.as_ref().and_then(|backup| backup.job_image()).map(str::to_owned);
         Ok(Self {
             restore: restore.name_any(),
             restore_uid: restore.uid().unwrap_or_default(),
