@@ -1,11 +1,17 @@
 //! A cluster on a real Kubernetes: from a manifest to three servers that serve, and back through failures.
 
 mod bench;
+mod certificates;
 mod failures;
+mod many;
+mod scale;
+mod seals;
+mod trouble;
+mod writer;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use kube::ResourceExt;
 use openbao_operator::api::OpenBaoCluster;
 
@@ -61,6 +67,51 @@ pub fn condition(cluster: &OpenBaoCluster, kind: &str) -> (String, String) {
         .map(|condition| (condition.status.clone(), format!("{}: {}", condition.reason, condition.message)))
         .next()
         .unwrap_or_default()
+}
+
+/// Waits until a condition has this status and its reason or message holds this word.
+pub async fn says(namespace: &Namespace, cluster: &str, kind: &str, status: &str, word: &str) -> OpenBaoCluster {
+    eventually(&format!("{kind} is {status} with {word:?}"), PATIENCE, async || {
+        let object = get(namespace, cluster).await?;
+        let found = condition(&object, kind);
+        if found.0 == status && found.1.contains(word) { Ok(object) } else { Err(format!("{found:?}")) }
+    })
+    .await
+}
+
+/// Waits for an event with this reason.
+pub async fn told(namespace: &Namespace, reason: &str) {
+    eventually(&format!("an event {reason}"), Duration::from_secs(30), async || {
+        let all = namespace.kubectl(&["get", "events", "-o", "jsonpath={.items[*].reason}"]).await;
+        if all.split_whitespace().any(|one| one == reason) { Ok(()) } else { Err(all) }
+    })
+    .await;
+}
+
+/// A change of the spec.
+pub async fn change(namespace: &Namespace, cluster: &str, spec: serde_json::Value) {
+    let patch = serde_json::json!({ "spec": spec }).to_string();
+    namespace.kubectl(&["patch", "openbaocluster", cluster, "--type=merge", "-p", &patch]).await;
+}
+
+/// UID of a pod; empty while there is none.
+pub async fn uid(namespace: &Namespace, pod: &str) -> String {
+    namespace.api::<Pod>().get(pod).await.ok().and_then(|pod| pod.uid()).unwrap_or_default()
+}
+
+/// Waits until the cluster can bear a loss: before that every test of a loss would be one of its end.
+pub async fn settled(namespace: &Namespace, tolerance: i32) {
+    available(namespace, "kelp").await;
+    eventually("members vote", PATIENCE, async || {
+        let status = get(namespace, "kelp").await?.status.unwrap_or_default();
+        let voting = status.members.iter().filter(|member| member.voter == Some(true)).count();
+        if status.failure_tolerance == Some(tolerance) && voting == status.members.len() {
+            Ok(())
+        } else {
+            Err(format!("{:?}", status.members))
+        }
+    })
+    .await;
 }
 
 /// A request to the cluster as a client makes it, through the public Service.

@@ -1,0 +1,306 @@
+//! A thousand clusters: what the operator costs, and what it takes, when there is nothing behind them but objects.
+//!
+//! The Kubernetes is real; its nodes and pods are simulated by kwok, and one program answers for every OpenBao server
+//! (unsealed, of one cluster, led by ordinal 0). So this measures the operator and the API server, and nothing of
+//! OpenBao. It needs a devcluster of its own (`OPENBAO_DEVCLUSTER_DIR`), because simulated nodes would take other tests' pods.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, post};
+use axum::Router;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use openbao_operator::api::{ClusterPhase, OpenBaoCluster};
+use serde_json::{Value, json};
+
+use crate::harness::{Audit, Cluster, Namespace, Operator, eventually};
+
+/// Simulated nodes; each holds about a hundred pods.
+const NODES: usize = 20;
+/// Namespaces that the clusters are spread over.
+const NAMESPACES: usize = 20;
+/// Requests that the test itself has under way at a time.
+const AT_ONCE: usize = 16;
+const LONG: Duration = Duration::from_secs(1800);
+
+/// Ended with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Not a test: the program that answers for every server, started by the benchmark in the node's network.
+#[tokio::test]
+#[ignore = "a part of bench_scale"]
+async fn answers_for_every_server() {
+    if std::env::var_os("OPENBAO_BENCH_RESPONDER").is_none() {
+        return;
+    }
+    // `<cluster>-<ordinal>.<cluster>.<namespace>.svc:8200`
+    let split = |headers: &HeaderMap| -> (String, String, String) {
+        let host = headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
+        let mut labels = host.split('.').map(str::to_owned);
+        (labels.next().unwrap_or_default(), labels.next().unwrap_or_default(), labels.next().unwrap_or_default())
+    };
+    let health = move |headers: HeaderMap| async move {
+        let (pod, cluster, namespace) = split(&headers);
+        let code = if pod.ends_with("-0") { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS };
+        let id = format!("{namespace}-{cluster}");
+        (code, json!({"initialized": true, "sealed": false, "version": "2.7.2", "cluster_id": id}).to_string())
+    };
+    let leader = move |headers: HeaderMap| async move {
+        let (pod, cluster, namespace) = split(&headers);
+        let address = format!("http://{cluster}-0.{cluster}.{namespace}.svc:8200");
+        json!({"is_self": pod.ends_with("-0"), "leader_address": address}).to_string()
+    };
+    let raft = move |headers: HeaderMap| async move {
+        let (_, cluster, _) = split(&headers);
+        let server = json!({"node_id": format!("{cluster}-0"), "leader": true, "voter": true});
+        json!({"data": {"config": {"servers": [server]}}}).to_string()
+    };
+    let app = Router::new()
+        .route("/v1/sys/health", get(health))
+        .route("/v1/sys/leader", get(leader))
+        .route("/v1/sys/storage/raft/configuration", get(raft))
+        .route("/v1/auth/jwt/login", post(async || json!({"auth": {"client_token": "token"}}).to_string()));
+    let listener = tokio::net::TcpListener::bind(("0.0.0.0", 8200)).await.expect("the port of OpenBao");
+    axum::serve(listener, app).await.expect("it serves until it is killed");
+}
+
+struct Bench {
+    cluster: Cluster,
+    namespaces: Vec<Namespace>,
+    count: usize,
+    user: String,
+    _programs: [Ended; 2],
+}
+
+impl Bench {
+    async fn start() -> Self {
+        assert!(std::env::var_os("OPENBAO_DEVCLUSTER_DIR").is_some(), "bench_scale needs a devcluster of its own");
+        let kwok = std::env::var("OPENBAO_KWOK").expect("OPENBAO_KWOK names the program kwok (devcluster/kwok)");
+        let count = std::env::var("OPENBAO_BENCH_CLUSTERS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000);
+        let cluster = Cluster::get().await;
+        let mut namespaces = Vec::new();
+        for _ in 0..NAMESPACES {
+            namespaces.push(cluster.namespace("bench-scale").await);
+        }
+        let inside = |program: &str| {
+            let mut command = cluster.devcluster().inside_network().expect("a running node");
+            command.arg(program).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+        };
+        let mut command = inside(&kwok);
+        command.arg(format!("--kubeconfig={}", cluster.devcluster().inner_kubeconfig().display()));
+        command.args(["--manage-all-nodes=false", "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake"]);
+        command.args(["--cidr=10.199.0.1/16", "--node-ip=127.0.0.1", "--node-lease-duration-seconds=0"]);
+        let nodes = Ended(command.spawn().expect("kwok starts"));
+        let me = std::env::current_exe().expect("this program");
+        let mut command = inside(&me.display().to_string());
+        command.args(["cluster::scale::answers_for_every_server", "--exact", "--ignored"]);
+        command.env("OPENBAO_BENCH_RESPONDER", "1");
+        let responder = Ended(command.spawn().expect("the responder starts"));
+        let user = format!("system:serviceaccount:{}:openbao-operator", namespaces[0].name());
+        let bench = Self { cluster, namespaces, count, user, _programs: [nodes, responder] };
+        bench.make_nodes().await;
+        bench
+    }
+
+    async fn make_nodes(&self) {
+        let mut yaml = "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {name: bench}\nprovisioner: kubernetes.io/no-provisioner\nvolumeBindingMode: Immediate\n".to_owned();
+        for number in 0..NODES {
+            let _ = write!(
+                yaml,
+                "---\napiVersion: v1\nkind: Node\nmetadata:\n  name: bench-{number}\n  annotations: {{kwok.x-k8s.io/node: fake}}\n  \
+                 labels: {{bench: \"yes\"}}\nspec: {{taints: [{{key: bench, value: \"yes\", effect: NoSchedule}}]}}\n\
+                 status:\n  allocatable: {{cpu: \"999\", memory: 9Ti, pods: \"999\"}}\n  capacity: {{cpu: \"999\", memory: 9Ti, pods: \"999\"}}\n"
+            );
+        }
+        self.namespaces[0].apply(&yaml).await;
+        let nodes: Api<Node> = Api::all(self.cluster.client());
+        let mut networks = eventually("the simulated nodes are ready", Duration::from_secs(120), async || {
+            let all = nodes.list(&ListParams::default().labels("bench=yes")).await.map_err(|error| error.to_string())?;
+            let ready = |node: &&Node| {
+                let status = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+                status.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
+            };
+            let ready: Vec<&Node> = all.items.iter().filter(ready).collect();
+            let networks = ready.iter().filter_map(|node| node.spec.as_ref()?.pod_cidr.clone());
+            if ready.len() == NODES { Ok(networks.collect::<Vec<String>>()) } else { Err(format!("{}", ready.len())) }
+        })
+        .await;
+        networks.push("10.199.0.0/16".to_owned());
+        for network in networks {
+            // Every simulated pod's address is this machine's.
+            self.cluster.inside(&["ip", "route", "replace", "local", &network, "dev", "lo"]).await;
+        }
+    }
+
+    async fn each<F: Future<Output = ()>>(&self, act: impl Fn(&Namespace, String) -> F) {
+        use futures::StreamExt;
+        let all = (0..self.count).map(|number| act(&self.namespaces[number % NAMESPACES], format!("c{number}")));
+        futures::stream::iter(all).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+    }
+
+    async fn make_volumes(&self) {
+        self.each(|namespace, name| {
+            let (volumes, namespace) = (Api::<PersistentVolume>::all(self.cluster.client()), namespace.name().to_owned());
+            async move {
+                let volume = json!({
+                    "metadata": {"name": format!("{namespace}-{name}"), "labels": {"bench": "yes"}},
+                    "spec": {
+                        "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "bench",
+                        "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": "/tmp"},
+                        "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace, "name": format!("data-{name}-0")}
+                    }
+                });
+                volumes.create(&PostParams::default(), &serde_json::from_value(volume).unwrap()).await.unwrap();
+            }
+        })
+        .await;
+    }
+
+    async fn make_clusters(&self) {
+        self.each(|namespace, name| {
+            let api = namespace.api::<OpenBaoCluster>();
+            async move {
+                let cluster = json!({
+                    "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoCluster", "metadata": {"name": name},
+                    "spec": {
+                        "version": "2.7.2", "replicas": 1, "profile": "Development", "tls": {"enabled": false},
+                        "storage": {"size": "1Gi", "storageClassName": "bench"},
+                        "selfInit": {"enabled": true, "oidc": {"enabled": true}},
+                        "pod": {"nodeSelector": {"bench": "yes"}, "tolerations": [{"key": "bench", "operator": "Exists"}]}
+                    }
+                });
+                api.create(&PostParams::default(), &serde_json::from_value(cluster).unwrap()).await.unwrap();
+            }
+        })
+        .await;
+    }
+
+    /// Waits until this holds for every cluster; returns the seconds it took.
+    async fn all(&self, what: &str, holds: impl Fn(&OpenBaoCluster) -> bool) -> f64 {
+        let start = Instant::now();
+        loop {
+            let mut missing = 0;
+            for namespace in &self.namespaces {
+                let found = namespace.api::<OpenBaoCluster>().list(&ListParams::default()).await.expect("the clusters");
+                missing += found.items.iter().filter(|cluster| !holds(cluster)).count();
+            }
+            if missing == 0 {
+                return start.elapsed().as_secs_f64();
+            }
+            assert!(start.elapsed() < LONG, "{what}: {missing} clusters are not there yet");
+            eprintln!("{what}: {missing} to go after {:.0} s", start.elapsed().as_secs_f64());
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+    }
+
+    fn costs(&self, audit: &Audit) -> Value {
+        let mut kinds: BTreeMap<String, u32> = BTreeMap::new();
+        let (mut requests, mut writes) = (0, 0);
+        for request in audit.requests(&self.user) {
+            if request.resource.starts_with("leases") || request.verb == "watch" {
+                continue;
+            }
+            requests += 1;
+            writes += u32::from(request.writes() && !request.resource.ends_with("/token"));
+            *kinds.entry(format!("{} {}", request.verb, request.resource)).or_default() += 1;
+        }
+        json!({"requests": requests, "writes": writes, "kinds": kinds})
+    }
+}
+
+#[tokio::test]
+#[ignore = "a benchmark"]
+async fn bench_scale() {
+    let bench = Bench::start().await;
+    let watched: Vec<&str> = bench.namespaces.iter().map(Namespace::name).collect();
+    let watched = watched.join(",");
+    let env = [("OPENBAO_WATCH_NAMESPACES", watched.as_str()), ("OPENBAO_LEADER_ELECT", "false"), ("RUST_LOG", "warn")];
+    bench.make_volumes().await;
+    let mut operator = Operator::start(&bench.namespaces[0], &env).await;
+    let empty = operator.memory() >> 20;
+
+    let audit = bench.cluster.audit();
+    let start = Instant::now();
+    bench.make_clusters().await;
+    let made = start.elapsed().as_secs_f64();
+    let running = |cluster: &OpenBaoCluster| {
+        let status = cluster.status.as_ref();
+        status.is_some_and(|status| status.phase == Some(ClusterPhase::Running) && status.failure_tolerance.is_some())
+    };
+    bench.all("first start", running).await;
+    let first = json!({
+        "seconds_to_create": made, "seconds_to_all_available": start.elapsed().as_secs_f64(), "costs": bench.costs(&audit),
+        "resident_mib": operator.memory() >> 20
+    });
+    println!("BENCH {first}");
+
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let audit = bench.cluster.audit();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let steady = json!({"minutes": 2, "costs": bench.costs(&audit), "resident_mib": operator.memory() >> 20});
+    println!("BENCH {steady}");
+
+    let audit = bench.cluster.audit();
+    let start = Instant::now();
+    bench
+        .each(|namespace, name| {
+            let api = namespace.api::<OpenBaoCluster>();
+            async move {
+                let patch = json!({"spec": {"service": {"annotations": {"changed": "yes"}}}});
+                api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+            }
+        })
+        .await;
+    let asked = start.elapsed().as_secs_f64();
+    bench
+        .all("a change of all", |cluster| {
+            cluster.status.as_ref().and_then(|status| status.observed_generation) == cluster.metadata.generation
+        })
+        .await;
+    let change = json!({
+        "seconds_to_ask": asked, "seconds_to_all_done": start.elapsed().as_secs_f64(), "costs": bench.costs(&audit),
+        "resident_mib": operator.memory() >> 20
+    });
+    println!("BENCH {change}");
+
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    operator.kill();
+    let audit = bench.cluster.audit();
+    let start = Instant::now();
+    let operator = Operator::start(&bench.namespaces[0], &env).await;
+    // The last one made comes last in nobody's queue: a change of it is answered while all the others are looked at.
+    let last = bench.count - 1;
+    let namespace = &bench.namespaces[last % NAMESPACES];
+    super::change(namespace, &format!("c{last}"), json!({"service": {"annotations": {"again": "yes"}}})).await;
+    eventually("one change is done among the others", LONG, async || {
+        let cluster = super::get(namespace, &format!("c{last}")).await?;
+        let seen = cluster.status.as_ref().and_then(|status| status.observed_generation);
+        if seen == cluster.metadata.generation { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+    let answered = start.elapsed().as_secs_f64();
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let restart = json!({
+        "seconds_to_answer_one": answered, "costs_in_90_s": bench.costs(&audit), "resident_mib": operator.memory() >> 20
+    });
+    println!(
+        "BENCH {}",
+        json!({
+            "name": "scale", "clusters": bench.count, "responder": "one program answers for every OpenBao; pods by kwok",
+            "resident_mib_empty": empty, "first_start": first, "steady": steady, "change_of_all": change, "restart": restart
+        })
+    );
+    assert_eq!(steady["costs"]["writes"], 0, "nothing is written when nothing changes");
+}
