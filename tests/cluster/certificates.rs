@@ -97,7 +97,8 @@ async fn certificates_of_the_user_are_waited_for_judged_and_followed() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-external").await;
     let _operator = Operator::start(&namespace, &[]).await;
-    let text = manifest("kelp", "  replicas: 1\n").replace("tls: {enabled: true}", "tls: {enabled: true, mode: External}");
+    let text =
+        manifest("kelp", "  replicas: 1\n").replace("tls: {enabled: true}", "tls: {enabled: true, mode: External}");
     namespace.apply(&text).await;
     says(&namespace, "kelp", "TLSReady", "False", "TLSSecretMissing").await;
     told(&namespace, "TLSSecretMissing").await;
@@ -141,8 +142,7 @@ async fn three_members_of_the_development_profile_speak_plain_http() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-http").await;
     let _operator = Operator::start(&namespace, &[]).await;
-    let text =
-        manifest("kelp", "  profile: Development\n").replace("tls: {enabled: true}", "tls: {enabled: false}");
+    let text = manifest("kelp", "  profile: Development\n").replace("tls: {enabled: true}", "tls: {enabled: false}");
     namespace.apply(&text).await;
     let found = available(&namespace, "kelp").await;
     assert_eq!(condition(&found, "TLSReady").0, "False");

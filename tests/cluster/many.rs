@@ -49,7 +49,11 @@ async fn twenty_clusters_in_twenty_namespaces_start_at_once() {
         namespace.apply(&small("kelp")).await;
     }
     all_available(&namespaces.iter().collect::<Vec<_>>(), &["kelp"]).await;
-    println!("20 clusters available after {:.0} s, operator {} MiB", start.elapsed().as_secs_f64(), operator.memory() >> 20);
+    println!(
+        "20 clusters available after {:.0} s, operator {} MiB",
+        start.elapsed().as_secs_f64(),
+        operator.memory() >> 20
+    );
     let mut ids = std::collections::BTreeSet::new();
     for namespace in &namespaces {
         ids.insert(get(namespace, "kelp").await.unwrap().status.unwrap().cluster_id.unwrap());
@@ -81,7 +85,8 @@ async fn bench_idle() {
             } else if request.verb != "watch" {
                 requests += 1;
                 // Asking for a token of one's own, or for leave, changes nothing.
-                let changes = request.writes() && !request.resource.ends_with("/token") && !request.resource.ends_with("reviews");
+                let changes =
+                    request.writes() && !request.resource.ends_with("/token") && !request.resource.ends_with("reviews");
                 writes += u32::from(changes);
                 *counts.entry(format!("{} {}", request.verb, request.resource)).or_default() += 1;
             }

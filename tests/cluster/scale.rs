@@ -9,9 +9,9 @@ use std::fmt::Write as _;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
-use axum::Router;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use openbao_operator::api::{ClusterPhase, OpenBaoCluster};
@@ -127,7 +127,8 @@ impl Bench {
         self.namespaces[0].apply(&yaml).await;
         let nodes: Api<Node> = Api::all(self.cluster.client());
         let mut networks = eventually("the simulated nodes are ready", Duration::from_secs(120), async || {
-            let all = nodes.list(&ListParams::default().labels("bench=yes")).await.map_err(|error| error.to_string())?;
+            let all =
+                nodes.list(&ListParams::default().labels("bench=yes")).await.map_err(|error| error.to_string())?;
             let ready = |node: &&Node| {
                 let status = node.status.as_ref().and_then(|status| status.conditions.as_ref());
                 status.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))

@@ -135,10 +135,7 @@ async fn a_setting_or_an_image_that_does_not_start_stops_at_one_member_and_a_cor
             json!({"configuration": {"logging": {"file": "/nowhere/at/all/bao.log"}}}),
             json!({"configuration": {"logging": null}}),
         ),
-        (
-            json!({"image": "docker.io/openbao/openbao:2.7.2-none"}),
-            json!({"image": "docker.io/openbao/openbao:2.7.2"}),
-        ),
+        (json!({"image": "docker.io/openbao/openbao:2.7.2-none"}), json!({"image": "docker.io/openbao/openbao:2.7.2"})),
     ];
     for (wrong, right) in bad {
         let names = ["kelp-0", "kelp-1", "kelp-2"];
@@ -162,7 +159,11 @@ async fn a_setting_or_an_image_that_does_not_start_stops_at_one_member_and_a_cor
             let cluster = get(&namespace, "kelp").await?;
             let found = (condition(&cluster, "Degraded"), condition(&cluster, "Progressing"));
             let lock = cluster.status.and_then(|status| status.operation_lock);
-            if found.0.0 == "False" && found.1.0 == "False" && lock.is_none() { Ok(()) } else { Err(format!("{found:?}")) }
+            if found.0.0 == "False" && found.1.0 == "False" && lock.is_none() {
+                Ok(())
+            } else {
+                Err(format!("{found:?}"))
+            }
         })
         .await;
         settled(&namespace, 1).await;

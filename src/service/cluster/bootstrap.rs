@@ -100,9 +100,11 @@ pub fn step(facts: &Facts, cluster: &str, cluster_uid: &str, members: &[Member])
     let says_empty = |ordinal: &u32| {
         members.iter().any(|member| member.ordinal == *ordinal && member.state() == Some(HealthState::Uninitialized))
     };
-    let empty = facts.pods.iter().filter(|(ordinal, _)| **ordinal != 0).all(|(ordinal, pod)| {
-        if is_gated(pod) { unused(ordinal) } else { says_empty(ordinal) }
-    });
+    let empty = facts
+        .pods
+        .iter()
+        .filter(|(ordinal, _)| **ordinal != 0)
+        .all(|(ordinal, pod)| if is_gated(pod) { unused(ordinal) } else { says_empty(ordinal) });
     if !ours || empty {
         return Step::Discard { uid: object.uid().unwrap_or_default() };
     }

@@ -27,7 +27,11 @@ use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret},
 };
-use kube::{Api, ResourceExt, api::PostParams};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
 use std::time::Duration;
 
 /// Recovery keys made, and how many of them a recovery needs.
@@ -234,7 +238,14 @@ async fn store(applier: &Applier, mut secret: Secret, answer: &InitResponse) -> 
                 }
                 Ok(Some(now)) if has_token(&now) => return Ok(()),
                 Ok(Some(now)) => secret = now,
-                Ok(None) => secret.metadata.resource_version = None,
+                // Deleted a moment ago: made again.
+                Ok(None) => {
+                    secret.metadata.resource_version = None;
+                    secret.metadata.uid = None;
+                    if applier.create(secret.clone()).await? {
+                        return Ok(());
+                    }
+                }
                 Err(error) => last = Some(error),
             },
             Err(error) => {
@@ -247,11 +258,16 @@ async fn store(applier: &Applier, mut secret: Secret, answer: &InitResponse) -> 
     last.map_or(Ok(()), Err)
 }
 
-/// Puts a Secret in the place of the version it was read as. `None`: that version is history.
+/// Writes a Secret over the version it was read as. `None`: that version is history.
 async fn replace(applier: &Applier, secret: &Secret) -> Result<Option<Secret>, Error> {
     let api: Api<Secret> = Api::namespaced(applier.client.clone(), &applier.namespace);
     let name = secret.name_any();
-    match timed(api.replace(&name, &PostParams::default(), secret)).await {
+    // The resourceVersion makes it a compare-and-swap.
+    let patch = json!({
+        "metadata": {"resourceVersion": secret.resource_version(), "uid": secret.uid(), "annotations": secret.annotations()},
+        "data": secret.data
+    });
+    match timed(api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
         Ok(written) => Ok(Some(written)),
         Err(error) if error.is_conflict() || error.is_not_found() => Ok(None),
         Err(source) => Err(Error::Store { name, source }),

@@ -103,9 +103,7 @@ impl Remembered {
 
     fn keep(&self, name: &str, secret: &Secret, generation: i64) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |good: &Good| {
-            good.name == name && good.generation == generation && good.since.elapsed() < TRUST
-        };
+        let same = |good: &Good| good.name == name && good.generation == generation && good.since.elapsed() < TRUST;
         if !known.as_ref().is_some_and(same) {
             let (name, secret) = (name.to_owned(), secret.clone());
             *known = Some(Good { since: Instant::now(), generation, name, secret });

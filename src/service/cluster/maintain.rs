@@ -87,16 +87,15 @@ pub async fn run(
     let current = replicas_of(facts).unwrap_or(spec.replicas);
     let (voters, peers) = notes.voters.as_ref().map(|(_, raft)| (raft.voters.clone(), raft.peers.clone())).unzip();
     let template = wanted.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
-    let situation =
-        Situation {
-            facts,
-            members,
-            voters: voters.as_ref(),
-            peers: peers.as_ref(),
-            template: &template,
-            wanted: spec.replicas,
-            current,
-        };
+    let situation = Situation {
+        facts,
+        members,
+        voters: voters.as_ref(),
+        peers: peers.as_ref(),
+        template: &template,
+        wanted: spec.replicas,
+        current,
+    };
     let step = decide(&situation);
     let stay = |progress: Option<Trouble>| Outcome { progress, replicas: current, settled: false };
     if step == Step::Nothing {

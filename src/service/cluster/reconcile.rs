@@ -14,8 +14,7 @@ use super::{
     planes::{self, Planes},
     requests,
     status::{self, Observed, TlsState, Trouble, reasons},
-    traffic,
-    upkeep,
+    traffic, upkeep,
     validate::{self, Invalid, ValidatedCluster},
     version, voters,
 };

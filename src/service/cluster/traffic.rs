@@ -81,10 +81,8 @@ mod tests {
             "operation": "Restore", "holder": "openbaorestore/r", "holderUID": "u", "message": "", "mode": "Held", "fence": 1,
             "acquiredAt": "2026-11-21T09:00:00Z", "renewedAt": "2026-11-21T09:00:00Z"
         });
-        let status = OpenBaoClusterStatus {
-            operation_lock: Some(serde_json::from_value(lock).unwrap()),
-            ..known(Some("a"))
-        };
+        let status =
+            OpenBaoClusterStatus { operation_lock: Some(serde_json::from_value(lock).unwrap()), ..known(Some("a")) };
         assert_eq!(decide(&members, &status), Traffic::Everybody);
     }
 }

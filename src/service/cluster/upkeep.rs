@@ -117,8 +117,7 @@ pub fn unsettled(seen: &Situation<'_>) -> Option<String> {
     let serving = seen.members.iter().filter(serves).count();
     let current = usize::try_from(seen.current).unwrap_or(usize::MAX);
     // A member that was already taken out of raft may say what it likes.
-    let leaving =
-        usize::from(seen.wanted < seen.current && seen.peers.is_some_and(|peers| peers.len() + 1 == current));
+    let leaving = usize::from(seen.wanted < seen.current && seen.peers.is_some_and(|peers| peers.len() + 1 == current));
     if serving + leaving < current {
         return Some(format!("{serving} of {current} members serve; the next one waits for all"));
     }

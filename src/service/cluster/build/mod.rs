@@ -134,6 +134,9 @@ mod tests {
         let backup = json!({"target": {"provider": "file", "file": {"claimName": "b"}}});
         let both = plain(&valid(|s| s["backup"] = backup), None, false, &Traffic::Everybody);
         assert_eq!(names(both), ["kelp", "kelp-backup", "kelp-restore"]);
-        assert_eq!(names(plain(&valid(|s| s["serviceAccount"] = json!({"name": "theirs"})), None, false, &Traffic::Everybody)), [""; 0]);
+        assert_eq!(
+            names(plain(&valid(|s| s["serviceAccount"] = json!({"name": "theirs"})), None, false, &Traffic::Everybody)),
+            [""; 0]
+        );
     }
 }
