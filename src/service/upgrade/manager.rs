@@ -59,7 +59,7 @@ const OTHERS: &str = "others";
 /// How often a step looks again by itself within one call, and for how long: leadership moves in under a second and the
 /// old leader must not outlive that by a poll of several seconds.
 const GLANCE: Duration = Duration::from_millis(250);
-const GLANCES: u32 = 80;
+const GLANCES: u32 = 40;
 
 /// How long a server gets to stop by itself before it is killed. A server that gave up leadership sits out 10 s without
 /// minding SIGTERM, and by then another one leads.
