@@ -161,7 +161,9 @@ fn claim(index: usize, status: &mut OpenBaoRolloutStatus, facts: &Facts<'_>, pol
                 }
                 return;
             }
-            if !earlier.iter().all(|before| policy.lets_prepare(before.state, before.released)) {
+            let turn = earlier.iter().all(|before| policy.lets_prepare(before.state, before.released));
+            // One that is tried again may find a later one at work.
+            if !turn || earlier.iter().chain(later.iter()).any(|other| policy.occupies(other.state)) {
                 member.message.clear();
                 return;
             }

@@ -77,6 +77,15 @@ impl Policy {
         }
     }
 
+    /// Whether a member in `state` keeps any other from being prepared, wherever it stands in the list.
+    pub fn occupies(self, state: RolloutMemberState) -> bool {
+        match self.order {
+            Order::Rolling => is_active(state) || state == RolloutMemberState::WaitingForCutover,
+            Order::Barrier => state == RolloutMemberState::Preparing,
+            Order::Parallel => false,
+        }
+    }
+
     /// Whether a member in `state` is done with, well or badly, so that leadership of a later one may move.
     pub fn is_behind_us(self, state: RolloutMemberState, released: bool) -> bool {
         match state {
