@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::MoverError;
-use super::protocol::{CLAIM, Claim, GRANT, Grant, Permit};
+use super::protocol::{CLAIM, Claim, GRANT, Grant, MayNotClaim, Permit, may_claim};
 use crate::adapter::kubernetes::client::{RequestError, timed};
 
 /// A conflict or a short silence of the API server must not cost a backup that is already stored.
@@ -83,12 +83,11 @@ impl Mailbox {
     /// it. The write is conditional on that read. Any error means: do not submit.
     pub(super) async fn claim(&self, permit: &Permit, claim: &Claim) -> Result<(), MoverError> {
         let mut map = self.get().await?;
-        if let Some(other) = self.decode::<Claim>(&map, CLAIM)? {
-            return Err(MoverError::Claimed { by: other.pod_uid });
-        }
-        if self.decode::<Grant>(&map, GRANT)?.as_ref() != Some(&Grant::Granted(permit.clone())) {
-            return Err(MoverError::BadGrant("was changed or taken back".to_owned()));
-        }
+        let (standing, grant) = (self.decode::<Claim>(&map, CLAIM)?, self.decode::<Grant>(&map, GRANT)?);
+        may_claim(standing.as_ref(), grant.as_ref(), permit).map_err(|why| match why {
+            MayNotClaim::Claimed { by } => MoverError::Claimed { by },
+            MayNotClaim::Changed => MoverError::BadGrant("was changed or taken back".to_owned()),
+        })?;
         map.data.get_or_insert_default().insert(CLAIM.to_owned(), self.encode(CLAIM, claim)?);
         // `map` carries the resourceVersion of the read: a write in between makes this one fail.
         timed(self.api.replace(&self.name, &PostParams::default(), &map)).await.map_err(self.failed("claimed"))?;

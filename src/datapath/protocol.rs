@@ -141,6 +141,27 @@ pub struct Claim {
     pub at: DateTime<Utc>,
 }
 
+/// Why a pod may not claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MayNotClaim {
+    /// There is a claim already, of this pod.
+    Claimed {
+        /// Its UID.
+        by: String,
+    },
+    /// The permit that it was given does not stand any more.
+    Changed,
+}
+
+/// Whether a pod with `permit` may claim, by what stands in the object that the claim is then written into. Pure.
+pub fn may_claim(standing: Option<&Claim>, grant: Option<&Grant>, permit: &Permit) -> Result<(), MayNotClaim> {
+    match (standing, grant) {
+        (Some(other), _) => Err(MayNotClaim::Claimed { by: other.pod_uid.clone() }),
+        (None, Some(Grant::Granted(standing))) if standing == permit => Ok(()),
+        (None, _) => Err(MayNotClaim::Changed),
+    }
+}
+
 /// What came of the POST.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

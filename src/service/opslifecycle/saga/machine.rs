@@ -4,30 +4,25 @@
 //! legal where the journal stands is a typed refusal and changes nothing: a bug or a damaged journal stops the operation
 //! instead of doing harm.
 
-use std::collections::BTreeMap;
+mod event;
+mod record;
 
 use chrono::{DateTime, Utc};
-use thiserror::Error;
 
 use super::{
-    super::audit::{AuditEvent, Fields, transition},
+    super::audit::{AuditEvent, Fields},
     ABANDONED, COMPENSATION_FAILED, LOCK_LOST, OUTCOME_UNKNOWN, PARKED, WAITING_FOR_LOCK,
 };
 use crate::api::{
-    common::{HANDLED_REQUESTS_KEPT, HandledRequest},
+    common::HANDLED_REQUESTS_KEPT,
     operation::{
-        Direction, HistoryEntry, JOURNAL_VERSION, LockRecord, OpenBaoOperationStatus, OperationKind, OperationPhase,
-        Plan, Receipt, StepState, StepStatus,
+        Direction, JOURNAL_VERSION, LockRecord, OpenBaoOperationStatus, OperationKind, OperationPhase, Plan, StepState,
+        StepStatus,
     },
 };
-
-/// Of a longer history the first [`HISTORY_HEAD`] and the last entries are kept.
-pub const HISTORY_KEPT: usize = 160;
-/// How the beginning of a long history is remembered.
-pub const HISTORY_HEAD: usize = 24;
-/// How many keys of an output are kept, and how many bytes of each value.
-const OUTPUT_KEYS: usize = 32;
-const OUTPUT_BYTES: usize = 2048;
+pub use event::{Event, Illegal};
+pub use record::{HISTORY_HEAD, HISTORY_KEPT, bound_history};
+use record::{bounded, cut};
 
 /// Whose journal it is: stands in every entry of the history.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,75 +39,6 @@ pub struct Subject {
     pub kind: OperationKind,
     /// Who asked for it.
     pub actor: String,
-}
-
-/// What happened to an operation.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The plan and its inputs are fixed.
-    Frozen { plan: Plan, inputs: BTreeMap<String, String>, hash: String },
-    /// It does not start at all.
-    Refused { phase: OperationPhase, reason: String, message: String },
-    /// Its lock was taken (or found to be still its own).
-    LockTaken { fence: i64, acquired_at: DateTime<Utc>, replaced: Option<String> },
-    /// Its lock is in other hands.
-    LockLost { committed: bool },
-    /// Its lock was given back.
-    LockReleased,
-    /// A person no longer wants the lock to be kept for the sake of what could not be undone.
-    LockGivenUp,
-    /// A step begins an attempt. For a `OnceOnly` step with the receipt that precedes the effect.
-    StepStarted { step: usize, receipt: Option<Receipt> },
-    /// A step is done.
-    StepDone { step: usize, output: BTreeMap<String, String> },
-    /// An attempt failed; without `retry_at` the step is given up.
-    StepFailed { step: usize, reason: String, message: String, retry_at: Option<DateTime<Utc>> },
-    /// The effect of a `OnceOnly` step is proven not to have happened; without `retry_at` the step is given up.
-    StepNotApplied { step: usize, message: String, retry_at: Option<DateTime<Utc>> },
-    /// Whether the effect of a step happened cannot be known.
-    StepUnknown { step: usize, message: String },
-    /// A running step waits for a person's `Resume`.
-    StepParked { step: usize, message: String },
-    /// Somebody said `Resume` to a parked step.
-    StepResumed { step: usize, by: String },
-    /// A step is left out.
-    StepSkipped { step: usize, by: String, why: String },
-    /// The undoing of a step begins an attempt.
-    UndoStarted { step: usize, undo: usize },
-    /// A step is undone.
-    UndoDone { step: usize, undo: usize, output: BTreeMap<String, String> },
-    /// The undoing failed; without `retry_at` it is given up.
-    UndoFailed { step: usize, undo: usize, message: String, retry_at: Option<DateTime<Utc>> },
-    /// From here on the way leads back. `ending` is the phase it leads to.
-    Unwind { ending: OperationPhase, reason: String, message: String },
-    /// Nothing is left but to clean up and to give the lock back (unless it is to be kept).
-    Ending { phase: OperationPhase, reason: String, message: String },
-    /// Everything is cleaned up.
-    Ended,
-    /// Only a person can say how it goes on: a changed plan, nothing that can run, a lock lost after a commit.
-    NeedsPerson { reason: &'static str, message: String },
-    /// The lock is in other hands and waited for.
-    LockBlocked { message: String, fields: Fields },
-    /// A person says: prove it again and go on.
-    Resumed { by: String },
-    /// A person says: try the failed steps again.
-    Reopened { by: String },
-    /// A request was judged. `present`: the nonces that still stand in the spec and must not be forgotten.
-    RequestHandled { request: HandledRequest, by: String, present: Vec<String> },
-    /// A later operation turned this one back.
-    TurnedBack { by: String },
-    /// A running step's clock starts anew, because this machine's clock was set back.
-    ClockWentBack { step: usize },
-}
-
-/// An event that is not legal where the journal stands.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("the journal does not allow {event} now: {why}")]
-pub struct Illegal {
-    /// The event's name.
-    pub event: &'static str,
-    /// What stands in its way.
-    pub why: String,
 }
 
 /// The journal of one operation.
@@ -542,107 +468,6 @@ impl Journal {
             }
         }
     }
-
-    fn say(&mut self, reason: &str, message: &str) {
-        self.status.reason = Some(reason.to_owned());
-        self.status.message = Some(cut(message));
-    }
-
-    fn move_to(&mut self, to: OperationPhase, now: DateTime<Utc>) {
-        let from = self.status.phase;
-        self.status.phase = to;
-        let mut fields = Fields::new();
-        if to.is_terminal() {
-            fields.insert("reason", self.status.reason.clone().unwrap_or_default());
-            fields.insert("message", self.status.message.clone().unwrap_or_default());
-        }
-        self.record(AuditEvent::of_phase(self.subject.kind, from, to), from.as_str(), to.as_str(), fields, now);
-    }
-
-    fn step_moved(&mut self, index: usize, from: StepState, to: StepState, mut fields: Fields, now: DateTime<Utc>) {
-        fields.insert("step", self.status.steps[index].name.clone());
-        self.record(AuditEvent::SagaStepTransition, from.as_str(), to.as_str(), fields, now);
-    }
-
-    fn record(&mut self, event: AuditEvent, from: &str, to: &str, mut fields: Fields, now: DateTime<Utc>) {
-        fields.insert("operation", self.subject.operation.clone());
-        fields.insert("operation_uid", self.subject.operation_uid.clone());
-        fields.insert("kind", self.subject.kind.as_str().to_owned());
-        fields.insert("cluster", self.subject.cluster.clone());
-        fields.insert("namespace", self.subject.namespace.clone());
-        fields.insert("actor", self.subject.actor.clone());
-        let Some(mut entry) = transition(event, from, to, &fields, now) else { return };
-        entry.seq = self.status.history.last().map_or(0, |entry| entry.seq).saturating_add(1);
-        self.status.history.push(entry);
-        bound_history(&mut self.status.history);
-    }
-
-    fn note_artifacts(&mut self, output: &BTreeMap<String, String>) {
-        let artifacts = self.status.artifacts.clone().unwrap_or_default();
-        let new = |key: &str, old: Option<String>| output.get(key).map(|value| cut(value)).or(old);
-        let noted = crate::api::operation::Artifacts {
-            key: new("key", artifacts.key),
-            manifest_key: new("manifestKey", artifacts.manifest_key),
-            sha256: new("sha256", artifacts.sha256),
-            size_bytes: output.get("sizeBytes").and_then(|value| value.parse().ok()).or(artifacts.size_bytes),
-        };
-        self.status.artifacts = (noted != crate::api::operation::Artifacts::default()).then_some(noted);
-    }
-}
-
-impl Event {
-    /// Its name, for refusals.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Frozen { .. } => "Frozen",
-            Self::Refused { .. } => "Refused",
-            Self::LockTaken { .. } => "LockTaken",
-            Self::LockLost { .. } => "LockLost",
-            Self::LockReleased => "LockReleased",
-            Self::LockGivenUp => "LockGivenUp",
-            Self::StepStarted { .. } => "StepStarted",
-            Self::StepDone { .. } => "StepDone",
-            Self::StepFailed { .. } => "StepFailed",
-            Self::StepNotApplied { .. } => "StepNotApplied",
-            Self::StepUnknown { .. } => "StepUnknown",
-            Self::StepParked { .. } => "StepParked",
-            Self::StepResumed { .. } => "StepResumed",
-            Self::StepSkipped { .. } => "StepSkipped",
-            Self::UndoStarted { .. } => "UndoStarted",
-            Self::UndoDone { .. } => "UndoDone",
-            Self::UndoFailed { .. } => "UndoFailed",
-            Self::Unwind { .. } => "Unwind",
-            Self::Ending { .. } => "Ending",
-            Self::Ended => "Ended",
-            Self::NeedsPerson { .. } => "NeedsPerson",
-            Self::LockBlocked { .. } => "LockBlocked",
-            Self::Resumed { .. } => "Resumed",
-            Self::Reopened { .. } => "Reopened",
-            Self::RequestHandled { .. } => "RequestHandled",
-            Self::TurnedBack { .. } => "TurnedBack",
-            Self::ClockWentBack { .. } => "ClockWentBack",
-        }
-    }
-}
-
-/// Keeps the beginning and the end of a long history. The numbers of the entries show what is missing.
-pub fn bound_history(history: &mut Vec<HistoryEntry>) {
-    let surplus = history.len().saturating_sub(HISTORY_KEPT);
-    if surplus > 0 {
-        history.drain(HISTORY_HEAD..HISTORY_HEAD + surplus);
-    }
-}
-
-fn cut(text: &str) -> String {
-    let mut end = text.len().min(OUTPUT_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
-}
-
-fn bounded(output: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    output.iter().take(OUTPUT_KEYS).map(|(key, value)| (key.clone(), cut(value))).collect()
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! The table itself: which event is legal in which state, and what bounds the journal.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::api::{
-    common::{RequestAction, RequestOutcome},
-    operation::StepSpec,
+    common::{HandledRequest, RequestAction, RequestOutcome},
+    operation::{HistoryEntry, Receipt, StepSpec},
 };
 
 fn now() -> DateTime<Utc> {

@@ -1,0 +1,89 @@
+//! The way back: what was done is undone in reverse order, except what something stands on that could not be undone.
+
+use super::{
+    super::{super::manager::StepMode, CANCELLED, COMPENSATION_FAILED, machine::Event, plan},
+    Ask, CLOCK_SLACK, Call, Facts, Move, Run,
+};
+use crate::api::operation::{OperationPhase, Plan, StepState};
+
+impl Run {
+    pub(super) fn backward(&self, plan: &Plan, facts: &Facts) -> Move {
+        let status = &self.journal.status;
+        let order = plan::order(plan).unwrap_or_default();
+        if let Some(&step) = order.iter().find(|&&step| status.steps[step].state == StepState::Running) {
+            // What has nothing to undo is stopped (the clean-up ends its Job); anything else first comes to its end.
+            if plan.steps[step].compensate.is_none() && status.steps[step].receipt.is_none() {
+                let message = "stopped, since the operation goes back".to_owned();
+                let reason = status.reason.clone().unwrap_or_default();
+                return Move::Events(vec![Event::StepFailed { step, reason, message, retry_at: None }]);
+            }
+            return self.go_on(plan, step, facts);
+        }
+        if let Some(ask) = self.lock_shows(false, false, facts) {
+            return ask;
+        }
+        let place = |name: &str| plan.steps.iter().position(|step| step.name == name);
+        for &step in order.iter().rev() {
+            let Some(undo) = plan.steps[step].compensate.as_deref().and_then(place) else { continue };
+            match status.steps[step].state {
+                StepState::Compensating if status.steps[undo].state == StepState::Running => {
+                    if status.steps[undo].started_at.is_some_and(|started| started > facts.now + CLOCK_SLACK) {
+                        return Move::Events(vec![Event::ClockWentBack { step: undo }]);
+                    }
+                    return Move::Ask(Ask::Call(Call { step: undo, mode: StepMode::Undo, undoes: Some(step) }));
+                }
+                StepState::Compensating => {
+                    return match self.wait_left(plan, undo, facts.now) {
+                        Some(after) => Move::Ask(Ask::Rest { after }),
+                        None => Move::Events(vec![Event::UndoStarted { step, undo }]),
+                    };
+                }
+                StepState::Completed if !self.blocked_by_failed_undo(plan, step) => {
+                    return Move::Events(vec![Event::UndoStarted { step, undo }]);
+                }
+                _ => {}
+            }
+        }
+        Move::Events(vec![self.unwound(plan)])
+    }
+
+    /// Whether something that was built on `step` could not be undone: then `step` must stay too.
+    fn blocked_by_failed_undo(&self, plan: &Plan, step: usize) -> bool {
+        let mut above = vec![step];
+        let mut seen = vec![false; plan.steps.len()];
+        while let Some(base) = above.pop() {
+            for (index, other) in plan.steps.iter().enumerate() {
+                if !seen[index] && other.depends_on.contains(&plan.steps[base].name) {
+                    if self.journal.status.steps[index].state == StepState::CompensationFailed {
+                        return true;
+                    }
+                    seen[index] = true;
+                    above.push(index);
+                }
+            }
+        }
+        false
+    }
+
+    fn unwound(&self, plan: &Plan) -> Event {
+        let status = &self.journal.status;
+        let failed: Vec<&str> = (0..plan.steps.len())
+            .filter(|&step| status.steps[step].state == StepState::CompensationFailed)
+            .map(|step| plan.steps[step].name.as_str())
+            .collect();
+        let cause = status.message.clone().unwrap_or_default();
+        if failed.is_empty() {
+            let undone = status.steps.iter().filter(|step| step.state == StepState::Compensated).count();
+            let phase = status.ending.unwrap_or(OperationPhase::Failed);
+            let cancelled = phase == OperationPhase::Cancelled;
+            let reason = if cancelled { CANCELLED.to_owned() } else { status.reason.clone().unwrap_or_default() };
+            let message = self.journal.status.cause.clone().unwrap_or(cause);
+            return Event::Ending { phase, reason, message: format!("{message} ({undone} steps undone)") };
+        }
+        let message = format!(
+            "could not undo {}; the cluster's lock stays. See status.steps, put it right by hand, then say Abandon to release the lock",
+            failed.join(", ")
+        );
+        Event::Ending { phase: OperationPhase::Failed, reason: COMPENSATION_FAILED.to_owned(), message }
+    }
+}
