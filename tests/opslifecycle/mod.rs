@@ -4,6 +4,7 @@ mod bench;
 mod child;
 mod crash;
 mod lock;
+mod orphan;
 
 use std::time::Duration;
 
