@@ -11,7 +11,7 @@ mod status;
 
 use std::collections::BTreeMap;
 
-use kube::{CustomResource, KubeSchema, core::Rule};
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
 //! What the managers are asked: the plan, a step, the clean-up.
 
-use kube::{Api, ResourceExt, api::PostParams};
+use kube::{ResourceExt, api::PostParams};
 
 use super::{
     super::{
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     adapter::kubernetes::client::{RequestError, timed},
-    api::operation::{OpenBaoOperation, OperationPhase},
+    api::operation::OperationPhase,
 };
 
 impl Pass<'_> {

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::*;
+use super::{
+    record::{OUTPUT_BYTES, OUTPUT_KEYS},
+    *,
+};
 use crate::api::{
     common::{HandledRequest, RequestAction, RequestOutcome},
     operation::{HistoryEntry, Receipt, StepSpec},

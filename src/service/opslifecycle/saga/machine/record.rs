@@ -15,8 +15,8 @@ pub const HISTORY_KEPT: usize = 160;
 /// How the beginning of a long history is remembered.
 pub const HISTORY_HEAD: usize = 24;
 /// How many keys of an output are kept, and how many bytes of each value.
-const OUTPUT_KEYS: usize = 32;
-const OUTPUT_BYTES: usize = 2048;
+pub(super) const OUTPUT_KEYS: usize = 32;
+pub(super) const OUTPUT_BYTES: usize = 2048;
 
 impl Journal {
     pub(super) fn say(&mut self, reason: &str, message: &str) {
