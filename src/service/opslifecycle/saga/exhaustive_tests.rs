@@ -44,7 +44,9 @@ impl State {
     fn with_key(mut self) -> Self {
         let me = &self.world.ops[0];
         let called: Vec<_> = me.looks.keys().collect();
-        let world = (&self.world.lock, self.world.shows, me.requests.len(), called, &me.undone, &self.broken);
+        // Which world it is: the one in which all goes well, or one in which a step fails.
+        let failing = me.script.ends.iter().position(|(end, _)| matches!(end, End::Fatal));
+        let world = (failing, &self.world.lock, self.world.shows, me.requests.len(), called, &me.undone, &self.broken);
         let passes = self.passes.each_ref().map(|pass| {
             pass.as_ref().map(|pass| (pass.version == me.version, pass.facts.lock.clone(), pass.run.key()))
         });
