@@ -199,7 +199,9 @@ impl Run {
     pub(crate) fn key(&self) -> String {
         let (journal, stored) = (key_of(&self.journal.status), key_of(&self.stored));
         let same = self.journal.status == self.stored;
-        let own = (self.fresh, self.begun, self.looked, self.cleaned, self.repeated, &self.rest);
+        // What it was asked when it began: a later request is only seen by the next look.
+        let asked = self.requests.len();
+        let own = (self.fresh, self.begun, self.looked, self.cleaned, self.repeated, &self.rest, asked);
         format!("{journal} {same} {} {own:?}", if same { "" } else { &stored })
     }
 
