@@ -241,10 +241,14 @@ pub fn step_down(facts: &Facts, goal: &UpgradeDirective) -> Turn {
     if leader.is_at(goal) {
         return Turn::Done(format!("{} leads on {}", leader.name, goal.version));
     }
+    if facts.replicas <= 1 {
+        // Asked to step down, it sits out ten seconds and leads again: nobody else can. Its replacement is the move.
+        return Turn::Done(format!("{} is the only server: it is replaced", leader.name));
+    }
     let successor = facts.pods.iter().any(|pod| {
         pod.name != leader.name && pod.is_at(goal) && pod.state == Some(HealthState::Standby) && caught_up(facts, pod)
     });
-    if facts.replicas > 1 && !successor {
+    if !successor {
         return Turn::Wait(format!("no caught-up standby on {} could take over from {}", goal.version, leader.name));
     }
     Turn::StepDown { pod: leader.name.clone() }
