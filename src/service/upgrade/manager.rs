@@ -392,7 +392,7 @@ async fn park(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &UpgradeDirecti
     let Some(by) = &call.state.resumed_by else {
         // The old leader was lost and a new server leads: what is left of the old version must not win an election now.
         let (facts, _) = look(call.ad, cluster).await;
-        if let Turn::Done(leads) = steps::step_down(&facts, to) {
+        if let Some(leads) = steps::leads_on(&facts, to) {
             return StepOutcome::done_with([("unplannedCutover", leads)]);
         }
         return StepOutcome::Parked {

@@ -233,14 +233,20 @@ fn caught_up(facts: &Facts, pod: &PodFacts) -> bool {
         || matches!((pod.applied, facts.committed), (Some(applied), Some(committed)) if applied + LAG >= committed)
 }
 
+/// Who leads, if that is a member on the goal's version.
+pub fn leads_on(facts: &Facts, goal: &UpgradeDirective) -> Option<String> {
+    let leader = facts.pod(facts.leader.as_deref()?)?;
+    leader.is_at(goal).then(|| format!("{} leads on {}", leader.name, goal.version))
+}
+
 /// Moves leadership to a member on the goal's version. The leader is asked again if it still, or again, is an old one.
 pub fn step_down(facts: &Facts, goal: &UpgradeDirective) -> Turn {
+    if let Some(leads) = leads_on(facts, goal) {
+        return Turn::Done(leads);
+    }
     let Some(leader) = facts.leader.as_deref().and_then(|leader| facts.pod(leader)) else {
         return Turn::Wait("the members agree on no leader".to_owned());
     };
-    if leader.is_at(goal) {
-        return Turn::Done(format!("{} leads on {}", leader.name, goal.version));
-    }
     if facts.replicas <= 1 {
         // Asked to step down, it sits out ten seconds and leads again: nobody else can. Its replacement is the move.
         return Turn::Done(format!("{} is the only server: it is replaced", leader.name));

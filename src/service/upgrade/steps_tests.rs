@@ -205,6 +205,7 @@ fn a_single_node_is_never_asked_to_step_down_and_replaced_without_a_successor() 
     let mut facts =
         Facts { pods: vec![pod(0, "2.6.1", Active)], replicas: 1, leader: Some("kelp-0".into()), ..old_cluster() };
     assert!(matches!(step_down(&facts, &goal()), Turn::Done(_)), "nobody else could lead");
+    assert_eq!(leads_on(&facts, &goal()), None, "parked, it waits for its Resume");
     assert_eq!(deletes(&replace_old(&facts, &goal())), Some("kelp-0"));
     facts.pods = vec![pod(0, "2.7.2", Active)];
     assert!(matches!(replace_old(&facts, &goal()), Turn::Done(_)));
