@@ -109,6 +109,7 @@ async fn an_upgrade_that_failed_past_its_point_of_no_return_is_rolled_back() {
 }
 
 #[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn one_server_parks_is_turned_back_by_its_spec_and_goes_on_when_resumed() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("upgrade-park").await;
@@ -124,8 +125,12 @@ async fn one_server_parks_is_turned_back_by_its_spec_and_goes_on_when_resumed() 
                 .into_iter()
                 .filter(|op| op.spec.operation == openbao_operator::api::OperationKind::Upgrade)
                 .collect();
-            let waits =
-                upgrades.iter().find(|op| states(op, "Park").iter().any(|(_, state)| *state == StepState::Running));
+            // A Resume before the step has parked would be refused.
+            let is_parked = |op: &&OpenBaoOperation| {
+                let steps = op.status.as_ref().map(|status| status.steps.as_slice()).unwrap_or_default();
+                steps.iter().any(|step| step.state == StepState::Running && step.parked_at.is_some())
+            };
+            let waits = upgrades.iter().find(is_parked);
             match waits {
                 Some(op) if upgrades.len() == count => Ok(op.metadata.name.clone().unwrap()),
                 _ => Err(format!("{} upgrades", upgrades.len())),
