@@ -107,6 +107,17 @@ pub struct HandledRequest {
     pub at: Option<DateTime<Utc>>,
 }
 
+/// Forgets the oldest answers beyond [`HANDLED_REQUESTS_KEPT`], but never one whose request still stands in the spec: it would
+/// be acted on again.
+pub fn forget_old_answers(handled: &mut Vec<HandledRequest>, stands: impl Fn(&str) -> bool) {
+    let mut surplus = handled.len().saturating_sub(HANDLED_REQUESTS_KEPT);
+    handled.retain(|answer| {
+        let forgotten = surplus > 0 && !stands(&answer.nonce);
+        surplus -= usize::from(forgotten);
+        !forgotten
+    });
+}
+
 /// The three ends of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RequestOutcome {

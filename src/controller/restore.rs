@@ -20,6 +20,7 @@ use crate::adapter::Adapters;
 use crate::adapter::kubernetes::client::{RequestError, timed};
 use crate::adapter::kubernetes::events::{News, Severity};
 use crate::adapter::kubernetes::feed::{Touched, gone};
+use crate::adapter::kubernetes::finalizer;
 use crate::adapter::kubernetes::owner::is_controlled_by;
 use crate::adapter::kubernetes::time::from_kube;
 use crate::adapter::metrics::{Outcome, metrics};
@@ -29,9 +30,9 @@ use crate::api::{
 };
 use crate::datapath::protocol::{self, Progress};
 use crate::service::backup::jobs;
-use crate::service::opslifecycle::RetryClass;
 use crate::service::opslifecycle::audit::{self, AuditEvent, Fields};
 use crate::service::opslifecycle::retry::{ErrorBackoff, ErrorClass};
+use crate::service::opslifecycle::{self, RetryClass};
 use crate::service::restore::decide::Refused;
 use crate::service::restore::decide::admit::{Admission, admit};
 use crate::service::restore::mover::MoverError;
@@ -183,7 +184,11 @@ async fn proceed(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Erro
 async fn consider(ad: &Adapters, restore: &OpenBaoRestore, now: DateTime<Utc>) -> Result<Action, Error> {
     if let Some(request) = unanswered(restore).find(|request| request.action == RequestAction::Cancel) {
         let mut next = status::refused(restore, &Refused::new("Cancelled", "cancelled before anything was done"), now);
-        status::answer_with(&mut next, answer(request, RequestOutcome::Applied, "nothing had been done yet", now));
+        status::answer_with(
+            restore,
+            &mut next,
+            answer(request, RequestOutcome::Applied, "nothing had been done yet", now),
+        );
         write(ad, restore, next).await?;
         return Ok(Action::await_change());
     }
@@ -260,21 +265,17 @@ async fn pass_on(
     operation: &OpenBaoOperation,
     next: &OpenBaoRestoreStatus,
 ) -> Result<(), Error> {
-    let answered = |request: &&Request| next.handled_requests.iter().any(|done| done.nonce == request.nonce);
-    let known = |request: &&Request| operation.spec.requests.iter().any(|known| known.nonce == request.nonce);
-    let new: Vec<&Request> =
-        restore.spec.requests.iter().filter(|request| !answered(request) && !known(request)).collect();
-    if new.is_empty() || next.phase.is_terminal() {
+    if next.phase.is_terminal() {
         return Ok(());
     }
-    let requests: Vec<&Request> = operation.spec.requests.iter().chain(new).collect();
-    let patch =
-        json!({ "metadata": { "resourceVersion": operation.resource_version() }, "spec": { "requests": requests } });
-    let name = operation.name_any();
-    match timed(operations(ad, restore).patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
-        Ok(_) => Ok(()),
-        Err(source) => Err(Error::Request { verb: "pass a request on to", kind: "OpenBaoOperation", name, source }),
-    }
+    let answered = |request: &&Request| next.handled_requests.iter().any(|done| done.nonce == request.nonce);
+    let open = restore.spec.requests.iter().filter(|request| !answered(request)).cloned();
+    opslifecycle::ask(&ad.client, operation, open).await.map_err(|source| Error::Request {
+        verb: "pass a request on to",
+        kind: "OpenBaoOperation",
+        name: operation.name_any(),
+        source,
+    })
 }
 
 /// A restore that has ended: requests are answered, the finalizer goes.
@@ -283,7 +284,7 @@ async fn settle(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Error
     let mut next = restore.status.clone().unwrap_or_default();
     for request in unanswered(restore) {
         let message = "the restore has ended; to restore again, create another OpenBaoRestore";
-        status::answer_with(&mut next, answer(request, RequestOutcome::Refused, message, now));
+        status::answer_with(restore, &mut next, answer(request, RequestOutcome::Refused, message, now));
     }
     write(ad, restore, next).await?;
     set_finalizer(ad, restore, false).await?;
@@ -307,7 +308,7 @@ fn answer(request: &Request, outcome: RequestOutcome, message: &str, now: DateTi
 
 /// A restore that is being deleted waits until its operation has stopped its Job and given the lock back.
 async fn depart(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Error> {
-    if !restore.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+    if !finalizer::is_on(restore, FINALIZER) {
         return Ok(Action::await_change());
     }
     let name = plan::operation_name(restore);
@@ -362,16 +363,7 @@ async fn fresh_operation(
 
 /// Adds or removes our finalizer, if that changes anything.
 async fn set_finalizer(ad: &Adapters, restore: &OpenBaoRestore, wanted: bool) -> Result<(), Error> {
-    let has = restore.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
-    if has == wanted {
-        return Ok(());
-    }
-    let mut finalizers: Vec<&str> = restore.finalizers().iter().map(String::as_str).collect();
-    finalizers.retain(|finalizer| *finalizer != FINALIZER);
-    if wanted {
-        finalizers.push(FINALIZER);
-    }
-    let patch = json!({ "metadata": { "resourceVersion": restore.resource_version(), "finalizers": finalizers } });
+    let Some(patch) = finalizer::patch(restore, FINALIZER, wanted) else { return Ok(()) };
     let (api, name) = (restores(ad, restore), restore.name_any());
     match timed(api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
         Ok(_) => Ok(()),

@@ -1,7 +1,6 @@
 //! `OpenBaoRollout`: looks at the members, decides, writes the claim, and only then acts on it.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use chrono::{SubsecRound, Utc};
 use futures::{StreamExt, stream};
@@ -24,6 +23,7 @@ use crate::{
             client::{RequestError, timed},
             events::{News, Severity},
             feed::{Touched, gone},
+            finalizer,
             owner::is_controlled_by,
         },
         metrics::{Outcome, metrics},
@@ -35,7 +35,7 @@ use crate::{
     causes::chain,
     service::{
         opslifecycle::{
-            RetryClass,
+            self, RetryClass,
             audit::{self, AuditEvent, Fields},
             retry::{ErrorBackoff, ErrorClass},
         },
@@ -51,8 +51,6 @@ const MANAGER: &str = "openbao-operator-rollout";
 const FINALIZER: &str = "openbao.org/openbaorollout-finalizer";
 /// Rollouts are few, and their work is done by operations.
 const CONCURRENCY: u16 = 2;
-/// How soon an ended rollout looks for something new: only when it is touched.
-const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why a reconcile could not be finished.
 #[derive(Debug, thiserror::Error)]
@@ -148,11 +146,11 @@ async fn reconcile(rollout: Arc<OpenBaoRollout>, context: Arc<Context>) -> Resul
     }
     context.backoff.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&ObjectRef::from_obj(&*rollout));
     measured.ends(Outcome::Done);
-    Ok(Action::requeue(if decision.is_over() {
-        NEVER
+    Ok(if decision.is_over() {
+        Action::await_change()
     } else {
-        RetryClass::Standard.delay(ad.settings.requeue_standard)
-    }))
+        Action::requeue(RetryClass::Standard.delay(ad.settings.requeue_standard))
+    })
 }
 
 fn on_error(rollout: Arc<OpenBaoRollout>, error: &Error, context: Arc<Context>) -> Action {
@@ -292,14 +290,14 @@ async fn act(ad: &Adapters, rollout: &OpenBaoRollout, members: &[MemberFacts], e
                 Err(source) => Err(failed("create", "OpenBaoOperation", &name)(source)),
             }
         }
-        Effect::Resume { operation } => ask(&api, rollout, members, operation, RequestAction::Resume).await,
-        Effect::Cancel { operation } => ask(&api, rollout, members, operation, RequestAction::Cancel).await,
+        Effect::Resume { operation } => ask(ad, rollout, members, operation, RequestAction::Resume).await,
+        Effect::Cancel { operation } => ask(ad, rollout, members, operation, RequestAction::Cancel).await,
     }
 }
 
 /// Adds a request to a member's operation, once: its nonce is the same each time.
 async fn ask(
-    api: &Api<OpenBaoOperation>,
+    ad: &Adapters,
     rollout: &OpenBaoRollout,
     members: &[MemberFacts],
     operation: &str,
@@ -307,15 +305,14 @@ async fn ask(
 ) -> Result<(), Error> {
     let seen = members.iter().flat_map(|member| &member.operations).find(|seen| seen.name_any() == operation);
     let Some(seen) = seen else { return Ok(()) };
-    let by = format!("openbaorollout/{}", rollout.name_any());
-    let nonce = format!("rollout-{action:?}-{}", rollout.uid().unwrap_or_default());
-    if seen.spec.requests.iter().any(|request| request.nonce == nonce) {
-        return Ok(());
-    }
-    let mut requests = seen.spec.requests.clone();
-    requests.push(Request { nonce, action, by, reason: "its turn in the rollout".to_owned(), ..Request::default() });
-    let patch = json!({ "metadata": { "resourceVersion": seen.resource_version() }, "spec": { "requests": requests } });
-    timed(api.patch(operation, &PatchParams::default(), &Patch::Merge(&patch))).await.map(drop).map_err(failed(
+    let request = Request {
+        nonce: format!("rollout-{action:?}-{}", rollout.uid().unwrap_or_default()),
+        action,
+        by: format!("openbaorollout/{}", rollout.name_any()),
+        reason: "its turn in the rollout".to_owned(),
+        ..Request::default()
+    };
+    opslifecycle::ask(&ad.client, seen, [request]).await.map_err(failed(
         "pass a request on to",
         "OpenBaoOperation",
         operation,
@@ -324,15 +321,7 @@ async fn ask(
 
 /// Adds or removes our finalizer; whether that changed anything.
 async fn set_finalizer(ad: &Adapters, rollout: &OpenBaoRollout, wanted: bool) -> Result<bool, Error> {
-    if rollout.finalizers().iter().any(|finalizer| finalizer == FINALIZER) == wanted {
-        return Ok(false);
-    }
-    let mut finalizers: Vec<&str> = rollout.finalizers().iter().map(String::as_str).collect();
-    finalizers.retain(|finalizer| *finalizer != FINALIZER);
-    if wanted {
-        finalizers.push(FINALIZER);
-    }
-    let patch = json!({ "metadata": { "resourceVersion": rollout.resource_version(), "finalizers": finalizers } });
+    let Some(patch) = finalizer::patch(rollout, FINALIZER, wanted) else { return Ok(false) };
     let (api, name) = (rollouts(ad, rollout), rollout.name_any());
     match timed(api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
         Ok(_) => Ok(true),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 
-use super::{PATIENCE, available, bao, condition, get, login, manifest, must_hold, put, settled, uid};
+use super::{PATIENCE, available, bao, condition, get, keeping, login, manifest, must_hold, put, settled, uid};
 use crate::harness::{Cluster, Operator, eventually};
 
 #[tokio::test]
@@ -66,10 +66,7 @@ async fn the_leader_killed_and_a_standby_wiped_come_back_by_themselves() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-pods").await;
     let _operator = Operator::start(&namespace, &[]).await;
-    namespace.apply(&manifest("kelp", "")).await;
-    settled(&namespace, 1).await;
-    let token = login(&namespace, "kelp").await;
-    put(&namespace, "kelp", &token, "kept").await;
+    let token = keeping(&namespace, "", 1).await;
     let leader = get(&namespace, "kelp").await.unwrap().status.unwrap().active_leader.unwrap();
     namespace.kubectl(&["delete", "pod", &leader, "--grace-period=0", "--force"]).await;
     eventually("another leads", PATIENCE, async || {
@@ -101,10 +98,7 @@ async fn members_join_and_leave_and_none_is_left_behind_in_raft() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-scale").await;
     let _operator = Operator::start(&namespace, &[]).await;
-    namespace.apply(&manifest("kelp", "  replicas: 1\n")).await;
-    settled(&namespace, 0).await;
-    let token = login(&namespace, "kelp").await;
-    put(&namespace, "kelp", &token, "kept").await;
+    let token = keeping(&namespace, "  replicas: 1\n", 0).await;
     for (replicas, tolerance) in [(3, 1), (5, 2), (3, 1), (1, 0), (3, 1)] {
         namespace.kubectl(&["scale", "openbaocluster", "kelp", &format!("--replicas={replicas}")]).await;
         eventually("the members are as many as asked for", PATIENCE, async || {
@@ -167,10 +161,7 @@ async fn retained_volumes_and_keys_carry_their_data_into_a_cluster_applied_again
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-again").await;
     let _operator = Operator::start(&namespace, &[]).await;
-    namespace.apply(&manifest("kelp", "")).await;
-    settled(&namespace, 1).await;
-    let token = login(&namespace, "kelp").await;
-    put(&namespace, "kelp", &token, "kept").await;
+    let token = keeping(&namespace, "", 1).await;
     let before = get(&namespace, "kelp").await.unwrap().status.unwrap().cluster_id;
     namespace.kubectl(&["delete", "openbaocluster", "kelp"]).await;
     eventually("the pods are gone", PATIENCE, async || {

@@ -8,9 +8,7 @@ use kube::{Api, ResourceExt};
 use openbao_operator::api::MemberState;
 use serde_json::json;
 
-use super::{
-    PATIENCE, available, bao, change, condition, get, login, manifest, must_hold, put, says, settled, told, uid,
-};
+use super::{PATIENCE, available, bao, change, condition, get, keeping, manifest, must_hold, says, settled, told, uid};
 use crate::harness::{Cluster, Namespace, Operator, eventually};
 
 async fn leader(namespace: &Namespace) -> String {
@@ -50,10 +48,7 @@ async fn wrong_labels_pauses_evictions_seals_and_foreign_keys_are_told_and_the_c
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-trouble").await;
     let _operator = Operator::start(&namespace, &[]).await;
-    namespace.apply(&manifest("kelp", "")).await;
-    settled(&namespace, 1).await;
-    let token = login(&namespace, "kelp").await;
-    put(&namespace, "kelp", &token, "kept").await;
+    let token = keeping(&namespace, "", 1).await;
 
     // The label by which the leader's Service finds its pod, wrong both ways.
     let (leading, other) = (leader(&namespace).await, standby(&namespace).await);
@@ -126,10 +121,7 @@ async fn a_setting_or_an_image_that_does_not_start_stops_at_one_member_and_a_cor
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-bad-setting").await;
     let _operator = Operator::start(&namespace, &[]).await;
-    namespace.apply(&manifest("kelp", "")).await;
-    settled(&namespace, 1).await;
-    let token = login(&namespace, "kelp").await;
-    put(&namespace, "kelp", &token, "kept").await;
+    let token = keeping(&namespace, "", 1).await;
     let bad = [
         (
             json!({"configuration": {"logging": {"file": "/nowhere/at/all/bao.log"}}}),
@@ -187,10 +179,7 @@ async fn a_lost_majority_is_said_nothing_drastic_is_done_and_it_recovers_when_th
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-quorum").await;
     let _operator = Operator::start(&namespace, &[]).await;
-    namespace.apply(&manifest("kelp", "")).await;
-    settled(&namespace, 1).await;
-    let token = login(&namespace, "kelp").await;
-    put(&namespace, "kelp", &token, "kept").await;
+    let token = keeping(&namespace, "", 1).await;
     let before = get(&namespace, "kelp").await.unwrap().status.unwrap().cluster_id;
     let name = namespace.name();
     namespace.apply(&no_pods(name)).await;
@@ -216,10 +205,7 @@ async fn clients_never_meet_a_second_cluster_that_somebody_forced_into_being() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-second").await;
     let _operator = Operator::start(&namespace, &[]).await;
-    namespace.apply(&manifest("kelp", "")).await;
-    settled(&namespace, 1).await;
-    let token = login(&namespace, "kelp").await;
-    put(&namespace, "kelp", &token, "kept").await;
+    let token = keeping(&namespace, "", 1).await;
     let before = get(&namespace, "kelp").await.unwrap().status.unwrap().cluster_id;
     // Nobody but a person with rights over the namespace can do this: the stanza of a first start, and an empty volume.
     namespace

@@ -7,35 +7,17 @@ use serde_json::Value;
 
 use super::rules::Rules;
 use crate::harness::{Audit, Cluster, Namespace, Operator};
-use crate::restore::setup::Bay;
+use crate::restore::setup::{Bay, PEOPLE};
 
 /// How long nothing may have been written before an operation counts as settled.
 const QUIET: Duration = Duration::from_millis(1500);
 
-/// What a cluster of the matrix has beside what the operator needs: secrets, an administrator, and an audit device, by
-/// which the effects in OpenBao are counted.
-const REQUESTS: &str = r#"
+/// An audit device, by which the effects in OpenBao are counted.
+const DEVICE: &str = "
     - name: trail
       operation: update
       path: sys/audit/trail
-      auditDevice: {type: file, fileOptions: {filePath: /openbao/data/trail.log}}
-    - name: kv
-      operation: update
-      path: sys/mounts/secret
-      data: {type: kv}
-    - name: admin_policy
-      operation: update
-      path: sys/policies/acl/admin
-      data: {policy: 'path "*" { capabilities = ["create","read","update","delete","list","sudo"] }'}
-    - name: userpass
-      operation: update
-      path: sys/auth/userpass
-      data: {type: userpass}
-    - name: admin
-      operation: update
-      path: auth/userpass/users/admin
-      data: {password: correct-horse, token_policies: admin}
-"#;
+      auditDevice: {type: file, fileOptions: {filePath: /openbao/data/trail.log}}";
 
 /// Where the servers keep their audit log.
 const TRAIL: &str = "/openbao/data/trail.log";
@@ -46,7 +28,7 @@ pub fn manifest(name: &str, replicas: u32, version: &str, extra: &str) -> String
         "apiVersion: openbao.org/v1alpha1\nkind: OpenBaoCluster\nmetadata: {{name: {name}}}\nspec:\n  \
          version: {version}\n  replicas: {replicas}\n  storage: {{size: 1Gi}}\n  deletionPolicy: DeletePVCs\n  \
          tls: {{enabled: true}}\n  configuration: {{unsafeAllowAPIAuditCreation: true}}\n  selfInit:\n    enabled: true\n    oidc: {{enabled: true}}\n    \
-         requests:{REQUESTS}  {extra}\n"
+         requests:{DEVICE}{PEOPLE}  {extra}\n"
     )
 }
 

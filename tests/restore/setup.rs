@@ -14,13 +14,15 @@ const READY: Duration = Duration::from_secs(300);
 /// A backup, on two shared cores.
 const BACKUP: Duration = Duration::from_secs(240);
 
-/// What a test's OpenBao has beside what the operator needs: a key-value store, an administrator with a password, and a log
-/// of every request on the volume, where it outlives the server.
-const REQUESTS: &str = r#"
+/// A log of every request, on the volume, where it outlives the server.
+const HEARD: &str = "
     - name: audit
       operation: update
       path: sys/audit/file
-      data: {type: file, options: {file_path: /openbao/data/heard.log}}
+      data: {type: file, options: {file_path: /openbao/data/heard.log}}";
+
+/// What a test's OpenBao has beside what the operator needs: a key-value store, and an administrator with a password.
+pub const PEOPLE: &str = r#"
     - name: kv
       operation: update
       path: sys/mounts/secret
@@ -57,7 +59,7 @@ pub fn manifest(name: &str, replicas: u32, version: &str, extra: &str) -> String
         "apiVersion: openbao.org/v1alpha1\nkind: OpenBaoCluster\nmetadata: {{name: {name}}}\nspec:\n  \
          version: {version}\n  replicas: {replicas}\n  storage: {{size: 1Gi}}\n  deletionPolicy: DeletePVCs\n  \
          tls: {{enabled: true}}\n  configuration: {{unsafeAllowAPIAuditCreation: true, raft: {{performanceMultiplier: 5}}}}\n  \
-         selfInit:\n    enabled: true\n    oidc: {{enabled: true}}\n    requests:{REQUESTS}  \
+         selfInit:\n    enabled: true\n    oidc: {{enabled: true}}\n    requests:{HEARD}{PEOPLE}  \
          backup: {{target: {{provider: file, file: {{claimName: sand}}}}}}\n  {extra}\n"
     )
 }

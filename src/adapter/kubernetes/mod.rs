@@ -8,6 +8,7 @@ pub mod classify;
 pub mod client;
 pub mod events;
 pub mod feed;
+pub mod finalizer;
 pub mod owner;
 pub mod shorten;
 pub mod time;

@@ -10,6 +10,7 @@ use crate::{
         kubernetes::{
             apply::{ApplyError, delete},
             client::{RequestError, timed},
+            finalizer,
             owner::is_controlled_by,
         },
     },
@@ -27,7 +28,6 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde::de::DeserializeOwned;
-use serde_json::json;
 use std::{fmt::Debug, time::Duration};
 
 /// Held while deletion has something to do.
@@ -68,25 +68,13 @@ pub enum Error {
 
 /// Sets or removes the finalizer as the policy demands.
 pub async fn guard(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<(), Error> {
-    let wanted = cluster.spec.deletion_policy != DeletionPolicy::Retain;
-    let held = cluster.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
-    match (wanted, held) {
-        (true, false) => set(ad, cluster, true).await,
-        (false, true) => set(ad, cluster, false).await,
-        (true, true) | (false, false) => Ok(()),
-    }
+    set(ad, cluster, cluster.spec.deletion_policy != DeletionPolicy::Retain).await
 }
 
 async fn set(ad: &Adapters, cluster: &OpenBaoCluster, held: bool) -> Result<(), Error> {
     let name = cluster.name_any();
-    let mut finalizers: Vec<String> =
-        cluster.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
-    if held {
-        finalizers.push(FINALIZER.to_owned());
-    }
+    let Some(patch) = finalizer::patch(cluster, FINALIZER, held) else { return Ok(()) };
     let api: Api<OpenBaoCluster> = Api::namespaced(ad.client.clone(), &cluster.namespace().unwrap_or_default());
-    // The resourceVersion makes it a compare-and-swap: nobody else's finalizer is lost.
-    let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": cluster.resource_version()}});
     match timed(api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
         Ok(_) => Ok(()),
         Err(error) if error.is_not_found() && !held => Ok(()),
@@ -96,7 +84,7 @@ async fn set(ad: &Adapters, cluster: &OpenBaoCluster, held: bool) -> Result<(), 
 
 /// Carries out the policy. Needs no valid spec: a bad one must not keep a cluster from going.
 pub async fn run(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<Duration, Error> {
-    if !cluster.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+    if !finalizer::is_on(cluster, FINALIZER) {
         return Ok(Duration::from_secs(60));
     }
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());

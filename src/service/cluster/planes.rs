@@ -16,6 +16,7 @@ use crate::{
     },
     service::{
         backup::{self, BackupFacts},
+        opslifecycle,
         restore::pending,
         upgrade::{self, TurnBack, UpgradeFacts},
     },
@@ -225,25 +226,15 @@ async fn ask_back(
     let Some(operation) = operations.iter().find(|operation| operation.name_any() == turn_back.operation) else {
         return Ok(());
     };
-    let nonce = turn_back.nonce();
-    if operation.spec.requests.iter().any(|request| request.nonce == nonce) {
-        return Ok(());
-    }
-    let mut requests = operation.spec.requests.clone();
-    requests.push(Request {
-        nonce,
+    let request = Request {
+        nonce: turn_back.nonce(),
         action: RequestAction::Cancel,
         reason: turn_back.reason.clone(),
         by: format!("openbaocluster/{}", spec.name),
         ..Request::default()
-    });
-    let api: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), &spec.namespace);
-    let patch = json!({
-        "metadata": {"resourceVersion": operation.resource_version()},
-        "spec": {"requests": requests},
-    });
-    match timed(api.patch(&turn_back.operation, &PatchParams::default(), &Patch::Merge(&patch))).await {
-        Ok(_) => Ok(()),
+    };
+    match opslifecycle::ask(&ad.client, operation, [request]).await {
+        Ok(()) => Ok(()),
         // It changed meanwhile: the next look knows the change.
         Err(error) if error.is_conflict() || error.is_not_found() => Ok(()),
         Err(source) => Err(Error::TurnBack { name: turn_back.operation.clone(), source }),

@@ -11,8 +11,9 @@ use super::{
 use crate::{
     adapter::{kubernetes::time::to_kube, openbao::HealthState},
     api::{
-        ClusterPhase, HANDLED_REQUESTS_KEPT, HandledRequest, LockOperation, MemberState, MemberStatus, OpenBaoCluster,
-        OpenBaoClusterStatus, Profile, SealType, TlsMode,
+        ClusterPhase, HandledRequest, LockOperation, MemberState, MemberStatus, OpenBaoCluster, OpenBaoClusterStatus,
+        Profile, Request, SealType, TlsMode,
+        common::forget_old_answers,
         conditions::{cluster as kind, reason},
     },
 };
@@ -148,7 +149,7 @@ pub fn build(seen: &Observed<'_>, now: DateTime<Utc>) -> OpenBaoClusterStatus {
         cluster_id,
         members: seen.members.iter().map(|member| member_status(member, seen.voters, &before)).collect(),
         last_restart_at: seen.last_restart_at.clone(),
-        handled_requests: remembered(&before.handled_requests, seen.handled),
+        handled_requests: remembered(&before.handled_requests, seen.handled, &seen.cluster.spec.requests),
         conditions: conditions.all.into_values().collect(),
         ..OpenBaoClusterStatus::default()
     }
@@ -198,10 +199,9 @@ pub fn news(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus) -> Vec<(
 }
 
 /// The last answers, oldest first.
-fn remembered(before: &[HandledRequest], now: &[HandledRequest]) -> Vec<HandledRequest> {
+fn remembered(before: &[HandledRequest], now: &[HandledRequest], requests: &[Request]) -> Vec<HandledRequest> {
     let mut all: Vec<HandledRequest> = before.iter().chain(now).cloned().collect();
-    let old = all.len().saturating_sub(HANDLED_REQUESTS_KEPT);
-    all.drain(..old);
+    forget_old_answers(&mut all, |nonce| requests.iter().any(|request| request.nonce == nonce));
     all
 }
 

@@ -5,6 +5,7 @@
 //! whether a store can be reached. A [`Manager`] says what its operations consist of; the engine runs the plan under
 //! the cluster's lock, writes intent before effect and result after it, and leaves a record of every transition.
 
+mod ask;
 pub mod audit;
 pub mod drive;
 pub mod gates;
@@ -21,6 +22,7 @@ pub mod saga;
 mod snapshot;
 pub mod workflow;
 
+pub use ask::ask;
 pub use audit::{AuditEvent, Fields, add_held_audit_fields, log_phase_transition};
 pub use guests::guests;
 pub use manager::{FinishCall, Manager, PlanCall, Planned, Refusal, RefusalPhase, StepCall, StepMode, StepOutcome};

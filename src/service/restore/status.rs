@@ -10,15 +10,13 @@ use super::decide::phase::{forward, phase_of};
 use super::plan;
 use super::steps::{access, judge, safety, submit};
 use crate::adapter::kubernetes::time::{from_kube, to_kube};
+use crate::api::common::forget_old_answers;
 use crate::api::conditions::{reason, restore as kind};
 use crate::api::{
     HandledRequest, ObservedSource, OpenBaoOperationStatus, OpenBaoRestore, OpenBaoRestoreStatus, OperationPhase,
     ProofKind, RestoreDurations, RestorePhase, RestoreProof, StepState, StepStatus, TransferProgress,
 };
 use crate::datapath::protocol::Progress;
-
-/// How many answers to requests a status keeps.
-const ANSWERS: usize = 20;
 
 /// The status of a restore that was admitted, before its operation has begun.
 pub fn admitted(restore: &OpenBaoRestore, cluster_uid: Option<String>, now: DateTime<Utc>) -> OpenBaoRestoreStatus {
@@ -214,18 +212,18 @@ fn words(duration: TimeDelta) -> String {
 fn answers(restore: &OpenBaoRestore, status: &mut OpenBaoRestoreStatus, handled: &[HandledRequest]) {
     let asked = |nonce: &str| restore.spec.requests.iter().any(|request| request.nonce == nonce);
     for answer in handled.iter().filter(|answer| asked(&answer.nonce)) {
-        answer_with(status, answer.clone());
+        answer_with(restore, status, answer.clone());
     }
 }
 
 /// Adds an answer, once per nonce; the oldest go.
-pub fn answer_with(status: &mut OpenBaoRestoreStatus, answer: HandledRequest) {
+pub fn answer_with(restore: &OpenBaoRestore, status: &mut OpenBaoRestoreStatus, answer: HandledRequest) {
     match status.handled_requests.iter_mut().find(|known| known.nonce == answer.nonce) {
         Some(known) => *known = answer,
         None => status.handled_requests.push(answer),
     }
-    let excess = status.handled_requests.len().saturating_sub(ANSWERS);
-    status.handled_requests.drain(..excess);
+    let stands = |nonce: &str| restore.spec.requests.iter().any(|request| request.nonce == nonce);
+    forget_old_answers(&mut status.handled_requests, stands);
 }
 
 fn set_complete(
@@ -414,7 +412,7 @@ mod tests {
         let mut status = mirror(&restore, &journal, None, at(50));
         assert_eq!(status.handled_requests.len(), 1);
         for i in 0..50 {
-            answer_with(&mut status, answer(&i.to_string()));
+            answer_with(&restore, &mut status, answer(&i.to_string()));
         }
         assert_eq!(status.handled_requests.len(), 20);
     }

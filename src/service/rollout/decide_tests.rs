@@ -1,13 +1,12 @@
 use super::*;
 use crate::{
     api::{
-        OpenBaoCluster, OpenBaoClusterStatus, OpenBaoOperationStatus, OpenBaoRolloutSpec, OperationPhase, Request,
-        RequestAction, RolloutMember, RolloutMemberState as State, StepState, StepStatus,
+        OpenBaoOperationStatus, OpenBaoRolloutSpec, OperationPhase, Request, RequestAction, RolloutMember,
+        RolloutMemberState as State, StepState, StepStatus,
     },
-    service::upgrade,
+    service::{rollout::fixtures::member, upgrade},
 };
 use kube::ResourceExt;
-use serde_json::json;
 use std::sync::Arc;
 
 fn now() -> DateTime<Utc> {
@@ -27,33 +26,6 @@ fn rollout(policy: &str, edit: impl FnOnce(&mut OpenBaoRolloutSpec)) -> OpenBaoR
     rollout.metadata.namespace = Some("reef".into());
     rollout.metadata.uid = Some("0123456789".into());
     rollout
-}
-
-fn member(name: &str) -> MemberFacts {
-    let mut cluster: OpenBaoCluster = serde_json::from_value(json!({
-        "apiVersion": "openbao.org/v1alpha1",
-        "kind": "OpenBaoCluster",
-        "metadata": {"name": name, "namespace": "reef", "uid": format!("uid-{name}")},
-        "spec": {
-            "version": "2.6.1",
-            "replicas": 3,
-            "storage": {"size": "1Gi"},
-            "tls": {"enabled": true, "mode": "OperatorManaged", "rotationPeriod": "720h"},
-            "backup": {"target": {"provider": "file", "file": {"claimName": "backups"}}}
-        }
-    }))
-    .unwrap();
-    cluster.status = Some(OpenBaoClusterStatus {
-        initialized: Some(true),
-        current_version: Some("2.6.1".into()),
-        ..OpenBaoClusterStatus::default()
-    });
-    MemberFacts {
-        cluster: Some(Arc::new(cluster)),
-        image: "bao:2.7.2".into(),
-        running_image: "bao:2.6.1".into(),
-        ..MemberFacts::default()
-    }
 }
 
 /// Decides and stores, as the controller does.

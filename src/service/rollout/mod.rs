@@ -13,4 +13,6 @@ pub mod requests;
 pub use decide::{Decision, Effect, Facts, decide};
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod model_tests;

@@ -2,21 +2,21 @@
 
 use super::{
     Decision, Effect, Facts, decide,
+    fixtures::member,
     member::MemberFacts,
     policy::{self, Cutover, Order, Policy},
 };
 use crate::{
     api::{
-        Direction, OpenBaoCluster, OpenBaoClusterStatus, OpenBaoOperation, OpenBaoOperationStatus, OpenBaoRollout,
-        OpenBaoRolloutSpec, OperationPhase, Request, RequestAction, RolloutMember, RolloutMemberState as State,
-        RolloutPhase, RolloutStop, StepState, StepStatus,
+        Direction, OpenBaoOperation, OpenBaoOperationStatus, OpenBaoRollout, OpenBaoRolloutSpec, OperationPhase,
+        Request, RequestAction, RolloutMember, RolloutMemberState as State, RolloutPhase, RolloutStop, StepState,
+        StepStatus,
     },
     service::upgrade,
 };
 use chrono::{DateTime, Utc};
 use kube::ResourceExt;
 use proptest::prelude::*;
-use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// One thing that happens.
@@ -49,9 +49,13 @@ fn happens(members: usize) -> impl Strategy<Value = Happens> {
 /// The world: the stored rollout and the operations, which run by themselves once they exist.
 struct World {
     rollout: OpenBaoRollout,
-    clusters: Vec<Arc<OpenBaoCluster>>,
+    members: Vec<MemberFacts>,
     operations: BTreeMap<String, OpenBaoOperation>,
     nonce: u32,
+}
+
+fn name_of(member: &MemberFacts) -> String {
+    member.cluster.as_ref().expect("a member of the model has a cluster").name_any()
 }
 
 const STEPS: [&str; 4] = ["UpgradeStandby", "Park", "StepDown", "Soak"];
@@ -69,44 +73,25 @@ impl World {
         };
         let mut rollout = OpenBaoRollout::new("wave", spec);
         rollout.metadata.uid = Some("0123456789".into());
-        let cluster = |n: usize| {
-            let mut cluster: OpenBaoCluster = serde_json::from_value(json!({
-                "apiVersion": "openbao.org/v1alpha1",
-                "kind": "OpenBaoCluster",
-                "metadata": {"name": name(n), "namespace": "reef", "uid": name(n)},
-                "spec": {
-                    "version": "2.6.1",
-                    "replicas": 3,
-                    "storage": {"size": "1Gi"},
-                    "tls": {"enabled": true, "mode": "OperatorManaged", "rotationPeriod": "720h"},
-                    "backup": {"target": {"provider": "file", "file": {"claimName": "backups"}}}
-                }
-            }))
-            .unwrap();
-            cluster.status = Some(OpenBaoClusterStatus {
-                initialized: Some(true),
-                current_version: Some("2.6.1".into()),
-                ..OpenBaoClusterStatus::default()
-            });
-            Arc::new(cluster)
-        };
-        Self { rollout, clusters: (0..members).map(cluster).collect(), operations: BTreeMap::new(), nonce: 0 }
+        Self {
+            rollout,
+            members: (0..members).map(|n| member(&name(n))).collect(),
+            operations: BTreeMap::new(),
+            nonce: 0,
+        }
     }
 
     fn facts(&self) -> Vec<MemberFacts> {
-        let of = |cluster: &Arc<OpenBaoCluster>| MemberFacts {
-            cluster: Some(cluster.clone()),
+        let of = |member: &MemberFacts| MemberFacts {
             operations: self
                 .operations
                 .values()
-                .filter(|operation| operation.spec.cluster == cluster.name_any())
+                .filter(|operation| operation.spec.cluster == name_of(member))
                 .map(|operation| Arc::new(operation.clone()))
                 .collect(),
-            image: "bao:2.7.2".into(),
-            running_image: "bao:2.6.1".into(),
-            ..MemberFacts::default()
+            ..member.clone()
         };
-        self.clusters.iter().map(of).collect()
+        self.members.iter().map(of).collect()
     }
 
     fn decide(&self) -> Decision {
@@ -175,7 +160,7 @@ impl World {
     }
 
     fn live(&mut self, member: usize) -> Option<&mut OpenBaoOperation> {
-        let cluster = self.clusters[member].name_any();
+        let cluster = name_of(&self.members[member]);
         self.operations.values_mut().find(|operation| {
             operation.spec.cluster == cluster
                 && !operation.status.as_ref().is_some_and(|status| status.phase.is_terminal())
@@ -189,7 +174,7 @@ impl World {
             Happens::Fails(member) => self.advance(*member, true),
             Happens::Asks(action, member) => {
                 self.nonce += 1;
-                let step = member.map_or_else(String::new, |member| self.clusters[member].name_any());
+                let step = member.map_or_else(String::new, |member| name_of(&self.members[member]));
                 let nonce = self.nonce.to_string();
                 self.rollout.spec.requests = vec![Request { nonce, action: *action, step, ..Request::default() }];
             }
@@ -218,7 +203,7 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..60 {
             self.reconcile(usize::MAX);
-            for member in 0..self.clusters.len() {
+            for member in 0..self.members.len() {
                 self.advance(member, false);
             }
         }

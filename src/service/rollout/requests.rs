@@ -3,7 +3,7 @@
 use super::policy::{Cutover, OnFailure, Policy, has_failed};
 use crate::api::{
     HandledRequest, OpenBaoRolloutStatus, Request, RequestAction, RequestOutcome, RolloutMemberState,
-    RolloutMemberStatus, RolloutStop, common::HANDLED_REQUESTS_KEPT,
+    RolloutMemberStatus, RolloutStop, common::forget_old_answers,
 };
 use chrono::{DateTime, Utc};
 
@@ -20,13 +20,7 @@ pub fn answer(requests: &[Request], policy: Policy, status: &mut OpenBaoRolloutS
         let nonce = request.nonce.clone();
         status.handled_requests.push(HandledRequest { nonce, action: request.action, outcome, message, at: Some(now) });
     }
-    // The oldest go first, but never one whose request still stands in the spec: it would be acted on again.
-    let mut surplus = status.handled_requests.len().saturating_sub(HANDLED_REQUESTS_KEPT);
-    status.handled_requests.retain(|handled| {
-        let forgotten = surplus > 0 && !requests.iter().any(|request| request.nonce == handled.nonce);
-        surplus -= usize::from(forgotten);
-        !forgotten
-    });
+    forget_old_answers(&mut status.handled_requests, |nonce| requests.iter().any(|request| request.nonce == nonce));
 }
 
 /// What it did, or why it is refused.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::api::common::HANDLED_REQUESTS_KEPT;
 use crate::api::{OpenBaoRolloutSpec, RolloutMember, RolloutMemberState as State};
 
 fn policy(policy: &str, on_failure: &str, defer_cutover: bool) -> Policy {

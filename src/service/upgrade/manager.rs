@@ -17,23 +17,21 @@ use crate::{
         openbao::HealthState,
     },
     api::{
-        LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OperationKind, OperationPhase, Plan, RequestAction,
-        RetryPolicy, StepKind, StepSpec, UpgradeDirective, duration,
+        LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OperationKind, OperationPhase, Plan, Request,
+        RequestAction, RetryPolicy, StepKind, StepSpec, UpgradeDirective, duration,
     },
     service::{
         backup,
         cluster::{names, observe},
-        opslifecycle::{FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome, guests},
+        opslifecycle::{
+            self, FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome, guests,
+        },
     },
 };
 use chrono::Utc;
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Api, ResourceExt,
-    api::{Patch, PatchParams, PostParams},
-    runtime::reflector::ObjectRef,
-};
+use kube::{Api, ResourceExt, api::PostParams, runtime::reflector::ObjectRef};
 use std::{collections::BTreeMap, time::Duration};
 
 const GATE: &str = "GateHealth";
@@ -435,22 +433,14 @@ pub(super) async fn stop_children(call: &FinishCall<'_>) -> StepOutcome {
             && !child.status.as_ref().is_some_and(|status| status.phase.is_terminal())
     });
     let Some(child) = live else { return StepOutcome::done() };
-    let operations: Api<OpenBaoOperation> = Api::namespaced(call.ad.client.clone(), &namespace);
-    let nonce = format!("parent-{uid}");
-    if !child.spec.requests.iter().any(|request| request.nonce == nonce) {
-        let mut requests = child.spec.requests.clone();
-        requests.push(crate::api::Request {
-            nonce,
-            action: RequestAction::Cancel,
-            reason: format!("its parent {} ended {}", call.op.name_any(), call.ending.as_str()),
-            ..crate::api::Request::default()
-        });
-        let patch = serde_json::json!({ "spec": { "requests": requests } });
-        if let Err(error) =
-            timed(operations.patch(&child.name_any(), &PatchParams::default(), &Patch::Merge(&patch))).await
-        {
-            tracing::warn!(%error, child = %child.name_any(), "failed to cancel a child operation");
-        }
+    let request = Request {
+        nonce: format!("parent-{uid}"),
+        action: RequestAction::Cancel,
+        reason: format!("its parent {} ended {}", call.op.name_any(), call.ending.as_str()),
+        ..Request::default()
+    };
+    if let Err(error) = opslifecycle::ask(&call.ad.client, child, [request]).await {
+        tracing::warn!(%error, child = %child.name_any(), "failed to cancel a child operation");
     }
     StepOutcome::in_progress(format!("{} is being stopped", child.name_any()))
 }

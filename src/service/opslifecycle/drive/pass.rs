@@ -5,7 +5,6 @@ use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams, PostParams},
 };
-use serde_json::json;
 
 use super::{
     super::{
@@ -27,6 +26,7 @@ use crate::{
         kubernetes::{
             client::timed,
             events::{News, Severity},
+            finalizer,
         },
     },
     api::{
@@ -125,7 +125,7 @@ impl<'a> Pass<'a> {
 
     async fn commit(&mut self) -> Result<(), DriveError> {
         let ends = self.run.status().phase.is_terminal();
-        if !ends && !has_finalizer(&self.op) && self.op.metadata.deletion_timestamp.is_none() {
+        if !ends && !finalizer::is_on(&self.op, OPERATION_FINALIZER) && self.op.metadata.deletion_timestamp.is_none() {
             self.set_finalizer(true).await?;
         }
         if !self.driver.ad.leadership.still_leader() {
@@ -166,7 +166,7 @@ impl<'a> Pass<'a> {
     }
 
     async fn closed(mut self) -> Result<Again, DriveError> {
-        if has_finalizer(&self.op) && self.lock_is_settled() {
+        if finalizer::is_on(&self.op, OPERATION_FINALIZER) && self.lock_is_settled() {
             self.set_finalizer(false).await?;
         }
         prune::records(&self.driver.ad, &self.op, self.facts.now).await;
@@ -179,15 +179,7 @@ impl<'a> Pass<'a> {
     }
 
     async fn set_finalizer(&mut self, wanted: bool) -> Result<(), DriveError> {
-        let mut finalizers = self.op.finalizers().to_vec();
-        finalizers.retain(|finalizer| finalizer != OPERATION_FINALIZER);
-        if wanted {
-            finalizers.push(OPERATION_FINALIZER.to_owned());
-        }
-        let patch = json!({"metadata": {
-            "resourceVersion": self.op.resource_version(),
-            "finalizers": finalizers,
-        }});
+        let Some(patch) = finalizer::patch(&self.op, OPERATION_FINALIZER, wanted) else { return Ok(()) };
         match timed(self.api.patch_metadata(&self.op.name_any(), &PatchParams::default(), &Patch::Merge(&patch))).await
         {
             Ok(written) => {
@@ -198,10 +190,6 @@ impl<'a> Pass<'a> {
             Err(error) => Err(DriveError::Finalizer(error)),
         }
     }
-}
-
-fn has_finalizer(op: &OpenBaoOperation) -> bool {
-    op.finalizers().iter().any(|finalizer| finalizer == OPERATION_FINALIZER)
 }
 
 /// Whose journal it is.

@@ -14,7 +14,7 @@ use super::{
     ABANDONED, COMPENSATION_FAILED, LOCK_LOST, OUTCOME_UNKNOWN, PARKED, WAITING_FOR_LOCK,
 };
 use crate::api::{
-    common::HANDLED_REQUESTS_KEPT,
+    common::forget_old_answers,
     operation::{
         Direction, JOURNAL_VERSION, LockRecord, OpenBaoOperationStatus, OperationKind, OperationPhase, Plan, StepState,
         StepStatus,
@@ -436,12 +436,7 @@ impl Journal {
                 ]);
                 self.record(AuditEvent::OperationRequestHandled, "requested", &outcome, fields, now);
                 self.status.handled_requests.push(request.clone());
-                let mut surplus = self.status.handled_requests.len().saturating_sub(HANDLED_REQUESTS_KEPT);
-                self.status.handled_requests.retain(|handled| {
-                    let keep = surplus == 0 || present.contains(&handled.nonce);
-                    surplus -= usize::from(!keep);
-                    keep
-                });
+                forget_old_answers(&mut self.status.handled_requests, |nonce| present.iter().any(|one| one == nonce));
             }
             Event::TurnedBack { by } => {
                 if !matches!(phase, P::Succeeded | P::Failed | P::Cancelled) || self.status.rolled_back_by.is_some() {

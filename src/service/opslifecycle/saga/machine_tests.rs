@@ -7,7 +7,7 @@ use super::{
     *,
 };
 use crate::api::{
-    common::{HandledRequest, RequestAction, RequestOutcome},
+    common::{HANDLED_REQUESTS_KEPT, HandledRequest, RequestAction, RequestOutcome},
     operation::{HistoryEntry, Receipt, StepSpec},
 };
 
