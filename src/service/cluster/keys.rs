@@ -149,11 +149,7 @@ async fn managed(
         .secret_text(&server, "tls.crt")
         .zip(facts.secret_text(&server, "tls.key"))
         .map(|(cert, key)| KeyedCert { cert, key: key.into() });
-    let kept = current.and_then(|current| {
-        let until = tls::judge(&current.cert, &current.key, &bundle, &needed, now).ok()?;
-        (!tls::is_due(until, rotation, now)).then_some((current, until))
-    });
-    let (serving, until) = if let Some(kept) = kept {
+    let (serving, until) = if let Some(kept) = kept(current, &authority.cert, &needed, rotation, now) {
         kept
     } else {
         let fresh = tls::issue(&authority, &needed, rotation, now)?;
@@ -172,6 +168,20 @@ async fn managed(
         secret: Some(secrets::serving(cluster, &serving, &bundle)),
         bundle: Some(bundle),
     })
+}
+
+/// The serving certificate as it is, and until when, unless it is time for another. One of an older authority is not kept,
+/// although the bundle still believes it: who replaces the authority wants to be rid of what the old one signed.
+fn kept(
+    current: Option<KeyedCert>,
+    authority: &str,
+    needed: &BTreeSet<String>,
+    rotation: Duration,
+    now: DateTime<Utc>,
+) -> Option<(KeyedCert, DateTime<Utc>)> {
+    let current = current?;
+    let until = tls::judge(&current.cert, &current.key, authority, needed, now).ok()?;
+    (!tls::is_due(until, rotation, now)).then_some((current, until))
 }
 
 /// The cluster's own authority: as it is, or made now.
@@ -378,5 +388,18 @@ mod tests {
         assert_eq!(bundle(&new.cert, Some(&both), now), both, "stable");
         let later: DateTime<Utc> = "2040-01-01T00:00:00Z".parse().unwrap();
         assert_eq!(bundle(&new.cert, Some(&both), later).matches("BEGIN").count(), 1);
+    }
+
+    #[test]
+    fn a_serving_certificate_is_kept_until_it_is_due_or_its_authority_was_replaced() {
+        let now: DateTime<Utc> = "2026-11-21T09:00:00Z".parse().unwrap();
+        let [old, new] = [(); 2].map(|()| tls::new_authority("kelp", "reef", now).unwrap());
+        let names = tls::serving_names("kelp", "reef", &[]);
+        let rotation = tls::DEFAULT_ROTATION;
+        let serving = || Some(tls::issue(&old, &names, rotation, now).unwrap());
+        assert!(kept(serving(), &old.cert, &names, rotation, now).is_some());
+        assert!(kept(serving(), &new.cert, &names, rotation, now).is_none(), "signed by an authority that is gone");
+        assert!(kept(serving(), &old.cert, &names, rotation * 24, now).is_none(), "due");
+        assert!(kept(None, &old.cert, &names, rotation, now).is_none());
     }
 }
