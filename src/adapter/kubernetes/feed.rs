@@ -16,7 +16,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use std::{borrow::Cow, collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, fmt::Debug, hash::Hash, sync::Arc, time::Duration};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -137,14 +137,21 @@ where
         // Objects that a fresh list no longer holds were deleted while nobody watched.
         let mut known: HashMap<(String, String), Touched> = HashMap::new();
         let mut listed: HashMap<(String, String), Touched> = HashMap::new();
+        let mut failures = 0;
         while let Some(event) = events.next().await {
             let event = match event {
                 Ok(event) => event,
                 Err(error) => {
-                    tracing::warn!(kind, error = %error, "watch failed, trying again");
+                    let again = more_patience(failures);
+                    failures += 1;
+                    tracing::warn!(kind, error = %error, ?again, "watch failed, trying again");
+                    tokio::time::sleep(again).await;
                     continue;
                 }
             };
+            if !matches!(event, watcher::Event::Init) {
+                failures = 0;
+            }
             let touched = match &event {
                 watcher::Event::Apply(object) | watcher::Event::InitApply(object) => note(kind, object, ties, false),
                 watcher::Event::Delete(object) => note(kind, object, ties, true),
@@ -195,6 +202,12 @@ where
     reader
 }
 
+/// What is waited after so many failures in a row, beside kube's own second. Its backoff starts over with each attempt to list
+/// (the attempt itself counts as an event), so a watch that we have no right to would ask once a second for ever.
+fn more_patience(failures: u32) -> Duration {
+    if failures == 0 { Duration::ZERO } else { Duration::from_secs(1 << failures.min(6)) }
+}
+
 fn note<K>(kind: &'static str, object: &DeserializeGuard<K>, ties: fn(&K) -> Ties, deleted: bool) -> Option<Touched>
 where
     K: Resource<DynamicType = ()>,
@@ -241,5 +254,16 @@ where
         watcher::Event::Delete(DeserializeGuard(Err(invalid))) => last(&invalid.metadata).map(watcher::Event::Delete),
         watcher::Event::Init => Some(watcher::Event::Init),
         watcher::Event::InitDone => Some(watcher::Event::InitDone),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_that_is_refused_is_tried_ever_less_often_but_never_less_than_about_once_a_minute() {
+        let waits: Vec<u64> = [0, 1, 2, 3, 6, 7, u32::MAX].map(|n| more_patience(n).as_secs()).into();
+        assert_eq!(waits, [0, 2, 4, 8, 64, 64, 64]);
     }
 }
