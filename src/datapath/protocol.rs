@@ -4,6 +4,8 @@
 //! and writes [`GRANT`]; the mover writes the rest. Each data key holds one JSON document. Beside it, a Job's pod ends
 //! with a [`JobResult`] as its last line of output and its termination message.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -140,6 +142,10 @@ pub struct Claim {
     pub leader_pod_uid: String,
     pub at: DateTime<Utc>,
 }
+
+/// A mover whose claim took longer than this to be written sends nothing: whoever looks at the claim later must know when the
+/// POST can have begun.
+pub const POST_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why a pod may not claim.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -24,7 +24,8 @@ use super::mailbox::Mailbox;
 use super::patience::bounded;
 use super::progress::Meter;
 use super::protocol::{
-    Cause, Claim, Grant, Permit, REPORT, RESULT, Report, ReportKind, RestoreDone, Stage, Submission, SubmissionOutcome,
+    Cause, Claim, Grant, POST_WITHIN, Permit, REPORT, RESULT, Report, ReportKind, RestoreDone, Stage, Submission,
+    SubmissionOutcome,
 };
 use super::spool::{self, Spool};
 use super::stored::{self, Found, Source};
@@ -192,7 +193,11 @@ async fn submit(
         leader_pod_uid: permit.leader.pod_uid.clone(),
         at: Utc::now(),
     };
+    let claiming = Instant::now();
     mailbox.claim(permit, &claim).await?;
+    if claiming.elapsed() > POST_WITHIN {
+        return Ok(too_late(&claim, claiming.elapsed()));
+    }
     // From here on the pod being told to stop changes nothing: the answer is worth more than a clean end.
     let length = spool.level().bytes;
     meter.stage(Stage::Submit, length);
@@ -208,6 +213,24 @@ async fn submit(
         (Ok(_), _) => Ok(()),
     };
     Ok((submission, result))
+}
+
+/// The claim stands and nothing was sent under it.
+fn too_late(claim: &Claim, taken: Duration) -> (Submission, Result<(), MoverError>) {
+    let message = format!(
+        "nothing was sent: writing the claim took {} s, and the snapshot is sent within {} s or not at all",
+        taken.as_secs(),
+        POST_WITHIN.as_secs()
+    );
+    let submission = Submission {
+        pod_uid: claim.pod_uid.clone(),
+        fence: claim.fence,
+        outcome: SubmissionOutcome::Refused,
+        status: None,
+        message: message.clone(),
+        at: Utc::now(),
+    };
+    (submission, Err(MoverError::BadGrant(message)))
 }
 
 /// What an answer says. A connection that was never made sent nothing; any other silence tells nothing, because the server
@@ -254,6 +277,15 @@ mod tests {
             503 => openbao::Error::Sealed { pod, request, detail },
             status => openbao::Error::Refused { pod, request, status, detail },
         })
+    }
+
+    #[test]
+    fn a_claim_that_took_too_long_is_on_record_as_one_under_which_nothing_was_sent() {
+        let claim = Claim { pod_uid: "m".into(), fence: 3, leader_pod_uid: "l".into(), at: Utc::now() };
+        let (submission, result) = too_late(&claim, Duration::from_secs(12));
+        assert_eq!((submission.outcome, submission.status), (SubmissionOutcome::Refused, None));
+        assert!(submission.message.contains("nothing was sent"), "{}", submission.message);
+        assert!(result.is_err());
     }
 
     #[test]

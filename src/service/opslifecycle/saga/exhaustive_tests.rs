@@ -47,10 +47,16 @@ impl State {
         // Which world it is: the one in which all goes well, or one in which a step fails.
         let failing = me.script.ends.iter().position(|(end, _)| matches!(end, End::Fatal));
         let world = (failing, &self.world.lock, self.world.shows, me.requests.len(), called, &me.undone, &self.broken);
+        // Saying something else is a write, and what is said is therefore part of where it stands.
+        let says = |status: &OpenBaoOperationStatus| {
+            let conditions: Vec<_> = status.conditions.iter().map(|c| (c.type_.clone(), c.status.clone())).collect();
+            (status.message.clone(), conditions)
+        };
         let passes = self.passes.each_ref().map(|pass| {
-            pass.as_ref().map(|pass| (pass.version == me.version, pass.facts.lock.clone(), pass.run.key()))
+            let pass = pass.as_ref()?;
+            Some((pass.version == me.version, pass.facts.lock.clone(), pass.run.key(), says(pass.run.status())))
         });
-        let key = format!("{} {world:?} {passes:?}", key_of(&me.stored));
+        let key = format!("{} {:?} {world:?} {passes:?}", key_of(&me.stored), says(&me.stored));
         self.key = key;
         self
     }

@@ -341,7 +341,7 @@ impl Run {
     }
 }
 
-/// What of a journal decides how it goes on: no texts, no times, no history.
+/// What of a journal decides how it goes on: no texts, no times, no history. A write may change only those.
 #[cfg(test)]
 pub(crate) fn key_of(status: &OpenBaoOperationStatus) -> String {
     let steps: Vec<_> = status
@@ -354,7 +354,7 @@ pub(crate) fn key_of(status: &OpenBaoOperationStatus) -> String {
     let lock = status.lock.as_ref().map(|lock| (lock.fence, lock.released_at.is_some(), lock.lost_at.is_some()));
     let handled: Vec<_> = status.handled_requests.iter().map(|handled| (&handled.nonce, handled.outcome)).collect();
     let way = (status.phase, status.direction, status.ending, status.closing, &status.reason);
-    let past = (status.plan.is_some(), status.point_of_no_return_at.is_some(), status.announced);
+    let past = (status.plan.is_some(), status.point_of_no_return_at.is_some());
     format!("{way:?} {past:?} {steps:?} {lock:?} {handled:?}")
 }
 

@@ -6,6 +6,9 @@ pub mod judge;
 pub mod phase;
 pub mod prove;
 
+#[cfg(test)]
+mod claim_model;
+
 /// A no that does not change by itself: one word for machines, one sentence that names what to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {

@@ -5,6 +5,8 @@
 //! a token minted right before it, exist only in the old data. Each attempt has one claim; whoever finds one must assume
 //! that the POST happened, and nothing here ever leads to a second POST under the same claim.
 
+#[cfg(doc)]
+use crate::datapath::protocol::POST_WITHIN;
 use crate::datapath::protocol::{Claim, Submission, SubmissionOutcome};
 use chrono::{DateTime, Duration, Utc};
 
@@ -19,6 +21,11 @@ pub const LEADERLESS_AFTER: Duration = Duration::minutes(3);
 pub const RESTART_GRACE: Duration = Duration::seconds(90);
 /// Past this nobody can say any more what happened. Counted from the claim.
 pub const PROOF_DEADLINE: Duration = Duration::minutes(30);
+/// A connection for the POST is made this long after the claim or never ([`POST_WITHIN`] and the time to connect, with room for
+/// clocks that differ): a process that began later than that took nothing under it.
+pub const TAKEN_WITHIN: Duration = Duration::seconds(30);
+/// Clocks differ: a process that began this long after the server's answer is not the one that gave it.
+pub const PROCESS_MARGIN: Duration = Duration::seconds(5);
 /// Clocks differ: a permit is surely over only this long after its end.
 pub const PERMIT_MARGIN: Duration = Duration::seconds(15);
 
@@ -246,12 +253,16 @@ fn with_leader(
             proof: Proof::ClusterId,
             text: format!("leader {pod} shows the cluster id of the snapshot, which is not that of the data before"),
         },
-        (Marker::Present, _, _) | (Marker::NoAccess, Witness::Valid, _) => still_there(claim, leader, ended, now),
+        (Marker::Present, _, _) | (Marker::NoAccess, Witness::Valid, _) => {
+            still_there(facts, claim, leader, ended, now)
+        }
         (Marker::NoAccess, Witness::Denied, Identity::Old) => {
             unproven("the leader does not know our token any more, but the cluster id is not that of the snapshot")
         }
         // The id of the old data, where it would have to be another.
-        (Marker::NoAccess, Witness::Lost | Witness::Silent, Identity::Old) => still_there(claim, leader, ended, now),
+        (Marker::NoAccess, Witness::Lost | Witness::Silent, Identity::Old) => {
+            still_there(facts, claim, leader, ended, now)
+        }
         (Marker::NoAccess, Witness::Lost | Witness::Silent, Identity::NotAsked | Identity::NotSeen) => {
             unproven("nobody of ours can log in at the leader, so whose data it serves cannot be seen")
         }
@@ -269,14 +280,19 @@ enum Identity {
 
 /// The old data is served. By another process than the one that took the request, that is final; by the same one it is
 /// final once nothing can be under way any more.
-fn still_there(claim: &Claim, leader: &LeaderSeen, ended: DateTime<Utc>, now: DateTime<Utc>) -> Outcome {
+fn still_there(facts: &Facts, claim: &Claim, leader: &LeaderSeen, ended: DateTime<Utc>, now: DateTime<Utc>) -> Outcome {
     let pod = &leader.pod;
     if leader.pod_uid != claim.leader_pod_uid {
         return Outcome::NotApplied(format!(
             "the leader that took the snapshot is gone, and {pod}, which leads now, serves the old data"
         ));
     }
-    if leader.process_since.is_some_and(|since| since > claim.at) {
+    // Between the claim and the POST a server may restart, and take it after all.
+    let taken_by = match &facts.submission {
+        Some(submission) => submission.at + PROCESS_MARGIN,
+        None => claim.at + TAKEN_WITHIN,
+    };
+    if leader.process_since.is_some_and(|since| since > taken_by) {
         return Outcome::NotApplied(format!(
             "leader {pod} was restarted after it took the snapshot, and serves the old data"
         ));

@@ -30,23 +30,43 @@ const WITNESS_LIFE: TimeDelta = TimeDelta::minutes(8);
 /// How many tokens are kept at most: far more than restores are ever under way in one process.
 const WITNESSES: usize = 256;
 
-/// Tokens minted right before a submission, by operation UID. In memory only: a restart of the operator loses them, and
-/// the marker alone is the proof then.
+/// What this process alone knows of submissions, by operation UID. A restart of the operator loses it: then the marker is
+/// the only proof, and what is counted from a first sight is counted anew, so that forgetting costs time and nothing else.
 #[derive(Debug, Default)]
-pub struct Witnesses(Mutex<HashMap<String, (Token, DateTime<Utc>)>>);
+pub struct Witnesses(Mutex<HashMap<String, Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Minted right before the submission.
+    token: Option<(Token, DateTime<Utc>)>,
+    /// The attempt whose mover was gone without anyone to say since when, and when that was first seen.
+    gone: Option<(i32, DateTime<Utc>)>,
+}
 
 impl Witnesses {
-    pub fn keep(&self, operation_uid: &str, token: Token, now: DateTime<Utc>) {
+    fn of<T>(&self, operation_uid: &str, act: impl FnOnce(&mut Known) -> T) -> T {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= WITNESSES {
+        if all.len() >= WITNESSES && !all.contains_key(operation_uid) {
             all.clear();
         }
-        all.insert(operation_uid.to_owned(), (token, now));
+        act(all.entry(operation_uid.to_owned()).or_default())
+    }
+
+    pub fn keep(&self, operation_uid: &str, token: Token, now: DateTime<Utc>) {
+        self.of(operation_uid, |known| known.token = Some((token, now)));
     }
 
     pub fn get(&self, operation_uid: &str, now: DateTime<Utc>) -> Option<Token> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(operation_uid).filter(|(_, minted)| now - *minted < WITNESS_LIFE).map(|(token, _)| token.clone())
+        let token = self.of(operation_uid, |known| known.token.clone());
+        token.filter(|(_, minted)| now - *minted < WITNESS_LIFE).map(|(token, _)| token)
+    }
+
+    /// When the mover of this attempt was first seen to be gone, `now` being one such time.
+    pub fn gone_since(&self, operation_uid: &str, attempt: i32, now: DateTime<Utc>) -> DateTime<Utc> {
+        self.of(operation_uid, |known| match known.gone {
+            Some((of, since)) if of == attempt => since,
+            _ => known.gone.insert((attempt, now)).1,
+        })
     }
 
     pub fn forget(&self, operation_uid: &str) {
@@ -147,5 +167,18 @@ mod tests {
         assert!(witnesses.get("u", now + TimeDelta::minutes(8)).is_none());
         witnesses.forget("u");
         assert!(witnesses.get("u", now).is_none());
+    }
+
+    #[test]
+    fn a_mover_is_gone_since_it_was_first_missed_and_each_attempt_has_its_own() {
+        let witnesses = Witnesses::default();
+        let now: DateTime<Utc> = "2026-11-21T03:00:00Z".parse().unwrap();
+        let later = now + TimeDelta::minutes(1);
+        assert_eq!(witnesses.gone_since("u", 1, now), now);
+        assert_eq!(witnesses.gone_since("u", 1, later), now);
+        assert_eq!(witnesses.gone_since("v", 1, later), later);
+        assert_eq!(witnesses.gone_since("u", 2, later), later);
+        witnesses.forget("v");
+        assert_eq!(witnesses.gone_since("v", 1, now), now);
     }
 }

@@ -249,7 +249,9 @@ async fn looked(step: &Step<'_>) -> Result<Looked, StepOutcome> {
         revoked: !matches!(read.grant, Some(Grant::Granted(_))),
         claim: read.claim.clone(),
         submission: read.result.clone(),
-        mover: mover_of(&read, current.as_ref(), step.call.now),
+        mover: mover_of(&read, current.as_ref(), || {
+            step.witnesses.gone_since(&step.uid, step.call.state.attempt, Utc::now())
+        }),
         leader,
         members: evidence::seen(&members),
         new_cluster_id: step.call.output(plan::PLACE_MARKER, marker::NEW_CLUSTER_ID).map(str::to_owned),
@@ -302,10 +304,11 @@ fn unknown(message: &str) -> StepOutcome {
     }
 }
 
-/// The mover that was given the permit, as far as the submission goes. One whose Job is gone can send nothing any more.
-fn mover_of(read: &Exchange, current: Option<&Current>, now: DateTime<Utc>) -> Mover {
-    let claimed = read.claim.as_ref().map(|claim| claim.at);
-    let gone = |at: Option<DateTime<Utc>>| Mover::Gone { at: at.or(claimed).unwrap_or(now) };
+/// The mover that was given the permit, as far as the submission goes. One whose Job is gone can send nothing any more; until
+/// when it did is nowhere to be read then, and it may have sent for long after its claim: `missed` tells when it was first
+/// seen to be gone.
+fn mover_of(read: &Exchange, current: Option<&Current>, missed: impl FnOnce() -> DateTime<Utc>) -> Mover {
+    let gone = |at: Option<DateTime<Utc>>| Mover::Gone { at: at.unwrap_or_else(missed) };
     match current.map(|current| &current.state) {
         None => gone(None),
         Some(State::Ended { at, .. }) => gone(*at),
@@ -435,14 +438,14 @@ mod tests {
 
     #[test]
     fn a_claim_belongs_to_the_pod_that_made_it_and_to_no_later_one() {
-        let now = DateTime::from_timestamp(200, 0).unwrap();
+        let missed = || DateTime::from_timestamp(200, 0).unwrap();
         let at = |seconds| Mover::Gone { at: DateTime::from_timestamp(seconds, 0).unwrap() };
         let running = current(State::Running { pod_uid: "m2".into() });
-        assert_eq!(mover_of(&read(Some("m1")), Some(&running), now), at(100), "another pod runs");
-        assert_eq!(mover_of(&read(Some("m2")), Some(&running), now), Mover::Running);
-        assert_eq!(mover_of(&read(Some("m1")), None, now), at(100));
-        assert_eq!(mover_of(&read(None), None, now), at(200));
+        assert_eq!(mover_of(&read(Some("m1")), Some(&running), missed), at(200), "another pod runs");
+        assert_eq!(mover_of(&read(Some("m2")), Some(&running), missed), Mover::Running);
+        assert_eq!(mover_of(&read(Some("m1")), None, missed), at(200), "it may have sent until a moment ago");
+        assert_eq!(mover_of(&read(None), None, missed), at(200));
         let ended = State::Ended { at: DateTime::from_timestamp(150, 0), failure: None, why: String::new() };
-        assert_eq!(mover_of(&read(Some("m1")), Some(&current(ended)), now), at(150));
+        assert_eq!(mover_of(&read(Some("m1")), Some(&current(ended)), missed), at(150));
     }
 }

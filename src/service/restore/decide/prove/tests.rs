@@ -65,7 +65,25 @@ fn a_marker_seen_by_another_leader_means_that_the_snapshot_was_lost() {
     assert!(matches!(prove(&facts, at(2)), Outcome::NotApplied(_)));
     let mut facts = accepted(Marker::Present, Witness::Lost);
     facts.leader.as_mut().unwrap().process_since = Some(at(3));
-    assert!(matches!(prove(&facts, at(4)), Outcome::NotApplied(_)), "the same pod, another process");
+    assert!(
+        matches!(prove(&facts, at(8)), Outcome::Wait(_)),
+        "it began too near the answer to be told from the one that gave it"
+    );
+    facts.leader.as_mut().unwrap().process_since = Some(at(7));
+    assert!(matches!(prove(&facts, at(8)), Outcome::NotApplied(_)), "the same pod, another process");
+}
+
+#[test]
+fn a_server_restarted_between_the_claim_and_the_post_may_have_taken_it() {
+    let mut facts = accepted(Marker::Present, Witness::Valid);
+    facts.submission = None;
+    facts.leader.as_mut().unwrap().process_since = Some(at(20));
+    assert!(matches!(prove(&facts, at(25)), Outcome::Wait(_)), "the mover may be sending to it");
+    facts.mover = Mover::Gone { at: at(26) };
+    assert!(matches!(prove(&facts, at(86)), Outcome::Wait(_)));
+    assert!(matches!(prove(&facts, at(87)), Outcome::NotApplied(_)));
+    facts.leader.as_mut().unwrap().process_since = Some(at(31));
+    assert!(matches!(prove(&facts, at(32)), Outcome::NotApplied(_)), "no connection is made so late");
 }
 
 #[test]
@@ -204,7 +222,8 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         Just(SubmissionOutcome::Refused),
         Just(SubmissionOutcome::Unknown)
     ];
-    let who = proptest::option::of((marker, token, any::<bool>(), any::<bool>(), any::<bool>()));
+    let since = prop_oneof![Just(-1000), 0i64..60];
+    let who = proptest::option::of((marker, token, any::<bool>(), since, any::<bool>()));
     let posted = (any::<bool>(), proptest::option::of((outcome, proptest::option::of(200u16..599))));
     (who, posted, any::<bool>(), any::<bool>(), proptest::collection::vec(state, 1..4), any::<bool>(), any::<bool>())
         .prop_map(|(who, (claimed, posted), gone, revoked, states, must_change, restarted)| Facts {
@@ -213,10 +232,10 @@ fn any_facts() -> impl Strategy<Value = Facts> {
             claim: claimed.then(claim),
             submission: posted.filter(|_| claimed).map(|(outcome, status)| submission(outcome, status)),
             mover: if gone { Mover::Gone { at: at(4) } } else { Mover::Running },
-            leader: who.map(|(marker, token, same, new_process, new_id)| LeaderSeen {
+            leader: who.map(|(marker, token, same, since, new_id)| LeaderSeen {
                 pod: "c-0".into(),
                 pod_uid: if same { "u0" } else { "u1" }.into(),
-                process_since: Some(at(if new_process { 2 } else { -1000 })),
+                process_since: Some(at(since)),
                 marker,
                 token,
                 cluster_id: Some(if new_id { "new" } else { "old" }.into()),
@@ -245,7 +264,7 @@ proptest! {
         if let (true, Some(claim)) = (again, &facts.claim) {
             let ended = facts.submission.is_some() || facts.mover != Mover::Running;
             let elsewhere = facts.leader.as_ref().is_some_and(|leader| {
-                leader.pod_uid != claim.leader_pod_uid || leader.process_since.is_some_and(|since| since > claim.at)
+                leader.pod_uid != claim.leader_pod_uid || leader.process_since.is_some_and(|since| since > claim.at + TAKEN_WITHIN)
             });
             prop_assert!(ended || elsewhere);
         }

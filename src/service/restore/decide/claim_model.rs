@@ -1,0 +1,568 @@
+//! The submission of a restore, exhaustively: two operators that both think they lead, movers, an API server and an OpenBao
+//! that may lose what it has accepted; every interleaving, with strikes and lost answers. The engine, the mover's decision to
+//! claim and the proof are the real ones.
+
+use std::hash::{Hash, Hasher};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use stateright::{Checker, Model, Property};
+
+use super::prove::{self, Facts as ProofFacts, LeaderSeen, Marker, MemberSeen, MemberState, Mover, Outcome, Witness};
+use crate::{
+    api::operation::{
+        Backoff, OpenBaoOperationStatus, OperationKind, OperationPhase, Plan, RetryPolicy, StepKind, StepSpec,
+    },
+    datapath::protocol::{Claim, Endpoint, Grant, Peer, Permit, Submission, SubmissionOutcome, may_claim},
+    service::{
+        opslifecycle::{
+            Planned, StepMode, StepOutcome,
+            saga::{
+                faults::Faults,
+                machine::{Journal, Subject},
+                run::{Ask, Call, Facts, LockSeen, Run, Shows, key_of},
+            },
+        },
+        restore::plan::SUBMISSIONS,
+    },
+};
+
+const STANDARD: std::time::Duration = std::time::Duration::from_secs(60);
+/// One tick of the model's clock: longer than a permit and its margin, and than a server takes to begin applying.
+const TICK: TimeDelta = TimeDelta::seconds(120);
+const TICKS: i32 = 2;
+/// Movers, one after the other.
+const PODS: usize = 2;
+/// Deaths of operators and movers, answers that never come, and looks of one operator that begin while another's is not over.
+const STRIKES: u8 = 2;
+
+/// What a mover is about to do.
+#[derive(Clone, Debug, PartialEq)]
+enum Pod {
+    /// It has a verified snapshot and waits for a permit.
+    Ready,
+    /// It has seen this permit.
+    Permitted(Permit),
+    /// It has read the object again and found that it may claim.
+    Claiming(Permit, u32),
+    /// Its claim was written.
+    Claimed(Permit),
+    /// It is connected to this process of the server, and the snapshot is on its way, however long that takes.
+    Sending(u8),
+    /// It has sent the snapshot and not yet said so.
+    Sent,
+    /// Since when.
+    Ended(i32),
+}
+
+/// What became of a snapshot that a server took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Post {
+    Accepted,
+    Applied,
+    Lost,
+}
+
+/// The object through which operator and mover speak.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Mailbox {
+    version: u32,
+    grant: Option<Grant>,
+    claim: Option<Claim>,
+    result: Option<Submission>,
+    /// The attempts that are over, and whether each was claimed.
+    past: Vec<(i32, bool)>,
+}
+
+/// The server that leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Server {
+    /// Another pod than in the beginning.
+    other: bool,
+    /// Another process than in the beginning, since this tick.
+    restarted: Option<i32>,
+}
+
+impl Server {
+    fn uid(self) -> String {
+        if self.other { "l1".into() } else { "l0".into() }
+    }
+
+    fn process(self) -> u8 {
+        u8::from(self.other) + u8::from(self.restarted.is_some())
+    }
+}
+
+/// An operator's look at the operation.
+#[derive(Clone, Debug)]
+struct Pass {
+    version: u32,
+    run: Run,
+    facts: Facts,
+    /// What it read for the call that is under way, and the pod that was ready then.
+    read: Option<(Mailbox, Option<usize>)>,
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    stored: OpenBaoOperationStatus,
+    version: u32,
+    passes: [Option<Pass>; 2],
+    mailbox: Mailbox,
+    pods: Vec<Pod>,
+    posts: Vec<Post>,
+    clock: i32,
+    server: Server,
+    strikes: u8,
+    broken: Option<&'static str>,
+    key: String,
+}
+
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Hash for State {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Act {
+    /// An operator does the next thing; with `dies` it never hears what came of it.
+    Operator {
+        who: usize,
+        dies: bool,
+    },
+    Forget(usize),
+    /// A mover does the next thing; with `dies` it ends right after it.
+    Mover {
+        pod: usize,
+        dies: bool,
+    },
+    /// The server begins to serve what it has accepted.
+    Apply,
+    /// The leader's pod is lost, and with it what it had accepted and not applied.
+    FailOver,
+    /// The same in the same pod: another process serves.
+    Restart,
+    Tick,
+}
+
+struct Submissions;
+
+fn at(clock: i32) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000, 0).unwrap() + TICK * clock
+}
+
+fn uid(pod: usize) -> String {
+    format!("p{pod}")
+}
+
+fn submission(pod: usize, outcome: SubmissionOutcome, at: DateTime<Utc>) -> Submission {
+    Submission { pod_uid: uid(pod), fence: 1, outcome, status: None, message: String::new(), at }
+}
+
+fn plan() -> Plan {
+    let policy = RetryPolicy { max_attempts: Some(3), backoff: Some(Backoff::None), ..RetryPolicy::default() };
+    let submit = StepSpec {
+        name: "Submit".into(),
+        action: "Submit".into(),
+        kind: StepKind::OnceOnly,
+        retry_policy: Some(policy),
+        timeout: Some("120m".into()),
+        ..StepSpec::default()
+    };
+    Plan { steps: vec![submit], point_of_no_return: Some("Submit".into()), ..Plan::default() }
+}
+
+impl State {
+    fn with_key(mut self) -> Self {
+        // How far the versions have counted is no difference, only whether one is the present one.
+        let current = self.mailbox.version;
+        let unnumbered = |mailbox: &Mailbox| Mailbox { version: 0, ..mailbox.clone() };
+        let mut passes = self.passes.each_ref().map(|pass| {
+            pass.as_ref().map(|pass| {
+                let read = pass.read.as_ref().map(|(read, pod)| (read.version == current, unnumbered(read), *pod));
+                format!("{:?}", (pass.version == self.version, pass.run.key(), read))
+            })
+        });
+        passes.sort();
+        let pods: Vec<_> = self
+            .pods
+            .iter()
+            .map(|pod| match pod {
+                Pod::Claiming(permit, version) => Pod::Claiming(permit.clone(), u32::from(*version == current)),
+                other => other.clone(),
+            })
+            .collect();
+        let world = (self.clock, self.server, self.strikes);
+        let rest = (unnumbered(&self.mailbox), pods, &self.posts, world, self.broken);
+        self.key = format!("{} {passes:?} {rest:?}", key_of(&self.stored));
+        self
+    }
+
+    fn begin(&self) -> Pass {
+        let subject = Subject { kind: OperationKind::Restore, ..Subject::default() };
+        let facts = Facts {
+            now: at(self.clock),
+            deleting: false,
+            cluster_gone: false,
+            lock: LockSeen::Ours { fence: 1, shows: Shows { parked: false, committed: true } },
+            overridden_by: None,
+            supported: true,
+            message_written_at: None,
+        };
+        let run = Run::new(Journal { status: self.stored.clone(), subject }, vec![], Faults::default());
+        Pass { version: self.version, run, facts, read: None }
+    }
+
+    fn ready(&self) -> Option<usize> {
+        self.pods.iter().position(|pod| !matches!(pod, Pod::Ended(_)))
+    }
+
+    /// One thing that an operator does. `None`: its look is over.
+    fn operate(&mut self, mut pass: Pass) -> Option<Pass> {
+        pass.facts.now = at(self.clock);
+        let ask = loop {
+            match pass.run.next(&pass.facts) {
+                Ok(Ask::Plan) => {
+                    let planned = Planned { plan: plan(), ..Planned::default() };
+                    pass.run.planned(Ok(planned), None, STANDARD, &pass.facts).ok()?;
+                }
+                Ok(Ask::Look) => pass.run.looked(),
+                Ok(Ask::Commit)
+                    if pass.version == self.version && key_of(pass.run.status()) == key_of(&self.stored) =>
+                {
+                    self.stored = pass.run.status().clone();
+                    pass.run.committed();
+                }
+                Ok(ask) => break ask,
+                Err(_) => {
+                    self.broken = Some("the engine contradicts itself");
+                    return None;
+                }
+            }
+        };
+        match ask {
+            Ask::Commit => {
+                if pass.version != self.version {
+                    return None;
+                }
+                self.version += 1;
+                pass.version = self.version;
+                self.stored = pass.run.status().clone();
+                pass.run.committed();
+            }
+            Ask::Call(call) => match pass.read.take() {
+                None => pass.read = Some((self.mailbox.clone(), self.ready())),
+                Some((read, pod)) => {
+                    let outcome = match call.mode {
+                        StepMode::Run => self.grant(&read, pod),
+                        StepMode::Prove | StepMode::Undo => self.prove(&pass, call, &read),
+                    };
+                    match outcome {
+                        Some(outcome) => pass.run.answered(call, outcome, STANDARD, &pass.facts).ok()?,
+                        // It lost a race for the object, and reads again.
+                        None => pass.read = Some((self.mailbox.clone(), pod)),
+                    }
+                }
+            },
+            Ask::Finish { .. } => {
+                self.stop();
+                pass.run.finished(StepOutcome::done(), STANDARD, &pass.facts);
+            }
+            Ask::Release => pass.run.released(&mut pass.facts).ok()?,
+            Ask::Plan | Ask::Look | Ask::Acquire | Ask::Renew { .. } | Ask::Rest { .. } | Ask::Idle | Ask::Closed => {
+                return None;
+            }
+        }
+        Some(pass)
+    }
+
+    /// The permit, written against what was read.
+    fn grant(&mut self, read: &Mailbox, pod: Option<usize>) -> Option<StepOutcome> {
+        let Some(pod) = pod else { return Some(StepOutcome::retryable("NotSubmitted", "no mover is ready")) };
+        if read.claim.is_some() || read.grant.is_some() {
+            return Some(StepOutcome::in_progress("a permit stands already"));
+        }
+        if read.version != self.mailbox.version {
+            return None;
+        }
+        let leader = Peer { pod: "c-0".into(), pod_uid: self.server.uid(), ..Peer::default() };
+        let expires_at = at(self.clock) + TimeDelta::seconds(60);
+        let permit = Permit { pod_uid: uid(pod), fence: 1, leader, endpoint: Endpoint::Snapshot, expires_at };
+        self.mailbox.grant = Some(Grant::Granted(permit));
+        self.mailbox.version += 1;
+        Some(StepOutcome::in_progress("waiting for the mover to claim"))
+    }
+
+    /// Whoever could still claim or send is seen to have ended.
+    fn stop(&mut self) {
+        for pod in self.pods.iter_mut().filter(|pod| !matches!(pod, Pod::Ended(_))) {
+            *pod = Pod::Ended(self.clock);
+        }
+    }
+
+    fn prove(&mut self, pass: &Pass, call: Call, read: &Mailbox) -> Option<StepOutcome> {
+        let attempt = pass.run.journal().step(call.step).map_or(0, |step| step.attempt);
+        let submitted = read.past.iter().filter(|(_, claimed)| *claimed).count();
+        if read.past.iter().any(|(past, _)| *past == attempt) {
+            return Some(self.again(submitted));
+        }
+        let applied = self.posts.contains(&Post::Applied);
+        // When it ended, as its container says.
+        let mine = self.pods.iter().enumerate().find(|(pod, _)| match &read.claim {
+            Some(claim) => claim.pod_uid == uid(*pod),
+            None => Some(*pod) == self.ready(),
+        });
+        let mover = match mine {
+            Some((_, Pod::Ended(since))) => Mover::Gone { at: at(*since) },
+            Some(_) => Mover::Running,
+            None => Mover::Gone { at: at(self.clock) },
+        };
+        let leader = LeaderSeen {
+            pod: "c-0".into(),
+            pod_uid: self.server.uid(),
+            process_since: self.server.restarted.map(at),
+            marker: if applied { Marker::Gone } else { Marker::Present },
+            token: if applied { Witness::Denied } else { Witness::Valid },
+            cluster_id: None,
+        };
+        let facts = ProofFacts {
+            permit_until: match &read.grant {
+                Some(Grant::Granted(permit)) => Some(permit.expires_at),
+                _ => None,
+            },
+            revoked: !matches!(read.grant, Some(Grant::Granted(_))),
+            claim: read.claim.clone(),
+            submission: read.result.clone(),
+            mover,
+            leader: read.claim.as_ref().map(|_| leader),
+            members: vec![MemberSeen { pod: "c-0".into(), state: MemberState::Active }],
+            new_cluster_id: None,
+            restarted_at: None,
+        };
+        let fresh = read.version == self.mailbox.version;
+        Some(match prove::prove(&facts, at(self.clock)) {
+            Outcome::Wait(what) => StepOutcome::in_progress(what),
+            Outcome::Revoke => {
+                if fresh && read.claim.is_none() {
+                    self.mailbox.grant = Some(Grant::Refused { refused: "the permit ran out".into() });
+                    self.mailbox.version += 1;
+                }
+                StepOutcome::in_progress("the permit ran out")
+            }
+            Outcome::NothingPosted(_) | Outcome::NotApplied(_) => {
+                // Whoever could still claim or send is stopped, and seen to have ended, before anything is written.
+                if read.grant.is_some() || read.claim.is_some() {
+                    self.stop();
+                }
+                if !fresh {
+                    return Some(StepOutcome::in_progress("the mover wrote meanwhile"));
+                }
+                let past = [self.mailbox.past.clone(), vec![(attempt, read.claim.is_some())]].concat();
+                self.mailbox = Mailbox { version: read.version + 1, past, ..Mailbox::default() };
+                self.again(submitted + usize::from(read.claim.is_some()))
+            }
+            Outcome::Applied { .. } => StepOutcome::done(),
+            Outcome::Rejected(message) => StepOutcome::fatal("ServerRefused", message),
+            Outcome::Restart { .. } | Outcome::Sealed { .. } => StepOutcome::in_progress("not in this model"),
+            Outcome::Unknown(message) => StepOutcome::Unknown { message },
+        })
+    }
+
+    /// Another attempt, with a mover of its own if the last one has ended.
+    fn again(&mut self, submitted: usize) -> StepOutcome {
+        if submitted >= SUBMISSIONS {
+            return StepOutcome::fatal("NotApplied", "the data is the old one");
+        }
+        if self.ready().is_none() && self.pods.len() < PODS {
+            self.pods.push(Pod::Ready);
+        }
+        StepOutcome::NotApplied { message: "not applied".into() }
+    }
+
+    /// One thing that a mover does.
+    fn moves(&mut self, pod: usize) {
+        let now = at(self.clock);
+        let ended = Pod::Ended(self.clock);
+        let standing = |mailbox: &Mailbox, permit: &Permit| {
+            may_claim(mailbox.claim.as_ref(), mailbox.grant.as_ref(), permit).is_ok()
+        };
+        self.pods[pod] = match self.pods[pod].clone() {
+            Pod::Ready => match &self.mailbox.grant {
+                Some(Grant::Granted(permit)) if permit.pod_uid == uid(pod) => Pod::Permitted(permit.clone()),
+                Some(Grant::Granted(_) | Grant::Refused { .. }) => ended,
+                None => Pod::Ready,
+            },
+            Pod::Permitted(permit) if now >= permit.expires_at || !standing(&self.mailbox, &permit) => ended,
+            Pod::Permitted(permit) => Pod::Claiming(permit, self.mailbox.version),
+            Pod::Claiming(_, version) if version != self.mailbox.version => ended,
+            Pod::Claiming(permit, _) => {
+                let leader_pod_uid = permit.leader.pod_uid.clone();
+                self.mailbox.claim = Some(Claim { pod_uid: uid(pod), fence: permit.fence, leader_pod_uid, at: now });
+                self.mailbox.version += 1;
+                Pod::Claimed(permit)
+            }
+            // A tick is longer than a claim may be old when the POST begins.
+            Pod::Claimed(_) if self.mailbox.claim.as_ref().is_some_and(|claim| claim.at < now) => {
+                self.mailbox.result = Some(submission(pod, SubmissionOutcome::Refused, now));
+                self.mailbox.version += 1;
+                ended
+            }
+            // A server that is gone takes nothing; one that was restarted does.
+            Pod::Claimed(permit) => {
+                Pod::Sending(if permit.leader.pod_uid == self.server.uid() { self.server.process() } else { u8::MAX })
+            }
+            Pod::Sending(process) => {
+                if self.posts.iter().any(|post| *post != Post::Lost) {
+                    self.broken = Some("a snapshot was sent while an earlier one was or could be applied");
+                }
+                let taken = process == self.server.process();
+                self.posts.push(if taken { Post::Accepted } else { Post::Lost });
+                Pod::Sent
+            }
+            Pod::Sent => {
+                self.mailbox.result = Some(submission(pod, SubmissionOutcome::Unknown, now));
+                self.mailbox.version += 1;
+                ended
+            }
+            Pod::Ended(since) => Pod::Ended(since),
+        };
+    }
+}
+
+impl Model for Submissions {
+    type State = State;
+    type Action = Act;
+
+    fn init_states(&self) -> Vec<State> {
+        let state = State {
+            stored: OpenBaoOperationStatus::default(),
+            version: 0,
+            passes: [None, None],
+            mailbox: Mailbox::default(),
+            pods: vec![Pod::Ready],
+            posts: vec![],
+            clock: 0,
+            server: Server::default(),
+            strikes: 0,
+            broken: None,
+            key: String::new(),
+        };
+        vec![state.with_key()]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Act>) {
+        let may_strike = state.strikes < STRIKES;
+        for who in 0..2 {
+            let second = state.passes[who].is_none() && state.passes[1 - who].is_some();
+            if may_strike || !second {
+                actions.push(Act::Operator { who, dies: false });
+            }
+            if state.passes[who].is_some() && may_strike {
+                actions.extend([Act::Operator { who, dies: true }, Act::Forget(who)]);
+            }
+        }
+        for (pod, doing) in state.pods.iter().enumerate() {
+            if !matches!(doing, Pod::Ended(_)) {
+                actions.push(Act::Mover { pod, dies: false });
+                if may_strike {
+                    actions.push(Act::Mover { pod, dies: true });
+                }
+            }
+        }
+        let accepted = state.posts.contains(&Post::Accepted);
+        if accepted {
+            actions.push(Act::Apply);
+        }
+        if state.server == Server::default() {
+            actions.extend([Act::FailOver, Act::Restart]);
+        }
+        // What a server has accepted it begins to apply before a tick is over.
+        if !accepted && state.clock < TICKS {
+            actions.push(Act::Tick);
+        }
+    }
+
+    fn next_state(&self, last: &State, act: Act) -> Option<State> {
+        let mut state = last.clone();
+        let dies = matches!(act, Act::Operator { dies: true, .. } | Act::Mover { dies: true, .. } | Act::Forget(_));
+        let second =
+            matches!(act, Act::Operator { who, .. } if last.passes[who].is_none() && last.passes[1 - who].is_some());
+        state.strikes += u8::from(dies || second);
+        match act {
+            Act::Operator { who, dies } => match state.passes[who].take() {
+                None => state.passes[who] = Some(state.begin()),
+                Some(pass) => {
+                    let pass = state.operate(pass);
+                    state.passes[who] = pass.filter(|_| !dies);
+                }
+            },
+            Act::Forget(who) => state.passes[who] = None,
+            Act::Mover { pod, dies } => {
+                state.moves(pod);
+                if dies {
+                    state.pods[pod] = Pod::Ended(state.clock);
+                }
+            }
+            Act::Apply => {
+                let accepted = state.posts.iter_mut().find(|post| **post == Post::Accepted)?;
+                *accepted = Post::Applied;
+            }
+            Act::FailOver | Act::Restart => {
+                match act {
+                    Act::Restart => state.server.restarted = Some(state.clock),
+                    _ => state.server.other = true,
+                }
+                for post in state.posts.iter_mut().filter(|post| **post == Post::Accepted) {
+                    *post = Post::Lost;
+                }
+            }
+            Act::Tick => state.clock += 1,
+        }
+        Some(state.with_key())
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        fn phase(state: &State) -> OperationPhase {
+            state.stored.phase
+        }
+        vec![
+            Property::always("no snapshot is sent while another is or could be applied", |_, state: &State| {
+                state.broken.is_none()
+            }),
+            Property::always("a restore that succeeded was applied, once", |_, state: &State| {
+                let applied = state.posts.iter().filter(|post| **post == Post::Applied).count();
+                applied <= 1 && (phase(state) != OperationPhase::Succeeded || applied == 1)
+            }),
+            Property::always("a restore that failed changed nothing and can change nothing", |_, state: &State| {
+                phase(state) != OperationPhase::Failed || state.posts.iter().all(|post| *post == Post::Lost)
+            }),
+            Property::sometimes("it succeeds", |_, state: &State| phase(state) == OperationPhase::Succeeded),
+            Property::sometimes("it succeeds after one that was lost", |_, state: &State| {
+                phase(state) == OperationPhase::Succeeded && state.posts.len() == 2
+            }),
+        ]
+    }
+}
+
+#[test]
+#[ignore = "long: cargo xtask test --soak"]
+fn no_interleaving_sends_a_snapshot_twice() {
+    let checker = Submissions
+        .checker()
+        .threads(2)
+        .spawn_bfs()
+        .report(&mut stateright::report::WriteReporter::new(&mut std::io::stdout()));
+    println!(
+        "MODEL restore claim: {} states, {} transitions, depth {}",
+        checker.unique_state_count(),
+        checker.state_count(),
+        checker.max_depth()
+    );
+    checker.assert_properties();
+}
