@@ -41,7 +41,8 @@ impl Operator {
 
     /// Another build of it.
     pub async fn launch_program(namespace: &Namespace, program: &Path, env: &[(&str, &str)]) -> Self {
-        let kubeconfig = identity(namespace).await;
+        let watched = env.iter().find(|(key, _)| *key == "OPENBAO_WATCH_NAMESPACES").map(|(_, list)| *list);
+        let kubeconfig = identity(namespace, watched.unwrap_or(namespace.name())).await;
         let image = namespace.cluster().operator_image().await;
         let number = (1..1000).find(|n| !namespace.folder().join(format!("operator-{n}.log")).exists()).unwrap_or(1);
         let log = namespace.folder().join(format!("operator-{number}.log"));
@@ -163,25 +164,29 @@ impl Drop for Operator {
 /// A kubeconfig with a token of the operator's own service account, so that the audit log tells its requests from the
 /// test's and it asks for tokens of itself only. Its rights are the chart's, for this namespace: with more, a right that
 /// is missing would be found by the first user.
-async fn identity(namespace: &Namespace) -> PathBuf {
+async fn identity(namespace: &Namespace, watched: &str) -> PathBuf {
     let path = namespace.folder().join("operator.kubeconfig");
     if path.exists() {
         return path;
     }
-    namespace.apply(&rights(namespace)).await;
+    // They name their namespaces: some lie in the watched ones.
+    let file = namespace.folder().join("rights.yaml");
+    fs::write(&file, rights(namespace, watched)).expect("the manifest is written");
+    let file = file.display().to_string();
+    namespace.cluster().kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file]).await;
     fs::write(&path, token_kubeconfig(namespace).await).expect("the operator's kubeconfig");
     path
 }
 
-/// The chart's service account and rights, as it renders them for one namespace.
-pub fn rights(namespace: &Namespace) -> String {
+/// The chart's service account and rights, as it renders them for a list of namespaces.
+pub fn rights(namespace: &Namespace, watched: &str) -> String {
     let devcluster = namespace.cluster().devcluster();
     parts::build(devcluster, &["helm"]).expect("helm");
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/openbao-operator");
     let mut helm = Command::new("helm");
     helm.env("PATH", devcluster.path().expect("a path")).args(["template", ACCOUNT]).arg(chart);
     helm.args(["--namespace", namespace.name()]);
-    let watch = format!("watchNamespaces={{{}}}", namespace.name());
+    let watch = format!("watchNamespaces={{{watched}}}");
     for set in [watch.as_str(), "crds.install=false", "rbac.aggregate=false", "rbac.issuerDiscovery=false"] {
         helm.args(["--set", set]);
     }

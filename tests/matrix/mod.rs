@@ -52,7 +52,7 @@ mod sample {
 /// `OPENBAO_MATRIX_LANES` says in how many places at once, `OPENBAO_MATRIX_MINUTES` stops early.
 mod whole {
     use super::run::{Choice, matrix};
-    use super::scenario::{backup, bootstrap, restore, scale, upgrade, workflow};
+    use super::scenario::{backup, bootstrap, restore, rollback, rotation, scale, upgrade, workflow};
 
     const LANES: usize = 2;
 
@@ -96,6 +96,18 @@ mod whole {
     #[ignore = "long: cargo xtask test --matrix"]
     async fn scale() {
         matrix::<scale::Scale>(Choice::Whole, LANES).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "long: cargo xtask test --matrix"]
+    async fn rotation() {
+        matrix::<rotation::Rotation>(Choice::Whole, LANES).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "long: cargo xtask test --matrix"]
+    async fn rollback() {
+        matrix::<rollback::Rollback>(Choice::Whole, LANES).await;
     }
 }
 

@@ -54,7 +54,7 @@ const UNUSED: &[(&str, &str, &str)] = &[
 async fn a_life_under_the_charts_rights_needs_no_more_uses_them_all_and_tells_no_secret() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("life").await;
-    let rules = allowed(&rights(&namespace));
+    let rules = allowed(&rights(&namespace, namespace.name()));
     let audit = cluster.audit();
     let operator = Operator::start(&namespace, &[]).await;
 

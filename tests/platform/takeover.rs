@@ -52,7 +52,7 @@ async fn fifty_leaders_end_under_load_the_other_acts_soon_and_never_do_two() {
     let kills = std::env::var("OPENBAO_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("take-over").await;
-    namespace.apply(&rights(&namespace)).await;
+    namespace.apply(&rights(&namespace, namespace.name())).await;
     namespace.apply(MANIFEST).await;
     let audit = cluster.audit();
     let mut replicas = [Replica::start(&namespace, 0).await, Replica::start(&namespace, 1).await];

@@ -3,6 +3,8 @@
 pub mod backup;
 pub mod bootstrap;
 pub mod restore;
+pub mod rollback;
+pub mod rotation;
 pub mod scale;
 pub mod upgrade;
 pub mod workflow;
