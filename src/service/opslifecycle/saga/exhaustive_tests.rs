@@ -190,7 +190,6 @@ impl Model for Upgrade {
 }
 
 #[test]
-#[ignore = "long: cargo xtask test --soak"]
 fn no_interleaving_of_two_operators_a_person_and_crashes_goes_back_over_the_point_of_no_return() {
     let checker = Upgrade.checker().threads(2).spawn_bfs().join();
     println!(

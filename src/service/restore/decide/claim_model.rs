@@ -191,7 +191,7 @@ impl State {
         let mut passes = self.passes.each_ref().map(|pass| {
             pass.as_ref().map(|pass| {
                 let read = pass.read.as_ref().map(|(read, pod)| (read.version == current, unnumbered(read), *pod));
-                format!("{:?}", (pass.version == self.version, pass.run.key(), read))
+                format!("{:?}", (pass.version == self.version, &pass.facts.lock, pass.run.key(), read))
             })
         });
         passes.sort();
@@ -265,7 +265,7 @@ impl State {
                 None => pass.read = Some((self.mailbox.clone(), self.ready())),
                 Some((read, pod)) => {
                     let outcome = match call.mode {
-                        StepMode::Run => self.grant(&read, pod),
+                        StepMode::Run => self.grant(&pass, call, &read, pod),
                         StepMode::Prove | StepMode::Undo => self.prove(&pass, call, &read),
                     };
                     match outcome {
@@ -288,11 +288,13 @@ impl State {
     }
 
     /// The permit, written against what was read.
-    fn grant(&mut self, read: &Mailbox, pod: Option<usize>) -> Option<StepOutcome> {
-        let Some(pod) = pod else { return Some(StepOutcome::retryable("NotSubmitted", "no mover is ready")) };
-        if read.claim.is_some() || read.grant.is_some() {
-            return Some(StepOutcome::in_progress("a permit stands already"));
+    fn grant(&mut self, pass: &Pass, call: Call, read: &Mailbox, pod: Option<usize>) -> Option<StepOutcome> {
+        let attempt = pass.run.journal().step(call.step).map_or(0, |step| step.attempt);
+        let over = read.past.iter().any(|(past, _)| *past == attempt);
+        if read.claim.is_some() || read.grant.is_some() || over {
+            return Some(StepOutcome::in_progress("a permit was handed out already"));
         }
+        let Some(pod) = pod else { return Some(StepOutcome::retryable("NotSubmitted", "no mover is ready")) };
         if read.version != self.mailbox.version {
             return None;
         }
@@ -556,7 +558,6 @@ impl Model for Submissions {
 }
 
 #[test]
-#[ignore = "long: cargo xtask test --soak"]
 fn no_interleaving_sends_a_snapshot_twice() {
     let checker = Submissions.checker().threads(2).spawn_bfs().join();
     println!(

@@ -56,6 +56,12 @@ pub async fn grant(step: &Step<'_>) -> StepOutcome {
     let Some(fence) = step.call.fence else {
         return StepOutcome::fatal("LockLost", "the restore has no lock: nothing was submitted");
     };
+    // Before anything is said to have failed: another operator may have handed out the permit of this attempt.
+    match step.movers.exchange().await {
+        Ok(Some(read)) if is_taken(&read, step.call.state.attempt) => return elsewhere(),
+        Ok(_) => {}
+        Err(error) => return not_yet(chain(&error)),
+    }
     let (pod_uid, report) = match preflight::ready(step).await {
         Ok(preflight::Prepared::Ready { pod_uid, report }) => (pod_uid, report),
         Ok(preflight::Prepared::Working(what)) => {
@@ -103,6 +109,17 @@ async fn witnessed(step: &Step<'_>, cluster: &OpenBaoCluster, members: &[Member]
     }
 }
 
+/// Whether this attempt has its permit already, or is over: an operator that still acts for an attempt which another one has
+/// closed would hand out a permit that nobody waits for any more.
+fn is_taken(read: &Exchange, attempt: i32) -> bool {
+    read.claim.is_some() || read.grant.is_some() || read.past(attempt).is_some()
+}
+
+/// Not to be judged here: the proof looks into it.
+fn elsewhere() -> StepOutcome {
+    StepOutcome::in_progress("a permit was handed out already: looking what came of it")
+}
+
 /// Writes the permit. The mover tells its progress in the same object, so a conflict is looked into and tried again; what
 /// was meant for one pod with one verified snapshot stays meant for it.
 async fn hand_over(
@@ -122,9 +139,8 @@ async fn hand_over(
             }
             Err(error) => return not_yet(chain(&error)),
         };
-        if read.claim.is_some() || read.grant.is_some() {
-            // Not to be judged here: the proof looks into it.
-            return StepOutcome::in_progress("a permit stands already: looking what came of it");
+        if is_taken(&read, step.call.state.attempt) {
+            return elsewhere();
         }
         match step.movers.grant(&read, grant, servers).await {
             Ok(()) => return StepOutcome::in_progress("waiting for the mover to claim the submission"),
@@ -434,6 +450,21 @@ mod tests {
 
     fn current(state: State) -> Current {
         Current { number: 1, job: "j".into(), job_uid: "u".into(), state }
+    }
+
+    #[test]
+    fn an_attempt_that_another_operator_closed_gets_no_permit() {
+        let past = |attempt| Past {
+            attempt,
+            grant: None,
+            claim: None,
+            result: None,
+            verdict: "why".into(),
+            at: DateTime::from_timestamp(100, 0).unwrap(),
+        };
+        assert!(!is_taken(&Exchange { past: vec![past(1)], ..Exchange::default() }, 2));
+        assert!(is_taken(&Exchange { past: vec![past(1), past(2)], ..Exchange::default() }, 2));
+        assert!(is_taken(&read(Some("m1")), 2));
     }
 
     #[test]
