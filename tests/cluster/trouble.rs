@@ -9,7 +9,7 @@ use openbao_operator::api::MemberState;
 use serde_json::json;
 
 use super::{PATIENCE, available, bao, change, condition, get, keeping, manifest, must_hold, says, settled, told, uid};
-use crate::harness::{Cluster, Namespace, Operator, eventually};
+use crate::harness::{Cluster, Namespace, Operator, client_with, eventually};
 
 async fn leader(namespace: &Namespace) -> String {
     get(namespace, "kelp").await.unwrap().status.unwrap().active_leader.unwrap()
@@ -34,7 +34,8 @@ async fn directly(namespace: &Namespace, pod: &str, token: &str, method: &str, p
 }
 
 async fn evict(namespace: &Namespace, pod: &str) -> Result<(), u16> {
-    let api: Api<k8s_openapi::api::core::v1::Pod> = namespace.api();
+    let client = client_with(&namespace.cluster().devcluster().kubeconfig(), false).await;
+    let api: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(client, namespace.name());
     match api.evict(pod, &EvictParams::default()).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) => Err(status.code),

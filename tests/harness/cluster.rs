@@ -132,10 +132,16 @@ impl Cluster {
 
 /// A client from a kubeconfig file, with TLS by the one provider we use.
 pub async fn client(kubeconfig: &Path) -> Client {
+    client_with(kubeconfig, true).await
+}
+
+/// The same, but with `retries` false every refusal is told: kube tries a 429 again by itself, up to 15 times.
+pub async fn client_with(kubeconfig: &Path, retries: bool) -> Client {
     // Another test may have done it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
-    let config =
+    let mut config =
         Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a configuration");
+    config.default_retry = retries;
     Client::try_from(config).expect("a client")
 }

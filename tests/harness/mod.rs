@@ -25,7 +25,7 @@ mod stores;
 mod wait;
 
 pub use audit::{Audit, Request};
-pub use cluster::Cluster;
+pub use cluster::{Cluster, client_with};
 pub use namespace::Namespace;
 pub use operator::{Operator, rights, token_kubeconfig};
 pub use own::Own;
