@@ -230,7 +230,7 @@ fn too_late(claim: &Claim, taken: Duration) -> (Submission, Result<(), MoverErro
         message: message.clone(),
         at: Utc::now(),
     };
-    (submission, Err(MoverError::BadGrant(message)))
+    (submission, Err(MoverError::BadGrant(format!("was not used: {message}"))))
 }
 
 /// What an answer says. A connection that was never made sent nothing; any other silence tells nothing, because the server
@@ -286,6 +286,8 @@ mod tests {
         assert_eq!((submission.outcome, submission.status), (SubmissionOutcome::Refused, None));
         assert!(submission.message.contains("nothing was sent"), "{}", submission.message);
         assert!(result.is_err());
+        let told = result.unwrap_err().to_string();
+        assert!(told.starts_with("the grant was not used: nothing was sent"), "{told}");
     }
 
     #[test]

@@ -55,9 +55,8 @@ impl Scenario for Rotation {
 
     async fn begin(&mut self, round: usize) {
         // Each round demands more life than any certificate made before has left: due now.
-        let period = format!("{}h", 9000_u64 << round.min(8));
         let patch = match round {
-            0..=8 => json!({"spec": {"tls": {"rotationPeriod": period}}}),
+            0..=8 => json!({"spec": {"tls": {"rotationPeriod": format!("{}h", 9000_u64 << round)}}}),
             // Beyond that a new name does it.
             _ => json!({"spec": {"tls": {"extraSANs": [format!("r{round}.example.org")]}}}),
         };

@@ -5,8 +5,6 @@
 //! a token minted right before it, exist only in the old data. Each attempt has one claim; whoever finds one must assume
 //! that the POST happened, and nothing here ever leads to a second POST under the same claim.
 
-#[cfg(doc)]
-use crate::datapath::protocol::POST_WITHIN;
 use crate::datapath::protocol::{Claim, Submission, SubmissionOutcome};
 use chrono::{DateTime, Duration, Utc};
 
@@ -21,8 +19,8 @@ pub const LEADERLESS_AFTER: Duration = Duration::minutes(3);
 pub const RESTART_GRACE: Duration = Duration::seconds(90);
 /// Past this nobody can say any more what happened. Counted from the claim.
 pub const PROOF_DEADLINE: Duration = Duration::minutes(30);
-/// A connection for the POST is made this long after the claim or never ([`POST_WITHIN`] and the time to connect, with room for
-/// clocks that differ): a process that began later than that took nothing under it.
+/// A connection for the POST is made this long after the claim or never: a process that began later took nothing under it.
+/// Covers [`POST_WITHIN`](crate::datapath::protocol::POST_WITHIN), the time to connect, and clocks that differ.
 pub const TAKEN_WITHIN: Duration = Duration::seconds(30);
 /// Clocks differ: a process that began this long after the server's answer is not the one that gave it.
 pub const PROCESS_MARGIN: Duration = Duration::seconds(5);

@@ -44,6 +44,7 @@ struct Known {
 }
 
 impl Witnesses {
+    /// The entry of that operation, made if there is none.
     fn of<T>(&self, operation_uid: &str, act: impl FnOnce(&mut Known) -> T) -> T {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= WITNESSES && !all.contains_key(operation_uid) {
@@ -57,8 +58,10 @@ impl Witnesses {
     }
 
     pub fn get(&self, operation_uid: &str, now: DateTime<Utc>) -> Option<Token> {
-        let token = self.of(operation_uid, |known| known.token.clone());
-        token.filter(|(_, minted)| now - *minted < WITNESS_LIFE).map(|(token, _)| token)
+        // Asking makes no entry: it must never be the one too many that clears the others.
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (token, minted) = all.get(operation_uid)?.token.as_ref()?;
+        (now - *minted < WITNESS_LIFE).then(|| token.clone())
     }
 
     /// When the mover of this attempt was first seen to be gone, `now` being one such time.
@@ -167,6 +170,17 @@ mod tests {
         assert!(witnesses.get("u", now + TimeDelta::minutes(8)).is_none());
         witnesses.forget("u");
         assert!(witnesses.get("u", now).is_none());
+    }
+
+    #[test]
+    fn asking_for_tokens_that_are_not_there_costs_nobody_his_own() {
+        let witnesses = Witnesses::default();
+        let now: DateTime<Utc> = "2026-11-21T03:00:00Z".parse().unwrap();
+        witnesses.keep("u", Token::new("t"), now);
+        for other in 0..=WITNESSES {
+            assert!(witnesses.get(&format!("o{other}"), now).is_none());
+        }
+        assert!(witnesses.get("u", now).is_some());
     }
 
     #[test]
