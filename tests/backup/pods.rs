@@ -110,8 +110,14 @@ async fn a_backup_that_the_clusters_own_key_cannot_open_is_none() {
     let good = status.artifacts.unwrap().key.unwrap();
 
     let other = "b3RoZXIga2V5IG90aGVyIGtleSBvdGhlciBrZXkgMTI=";
-    let patch = json!({"data": {"key": other}}).to_string();
-    namespace.kubectl(&["patch", "secret", "kelp-unseal-key", "--type=merge", "-p", &patch]).await;
+    // The Secret is immutable: whoever wants another key in it has to make another Secret.
+    let found = namespace.kubectl(&["get", "secret", "kelp-unseal-key", "-o", "json"]).await;
+    let mut secret: serde_json::Value = serde_json::from_str(&found).unwrap();
+    secret["data"]["key"] = other.into();
+    let labels = secret["metadata"]["labels"].take();
+    secret["metadata"] = json!({"name": "kelp-unseal-key", "labels": labels});
+    namespace.kubectl(&["delete", "secret", "kelp-unseal-key"]).await;
+    namespace.apply(&secret.to_string()).await;
     reef.ask("unopenable", json!({})).await;
     let status = reef.ended("unopenable", TWICE).await.status.unwrap();
     assert_eq!(

@@ -28,9 +28,10 @@ async fn a_cluster_lives_through_install_upgrade_uninstall_and_installation_agai
     let sets = with(&image, &["crds.install=false"]);
     own.expect_helm(&words(&["install", RELEASE, &before.display().to_string(), "--create-namespace"], &sets));
     eventually("both replicas say what they wait for", Duration::from_secs(120), async || {
-        let logs = own.kubectl(&["logs", "-n", SYSTEM, "-l", "app.kubernetes.io/name=openbao-operator"]).await;
-        let waiting = logs.matches("the custom resource definitions openbaoclusters").count();
-        if waiting == 2 { Ok(()) } else { Err(logs) }
+        let logs = logs(&own).await;
+        let says = |line: &&str| line.contains("the custom resource definitions openbaoclusters");
+        let pods: BTreeSet<_> = logs.lines().filter(says).filter_map(|line| line.split(' ').next()).collect();
+        if pods.len() == 2 { Ok(()) } else { Err(logs) }
     })
     .await;
     let pods = operators(&own).await;
@@ -96,7 +97,7 @@ async fn a_cluster_lives_through_install_upgrade_uninstall_and_installation_agai
     own.kubectl(&["delete", "rolebinding", "-n", "closed", RELEASE]).await;
     own.kubectl(&["delete", "pod", "-n", SYSTEM, "-l", "app.kubernetes.io/name=openbao-operator", "--wait=true"]).await;
     eventually("the log names the namespace and what is refused", Duration::from_secs(120), async || {
-        let logs = own.kubectl(&["logs", "-n", SYSTEM, "-l", "app.kubernetes.io/name=openbao-operator"]).await;
+        let logs = logs(&own).await;
         let line = logs.lines().find(|line| line.contains("cannot start here yet") && line.contains("closed"));
         match line {
             Some(line) if line.contains("forbidden") => Ok(()),
@@ -153,6 +154,13 @@ async fn operators(own: &Own) -> Vec<Value> {
     let pods = own.get(&["-n", SYSTEM, "pods", "-l", "app.kubernetes.io/name=openbao-operator"]).await;
     let pods = pods["items"].as_array().unwrap().iter();
     pods.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).cloned().collect()
+}
+
+/// Everything that both replicas wrote, each line after its pod's name. While a container is being made there is nothing to read.
+async fn logs(own: &Own) -> String {
+    let words =
+        ["kubectl", "logs", "-n", SYSTEM, "-l", "app.kubernetes.io/name=openbao-operator", "--tail=-1", "--prefix"];
+    String::from_utf8_lossy(&own.cluster().inside(&words).await.stdout).into_owned()
 }
 
 fn restarts(pod: &Value) -> i64 {

@@ -64,6 +64,16 @@ async fn nothing_lost(bay: &Bay<'_>, token: &str, counted: &Counted) {
     assert!(counted.writes > 20 && counted.reads > 100, "the traffic ran: {counted:?}");
 }
 
+/// The servers' pods by UID: another UID is another server.
+async fn pods(bay: &Bay<'_>) -> Vec<String> {
+    let mut uids = Vec::new();
+    for ordinal in 0..3 {
+        let path = ["get", "pod", &bay.pod(ordinal), "-o", "jsonpath={.metadata.uid}"];
+        uids.push(bay.namespace.kubectl(&path).await);
+    }
+    uids
+}
+
 /// Which step took how long, for people who look at a run.
 fn took(op: &OpenBaoOperation) -> String {
     let status = op.status.clone().unwrap_or_default();
@@ -89,10 +99,20 @@ async fn three_servers_go_to_a_newer_version_keep_their_secrets_and_turn_back_fr
     let bay = Bay::named(&namespace, "kelp", 3, "2.6.1", "upgrade: {soak: 2s}").await;
     let token = bay.login().await;
     bay.put(&token, "pearl", "before").await;
+
+    // An image that is not what the version says: the first standby runs it, and is put back.
+    wish(&bay, json!({ "version": "2.7.9", "image": "docker.io/openbao/openbao:2.7.2" })).await;
+    let mistaken = ended(&bay, 1).await;
+    let status = mistaken.status.clone().unwrap();
+    assert_eq!(status.phase, OperationPhase::RolledBack, "{:?}", status.message);
+    assert!(status.message.clone().unwrap_or_default().contains("2.7.9"), "{:?}", status.message);
+    assert!(states(&mistaken, "RevertTemplate").iter().all(|(_, state)| *state == StepState::Completed));
+    bay.whole(3).await;
+    assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("before"));
     let traffic = Traffic::start(&bay, &token).await;
 
-    wish(&bay, json!({ "version": "2.7.2" })).await;
-    let upgrade = ended(&bay, 1).await;
+    wish(&bay, json!({ "version": "2.7.2", "image": null })).await;
+    let upgrade = ended(&bay, 2).await;
     let status = upgrade.status.clone().unwrap();
     assert_eq!(status.phase, OperationPhase::Succeeded, "{:?}", status.message);
     assert!(status.point_of_no_return_at.is_some(), "leadership moved");
@@ -121,9 +141,12 @@ async fn three_servers_go_to_a_newer_version_keep_their_secrets_and_turn_back_fr
     let token = bay.login().await;
     assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("before"));
 
-    // An image that no registry has: the first standby shows it, nothing else is touched, and it is put back.
+    // An image that no registry has: no server is touched.
+    let before = pods(&bay).await;
     wish(&bay, json!({ "version": "2.7.9" })).await;
-    let failed = ended(&bay, 2).await;
+    let failed = ended(&bay, 3).await;
+    assert_eq!(pods(&bay).await, before, "no pod was replaced");
+    assert_eq!(states(&failed, "GateImage"), [("GateImage", StepState::Failed)]);
     let status = failed.status.clone().unwrap();
     assert_ne!(status.phase, OperationPhase::Succeeded);
     assert!(status.message.clone().unwrap_or_default().contains("2.7.9"), "{:?}", status.message);
@@ -151,5 +174,5 @@ async fn three_servers_go_to_a_newer_version_keep_their_secrets_and_turn_back_fr
         }
     })
     .await;
-    assert_eq!(ended(&bay, 2).await.name_any(), failed.name_any(), "no third upgrade");
+    assert_eq!(ended(&bay, 3).await.name_any(), failed.name_any(), "no fourth upgrade");
 }

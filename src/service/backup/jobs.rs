@@ -323,7 +323,8 @@ pub fn job(mover: &Mover<'_>) -> Result<Job, serde_json::Error> {
     })
 }
 
-fn metadata(operation: &Operation, name: &str, component: &str) -> ObjectMeta {
+/// Name, labels, owner and the proof of ownership that every Job of an operation carries.
+pub fn metadata(operation: &Operation, name: &str, component: &str) -> ObjectMeta {
     ObjectMeta {
         name: Some(name.to_owned()),
         namespace: Some(operation.namespace.clone()),
@@ -419,4 +420,4 @@ fn container_security() -> SecurityContext {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -154,13 +154,7 @@ pub async fn look<T: DeserializeOwned>(
 ) -> Result<Found<T>, MoverError> {
     let known = ad.caches.jobs_of(&operation.namespace, &operation.name);
     if let Some(job) = known.iter().find(|job| job.name_any() == name) {
-        let pods: Vec<Pod> = ad
-            .caches
-            .pods_of(&operation.namespace, &operation.cluster)
-            .iter()
-            .filter(|pod| pod.labels().get(JOB_NAME_LABEL).is_some_and(|label| label == name))
-            .map(|pod| (**pod).clone())
-            .collect();
+        let pods: Vec<Pod> = known_pods(ad, operation, name).iter().map(|pod| (**pod).clone()).collect();
         let found = judge(Some(job), &pods, &operation.uid);
         if matches!(found, Found::Running { .. }) {
             return Ok(found);
@@ -174,6 +168,13 @@ pub async fn look<T: DeserializeOwned>(
     }
     let pods = pods_of(ad, &operation.namespace, name).await?;
     Ok(judge(job.as_ref(), &pods, &operation.uid))
+}
+
+/// The pods of a Job, as last seen.
+pub fn known_pods(ad: &Adapters, operation: &Operation, job: &str) -> Vec<Arc<Pod>> {
+    let mut pods = ad.caches.pods_of(&operation.namespace, &operation.cluster);
+    pods.retain(|pod| pod.labels().get(JOB_NAME_LABEL).is_some_and(|label| label == job));
+    pods
 }
 
 async fn pods_of(ad: &Adapters, namespace: &str, job: &str) -> Result<Vec<Pod>, MoverError> {

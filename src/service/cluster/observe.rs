@@ -101,6 +101,15 @@ pub fn leader(members: &[Member]) -> Option<&Member> {
     (!contradicted).then_some(leader)
 }
 
+/// How far behind the leader's log a member may be and still count as caught up: the log moves while we look.
+const LAG: u64 = 64;
+
+/// A member that applied this much has what the leader committed. Ready is less than that: OpenBao answers reads of a
+/// standby from its own storage, which after a start may be seconds behind, and a majority that needs it waits as long.
+pub fn is_caught_up(applied: Option<u64>, committed: Option<u64>) -> bool {
+    matches!((applied, committed), (Some(applied), Some(committed)) if applied.saturating_add(LAG) >= committed)
+}
+
 /// The server pods of the cluster, ordered by ordinal, each with its own word. Never fails: silence is an observation.
 pub async fn members(ad: &Adapters, cluster: &OpenBaoCluster) -> Vec<Member> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());

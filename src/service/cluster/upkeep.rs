@@ -121,8 +121,27 @@ pub fn unsettled(seen: &Situation<'_>) -> Option<String> {
     if serving + leaving < current {
         return Some(format!("{serving} of {current} members serve; the next one waits for all"));
     }
+    if let Some(behind) = behind(seen) {
+        return Some(format!("{behind} serves and catches up with the leader's log; the next one waits for it"));
+    }
     let voting = seen.voters.is_none_or(|voters| voters.len() + leaving >= current);
     (!voting).then(|| "not all members vote yet; the next one waits for them".to_owned())
+}
+
+/// A member that follows and does not have yet what the leader committed: without it and the next one there would be no
+/// majority that has.
+fn behind<'a>(seen: &Situation<'a>) -> Option<&'a str> {
+    let leader = observe::leader(seen.members)?;
+    let committed = leader.view.as_ref()?.raft_committed_index;
+    let is_peer = |member: &Member| seen.peers.is_none_or(|peers| peers.contains(&member.name));
+    let follows = |member: &&Member| {
+        member.ordinal < seen.current && member.serves() && member.name != leader.name && is_peer(member)
+    };
+    let lags = |member: &&Member| {
+        let applied = member.view.as_ref().map(|view| view.raft_applied_index);
+        !observe::is_caught_up(applied, Some(committed))
+    };
+    seen.members.iter().filter(follows).find(lags).map(|member| member.name.as_str())
 }
 
 /// How a pod differs from the template in what needs a restart; `None` if it does not.
@@ -211,6 +230,31 @@ mod tests {
         let mut unready = members(&[Active, Standby, Standby], 0);
         unready[2].ready = false;
         assert!(matches!(next(&facts(&[1], 3), &unready, Some(&voters(3)), 3, 3), Step::Wait(_)));
+    }
+
+    #[test]
+    fn nobody_is_restarted_while_another_lacks_what_the_leader_committed() {
+        let mut lagging = members(&[Active, Standby, Standby], 0);
+        let log = |member: &mut Member, committed, applied| {
+            let view = member.view.as_mut().unwrap();
+            (view.raft_committed_index, view.raft_applied_index) = (committed, applied);
+        };
+        log(&mut lagging[0], 1000, 1000);
+        log(&mut lagging[1], 1000, 990);
+        log(&mut lagging[2], 900, 900);
+        let waits = next(&facts(&[1], 3), &lagging, Some(&voters(3)), 3, 3);
+        assert!(matches!(&waits, Step::Wait(why) if why.contains("kelp-2")), "{waits:?}");
+        log(&mut lagging[2], 1000, 940);
+        assert_eq!(restarted(next(&facts(&[1], 3), &lagging, Some(&voters(3)), 3, 3)), "kelp-1");
+    }
+
+    #[test]
+    fn a_member_that_left_raft_holds_up_nobody_by_being_behind() {
+        let mut leaving = members(&[Active, Standby, Standby], 0);
+        leaving[0].view.as_mut().unwrap().raft_committed_index = 1000;
+        leaving[1].view.as_mut().unwrap().raft_applied_index = 1000;
+        let removed = next(&facts(&[], 3), &leaving, Some(&voters(2)), 2, 3);
+        assert!(matches!(removed, Step::Shrink { removed: true, .. }), "{removed:?}");
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The rolling upgrade as an operation: what it consists of, and how each step looks and acts.
 //!
-//! `GateHealth` → `PreUpgradeBackup` (a child operation under this lock) → `UpdateTemplate` → `UpgradeStandby/<pod>` … →
-//! `Park` (if asked) → `StepDown` (the point of no return) → `ReplaceOldLeader` → `Soak` → `Finish`.
+//! `GateHealth` → `GateImage` → `PreUpgradeBackup` (a child operation under this lock) → `GateStorage` → `UpdateTemplate` →
+//! `UpgradeStandby/<pod>` … → `Park` (if asked) → `StepDown` (the point of no return) → `ReplaceOldLeader` → `Soak` → `Finish`.
 //! Before `StepDown` everything is undone by putting the old template back and replacing the standbys once more.
 
 use super::{
-    request,
+    headroom, image, request,
     steps::{self, Facts, PodFacts, Turn},
     trouble::trouble,
     versions::{self, Judgement},
@@ -13,6 +13,7 @@ use super::{
 use crate::{
     adapter::{
         Adapters,
+        caches::CLUSTER_LABEL,
         kubernetes::{apply, client::timed},
         openbao::HealthState,
     },
@@ -21,7 +22,12 @@ use crate::{
         RequestAction, RetryPolicy, StepKind, StepSpec, UpgradeDirective, duration,
     },
     service::{
-        backup,
+        backup::{
+            self,
+            found::is_ours,
+            jobs::{self, Operation},
+            mover::{self, Clear},
+        },
         cluster::{names, observe},
         opslifecycle::{
             self, FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome, guests,
@@ -35,7 +41,9 @@ use kube::{Api, ResourceExt, api::PostParams, runtime::reflector::ObjectRef};
 use std::{collections::BTreeMap, time::Duration};
 
 const GATE: &str = "GateHealth";
+const GATE_IMAGE: &str = "GateImage";
 const BACKUP: &str = "PreUpgradeBackup";
+const GATE_STORAGE: &str = "GateStorage";
 const UPGRADE_STANDBY: &str = "UpgradeStandby";
 /// The step in which an upgrade waits before leadership moves.
 pub const PARK: &str = "Park";
@@ -53,6 +61,9 @@ const POD: &str = "pod";
 const PERIOD: &str = "period";
 /// Config of a standby's step: the others, should this one lead by then.
 const OTHERS: &str = "others";
+
+/// Output of the backup's step: how large it is.
+const BACKUP_BYTES: &str = "backupBytes";
 
 /// How often a step looks again by itself within one call, and for how long: leadership moves in under a second and the
 /// old leader must not outlive that by a poll of several seconds.
@@ -148,9 +159,14 @@ fn planned_steps(
     standbys: &[String],
     leader: &str,
 ) -> Vec<StepSpec> {
-    let mut steps = vec![step(GATE, GATE, StepKind::Idempotent, "10m")];
+    let mut steps = vec![
+        step(GATE, GATE, StepKind::Idempotent, "10m"),
+        StepSpec { skippable: true, ..step(GATE_IMAGE, GATE_IMAGE, StepKind::Idempotent, "10m") },
+    ];
     if spec.upgrade.pre_upgrade_snapshot {
         steps.push(step(BACKUP, BACKUP, StepKind::Idempotent, "1h"));
+        // Long enough for a volume to be grown.
+        steps.push(StepSpec { skippable: true, ..step(GATE_STORAGE, GATE_STORAGE, StepKind::Idempotent, "1h") });
     }
     let mut template = step(request::UPDATE_TEMPLATE, request::UPDATE_TEMPLATE, StepKind::Idempotent, "2m");
     template.compensate = Some(REVERT_TEMPLATE.to_owned());
@@ -213,7 +229,9 @@ async fn run(call: StepCall<'_>) -> StepOutcome {
         call.step.config.get(OTHERS).map(|others| others.split(',').map(str::to_owned).collect()).unwrap_or_default();
     match call.step.action.as_str() {
         GATE => settle(&call, cluster, steps::gate).await,
+        GATE_IMAGE => image_is_there(&call, cluster, &to).await,
         BACKUP => pre_upgrade_backup(&call).await,
+        GATE_STORAGE => storage_suffices(&call, cluster),
         // The template itself is rendered by the cluster's reconcile, from this very journal.
         request::UPDATE_TEMPLATE => settle(&call, cluster, |facts| steps::template(facts, &to)).await,
         REVERT_TEMPLATE => settle(&call, cluster, |facts| steps::reverted(facts, &from)).await,
@@ -348,6 +366,85 @@ fn image_of(pod: &k8s_openapi::api::core::v1::PodSpec) -> Option<String> {
     pod.containers.first()?.image.clone()
 }
 
+/// Has the target's image pulled and started once, by a Job that goes again.
+async fn image_is_there(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &UpgradeDirective) -> StepOutcome {
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let operation = match Operation::of(call.op, mover::uid_of(Some(cluster))) {
+        Ok(operation) => operation,
+        Err(error) => return StepOutcome::fatal("NotStored", error.text()),
+    };
+    let set = call.ad.caches.stateful_sets.get(&ObjectRef::new(&names::statefulset(&name)).within(&namespace));
+    let Some(servers) = set.and_then(|set| set.spec.as_ref()?.template.spec.clone()) else {
+        return StepOutcome::in_progress("the StatefulSet is not there");
+    };
+    let job_name = jobs::job_name(&operation.name, image::WORD);
+    let mut made = false;
+    let mut reason = String::new();
+    for glance in 0..GLANCES {
+        if glance > 0 {
+            tokio::time::sleep(GLANCE).await;
+        }
+        let known = call.ad.caches.jobs_of(&namespace, &operation.name);
+        let known = known.iter().find(|job| job.name_any() == job_name && is_ours(job.as_ref(), &operation.uid));
+        let Some(job) = known else {
+            if !made {
+                let job = image::job(&operation, &job_name, to, &servers);
+                if let Err(error) = mover::start(call.ad, &operation, &job).await {
+                    return StepOutcome::in_progress(format!("Job {job_name}: {}", error.text()));
+                }
+                made = true;
+                reason = format!("Job {job_name} was just made");
+            }
+            continue;
+        };
+        let pods = mover::known_pods(call.ad, &operation, &job_name);
+        let outcome = match image::judge(job, &pods, to) {
+            Turn::Done(record) => StepOutcome::done_with([("observed", record)]),
+            Turn::Fail { reason, message } => StepOutcome::fatal(reason, message),
+            Turn::Wait(awaited) => {
+                reason = awaited;
+                continue;
+            }
+            Turn::Delete { .. } | Turn::StepDown { .. } => continue,
+        };
+        // Best effort: what stays has a deadline, and goes by itself.
+        if let Err(error) = mover::clear(call.ad, &operation, Clear::All).await {
+            tracing::warn!(error = %error.text(), job = %job_name, "failed to remove a Job that has done its work");
+        }
+        return outcome;
+    }
+    StepOutcome::in_progress(reason)
+}
+
+/// Compares the volumes with what the backup just found.
+fn storage_suffices(call: &StepCall<'_>, cluster: &OpenBaoCluster) -> StepOutcome {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let journal = call.op.status.as_ref();
+    let backup = journal.and_then(|journal| journal.steps.iter().find(|step| step.name == BACKUP));
+    let bytes = backup.and_then(|step| step.output.get(BACKUP_BYTES)?.parse::<u64>().ok());
+    let Some(bytes) = bytes else {
+        return StepOutcome::done_with([("observed", "the backup's size is not known: nothing to compare")]);
+    };
+    let claims: Vec<(String, String)> = call
+        .ad
+        .caches
+        .claims
+        .state_filter(|claim| {
+            claim.namespace().as_deref() == Some(namespace.as_str())
+                && claim.labels().get(CLUSTER_LABEL).is_some_and(|label| *label == cluster.name_any())
+        })
+        .iter()
+        .filter_map(|claim| {
+            let capacity = claim.status.as_ref()?.capacity.as_ref()?.get("storage")?;
+            Some((claim.name_any(), capacity.0.clone()))
+        })
+        .collect();
+    match headroom::shortage(bytes, claims.iter().map(|(name, capacity)| (name.as_str(), capacity.as_str()))) {
+        Some(shortage) => StepOutcome::in_progress(shortage),
+        None => StepOutcome::done_with([("observed", format!("{} volumes hold {bytes} bytes twice", claims.len()))]),
+    }
+}
+
 async fn pre_upgrade_backup(call: &StepCall<'_>) -> StepOutcome {
     let (namespace, name) = (call.op.namespace().unwrap_or_default(), call.op.name_any());
     let Some(child) = backup::request::child(call.op, backup::request::PRE_UPGRADE, "the state before an upgrade")
@@ -371,8 +468,10 @@ async fn pre_upgrade_backup(call: &StepCall<'_>) -> StepOutcome {
     let status = found.status.unwrap_or_default();
     match status.phase {
         OperationPhase::Succeeded => {
-            let key = status.artifacts.and_then(|artifacts| artifacts.key).unwrap_or_default();
-            StepOutcome::done_with([("backup", child_name), ("backupKey", key)])
+            let artifacts = status.artifacts.unwrap_or_default();
+            let mut output = vec![("backup", child_name), ("backupKey", artifacts.key.unwrap_or_default())];
+            output.extend(artifacts.size_bytes.map(|bytes| (BACKUP_BYTES, bytes.to_string())));
+            StepOutcome::done_with(output)
         }
         phase if phase.is_terminal() => StepOutcome::fatal(
             "PreUpgradeBackupFailed",

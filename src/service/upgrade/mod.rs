@@ -5,6 +5,8 @@
 //! leave its label behind for ever.
 
 pub mod decide;
+pub mod headroom;
+pub mod image;
 pub mod manager;
 pub mod request;
 pub mod rollback;

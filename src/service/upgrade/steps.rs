@@ -1,9 +1,6 @@
 //! Each turn of a running upgrade, decided from what the pods say of themselves. Pure.
 
-use crate::{adapter::openbao::HealthState, api::UpgradeDirective};
-
-/// How far behind the leader's log a member may be and still count as caught up: the log moves while we look.
-const LAG: u64 = 64;
+use crate::{adapter::openbao::HealthState, api::UpgradeDirective, service::cluster::observe};
 
 /// One server pod.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -216,6 +213,16 @@ fn replaced(facts: &Facts, goal: &UpgradeDirective, name: &str) -> Turn {
             message: format!("pod {name} with image {} does not start: {reason}: {message}", goal.image),
         };
     }
+    // Its container was made from the image that is wanted, so waiting changes nothing.
+    if let Some(version) = pod.version.as_deref().filter(|version| *version != goal.version && pod.serves()) {
+        return Turn::Fail {
+            reason: "WrongVersion",
+            message: format!(
+                "pod {name} runs image {}, and that is OpenBao {version}, not {}: let spec.image and spec.version agree",
+                goal.image, goal.version
+            ),
+        };
+    }
     if !pod.is_at(goal) || !pod.serves() {
         return Turn::Wait(format!("pod {name} does not serve {} yet: {}", goal.version, words(pod)));
     }
@@ -229,8 +236,7 @@ fn replaced(facts: &Facts, goal: &UpgradeDirective, name: &str) -> Turn {
 }
 
 fn caught_up(facts: &Facts, pod: &PodFacts) -> bool {
-    facts.leader.as_deref() == Some(pod.name.as_str())
-        || matches!((pod.applied, facts.committed), (Some(applied), Some(committed)) if applied + LAG >= committed)
+    facts.leader.as_deref() == Some(pod.name.as_str()) || observe::is_caught_up(pod.applied, facts.committed)
 }
 
 /// Who leads, if that is a member on the goal's version.

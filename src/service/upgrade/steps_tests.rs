@@ -95,7 +95,7 @@ fn a_replaced_standby_is_done_only_when_it_serves_the_goal_is_ready_and_has_caug
         |pod| pod.applied = Some(1),
         |pod| pod.applied = None,
         |pod| pod.state = Some(Sealed),
-        |pod| pod.version = Some("2.6.1".into()),
+        |pod| pod.version = None,
     ];
     for (index, spoil) in cases.into_iter().enumerate() {
         let mut worse = facts.clone();
@@ -104,6 +104,16 @@ fn a_replaced_standby_is_done_only_when_it_serves_the_goal_is_ready_and_has_caug
         spoil(&mut worse.pods[1]);
         assert!(matches!(standby(&worse, &goal(), "kelp-1", &[]), Turn::Wait(_)), "case {index}");
     }
+}
+
+#[test]
+fn an_image_that_is_another_version_stops_the_upgrade_at_the_first_pod_that_runs_it() {
+    let mut facts = old_cluster();
+    facts.pods[1] = pod(1, "2.7.2", Standby);
+    facts.pods[1].version = Some("2.7.1".into());
+    let Turn::Fail { reason, message } = standby(&facts, &goal(), "kelp-1", &[]) else { panic!("must fail") };
+    assert_eq!(reason, "WrongVersion");
+    assert!(message.contains("kelp-1") && message.contains("2.7.1") && message.contains("spec.image"), "{message}");
 }
 
 #[test]

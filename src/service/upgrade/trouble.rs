@@ -33,7 +33,7 @@ fn of_container(container: &ContainerStatus) -> Option<(String, String)> {
 }
 
 /// The last lines, in one.
-fn end_of(words: &str) -> String {
+pub fn end_of(words: &str) -> String {
     let line = words.split_whitespace().collect::<Vec<_>>().join(" ");
     let skip = line.chars().count().saturating_sub(WORDS);
     line.chars().skip(skip).collect()

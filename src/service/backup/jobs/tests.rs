@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 
-fn operation(name: &str) -> Operation {
+pub(crate) fn operation(name: &str) -> Operation {
     Operation {
         name: name.into(),
         uid: "0f0f0f0f-1111".into(),
