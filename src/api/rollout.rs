@@ -160,6 +160,9 @@ pub struct RolloutMemberStatus {
     #[serde(default, skip_serializing_if = "is_default")]
     #[schemars(range(min = 0))]
     pub attempt: i32,
+    /// Its operation exists, or did: it is not created a second time when it is gone.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub begun: bool,
     /// It failed, and a `Release` let the members after it go on.
     #[serde(default, skip_serializing_if = "is_default")]
     pub released: bool,

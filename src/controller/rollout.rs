@@ -41,6 +41,7 @@ use crate::{
         },
         restore,
         rollout::{self, Decision, Effect, Facts, member::MemberFacts, policy},
+        upgrade::versions,
     },
 };
 
@@ -174,7 +175,7 @@ fn nothing_left_to_undo(decision: &Decision) -> bool {
 async fn look(ad: &Adapters, rollout: &OpenBaoRollout) -> Result<Vec<MemberFacts>, Error> {
     let namespace = rollout.namespace().unwrap_or_default();
     let repository = &ad.settings.openbao_image_repository;
-    let version = &rollout.spec.version;
+    let version = versions::plain(&rollout.spec.version);
     let known = rollout.status.as_ref().map(|status| status.members.as_slice()).unwrap_or_default();
     let mut facts = vec![];
     for member in &rollout.spec.members {

@@ -98,11 +98,9 @@ async fn a_cluster_lives_through_install_upgrade_uninstall_and_installation_agai
     own.kubectl(&["delete", "pod", "-n", SYSTEM, "-l", "app.kubernetes.io/name=openbao-operator", "--wait=true"]).await;
     eventually("the log names the namespace and what is refused", Duration::from_secs(120), async || {
         let logs = logs(&own).await;
-        let line = logs.lines().find(|line| line.contains("cannot start here yet") && line.contains("closed"));
-        match line {
-            Some(line) if line.contains("forbidden") => Ok(()),
-            _ => Err(logs),
-        }
+        let told = |words: [&str; 2]| logs.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        let named = told(["cannot start here yet", "closed"]) && told(["watch failed", "forbidden"]);
+        if named { Ok(()) } else { Err(logs) }
     })
     .await;
     let said = own.expect_plugin(&["-n", "openbao", "backup", "main", "--wait", "--timeout=5m"]);

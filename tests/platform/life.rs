@@ -57,6 +57,8 @@ async fn a_life_under_the_charts_rights_needs_no_more_uses_them_all_and_tells_no
     let rules = allowed(&rights(&namespace, namespace.name()));
     let audit = cluster.audit();
     let operator = Operator::start(&namespace, &[]).await;
+    // Two, as the chart runs them: the second one watches the lease.
+    let _standby = Operator::start(&namespace, &[]).await;
 
     namespace.apply(&manifest()).await;
     namespace.kubectl(&["wait", "openbaocluster/kelp", "--for=condition=Available", "--timeout=300s"]).await;

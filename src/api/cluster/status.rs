@@ -313,6 +313,9 @@ pub struct UpgradeStatus {
     /// When a held target was last let go: by a changed version, or by a `Retry`. What failed before that no longer counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub released_at: Option<DateTime<Utc>>,
+    /// When the last upgrade or rollback ended that is accounted for in `directive`. Older records say nothing any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accounted_for: Option<DateTime<Utc>>,
     /// When it began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<DateTime<Utc>>,
@@ -329,6 +332,9 @@ pub struct ServersDirective {
     pub count: i32,
     /// Their volumes were wiped under a claim of the rollback: the first server may start from nothing, this once.
     pub initialize: bool,
+    /// What they hold is not the restored data yet, or not proven to be: clients are sent to nobody.
+    #[serde(default)]
+    pub closed: bool,
 }
 
 /// What the pods' template must show.

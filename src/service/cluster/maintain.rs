@@ -73,7 +73,7 @@ pub struct Outcome {
 }
 
 #[allow(clippy::too_many_arguments)] // what is known, what is wanted, and who else is at work
-/// Takes one step. `busy` names who else is at work on the pods.
+/// Takes one step. `version` is what the template's image is to be; `busy` names who else is at work on the pods.
 pub async fn run(
     ad: &Adapters,
     notes: &mut Notes,
@@ -82,6 +82,7 @@ pub async fn run(
     facts: &Facts,
     members: &[Member],
     wanted: &StatefulSet,
+    version: &str,
     busy: Option<String>,
 ) -> Result<Outcome, Error> {
     let current = replicas_of(facts).unwrap_or(spec.replicas);
@@ -93,6 +94,7 @@ pub async fn run(
         voters: voters.as_ref(),
         peers: peers.as_ref(),
         template: &template,
+        version,
         wanted: spec.replicas,
         current,
     };
@@ -108,7 +110,13 @@ pub async fn run(
         release(ad, cluster).await?;
         return Ok(Outcome { progress: None, replicas: current, settled: true });
     }
-    if let Some(busy) = busy {
+    // A member that has left raft already is on its way out, whoever waits.
+    let leaves = matches!(step, Step::Shrink { removed: true, .. }) && is_ours(cluster);
+    if let Some(busy) = busy.filter(|_| !leaves) {
+        // They wait for the lock that we would keep until the last pod: whoever was asked for goes first, the rest follows.
+        if unsettled(&situation).is_none() {
+            release(ad, cluster).await?;
+        }
         return Ok(stay(Some(Trouble::new(reason::WAITING, format!("{}: waits for {busy}", words(&step))))));
     }
     match &step {

@@ -30,8 +30,9 @@ use crate::{
         metrics::metrics,
         openbao::HealthState,
     },
-    api::{OpenBaoCluster, OpenBaoClusterStatus, conditions::reason},
+    api::{Direction, LockMode, OpenBaoCluster, OpenBaoClusterStatus, OperationKind, conditions::reason},
     causes::chain,
+    service::upgrade::request,
 };
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::{
@@ -184,10 +185,12 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
     let facts = Facts::gather(ad, &namespace, &name, &account);
     let members = observe::members(ad, cluster).await;
     let (acted, failure) = match &valid {
-        Ok(spec) if !cluster.spec.paused => match act(ad, memory, &mut notes, cluster, spec, &facts, &members).await {
-            Ok(acted) => (acted, None),
-            Err(error) => (Acted::default(), Some(error)),
-        },
+        Ok(spec) if !cluster.spec.paused || carries_on(ad, cluster) => {
+            match act(ad, memory, &mut notes, cluster, spec, &facts, &members).await {
+                Ok(acted) => (acted, None),
+                Err(error) => (Acted::default(), Some(error)),
+            }
+        }
         Ok(_) => {
             maintain::release(ad, cluster).await?;
             let paused = Trouble::new(reason::PAUSED, "spec.paused is true: nothing is changed");
@@ -260,7 +263,8 @@ async fn act(
         applier.ensure(live.map(AsRef::as_ref), secret).await?;
     }
     let restores = !ad.caches.restores_of(&spec.namespace, &spec.name).is_empty() || acted.planes.rolls_back;
-    let traffic = traffic::decide(members, &status);
+    let closed = acted.planes.servers.as_ref().is_some_and(|servers| servers.closed);
+    let traffic = traffic::decide(members, &status, closed);
     applier.plain(facts, build::plain(spec, certificates.bundle.as_deref(), restores, &traffic)).await?;
 
     let running = match &acted.planes.directive {
@@ -309,7 +313,8 @@ async fn act(
         Stage::Bootstrapped => {
             let busy = at_work(&status, &acted.planes);
             let wanted = statefulset::build(spec, &inputs);
-            let outcome = maintain::run(ad, notes, cluster, spec, facts, members, &wanted, busy).await?;
+            let outcome =
+                maintain::run(ad, notes, cluster, spec, facts, members, &wanted, &inputs.version, busy).await?;
             inputs.replicas = outcome.replicas;
             applier.ensure(live, statefulset::build(spec, &inputs)).await?;
             acted.progress = outcome.progress;
@@ -332,6 +337,22 @@ fn all_empty(members: &[Member]) -> Option<Trouble> {
             "every member runs on an empty volume, and a cluster that was started once is never started anew by itself: bring the \
              old volumes back; or delete this object and its volume claims, apply it again, and restore a backup into it",
         )
+    })
+}
+
+/// Whether an upgrade or a rollback is between two safe points: it waits for what only this reconcile renders, and a
+/// cluster that is left there has neither its old nor its new servers. A parked upgrade stands at such a point.
+fn carries_on(ad: &Adapters, cluster: &OpenBaoCluster) -> bool {
+    let lock = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref());
+    let parked = lock.is_some_and(|lock| lock.mode == LockMode::Parked);
+    let operations = ad.caches.operations_of(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
+    operations.iter().any(|operation| {
+        let kind = operation.spec.operation;
+        let turns_back = operation.status.as_ref().is_some_and(|status| status.direction == Direction::Unwinding);
+        matches!(kind, OperationKind::Upgrade | OperationKind::Rollback)
+            && request::has_begun(operation)
+            && !request::is_over(operation)
+            && (!parked || turns_back)
     })
 }
 

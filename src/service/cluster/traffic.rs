@@ -22,8 +22,13 @@ pub enum Traffic {
     Nobody,
 }
 
-/// Decides. A restore changes the id of one member after the other, which is no disagreement.
-pub fn decide(members: &[Member], status: &OpenBaoClusterStatus) -> Traffic {
+/// Decides. A restore changes the id of one member after the other, which is no disagreement. `closed`: a rollback has
+/// wiped the servers, and what they hold is not proven to be the restored data; a client would read that its secrets are
+/// gone, and what it wrote would be restored away.
+pub fn decide(members: &[Member], status: &OpenBaoClusterStatus, closed: bool) -> Traffic {
+    if closed {
+        return Traffic::Nobody;
+    }
     let restoring = status.operation_lock.as_ref().is_some_and(|lock| lock.operation == LockOperation::Restore);
     let id = |member: &Member| member.health.as_ref().and_then(|health| health.cluster_id.clone());
     let serving: Vec<&Member> = members.iter().filter(|member| member.serves()).collect();
@@ -56,9 +61,9 @@ mod tests {
     fn members_that_agree_are_all_reachable_whatever_the_id() {
         let members = [of("a", member(0, Active, Some(0))), of("a", member(1, Standby, Some(0)))];
         for id in [None, Some("a"), Some("b")] {
-            assert_eq!(decide(&members, &known(id)), Traffic::Everybody);
+            assert_eq!(decide(&members, &known(id), false), Traffic::Everybody);
         }
-        assert_eq!(decide(&[], &known(Some("a"))), Traffic::Everybody);
+        assert_eq!(decide(&[], &known(Some("a")), false), Traffic::Everybody);
     }
 
     #[test]
@@ -68,10 +73,10 @@ mod tests {
             of("a", member(1, Standby, Some(2))),
             of("a", member(2, Active, Some(2))),
         ];
-        assert_eq!(decide(&members, &known(Some("a"))), Traffic::Only("kelp-2".into()));
-        assert_eq!(decide(&members[..2], &known(Some("a"))), Traffic::Only("kelp-1".into()));
-        assert_eq!(decide(&members, &known(None)), Traffic::Nobody, "nobody knows which is right");
-        assert_eq!(decide(&members, &known(Some("c"))), Traffic::Nobody);
+        assert_eq!(decide(&members, &known(Some("a")), false), Traffic::Only("kelp-2".into()));
+        assert_eq!(decide(&members[..2], &known(Some("a")), false), Traffic::Only("kelp-1".into()));
+        assert_eq!(decide(&members, &known(None), false), Traffic::Nobody, "nobody knows which is right");
+        assert_eq!(decide(&members, &known(Some("c")), false), Traffic::Nobody);
     }
 
     #[test]
@@ -83,6 +88,13 @@ mod tests {
         });
         let status =
             OpenBaoClusterStatus { operation_lock: Some(serde_json::from_value(lock).unwrap()), ..known(Some("a")) };
-        assert_eq!(decide(&members, &status), Traffic::Everybody);
+        assert_eq!(decide(&members, &status, false), Traffic::Everybody);
+    }
+
+    #[test]
+    fn servers_that_a_rollback_wiped_are_shown_to_nobody_until_their_data_is_proven() {
+        let members = [of("new", member(0, Active, Some(0)))];
+        assert_eq!(decide(&members, &known(Some("a")), true), Traffic::Nobody);
+        assert_eq!(decide(&members, &known(Some("a")), false), Traffic::Everybody);
     }
 }

@@ -9,6 +9,7 @@ use super::{
     facts::Facts,
     observe::{self, Member},
 };
+use crate::service::upgrade::versions;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use kube::ResourceExt;
 use std::collections::BTreeSet;
@@ -26,6 +27,8 @@ pub struct Situation<'a> {
     pub peers: Option<&'a BTreeSet<String>>,
     /// The template that pods should have been made from.
     pub template: &'a PodTemplateSpec,
+    /// The version that the template's image is to be.
+    pub version: &'a str,
     /// Members the spec asks for.
     pub wanted: u32,
     /// Members the StatefulSet has.
@@ -82,7 +85,7 @@ pub fn decide(seen: &Situation<'_>) -> Step {
     if stale.is_empty() && seen.wanted == seen.current {
         return Step::Nothing;
     }
-    if let Some(why) = unsettled(seen) {
+    if let Some(why) = unsettled(seen).or_else(|| mistaken(seen)) {
         return Step::Wait(why);
     }
     let Some(leader) = observe::leader(seen.members) else {
@@ -126,6 +129,22 @@ pub fn unsettled(seen: &Situation<'_>) -> Option<String> {
     }
     let voting = seen.voters.is_none_or(|voters| voters.len() + leaving >= current);
     (!voting).then(|| "not all members vote yet; the next one waits for them".to_owned())
+}
+
+/// A member that runs the template's image and is another version by its own word. Two of them may be one too many: an older
+/// version never leads over newer data, and a newer one is an upgrade without any of its gates.
+fn mistaken(seen: &Situation<'_>) -> Option<String> {
+    let member = seen.members.iter().find(|member| {
+        let fits = seen.facts.pods.get(&member.ordinal).is_some_and(|pod| difference(pod, seen.template).is_none());
+        fits && member.version().is_some_and(|version| !versions::is_same(version, seen.version))
+    })?;
+    Some(format!(
+        "{} runs the image that spec.image names, and that is OpenBao {}, not {}: no other member is restarted until \
+         spec.image is that version's image",
+        member.name,
+        member.version().unwrap_or_default(),
+        seen.version
+    ))
 }
 
 /// A member that follows and does not have yet what the leader committed: without it and the next one there would be no
@@ -201,7 +220,17 @@ mod tests {
     }
 
     fn next(facts: &Facts, members: &[Member], voters: Option<&BTreeSet<String>>, wanted: u32, current: u32) -> Step {
-        decide(&Situation { facts, members, voters, peers: voters, template: &template(), wanted, current })
+        let template = template();
+        decide(&Situation {
+            facts,
+            members,
+            voters,
+            peers: voters,
+            template: &template,
+            version: "2.7.2",
+            wanted,
+            current,
+        })
     }
 
     fn restarted(step: Step) -> String {
@@ -249,6 +278,19 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_is_another_version_stops_at_the_first_member_that_runs_it() {
+        let mut rolled = members(&[Active, Standby, Standby], 0);
+        let next = |members: &[Member]| next(&facts(&[0, 1], 3), members, Some(&voters(3)), 3, 3);
+        assert_eq!(restarted(next(&rolled)), "kelp-1");
+        rolled[2].health.as_mut().unwrap().version = "2.6.1".into();
+        let waits = next(&rolled);
+        assert!(matches!(&waits, Step::Wait(why) if why.contains("kelp-2") && why.contains("spec.image")), "{waits:?}");
+        rolled[2].health.as_mut().unwrap().version = "2.7.2".into();
+        rolled[1].health.as_mut().unwrap().version = "2.6.1".into();
+        assert_eq!(restarted(next(&rolled)), "kelp-1", "one that is still to be restarted may be what it likes");
+    }
+
+    #[test]
     fn a_member_that_left_raft_holds_up_nobody_by_being_behind() {
         let mut leaving = members(&[Active, Standby, Standby], 0);
         leaving[0].view.as_mut().unwrap().raft_committed_index = 1000;
@@ -293,6 +335,7 @@ mod tests {
             voters: Some(&two),
             peers: Some(peers),
             template: &template,
+            version: "2.7.2",
             wanted: 1,
             current: 3,
         };

@@ -75,7 +75,7 @@ pub fn decide(facts: &Facts<'_>, now: DateTime<Utc>) -> Decision {
         requests::answer(&rollout.spec.requests, policy, &mut status, now);
     }
     for (member, seen) in status.members.iter_mut().zip(facts.members) {
-        follow(member, seen, status.stop);
+        follow(member, seen, status.stop, &rollout.spec.version);
     }
     for index in 0..status.members.len() {
         claim(index, &mut status, facts, policy);
@@ -101,8 +101,8 @@ fn enrol(rollout: &OpenBaoRollout, status: &mut OpenBaoRolloutStatus) {
 
 /// Shows what the member's operation has come to. A claimed cutover is not taken back because the operation still shows
 /// its park point.
-fn follow(member: &mut RolloutMemberStatus, seen: &MemberFacts, stop: Option<RolloutStop>) {
-    use RolloutMemberState::{CuttingOver, Failed, Preparing, Soaking, WaitingForCutover};
+fn follow(member: &mut RolloutMemberStatus, seen: &MemberFacts, stop: Option<RolloutStop>, version: &str) {
+    use RolloutMemberState::{Completed, CuttingOver, Failed, FailedRetryable, Preparing, Soaking, WaitingForCutover};
     if !is_active(member.state) && member.state != WaitingForCutover {
         return;
     }
@@ -111,7 +111,20 @@ fn follow(member: &mut RolloutMemberStatus, seen: &MemberFacts, stop: Option<Rol
         "MemberMissing: its OpenBaoCluster is gone".clone_into(&mut member.message);
         return;
     }
-    match seen.work(member.operation.as_deref().unwrap_or_default()) {
+    let work = seen.work(member.operation.as_deref().unwrap_or_default());
+    member.begun |= work != Work::Absent;
+    match work {
+        // Somebody deleted it, which stopped it, or it ended and its record went while nobody looked. The cluster says which.
+        Work::Absent if member.begun => {
+            let name = member.operation.as_deref().unwrap_or_default();
+            if seen.runs(version) {
+                member.state = Completed;
+                member.message = format!("runs {version}; the record of {name} is gone");
+            } else {
+                member.state = FailedRetryable;
+                member.message = format!("its operation {name} is gone and the cluster does not run {version}");
+            }
+        }
         // Claimed, and called off before anything was created.
         Work::Absent if stop == Some(RolloutStop::Cancel) => {
             member.state = RolloutMemberState::Cancelled;

@@ -220,6 +220,35 @@ fn leadership_that_moves_without_being_asked_is_finished_at_once_and_said() {
 }
 
 #[test]
+fn a_member_whose_operation_is_gone_is_judged_by_its_cluster_and_never_begun_a_second_time() {
+    let begun = || {
+        let mut rollout = rollout("barrier", |_| {});
+        let mut members = [member("kelp"), member("coral")];
+        create(&turn(&mut rollout, &members), &mut members);
+        parked(&mut members[0]);
+        turn(&mut rollout, &members);
+        members[0].operations.clear();
+        (rollout, members)
+    };
+    let (mut rollout, members) = begun();
+    let gone = turn(&mut rollout, &members);
+    assert_eq!(states(&gone)[0], State::FailedRetryable);
+    assert!(gone.status.members[0].message.contains("is gone"), "{}", gone.status.members[0].message);
+    let again = turn(&mut rollout, &members);
+    assert!(
+        !again
+            .effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Create(operation) if operation.spec.cluster == "kelp"))
+    );
+
+    let (mut rollout, mut members) = begun();
+    let cluster = Arc::make_mut(members[0].cluster.as_mut().unwrap());
+    cluster.status.as_mut().unwrap().current_version = Some("2.7.2".into());
+    assert_eq!(states(&turn(&mut rollout, &members))[0], State::Completed);
+}
+
+#[test]
 fn a_member_without_a_cluster_or_with_nothing_to_do_needs_no_operation() {
     let mut rollout = rollout("parallel", |_| {});
     let gone = MemberFacts { cluster: None, ..member("kelp") };

@@ -90,6 +90,14 @@ impl MemberFacts {
         }
     }
 
+    /// Whether the cluster says that it runs this version.
+    pub fn runs(&self, version: &str) -> bool {
+        let status = self.cluster.as_ref().and_then(|cluster| cluster.status.as_ref());
+        status
+            .and_then(|status| status.current_version.as_deref())
+            .is_some_and(|running| versions::is_same(running, version))
+    }
+
     /// Looks at the operation of that name.
     pub fn work(&self, operation: &str) -> Work {
         let Some(operation) = self.operations.iter().find(|candidate| candidate.name_any() == operation) else {

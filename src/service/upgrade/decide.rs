@@ -66,21 +66,33 @@ impl TurnBack {
 /// Decides from the record: what runs goes on, what failed stays held, what is new and allowed begins.
 pub fn decide(facts: &UpgradeFacts<'_>, now: DateTime<Utc>) -> UpgradeDecision {
     let known = facts.cluster.status.as_ref().and_then(|status| status.upgrade.clone()).unwrap_or_default();
-    let wanted = UpgradeDirective { version: facts.cluster.spec.version.clone(), image: facts.wanted_image.to_owned() };
+    let wanted = UpgradeDirective {
+        version: versions::plain(&facts.cluster.spec.version),
+        image: facts.wanted_image.to_owned(),
+    };
     let newest = newest(facts.operations);
+    let last = last_ended(facts.operations);
+    let running = running(facts, last, &known, &wanted);
+    let accounted_for = last.and_then(ended_at).max(known.accounted_for);
 
-    if let Some(operation) = newest.filter(|operation| !phase(operation).is_terminal()) {
-        return under_way(facts, operation, &known, &wanted);
+    if let Some(operation) = newest.filter(|operation| !request::is_over(operation)) {
+        let mut decision = under_way(facts, operation, &running, &wanted);
+        decision.status.released_at = known.released_at;
+        decision.status.accounted_for = accounted_for;
+        return decision;
     }
-    let running = running(facts, newest, &known, &wanted);
     let (released_at, handled) = released(facts, newest, &known, now);
-    let held = newest.and_then(|operation| held_by(operation, &wanted, released_at));
+    // Nothing but another rollback lifts this.
+    let held = request::half_rolled_back(facts.operations)
+        .map(half_done)
+        .or_else(|| newest.and_then(|operation| held_by(operation, &wanted, released_at)));
 
     let mut status = UpgradeStatus {
         directive: Some(running.clone()),
-        servers: newest.and_then(request::servers),
+        servers: request::servers(facts.operations),
         operation: newest.map(kube::ResourceExt::name_any),
         released_at,
+        accounted_for,
         ..UpgradeStatus::default()
     };
     let mut decision = UpgradeDecision {
@@ -98,8 +110,10 @@ pub fn decide(facts: &UpgradeFacts<'_>, now: DateTime<Utc>) -> UpgradeDecision {
             let by = newest.and_then(|operation| request::rollout(operation)).filter(|_| reason == "DowngradeBlocked");
             let message = by.map_or(message, |rollout| {
                 format!(
-                    "{rollout} brought this cluster to {}; spec.version still names {} and changes nothing: set it to {0}",
-                    running.version, wanted.version
+                    "{rollout} brought this cluster to {}; spec.version still names {} and changes nothing: set it to {0}{}",
+                    running.version,
+                    wanted.version,
+                    if facts.cluster.spec.image.is_some() { ", and spec.image to that version's image" } else { "" }
                 )
             });
             decision.condition = (false, reason, message);
@@ -142,18 +156,30 @@ fn newest(operations: &[Arc<OpenBaoOperation>]) -> Option<&OpenBaoOperation> {
         .max_by_key(|operation| {
             // Live before ended, then the youngest; the name decides between twins of one second.
             let created = operation.metadata.creation_timestamp.as_ref().map(|at| at.0);
-            (!phase(operation).is_terminal(), created, operation.name_any())
+            let live = !request::is_over(operation);
+            // Of several that live, the one at work: the lock admits one, and the others wait for it.
+            (live, live && request::has_begun(operation), created, operation.name_any())
         })
 }
 
-fn phase(operation: &OpenBaoOperation) -> OperationPhase {
-    operation.status.as_ref().map(|status| status.phase).unwrap_or_default()
+fn ended_at(operation: &OpenBaoOperation) -> Option<DateTime<Utc>> {
+    operation.status.as_ref()?.ended_at
+}
+
+/// The last upgrade or rollback that ended after it had touched the servers.
+fn last_ended(operations: &[Arc<OpenBaoOperation>]) -> Option<&OpenBaoOperation> {
+    operations
+        .iter()
+        .map(Arc::as_ref)
+        .filter(|operation| matches!(operation.spec.operation, OperationKind::Upgrade | OperationKind::Rollback))
+        .filter(|operation| request::is_over(operation) && request::directive(operation).is_some())
+        .max_by_key(|operation| (ended_at(operation), operation.name_any()))
 }
 
 fn under_way(
     facts: &UpgradeFacts<'_>,
     operation: &OpenBaoOperation,
-    known: &UpgradeStatus,
+    running: &UpgradeDirective,
     wanted: &UpgradeDirective,
 ) -> UpgradeDecision {
     let journal = operation.status.as_ref();
@@ -210,17 +236,16 @@ fn under_way(
         handled: vec![],
         turn_back,
         status: UpgradeStatus {
-            servers: request::servers(operation),
+            servers: request::servers(facts.operations),
             target: target.map(|target| target.version),
             from: origin.map(|origin| origin.version),
             step,
             operation: Some(operation.name_any()),
             // Only the step is shown here: the wait's text moves by itself and lives in the operation.
             message: None,
-            directive: request::directive(operation).or_else(|| known.directive.clone()),
+            directive: request::directive(operation).or_else(|| Some(running.clone())),
             started_at: journal.and_then(|journal| journal.started_at),
             point_of_no_return_at: journal.and_then(|journal| journal.point_of_no_return_at),
-            released_at: known.released_at,
             ..UpgradeStatus::default()
         },
     }
@@ -254,10 +279,13 @@ fn next(
     }
 }
 
-/// What the template shows now that no upgrade runs.
+/// What the template shows as long as no upgrade at work says otherwise.
+///
+/// The status knows it. A record says more only when it ended after the last one that the status accounts for, because the
+/// operator died between the two: records may be deleted or pruned, and an older one must not become the truth again.
 fn running(
     facts: &UpgradeFacts<'_>,
-    newest: Option<&OpenBaoOperation>,
+    last: Option<&OpenBaoOperation>,
     known: &UpgradeStatus,
     wanted: &UpgradeDirective,
 ) -> UpgradeDirective {
@@ -266,10 +294,8 @@ fn running(
     if status.and_then(|status| status.initialized) != Some(true) {
         return wanted.clone();
     }
-    // The record is newer than the status when the operator died between the two.
-    let ended = newest.filter(|operation| known.operation.as_deref() != Some(operation.name_any().as_str()));
-    let by_record = ended.or_else(|| newest.filter(|_| known.target.is_some())).and_then(request::directive);
-    by_record
+    let news = last.filter(|operation| known.directive.is_none() || ended_at(operation) > known.accounted_for);
+    news.and_then(request::directive)
         .or_else(|| known.directive.clone())
         .or_else(|| {
             let version = status.and_then(|status| status.current_version.clone())?;
@@ -306,18 +332,18 @@ fn released(
         })
         .collect();
     let asked = handled.iter().any(|request| request.outcome == RequestOutcome::Applied);
-    let changed = known.held_target.as_ref().is_some_and(|held| *held != facts.cluster.spec.version);
+    let differs = |target: &str| !versions::is_same(target, &facts.cluster.spec.version);
+    let changed = known.held_target.as_deref().is_some_and(differs);
     // Also when the version went elsewhere before the operation had ended: nothing was held yet.
     let elsewhere = newest.is_some_and(|operation| {
-        aborted(operation).is_some_and(|target| target != facts.cluster.spec.version)
-            && operation.status.as_ref().and_then(|journal| journal.ended_at) > known.released_at
+        aborted(operation).is_some_and(|target| differs(&target)) && ended_at(operation) > known.released_at
     });
     (if asked || changed || elsewhere { Some(now) } else { known.released_at }, handled)
 }
 
 /// The version that an ended operation leaves held.
 fn aborted(operation: &OpenBaoOperation) -> Option<String> {
-    let succeeded = phase(operation) == OperationPhase::Succeeded;
+    let succeeded = request::phase(operation) == OperationPhase::Succeeded;
     match operation.spec.operation {
         OperationKind::Upgrade if !succeeded => request::target(operation).map(|target| target.version),
         OperationKind::Rollback if succeeded => request::rolled_back(operation).map(str::to_owned),
@@ -344,27 +370,29 @@ fn held_by(
                 Some(format!("{name} ended {}{}{said}", phase.as_str(), if said.is_empty() { "" } else { ": " }))
             }
         },
-        // Servers and volumes are somewhere on the way: only another rollback knows how to go on.
-        OperationKind::Rollback
-            if journal.point_of_no_return_at.is_some() && journal.phase != OperationPhase::Succeeded =>
-        {
-            let said = journal.message.clone().unwrap_or_default();
-            Some(format!(
-                "{name} was wiping and restoring the servers and ended {}: {said}. Create another Rollback first",
-                journal.phase.as_str()
-            ))
-        }
         // A rollback goes from the version that is now held back to an older one.
         OperationKind::Rollback if journal.phase == OperationPhase::Succeeded => {
-            (request::rolled_back(operation)? == wanted.version).then(|| format!("it was rolled back by {name}"))
+            versions::is_same(request::rolled_back(operation)?, &wanted.version)
+                .then(|| format!("it was rolled back by {name}"))
         }
         _ => None,
     }
 }
 
+/// Servers and volumes are somewhere on the way: only another rollback knows how to go on.
+fn half_done(rollback: &OpenBaoOperation) -> String {
+    let journal = rollback.status.as_ref();
+    let said = journal.and_then(|journal| journal.message.as_deref()).unwrap_or_default();
+    format!(
+        "{} was wiping and restoring the servers and ended {}: {said}. Create another Rollback first",
+        rollback.name_any(),
+        request::phase(rollback).as_str()
+    )
+}
+
 /// Also one that waits for its start, and has no versions on record yet.
 fn is_live_rollback(operation: &OpenBaoOperation) -> bool {
-    operation.spec.operation == OperationKind::Rollback && !phase(operation).is_terminal()
+    operation.spec.operation == OperationKind::Rollback && !request::is_over(operation)
 }
 
 /// What keeps a wanted and possible upgrade from starting now.

@@ -151,6 +151,7 @@ fn the_template_follows_the_journal_forward_and_back() {
             upgrade("2.7.2", |s| {
                 s.steps = journal(request::UPDATE_TEMPLATE, StepState::Compensated);
                 s.phase = OperationPhase::Failed;
+                s.ended_at = Some(now());
             }),
             "2.6.1",
         ),
@@ -159,6 +160,7 @@ fn the_template_follows_the_journal_forward_and_back() {
             upgrade("2.7.2", |s| {
                 s.steps = journal(request::UPDATE_TEMPLATE, StepState::Completed);
                 s.phase = OperationPhase::Failed;
+                s.ended_at = Some(now());
                 s.point_of_no_return_at = Some(now());
             }),
             "2.7.2",
@@ -272,7 +274,7 @@ fn a_rollback_asks_for_servers_as_its_journal_goes_and_for_an_empty_start_only_d
     let (stop, first, join) = (request::STOP_SERVERS, request::START_FIRST, request::JOIN_OTHERS);
     let new = || "2.7.2".to_owned();
     let old = || "2.6.1".to_owned();
-    assert_eq!(servers(false, &[(stop, Pending), (first, Pending)]), (None, new()));
+    assert_eq!(servers(false, &[(stop, Pending), (first, Pending)]), (None, old()), "as the status says, untouched");
     assert_eq!(servers(false, &[(stop, Running), (first, Pending)]), (Some((0, false)), new()));
     assert_eq!(servers(true, &[(stop, Completed), (first, Pending)]), (Some((0, false)), old()));
     assert_eq!(servers(true, &[(stop, Completed), (first, Running)]), (Some((1, true)), old()));
@@ -295,6 +297,7 @@ fn a_rollback_that_turns_back_before_the_first_wipe_starts_what_ran() {
 fn after_a_rollback_the_version_it_turned_from_is_held_and_after_half_a_rollback_every_version_is() {
     let done = rollback(|status| {
         status.phase = OperationPhase::Succeeded;
+        status.steps = steps(&[(request::STOP_SERVERS, StepState::Completed)]);
         status.point_of_no_return_at = Some(now());
         status.ended_at = Some(now());
     });
@@ -321,6 +324,127 @@ fn after_a_rollback_the_version_it_turned_from_is_held_and_after_half_a_rollback
         );
         assert!(decision.condition.2.contains("another Rollback"), "{}", decision.condition.2);
     }
+}
+
+#[test]
+fn a_second_rollback_that_wiped_nothing_leaves_the_half_done_one_guarded() {
+    let (stop, first) = (request::STOP_SERVERS, request::START_FIRST);
+    let half = rollback(|status| {
+        status.phase = OperationPhase::Failed;
+        status.point_of_no_return_at = Some(now());
+        status.ended_at = Some(now());
+        status.steps = steps(&[(stop, StepState::Completed), (first, StepState::Failed)]);
+    });
+    let another = |edit: fn(&mut OpenBaoOperationStatus)| {
+        let mut second = rollback(edit).as_ref().clone();
+        second.metadata.name = Some("back-again".into());
+        Arc::new(second)
+    };
+    let failed = another(|status| {
+        status.phase = OperationPhase::Failed;
+        status.ended_at = Some(now() + chrono::TimeDelta::hours(1));
+    });
+    let turning = another(|status| {
+        status.steps = journal(request::STOP_SERVERS, StepState::Compensating);
+        status.direction = Direction::Unwinding;
+    });
+    for second in [failed, turning] {
+        let decision = decided(&cluster("2.7.2", |_| {}), &[half.clone(), second]);
+        assert!(decision.create.is_none());
+        let servers = decision.status.servers.expect("one server, as the first rollback left it");
+        assert_eq!((servers.count, servers.initialize, servers.closed), (1, false, true));
+    }
+    let done = another(|status| {
+        status.phase = OperationPhase::Succeeded;
+        status.steps = journal(request::STOP_SERVERS, StepState::Completed);
+        status.point_of_no_return_at = Some(now() + chrono::TimeDelta::hours(1));
+        status.ended_at = Some(now() + chrono::TimeDelta::hours(2));
+    });
+    let decision = decided(&cluster("2.7.2", |_| {}), &[half, done]);
+    assert_eq!(decision.status.servers, None);
+    assert_eq!(decision.status.held_target.as_deref(), Some("2.7.2"));
+}
+
+#[test]
+fn an_older_record_is_no_truth_again_when_the_newest_one_is_deleted() {
+    let ended = |to: &str, hour: i64| {
+        upgrade(to, |s| {
+            s.phase = OperationPhase::Succeeded;
+            s.steps = journal(request::UPDATE_TEMPLATE, StepState::Completed);
+            s.point_of_no_return_at = Some(now());
+            s.ended_at = Some(now() + chrono::TimeDelta::hours(hour));
+        })
+    };
+    let (older, newer) = (ended("2.7.0", 1), ended("2.7.2", 2));
+    let first = decided(&cluster("2.7.2", |_| {}), &[older.clone(), newer]);
+    assert_eq!(directive(&first), "2.7.2");
+    for wanted in ["2.7.2", "2.7.0"] {
+        let left = cluster(wanted, |cluster| cluster.status.as_mut().unwrap().upgrade = Some(first.status.clone()));
+        let decision = decided(&left, std::slice::from_ref(&older));
+        assert_eq!(directive(&decision), "2.7.2");
+        assert!(decision.create.is_none());
+    }
+    // The operator died between the end of an upgrade and the status that tells of it.
+    let behind = cluster("2.7.2", |cluster| {
+        let status = UpgradeStatus { directive: Some(at("2.6.1")), ..first.status.clone() };
+        cluster.status.as_mut().unwrap().upgrade = Some(UpgradeStatus { accounted_for: Some(now()), ..status });
+    });
+    assert_eq!(directive(&decided(&behind, &[ended("2.7.2", 1)])), "2.7.2");
+}
+
+#[test]
+fn an_operation_that_touched_nothing_changes_no_version() {
+    let elsewhere = |edit: fn(&mut OpenBaoOperationStatus)| {
+        let mut operation = upgrade("2.6.2", edit).as_ref().clone();
+        operation.spec.parameters.insert(request::FROM_VERSION.into(), "2.6.0".into());
+        operation.spec.parameters.insert(request::FROM_IMAGE.into(), "bao:2.6.0".into());
+        Arc::new(operation)
+    };
+    let refused = |s: &mut OpenBaoOperationStatus| {
+        s.phase = OperationPhase::ConstraintFailed;
+        s.ended_at = Some(now());
+    };
+    for record in [elsewhere(|_| {}), elsewhere(|s| s.phase = OperationPhase::Pending), elsewhere(refused)] {
+        assert_eq!(directive(&decided(&cluster("2.6.1", |_| {}), &[record])), "2.6.1");
+    }
+}
+
+#[test]
+fn of_two_upgrades_that_live_the_one_at_work_says_what_the_template_shows() {
+    let at_work = upgrade("2.7.2", |s| s.steps = journal(request::UPDATE_TEMPLATE, StepState::Completed));
+    let mut waiting = upgrade("2.7.0", |_| {}).as_ref().clone();
+    waiting.metadata.creation_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time("2026-11-21T13:00:00Z".parse().unwrap()));
+    assert_eq!(directive(&decided(&cluster("2.7.2", |_| {}), &[at_work, Arc::new(waiting)])), "2.7.2");
+}
+
+#[test]
+fn once_a_new_server_has_led_the_template_never_shows_the_old_version_again() {
+    let led = |edit: fn(&mut StepStatus)| {
+        upgrade("2.7.2", |s| {
+            s.steps = journal(request::UPDATE_TEMPLATE, StepState::Completed);
+            s.steps.extend(journal("UpgradeStandby/kelp-2", StepState::CompensationFailed));
+            edit(&mut s.steps[1]);
+            s.direction = Direction::Unwinding;
+        })
+    };
+    let noticed = led(|step| {
+        step.output.insert(request::UNPLANNED_CUTOVER.into(), "kelp-2 leads on 2.7.2".into());
+    });
+    let too_late = led(|step| step.error = Some("pod kelp-2 already leads with bao:2.7.2: going back".into()));
+    for operation in [noticed, too_late] {
+        assert_eq!(directive(&decided(&cluster("2.7.2", |_| {}), &[operation])), "2.7.2");
+    }
+}
+
+#[test]
+fn a_version_with_a_v_before_it_is_the_same_version() {
+    let decision = decided(&cluster("v2.7.2", |_| {}), &[]);
+    let operation = decision.create.as_ref().expect("an operation is due");
+    assert_eq!(request::target(operation).unwrap().version, "2.7.2");
+    let mut frozen = operation.as_ref().clone();
+    frozen.spec.parameters.insert(request::FROM_VERSION.into(), "v2.6.1".into());
+    assert_eq!(request::origin(&frozen).unwrap().version, "2.6.1", "one that was frozen as people wrote it, too");
 }
 
 #[test]

@@ -28,7 +28,10 @@ use crate::{
             jobs::{self, Operation},
             mover::{self, Clear},
         },
-        cluster::{names, observe},
+        cluster::{
+            build::statefulset::{CONTAINER, IMAGE},
+            names, observe,
+        },
         opslifecycle::{
             self, FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome, guests,
         },
@@ -38,7 +41,7 @@ use chrono::Utc;
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt, api::PostParams, runtime::reflector::ObjectRef};
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 const GATE: &str = "GateHealth";
 const GATE_IMAGE: &str = "GateImage";
@@ -92,6 +95,10 @@ impl Manager for UpgradeManager {
         async move { plan(&call, &observe::members(call.ad, call.cluster).await) }.boxed()
     }
 
+    fn ready<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
+        async move { still_from_there(&call) }.boxed()
+    }
+
     fn run<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
         run(call).boxed()
     }
@@ -111,6 +118,21 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
         ));
     };
     let seal = spec.unseal.type_.as_str();
+    if let Some(runs) = elsewhere(call.cluster, &from) {
+        let (namespace, name) = (call.cluster.namespace().unwrap_or_default(), call.cluster.name_any());
+        let others = call.ad.caches.operations_of(&namespace, &name);
+        let is_at_work = |other: &&Arc<OpenBaoOperation>| {
+            other.uid() != call.op.uid() && request::has_begun(other) && !request::is_over(other)
+        };
+        return Err(match others.iter().find(is_at_work) {
+            Some(other) => Refusal::wait(
+                RetryClass::Standard,
+                "AnotherUpgradeRuns",
+                format!("{} is at work; what this one means is decided when that has ended", other.name_any()),
+            ),
+            None => Refusal::constraint("NotFromHere", not_from_here(&from, &runs)),
+        });
+    }
     match versions::judge(&from.version, &to.version, seal) {
         Judgement::Upgrade => {}
         Judgement::Same => return Err(Refusal::failed("NoUpgradeNeeded", format!("{} runs already", to.version))),
@@ -151,6 +173,30 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
         },
         inputs: BTreeMap::new(),
     })
+}
+
+/// The version that the cluster runs, if that is not where this upgrade says it comes from. A record that is applied again,
+/// or one of two that were asked for at once, must not bring servers back to what it once knew.
+fn elsewhere(cluster: &OpenBaoCluster, from: &UpgradeDirective) -> Option<String> {
+    let shown = cluster.status.as_ref()?.upgrade.as_ref()?.directive.as_ref()?;
+    (!versions::is_same(&shown.version, &from.version)).then(|| shown.version.clone())
+}
+
+fn not_from_here(from: &UpgradeDirective, runs: &str) -> String {
+    format!(
+        "this upgrade goes from {} and the cluster runs {runs}: nothing is changed. Change spec.version of the \
+         OpenBaoCluster to ask for another one",
+        from.version
+    )
+}
+
+/// Asked right before the lock is taken: another upgrade may have come first.
+fn still_from_there(call: &StepCall<'_>) -> StepOutcome {
+    let (Some(from), Some(cluster)) = (request::origin(call.op), call.cluster) else { return StepOutcome::done() };
+    match elsewhere(cluster, &from) {
+        Some(runs) => StepOutcome::fatal("NotFromHere", not_from_here(&from, &runs)),
+        None => StepOutcome::done(),
+    }
 }
 
 fn planned_steps(
@@ -261,6 +307,7 @@ pub(super) async fn settle(
         let (facts, members) = look(call.ad, cluster).await;
         match decide(&facts) {
             Turn::Done(record) => return StepOutcome::done_with([("observed", record)]),
+            Turn::Overtaken(leads) => return StepOutcome::done_with([(request::UNPLANNED_CUTOVER, leads)]),
             Turn::Fail { reason, message } => return StepOutcome::fatal(reason, message),
             Turn::Wait(awaited) => reason = awaited,
             Turn::Delete { pod, uid } => {
@@ -350,7 +397,7 @@ async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec<observe::M
                     uid: member.uid.clone(),
                     ready: member.ready,
                     terminating: member.terminating,
-                    image: pod.and_then(|pod| image_of(pod.spec.as_ref()?)).unwrap_or_default(),
+                    image: pod.and_then(|pod| wanted_image(pod)).unwrap_or_default(),
                     state: member.state(),
                     version: member.version().map(str::to_owned),
                     applied: member.view.as_ref().map(|view| view.raft_applied_index),
@@ -362,8 +409,13 @@ async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec<observe::M
     (facts, members)
 }
 
+/// The image that the server's container was asked for. What a webhook made of it, or put before it, does not matter.
+fn wanted_image(pod: &Pod) -> Option<String> {
+    pod.annotations().get(IMAGE).cloned().or_else(|| image_of(pod.spec.as_ref()?))
+}
+
 fn image_of(pod: &k8s_openapi::api::core::v1::PodSpec) -> Option<String> {
-    pod.containers.first()?.image.clone()
+    pod.containers.iter().find(|container| container.name == CONTAINER)?.image.clone()
 }
 
 /// Has the target's image pulled and started once, by a Job that goes again.
@@ -405,7 +457,7 @@ async fn image_is_there(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &Upgr
                 reason = awaited;
                 continue;
             }
-            Turn::Delete { .. } | Turn::StepDown { .. } => continue,
+            Turn::Delete { .. } | Turn::StepDown { .. } | Turn::Overtaken(_) => continue,
         };
         // Best effort: what stays has a deadline, and goes by itself.
         if let Err(error) = mover::clear(call.ad, &operation, Clear::All).await {
@@ -490,7 +542,7 @@ async fn park(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &UpgradeDirecti
         // The old leader was lost and a new server leads: what is left of the old version must not win an election now.
         let (facts, _) = look(call.ad, cluster).await;
         if let Some(leads) = steps::leads_on(&facts, to) {
-            return StepOutcome::done_with([("unplannedCutover", leads)]);
+            return StepOutcome::done_with([(request::UNPLANNED_CUTOVER, leads)]);
         }
         return StepOutcome::Parked {
             reason: format!(

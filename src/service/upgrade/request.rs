@@ -1,10 +1,11 @@
 //! The operations that upgrades are: what is frozen in them, and what they ask of the pods' template. Pure.
 
+use super::{steps, versions};
 use crate::{
     adapter::kubernetes::owner,
     api::{
         Actor, ActorSource, Direction, OpenBaoCluster, OpenBaoOperation, OpenBaoOperationSpec, OperationKind,
-        OperationPhase, ServersDirective, StepState, UpgradeDirective,
+        OperationPhase, ServersDirective, StepState, StepStatus, UpgradeDirective,
     },
     service::cluster::names,
 };
@@ -74,6 +75,9 @@ pub const UPDATE_TEMPLATE: &str = "UpdateTemplate";
 /// The step with which leadership moves: the point of no return.
 pub const STEP_DOWN: &str = "StepDown";
 
+/// Output of a step that found a new server leading before anybody was asked to give up leadership.
+pub const UNPLANNED_CUTOVER: &str = "unplannedCutover";
+
 /// A rollback's step that lets all servers stop.
 pub const STOP_SERVERS: &str = "StopServers";
 /// Its step that starts one server on an empty volume.
@@ -100,7 +104,7 @@ pub fn origin(operation: &OpenBaoOperation) -> Option<UpgradeDirective> {
 }
 
 fn pair(values: &BTreeMap<String, String>, version: &str, image: &str) -> Option<UpgradeDirective> {
-    Some(UpgradeDirective { version: values.get(version)?.clone(), image: values.get(image)?.clone() })
+    Some(UpgradeDirective { version: versions::plain(values.get(version)?), image: values.get(image)?.clone() })
 }
 
 /// The version that a rollback turned its back on.
@@ -108,56 +112,97 @@ pub fn rolled_back(operation: &OpenBaoOperation) -> Option<&str> {
     operation.status.as_ref()?.inputs.get(ROLLED_BACK).map(String::as_str)
 }
 
-/// How many servers a rollback wants there to be, and whether the first of them may start from nothing. `None`: as many as
-/// ever, and never from nothing.
-///
-/// A rollback that failed after the volumes were wiped leaves its servers as they are: nobody else may add members to, or
-/// upgrade, what is half restored.
-pub fn servers(operation: &OpenBaoOperation) -> Option<ServersDirective> {
-    if operation.spec.operation != OperationKind::Rollback {
-        return None;
+/// The rollback that wiped the servers and did not end well: until another one does, nobody may add members to, upgrade, or
+/// send clients to what is half restored. One that fails before it wiped anything changes nothing about that.
+pub fn half_rolled_back(operations: &[impl AsRef<OpenBaoOperation>]) -> Option<&OpenBaoOperation> {
+    let past = |operation: &OpenBaoOperation| operation.status.as_ref()?.point_of_no_return_at;
+    operations
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(|operation| operation.spec.operation == OperationKind::Rollback && past(operation).is_some())
+        .max_by_key(|operation| past(operation))
+        .filter(|operation| phase(operation) != OperationPhase::Succeeded)
+}
+
+/// How many servers there are to be while a rollback is, or was, at work, and whether the first of them may start from
+/// nothing. `None`: as many as ever, and never from nothing.
+pub fn servers(operations: &[impl AsRef<OpenBaoOperation>]) -> Option<ServersDirective> {
+    let half = half_rolled_back(operations);
+    let is_live =
+        |operation: &&OpenBaoOperation| operation.spec.operation == OperationKind::Rollback && !is_over(operation);
+    let live = operations.iter().map(AsRef::as_ref).find(is_live);
+    match (live.and_then(wanted_servers), half.and_then(wanted_servers)) {
+        // It turns back to where it began, and that is where the one before it left off.
+        (Some((_, Going::Back)), Some((left, _))) => Some(left),
+        (Some((wanted, _)), _) | (None, Some((wanted, _))) => Some(wanted),
+        (None, None) => None,
     }
-    let status = operation.status.as_ref()?;
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Going {
+    Forth,
+    Back,
+}
+
+/// What the journal of one rollback asks for.
+fn wanted_servers(rollback: &OpenBaoOperation) -> Option<(ServersDirective, Going)> {
+    let status = rollback.status.as_ref()?;
     let past = status.point_of_no_return_at.is_some();
-    if status.phase == OperationPhase::Succeeded || (status.phase.is_terminal() && !past) {
-        return None;
-    }
     let state =
         |name: &str| status.steps.iter().find(|step| step.name == name).map_or(StepState::Pending, |step| step.state);
     let all = status.inputs.get(REPLICAS)?.parse().ok()?;
-    let turns_back = status.direction == Direction::Unwinding && !past;
-    let (count, initialize) = if turns_back || state(JOIN_OTHERS) != StepState::Pending {
-        (all, false)
+    let going = if status.direction == Direction::Unwinding && !past { Going::Back } else { Going::Forth };
+    // What they hold is proven before the others join.
+    let (count, initialize, closed) = if going == Going::Back || state(JOIN_OTHERS) != StepState::Pending {
+        (all, false, false)
     } else if state(START_FIRST) != StepState::Pending {
-        (1, state(START_FIRST) == StepState::Running)
+        (1, state(START_FIRST) == StepState::Running, true)
     } else if state(STOP_SERVERS) != StepState::Pending {
-        (0, false)
+        (0, false, true)
     } else {
         return None;
     };
-    Some(ServersDirective { count, initialize })
+    Some((ServersDirective { count, initialize, closed }, going))
 }
 
-/// What the pods' template must show because of this upgrade, running or ended.
+/// Whether the template was, or may have been, changed for it.
+pub fn has_begun(operation: &OpenBaoOperation) -> bool {
+    let Some(status) = operation.status.as_ref() else { return false };
+    let of = |step: &StepStatus| step.name == UPDATE_TEMPLATE || step.name == STOP_SERVERS;
+    status.steps.iter().any(|step| of(step) && step.state != StepState::Pending)
+}
+
+/// Whether it has ended.
+pub fn is_over(operation: &OpenBaoOperation) -> bool {
+    phase(operation).is_terminal()
+}
+
+/// Its phase; one that nobody looked at yet is pending.
+pub fn phase(operation: &OpenBaoOperation) -> OperationPhase {
+    operation.status.as_ref().map(|status| status.phase).unwrap_or_default()
+}
+
+/// What the pods' template must show because of this upgrade, running or ended; `None` while, or because, it never touched
+/// it: what an operation says of itself is no reason to change a version.
 ///
 /// The target from the moment `UpdateTemplate` began, the origin again as soon as the operation turns back. Past the
-/// point of no return it is the target whatever happens: an old binary must never be started over data that a new one
-/// has led.
+/// point of no return, or once a new server led without being asked to, it is the target whatever happens: an old binary
+/// must never be started over data that a new one has led.
 pub fn directive(operation: &OpenBaoOperation) -> Option<UpgradeDirective> {
-    let status = operation.status.as_ref();
-    let began = status.is_some_and(|status| {
-        status.steps.iter().any(|step| step.name == UPDATE_TEMPLATE && step.state != StepState::Pending)
-    });
-    let past = status.is_some_and(|status| status.point_of_no_return_at.is_some());
+    let status = operation.status.as_ref().filter(|_| has_begun(operation))?;
+    let past = status.point_of_no_return_at.is_some();
     if operation.spec.operation == OperationKind::Rollback {
         // Wiping begins only when no server runs, and from then on none may start with the newer version.
         return if past { target(operation) } else { origin(operation) };
     }
-    let back = status.is_some_and(|status| {
-        status.direction == Direction::Unwinding
-            || (status.phase.is_terminal() && status.phase != OperationPhase::Succeeded)
+    let led = status.steps.iter().any(|step| {
+        step.output.contains_key(UNPLANNED_CUTOVER)
+            || step.error.as_deref().is_some_and(|error| error.contains(steps::LEADS_ALREADY))
     });
-    if past || (began && !back) { target(operation) } else { origin(operation) }
+    let back = status.direction == Direction::Unwinding
+        || (status.phase.is_terminal() && status.phase != OperationPhase::Succeeded);
+    if past || led || !back { target(operation) } else { origin(operation) }
 }
 
 /// `<cluster>-upgrade-<version with dashes>-<n>`, the next `n` after the upgrades to that version on record.

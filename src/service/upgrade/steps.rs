@@ -1,6 +1,10 @@
 //! Each turn of a running upgrade, decided from what the pods say of themselves. Pure.
 
+use super::versions;
 use crate::{adapter::openbao::HealthState, api::UpgradeDirective, service::cluster::observe};
+
+/// The words by which a failed turning back says that the new version leads: see [`super::request::directive`].
+pub const LEADS_ALREADY: &str = "already leads with";
 
 /// One server pod.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,7 +36,12 @@ impl PodFacts {
 
     /// It runs what `goal` says, by its own word and by its container.
     pub fn is_at(&self, goal: &UpgradeDirective) -> bool {
-        !self.terminating && self.image == goal.image && self.version.as_deref() == Some(goal.version.as_str())
+        !self.terminating && self.image == goal.image && self.says(&goal.version)
+    }
+
+    /// Its own word is that version.
+    fn says(&self, version: &str) -> bool {
+        self.version.as_deref().is_some_and(|own| versions::is_same(own, version))
     }
 }
 
@@ -79,6 +88,8 @@ pub enum Turn {
     },
     /// Done; what to put on record.
     Done(String),
+    /// A new server leads though nobody asked the old one to give up: what is left is no longer done standby by standby.
+    Overtaken(String),
 }
 
 impl Facts {
@@ -162,7 +173,7 @@ fn leads_already(facts: &Facts, origin: &UpgradeDirective) -> Option<Turn> {
     (leader.image != origin.image).then(|| Turn::Fail {
         reason: "LeadsAlready",
         message: format!(
-            "pod {} already leads with {}: going back to {} would leave the cluster without a leader. Set spec.version to \
+            "pod {} {LEADS_ALREADY} {}: going back to {} would leave the cluster without a leader. Set spec.version to \
              the version that leads, or restore the backup taken before the upgrade",
             leader.name, leader.image, origin.version
         ),
@@ -173,8 +184,12 @@ fn leads_already(facts: &Facts, origin: &UpgradeDirective) -> Option<Turn> {
 ///
 /// It is deleted only while the rest can lose it: one leader, and a quorum of other members that serve. It is done when
 /// its own health names the goal's version, it follows, it is Ready, and its log has caught up with the leader's.
-/// If `pod` itself leads by now, another one that still needs it (`instead`) is taken.
+/// If `pod` itself leads by now, another one that still needs it (`instead`) is taken. If a new server leads, the old leader
+/// was lost: there is no way back any more, and whatever is old must go soon.
 pub fn standby(facts: &Facts, goal: &UpgradeDirective, pod: &str, instead: &[String]) -> Turn {
+    if let Some(leads) = leads_on(facts, goal) {
+        return Turn::Overtaken(leads);
+    }
     if facts.leader.as_deref() == Some(pod) && !facts.pod(pod).is_some_and(|pod| pod.is_at(goal)) {
         let other = instead.iter().find(|other| {
             other.as_str() != pod && facts.pod(other).is_none_or(|other| !other.is_at(goal) || !caught_up(facts, other))
@@ -214,7 +229,7 @@ fn replaced(facts: &Facts, goal: &UpgradeDirective, name: &str) -> Turn {
         };
     }
     // Its container was made from the image that is wanted, so waiting changes nothing.
-    if let Some(version) = pod.version.as_deref().filter(|version| *version != goal.version && pod.serves()) {
+    if let Some(version) = pod.version.as_deref().filter(|_| pod.serves() && !pod.says(&goal.version)) {
         return Turn::Fail {
             reason: "WrongVersion",
             message: format!(

@@ -141,6 +141,23 @@ fn a_standby_that_became_the_leader_is_left_alone_and_the_old_leader_is_replaced
 }
 
 #[test]
+fn a_new_server_that_leads_unasked_ends_the_work_on_standbys_for_there_is_no_way_back() {
+    let mut facts = old_cluster();
+    facts.leader = Some("kelp-2".into());
+    facts.pods[0].state = None;
+    facts.pods[2] = pod(2, "2.7.2", Active);
+    let turn = standby(&facts, &goal(), "kelp-1", &["kelp-0".to_owned(), "kelp-2".to_owned()]);
+    assert!(
+        matches!(&turn, Turn::Overtaken(leads) if leads.contains("kelp-2")),
+        "not a wait for the lost one: {turn:?}"
+    );
+    assert!(matches!(step_down(&facts, &goal()), Turn::Done(_)));
+    assert_eq!(deletes(&replace_old(&facts, &goal())), Some("kelp-0"));
+    let Turn::Fail { message, .. } = standby_reverted(&facts, &origin(), "kelp-2") else { panic!("no way back") };
+    assert!(message.contains(LEADS_ALREADY), "{message}");
+}
+
+#[test]
 fn leadership_moves_only_when_a_caught_up_standby_on_the_goal_can_take_it() {
     let mut facts = old_cluster();
     assert!(matches!(step_down(&facts, &goal()), Turn::Wait(_)));

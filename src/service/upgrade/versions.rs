@@ -60,6 +60,19 @@ pub fn parse(version: &str) -> Option<Version> {
     Version::parse(version.trim_start_matches('v')).ok()
 }
 
+/// The version as servers and image tags write it: without a leading `v`. What is no version stays as it is.
+pub fn plain(version: &str) -> String {
+    parse(version).map_or_else(|| version.to_owned(), |version| version.to_string())
+}
+
+/// Whether both name the same release; build metadata makes no difference.
+pub fn is_same(one: &str, other: &str) -> bool {
+    match (parse(one), parse(other)) {
+        (Some(one), Some(other)) => one.cmp_precedence(&other).is_eq(),
+        _ => one == other,
+    }
+}
+
 /// Judges going from `from` to `to` for a cluster sealed by `seal` (`static`, `transit`, `awskms`, …).
 pub fn judge(from: &str, to: &str, seal: &str) -> Judgement {
     let refused = |reason, message| Judgement::Refused { reason, message };
