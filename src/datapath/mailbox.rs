@@ -81,7 +81,20 @@ impl Mailbox {
 
     /// Writes the claim, once. The object is read fresh; a claim in it, whosever, or a grant other than `permit`, forbids
     /// it. The write is conditional on that read. Any error means: do not submit.
+    ///
+    /// A conflict says for certain that nothing was written: our own progress stands in the same object, and operators write
+    /// there too. So all of it is looked at and tried again; a mover that gave up here would have to download again.
     pub(super) async fn claim(&self, permit: &Permit, claim: &Claim) -> Result<(), MoverError> {
+        for _ in 1..TRIES {
+            match self.try_claim(permit, claim).await {
+                Err(MoverError::Kubernetes { source, .. }) if source.is_conflict() => {}
+                other => return other,
+            }
+        }
+        self.try_claim(permit, claim).await
+    }
+
+    async fn try_claim(&self, permit: &Permit, claim: &Claim) -> Result<(), MoverError> {
         let mut map = self.get().await?;
         let (standing, grant) = (self.decode::<Claim>(&map, CLAIM)?, self.decode::<Grant>(&map, GRANT)?);
         may_claim(standing.as_ref(), grant.as_ref(), permit).map_err(|why| match why {

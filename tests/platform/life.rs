@@ -67,7 +67,7 @@ async fn a_life_under_the_charts_rights_needs_no_more_uses_them_all_and_tells_no
     let shown = plugin(&namespace, &["backup", "kelp", "--wait", "--timeout", "5m", "--intent", "to have one"]).await;
     assert!(shown.contains("Succeeded") && shown.contains("to have one"), "{shown}");
     let shown = plugin(&namespace, &["backups", "kelp"]).await;
-    assert!(shown.contains("newest"), "{shown}");
+    assert!(shown.contains("no keep rule") && shown.contains(".snap"), "{shown}");
     let shown = plugin(&namespace, &["restore", "kelp", "--latest", "--yes", "--wait", "--timeout", "8m"]).await;
     assert!(shown.contains("Completed") && shown.contains("Proof"), "{shown}");
     let shown = plugin(&namespace, &["unlock", "kelp", "--yes"]).await;
