@@ -68,7 +68,8 @@ async fn nothing_lost(bay: &Bay<'_>, token: &str, counted: &Counted) {
 async fn pods(bay: &Bay<'_>) -> Vec<String> {
     let mut uids = Vec::new();
     for ordinal in 0..3 {
-        let path = ["get", "pod", &bay.pod(ordinal), "-o", "jsonpath={.metadata.uid}"];
+        let pod = format!("{}-{ordinal}", bay.name);
+        let path = ["get", "pod", &pod, "-o", "jsonpath={.metadata.uid}"];
         uids.push(bay.namespace.kubectl(&path).await);
     }
     uids
