@@ -66,6 +66,23 @@ pub fn protected<'a>(
     keep
 }
 
+/// A restore of this cluster's backups by time that has not said yet which one it reads. Until then any of them may be it,
+/// and none can be spared by its key.
+pub fn undecided<'a>(
+    cluster: &OpenBaoCluster,
+    mut restores: impl Iterator<Item = &'a OpenBaoRestore>,
+) -> Option<String> {
+    // By time a restore reads under its own namespace and cluster only.
+    let ours = |restore: &OpenBaoRestore| {
+        restore.spec.cluster == cluster.name_any() && restore.namespace() == cluster.namespace()
+    };
+    let open = |restore: &OpenBaoRestore| {
+        restore.spec.source.key.is_none() && restore.status.as_ref().is_none_or(|status| status.source.is_none())
+    };
+    let found = restores.find(|restore| ours(restore) && open(restore) && !has_ended(restore))?;
+    Some(found.name_any())
+}
+
 /// Keys of safety backups: they stand outside the counts of the keep rules.
 pub fn uncounted<'a>(operations: impl Iterator<Item = &'a OpenBaoOperation>) -> BTreeSet<String> {
     operations.filter(|operation| role(operation) == Some(SAFETY)).filter_map(key_of).collect()
@@ -206,5 +223,19 @@ mod tests {
         let safety = operation("s", "Backup", "Succeeded", json!({"parameters": {"role": "Safety"}}));
         let plain = operation("p", "Backup", "Succeeded", json!({}));
         assert_eq!(uncounted([safety, plain].iter()).into_iter().collect::<Vec<_>>(), ["s.snap"]);
+    }
+
+    #[test]
+    fn a_restore_by_time_that_has_not_chosen_yet_holds_retention_back() {
+        let undecided = |restore: OpenBaoRestore| undecided(&cluster(None), [restore].iter());
+        let before = json!({"before": "2026-11-20T12:00:00Z"});
+        assert_eq!(undecided(restore("Validating", before.clone(), None)).as_deref(), Some("pearl"));
+        assert_eq!(undecided(restore("Validating", json!({"latest": true}), None)).as_deref(), Some("pearl"));
+        assert_eq!(undecided(restore("Validating", before.clone(), Some("b.snap"))), None, "it has chosen");
+        assert_eq!(undecided(restore("Failed", before.clone(), None)), None, "it has ended");
+        assert_eq!(undecided(restore("Validating", json!({"key": "a.snap"}), None)), None, "it was told");
+        let mut elsewhere = restore("Validating", before, None);
+        elsewhere.metadata.namespace = Some("lagoon".into());
+        assert_eq!(undecided(elsewhere), None, "it reads under its own namespace");
     }
 }

@@ -193,11 +193,21 @@ impl Work<'_> {
                 let operations = operations.iter().map(AsRef::as_ref);
                 // Restores of other clusters may read this one's backups too.
                 let restores = self.call.ad.caches.restores.state();
+                let undecided = protect::undecided(cluster, restores.iter().map(AsRef::as_ref));
+                if let Some(restore) = &undecided
+                    && self.frozen.leftovers.is_empty()
+                {
+                    let warning = format!(
+                        "retention was not applied: restore {restore} has not chosen its backup yet; the next backup tries again"
+                    );
+                    return StepOutcome::done_with([(output::WARNING, warning)]);
+                }
                 let mut protected = protect::protected(cluster, operations.clone(), restores.iter().map(AsRef::as_ref));
                 protected.insert(self.frozen.key.clone(), "the backup that was just taken".to_owned());
                 let uncounted = protect::uncounted(operations).into_iter().collect();
                 let orders = Orders {
-                    retention: self.frozen.retention.as_ref(),
+                    // What failed backups left is never a source, and no later backup looks for it again.
+                    retention: self.frozen.retention.as_ref().filter(|_| undecided.is_none()),
                     protected,
                     uncounted,
                     clean: self.frozen.leftovers.clone(),
