@@ -168,6 +168,7 @@ fn describe(
         image: &image,
         image_pull_secrets: &cluster.spec.image_pull_secrets,
         service_account: &names::backup_service_account(&name),
+        max_expanded: jobs::max_expanded(cluster),
         deadline: now + LIMIT,
         now,
     })

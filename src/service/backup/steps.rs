@@ -261,6 +261,7 @@ impl Work<'_> {
             image: &self.frozen.image,
             image_pull_secrets: &self.frozen.image_pull_secrets,
             service_account: account,
+            max_expanded: self.call.cluster.and_then(jobs::max_expanded),
             deadline: self.call.deadline - JOB_MARGIN,
             now: self.call.now,
         })
