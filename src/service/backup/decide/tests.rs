@@ -404,3 +404,24 @@ fn a_verification_that_never_ended_blocks_the_next_one_but_no_backup() {
     assert!(created(&decision).unwrap().starts_with("kelp-backup-"));
     assert_eq!(decision.status.unwrap().next_verify, Some(at("2026-11-29T05:00:00Z")));
 }
+
+#[test]
+fn every_sample_with_a_backup_can_be_backed_up() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/samples");
+    let mut count = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for object in serde_saphyr::from_multiple::<Value>(&text).unwrap() {
+            // What was written for the Go operator is a manifest to start from, not to copy.
+            if object["spec"]["backup"].is_null() || path.ends_with("cluster-from-the-go-operator.yaml") {
+                continue;
+            }
+            let cluster: OpenBaoCluster = serde_json::from_value(object).unwrap();
+            let decision = look(&cluster, &[], "2026-11-21T04:00:01Z");
+            assert_eq!(decision.refused, None, "{}", path.display());
+            count += 1;
+        }
+    }
+    assert!(count >= 5, "only {count} were found");
+}
