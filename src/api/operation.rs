@@ -28,7 +28,7 @@ pub const OPERATION_FINALIZER: &str = "openbao.org/operation";
 /// The operation stops its Jobs and ends as `LockLost` before the lock changes hands.
 pub const OVERRIDDEN_BY_ANNOTATION: &str = "openbao.org/lock-overridden-by";
 
-/// Any value but `false` keeps a record from being pruned.
+/// Any value but `false` keeps a record from being pruned, and the backup that it is about from retention.
 pub const PINNED_ANNOTATION: &str = "openbao.org/pinned";
 
 /// The newest journal format this operator writes. A journal with a higher number is left alone.
@@ -101,6 +101,14 @@ pub struct OpenBaoOperationSpec {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["nonce".into()]))]
     pub requests: Vec<Request>,
+}
+
+impl OpenBaoOperation {
+    /// Whether a person wants this record kept, and the backup that it is about.
+    pub fn is_pinned(&self) -> bool {
+        let pin = self.metadata.annotations.as_ref().and_then(|annotations| annotations.get(PINNED_ANNOTATION));
+        pin.is_some_and(|value| value != "false")
+    }
 }
 
 /// Everything but `requests` stays as it was. Written at spec level, since transition rules on optional fields

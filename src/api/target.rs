@@ -39,7 +39,8 @@ pub struct BackupTarget {
     /// gcs: `credentials.json`; azure: `accountKey` or `connectionString`. Leave it out for workload identity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
-    /// s3 only: the region that requests are signed for. Many compatible stores accept any.
+    /// s3 only: the region that requests are signed for. Many compatible stores accept any. The Secret's `region` is used
+    /// where this is the default.
     #[serde(default = "default_region")]
     #[schemars(length(min = 1, max = 64))]
     pub region: String,

@@ -365,10 +365,11 @@ async fn commit(plan: &Plan, stored: &Stored) -> Result<Manifest, MoverError> {
                 Ok(gone) => gone.err().map(|left| left.to_string()),
                 Err(_) => Some(format!("given up after {UNDO_TIMEOUT:?}")),
             };
-            if let Some(left) = left {
-                eprintln!("{} could not be removed, a cleaning run has to: {left}", plan.key);
-            }
-            Err(error)
+            // The store may have taken the manifest and lost only its answer: then this is a backup like any other.
+            Err(match left {
+                Some(left) => MoverError::MayBeStored { key: plan.key.clone(), left, source: Box::new(error) },
+                None => error,
+            })
         }
     }
 }

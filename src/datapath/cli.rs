@@ -244,7 +244,7 @@ async fn prune(args: &PruneArgs, rules: Rules) -> Result<super::protocol::PruneD
         let mut rulings = Vec::new();
         if let Some(policy) = &args.retention {
             let uncounted = args.uncounted()?;
-            rulings = prune::judge(&store, &prefix, &mut orders, policy, &uncounted, rules).await?;
+            rulings = prune::judge(&store, &prefix, &args.cluster_uid, &mut orders, policy, &uncounted, rules).await?;
         }
         let mut done = prune::run(&store, &prefix, &orders).await?;
         let kept = rulings.into_iter().filter(|ruling| ruling.keep);

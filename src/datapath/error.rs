@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::archive::ArchiveError;
-use super::protocol::{Cause, Failure};
+use super::protocol::{Cause, Failure, KEY_TAKEN, MAY_BE_STORED};
 use crate::adapter::kubernetes::client::RequestError;
 use crate::adapter::objectstore::StoreError;
 use crate::adapter::objectstore::error::detail;
@@ -42,6 +42,8 @@ pub enum MoverError {
     Scratch { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("the object {key} has a complete backup already: a key is used once")]
     KeyTaken { key: String },
+    #[error("whether {key} was stored is not known, and it could not be removed ({left})")]
+    MayBeStored { key: String, left: String, source: Box<MoverError> },
     #[error("there is no manifest for {key}: the backup was never completed. Choose another, or waive MissingManifest")]
     ManifestMissing { key: String },
     #[error("{key} has {found} bytes, its manifest says {expected}: it is not the object that was verified")]
@@ -85,7 +87,7 @@ impl MoverError {
             | Self::OtherSize { .. }
             | Self::OtherDigest { .. }
             | Self::Archive(_) => Cause::Integrity,
-            Self::Store(_) => Cause::Store,
+            Self::Store(_) | Self::MayBeStored { .. } => Cause::Store,
             Self::Space { .. } | Self::SpoolLimit { .. } => Cause::Space,
             Self::Scratch { .. } | Self::Task(_) => Cause::Io,
             Self::Deadline(_) => Cause::Deadline,
@@ -114,7 +116,8 @@ impl MoverError {
             Self::Space { .. } => "ScratchFull",
             Self::SpoolLimit { .. } => "SpoolLimit",
             Self::Scratch { .. } => "ScratchFailed",
-            Self::KeyTaken { .. } => "KeyTaken",
+            Self::KeyTaken { .. } => KEY_TAKEN,
+            Self::MayBeStored { .. } => MAY_BE_STORED,
             Self::ManifestMissing { .. } => "ManifestMissing",
             Self::OtherSize { .. } => "SizeMismatch",
             Self::OtherDigest { .. } => "DigestMismatch",

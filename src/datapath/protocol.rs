@@ -292,6 +292,14 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for JobResult<T> {
     }
 }
 
+/// Reason of a [`Failure`]: the key that was to be written has a complete backup. A key is one operation's own, so an
+/// earlier attempt of the same operation completed it without being able to say so.
+pub const KEY_TAKEN: &str = "KeyTaken";
+
+/// Reason of a [`Failure`]: the manifest could not be written for certain, and neither be taken away again. The backup may
+/// be complete.
+pub const MAY_BE_STORED: &str = "MayBeStored";
+
 /// A backup that is complete: object verified, manifest written, both seen by HEAD.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
 use super::error::MoverError;
@@ -53,17 +54,25 @@ pub struct BadPolicy(pub String);
 /// program of this hands them in.
 pub type Rules = fn(&str, &[Candidate], DateTime<Utc>) -> Result<Vec<Ruling>, BadPolicy>;
 
+/// Manifests that are read at the same time: a few KiB each, so that a year of backups costs seconds.
+const READ_AT_ONCE: usize = 8;
+
 /// Adds what `rules` remove to `orders`, and says of each backup why it stays or goes.
+///
+/// The rules of a cluster are for its own backups. A key tells namespace and name only, and another cluster may have had
+/// them before (or has them now, in another Kubernetes): those backups neither go by these rules nor use up their counts.
+/// An empty `cluster_uid` (a person's own call) takes all for the cluster's.
 pub(super) async fn judge(
     store: &Store,
     cluster_prefix: &str,
+    cluster_uid: &str,
     orders: &mut Orders,
     policy: &str,
     uncounted: &[String],
     rules: Rules,
 ) -> Result<Vec<Ruling>, MoverError> {
     let all = survey(store, cluster_prefix).await?;
-    let candidates: Vec<Candidate> = all
+    let mut candidates: Vec<Candidate> = all
         .iter()
         .filter(|(_, pieces)| pieces.state() == BackupState::Complete)
         .map(|(key, pieces)| Candidate {
@@ -74,12 +83,47 @@ pub(super) async fn judge(
             counts: !uncounted.contains(key),
         })
         .collect();
-    let rulings = rules(policy, &candidates, Utc::now()).map_err(|error| MoverError::Config(error.to_string()))?;
+    let now = Utc::now();
+    let apply = |candidates: &[Candidate]| {
+        rules(policy, candidates, now).map_err(|error| MoverError::Config(error.to_string()))
+    };
+    let mut rulings = apply(&candidates)?;
+    // Manifests are read only when something would go; then all of them, for one that stays may stand in another's place.
+    if !cluster_uid.is_empty() && rulings.iter().any(|ruling| !ruling.keep) {
+        let strangers = strangers(store, &candidates, cluster_uid).await?;
+        candidates.retain(|candidate| !strangers.contains_key(&candidate.key));
+        rulings = apply(&candidates)?;
+        rulings.extend(strangers.into_iter().map(|(key, reason)| Ruling {
+            key,
+            keep: true,
+            reason: reason.to_owned(),
+        }));
+    }
     for ruling in &rulings {
         eprintln!("{} {}: {}", if ruling.keep { "keep" } else { "remove" }, ruling.key, ruling.reason);
     }
     orders.remove.extend(rulings.iter().filter(|ruling| !ruling.keep).map(|ruling| ruling.key.clone()));
     Ok(rulings)
+}
+
+/// The backups that cannot be taken for those of the cluster with this UID, and why.
+async fn strangers(
+    store: &Store,
+    candidates: &[Candidate],
+    cluster_uid: &str,
+) -> Result<BTreeMap<String, &'static str>, MoverError> {
+    let looks = candidates.iter().map(|candidate| async move {
+        let why = match store.manifest(&candidate.key).await {
+            Ok(Some(manifest)) if ["", cluster_uid].contains(&manifest.cluster.uid.as_str()) => None,
+            Ok(Some(_)) => Some(OTHER_CLUSTER),
+            // Removed since the list was made, or written by a newer program: nothing here can tell whose it is.
+            Ok(None) | Err(StoreError::Manifest { .. } | StoreError::Size { .. }) => Some(NO_OWNER),
+            Err(error) => return Err(MoverError::from(error)),
+        };
+        Ok(why.map(|why| (candidate.key.clone(), why)))
+    });
+    let looks: Vec<_> = looks.collect();
+    stream::iter(looks).buffer_unordered(READ_AT_ONCE).try_filter_map(|found| async { Ok(found) }).try_collect().await
 }
 
 pub(super) async fn run(store: &Store, cluster_prefix: &str, orders: &Orders) -> Result<PruneDone, MoverError> {
@@ -136,6 +180,9 @@ pub(super) async fn run(store: &Store, cluster_prefix: &str, orders: &Orders) ->
 
 const PINNED: &str = "it is pinned";
 const NOT_OURS: &str = "it is not the key of a backup of this cluster";
+/// Why the rules leave a backup alone: a cluster's rules are for its own backups.
+pub const OTHER_CLUSTER: &str = "of another cluster that had this name";
+const NO_OWNER: &str = "its manifest does not tell which cluster it is of";
 
 enum Standing<'a> {
     Removable(&'a Pieces),
@@ -185,6 +232,7 @@ mod tests {
     use super::*;
     use crate::adapter::objectstore::target::{FileTarget, Provider};
     use crate::adapter::objectstore::{Credentials, Target};
+    use crate::datapath::stored::tests::manifest;
 
     const PREFIX: &str = "p/ns/c/";
 
@@ -267,5 +315,56 @@ mod tests {
         let done = run(&store, PREFIX, &orders).await.unwrap();
         assert_eq!((done.cleaned, done.kept.len()), (vec![key(2), key(8)], 1));
         assert!(!left(&store).await.contains(&key(2)) && left(&store).await.contains(&key(1)));
+    }
+
+    fn keep_one(_: &str, candidates: &[Candidate], _: DateTime<Utc>) -> Result<Vec<Ruling>, BadPolicy> {
+        let newest =
+            candidates.iter().max_by_key(|candidate| candidate.taken_at).map(|candidate| candidate.key.clone());
+        let rule = |candidate: &Candidate| Ruling {
+            key: candidate.key.clone(),
+            keep: Some(&candidate.key) == newest.as_ref(),
+            reason: "the rule".to_owned(),
+        };
+        Ok(candidates.iter().map(rule).collect())
+    }
+
+    /// Four backups whose manifests name these clusters, oldest first.
+    async fn owned_by(owners: [Option<&str>; 4]) -> (tempfile::TempDir, Store) {
+        let (keep, store) = filled().await;
+        for (hour, owner) in (1..5).zip(owners) {
+            let at = format!("2026-11-21T{hour:02}:00:00Z").parse().unwrap();
+            let Some(owner) = owner else { continue };
+            store.delete(&keys::manifest_key(&key(hour))).await.unwrap();
+            let manifest = manifest(&key(hour), at, owner).to_bytes().unwrap();
+            store.create(&keys::manifest_key(&key(hour)), manifest.into()).await.unwrap();
+        }
+        (keep, store)
+    }
+
+    async fn removed(store: &Store, cluster_uid: &str) -> Vec<String> {
+        let mut orders = Orders::default();
+        let rulings = judge(store, PREFIX, cluster_uid, &mut orders, "", &[], keep_one).await.unwrap();
+        assert_eq!(rulings.len(), 4, "each has its ruling");
+        orders.remove
+    }
+
+    #[tokio::test]
+    async fn a_cluster_made_again_under_its_name_removes_nothing_of_the_one_before_it() {
+        let (_keep, store) = owned_by([Some("old"), Some("old"), Some("new"), Some("new")]).await;
+        assert_eq!(removed(&store, "new").await, [key(3)]);
+        assert_eq!(removed(&store, "third").await, [""; 0]);
+        assert_eq!(removed(&store, "").await.len(), 3, "a person's own call speaks of all");
+    }
+
+    #[tokio::test]
+    async fn a_namesakes_newer_backup_takes_the_place_of_none_of_ours() {
+        let (_keep, store) = owned_by([Some("ours"), Some("ours"), Some("theirs"), Some("theirs")]).await;
+        assert_eq!(removed(&store, "ours").await, [key(1)], "the newest of ours stays beside theirs");
+    }
+
+    #[tokio::test]
+    async fn a_backup_whose_manifest_cannot_be_read_is_left_alone_and_one_without_a_cluster_is_ours() {
+        let (_keep, store) = owned_by([Some(""), None, Some("ours"), None]).await;
+        assert_eq!(removed(&store, "ours").await, [key(1)]);
     }
 }

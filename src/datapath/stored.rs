@@ -63,23 +63,45 @@ pub(super) async fn survey(store: &Store, cluster_prefix: &str) -> Result<BTreeM
     Ok(found)
 }
 
-/// The key that a source comes to.
+/// The key that a source comes to. A key's own time is when its backup was planned, the manifest's when the snapshot was
+/// taken, which may be hours later (a lock that was held, a store that was away): `before` goes by the manifest.
 pub(super) async fn resolve(store: &Store, cluster_prefix: &str, source: &Source) -> Result<String, MoverError> {
-    let before = match source {
-        Source::Key(key) => return Ok(key.clone()),
-        Source::Latest => DateTime::<Utc>::MAX_UTC,
-        Source::Before(time) => *time,
-    };
+    if let Source::Key(key) = source {
+        return Ok(key.clone());
+    }
     let all = survey(store, cluster_prefix).await?;
-    newest(&all, before).map(str::to_owned).ok_or_else(|| {
+    let found = match source {
+        Source::Before(time) => taken_before(store, &all, *time).await?,
+        Source::Key(_) | Source::Latest => newest_first(&all, DateTime::<Utc>::MAX_UTC).first().copied(),
+    };
+    found.map(str::to_owned).ok_or_else(|| {
         let when = if let Source::Before(time) = source { format!(" taken before {time}") } else { String::new() };
         MoverError::NothingFound(format!("under {cluster_prefix}{when} in {}", store.name()))
     })
 }
 
-fn newest(all: &BTreeMap<String, Pieces>, before: DateTime<Utc>) -> Option<&str> {
+/// The newest complete backup whose snapshot was taken before this time. Nothing is taken before it was planned, so keys
+/// of that time and later need no look.
+async fn taken_before<'a>(
+    store: &Store,
+    all: &'a BTreeMap<String, Pieces>,
+    time: DateTime<Utc>,
+) -> Result<Option<&'a str>, MoverError> {
+    for key in newest_first(all, time) {
+        if store.manifest(key).await?.is_some_and(|manifest| manifest.taken_at < time) {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
+}
+
+/// The complete backups that were planned before this time.
+fn newest_first(all: &BTreeMap<String, Pieces>, before: DateTime<Utc>) -> Vec<&str> {
     let complete = all.iter().filter(|(_, pieces)| pieces.state() == BackupState::Complete && pieces.taken_at < before);
-    complete.max_by_key(|(key, pieces)| (pieces.taken_at, key.as_str())).map(|(key, _)| key.as_str())
+    let mut complete: Vec<(DateTime<Utc>, &str)> =
+        complete.map(|(key, pieces)| (pieces.taken_at, key.as_str())).collect();
+    complete.sort_unstable_by(|a, b| b.cmp(a));
+    complete.into_iter().map(|(_, key)| key).collect()
 }
 
 /// All backups of a cluster, oldest first, with their manifests.
@@ -195,8 +217,13 @@ pub(super) async fn download(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use bytes::Bytes;
+    use serde_json::json;
+
     use super::*;
+    use crate::adapter::objectstore::target::{FileTarget, Provider};
+    use crate::adapter::objectstore::{Credentials, Target};
 
     fn pieces(hour: u32, manifest: bool, deleting: bool) -> (String, Pieces) {
         let taken_at: DateTime<Utc> = format!("2026-11-21T{hour:02}:00:00Z").parse().unwrap();
@@ -204,14 +231,48 @@ mod tests {
         (key, Pieces { taken_at, object: Some(1), manifest, pin: false, deleting })
     }
 
+    /// The manifest of a backup that this cluster (by UID) took at this time.
+    pub(in crate::datapath) fn manifest(key: &str, taken_at: DateTime<Utc>, cluster_uid: &str) -> Manifest {
+        let sha256 = "0".repeat(64);
+        serde_json::from_value(json!({
+            "version": 1, "key": key, "sha256": sha256, "sizeBytes": 1, "takenAt": taken_at, "sealedSums": "",
+            "cluster": {"uid": cluster_uid}, "openbao": {}, "seal": {}, "contents": {}, "operation": {},
+        }))
+        .unwrap()
+    }
+
     #[test]
     fn the_newest_is_the_newest_that_is_complete() {
         let all: BTreeMap<_, _> =
             [pieces(1, true, false), pieces(2, true, false), pieces(3, true, true), pieces(4, false, false)].into();
-        let second = pieces(2, true, false).0;
-        assert_eq!(newest(&all, DateTime::<Utc>::MAX_UTC), Some(second.as_str()));
-        assert_eq!(newest(&all, pieces(2, true, false).1.taken_at), Some(pieces(1, true, false).0.as_str()));
-        assert_eq!(newest(&all, pieces(1, true, false).1.taken_at), None);
+        let (first, second) = (pieces(1, true, false), pieces(2, true, false));
+        assert_eq!(newest_first(&all, DateTime::<Utc>::MAX_UTC), [second.0.as_str(), first.0.as_str()]);
+        assert_eq!(newest_first(&all, second.1.taken_at), [first.0.as_str()]);
+        assert_eq!(newest_first(&all, first.1.taken_at), [""; 0]);
+    }
+
+    /// Planned at one, two and three; the second one waited until half past two before its snapshot was taken.
+    #[tokio::test]
+    async fn before_a_moment_means_taken_before_it_not_planned_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().to_string_lossy().into_owned();
+        let target = Target { provider: Provider::File, file: Some(FileTarget { root }), ..Target::default() };
+        let store = Store::open(&target, &Credentials::default()).unwrap();
+        for (hour, taken) in [(1, "01:00:05"), (2, "02:30:00"), (3, "03:00:05")] {
+            let key = pieces(hour, true, false).0;
+            let taken = format!("2026-11-21T{taken}Z").parse().unwrap();
+            store.create(&key, Bytes::from_static(b"x")).await.unwrap();
+            let bytes = manifest(&key, taken, "u").to_bytes().unwrap();
+            store.create(&keys::manifest_key(&key), bytes.into()).await.unwrap();
+        }
+        let before = async |time: &str| {
+            let time = format!("2026-11-21T{time}Z").parse().unwrap();
+            resolve(&store, "ns/c/", &Source::Before(time)).await
+        };
+        assert_eq!(before("02:15:00").await.unwrap(), pieces(1, true, false).0);
+        assert_eq!(before("02:30:01").await.unwrap(), pieces(2, true, false).0);
+        assert!(matches!(before("01:00:05").await, Err(MoverError::NothingFound(_))));
+        assert_eq!(resolve(&store, "ns/c/", &Source::Latest).await.unwrap(), pieces(3, true, false).0);
     }
 
     #[test]

@@ -123,9 +123,7 @@ pub async fn restore(connection: &Connection, asked: Restore) -> Result<Ended, E
 fn chosen<'a>(records: &'a [OpenBaoOperation], source: &RestoreSource) -> Option<&'a OpenBaoOperation> {
     match (&source.key, source.before) {
         (Some(key), _) => records.iter().find(|record| backups::key(record) == Some(key)),
-        (None, Some(before)) => {
-            records.iter().find(|record| operation_view::begun(record).is_some_and(|at| at < before))
-        }
+        (None, Some(before)) => records.iter().find(|record| backups::taken(record).is_some_and(|at| at < before)),
         (None, None) => records.first(),
     }
 }

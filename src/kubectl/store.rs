@@ -140,7 +140,7 @@ fn describe(
         let inputs = &operation.status.as_ref()?.inputs;
         (operation.spec.cluster == name).then(|| inputs.get("image").cloned())?
     });
-    let Some(image) = image.or_else(|| backup.image.clone()).or(known) else {
+    let Some(image) = image.or_else(|| backup.job_image().map(str::to_owned)).or(known) else {
         return Err(Error::Refused(
             "no operation tells which image the mover has: name the operator's with --image".into(),
         ));
@@ -168,6 +168,7 @@ fn describe(
         image: &image,
         image_pull_secrets: &cluster.spec.image_pull_secrets,
         service_account: &names::backup_service_account(&name),
+        max_expanded: jobs::max_expanded(cluster),
         deadline: now + LIMIT,
         now,
     })
@@ -207,6 +208,15 @@ mod tests {
         assert_eq!(store.read_only, Some(true));
         assert_eq!(job.owner_references()[0].kind, "OpenBaoCluster");
         assert_eq!(job.owner_references()[0].controller, None, "no controller of ours takes it for its own");
+    }
+
+    #[test]
+    fn a_helper_image_of_the_go_operator_runs_no_look_into_the_store() {
+        let named = ", backup: {image: 'ghcr.io/a/openbao-operator-backup:v1', target: {provider: file, file: {claimName: sand}}}";
+        let image = Some("mine:1".to_owned());
+        let told = describe(&cluster(named), &[], None, &Task::List, "ann", now()).unwrap_err().to_string();
+        assert!(told.contains("--image"), "{told}");
+        assert!(describe(&cluster(named), &[], image, &Task::List, "ann", now()).is_ok());
     }
 
     #[test]

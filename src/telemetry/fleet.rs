@@ -73,6 +73,7 @@ struct Summary {
     locks: BTreeMap<LockOperation, i64>,
     backup_age: Option<i64>,
     failures: i64,
+    unreadable: i64,
     operations: BTreeMap<(&'static str, &'static str), i64>,
     restores: BTreeMap<&'static str, i64>,
     certificate: Option<i64>,
@@ -102,8 +103,11 @@ impl Summary {
         }
         let backup = status.backup.unwrap_or_default();
         self.failures = self.failures.max(i64::from(backup.consecutive_failures));
-        // A cluster that never had a backup counts from its creation: otherwise the worst case would look like none.
-        if backup.schedule.is_some()
+        self.unreadable += i64::from(backup.last_verify_failure.is_some());
+        // By the spec, which is the promise: the status forgets a schedule that cannot be followed. A cluster that never had
+        // a backup counts from its creation: otherwise the worst case would look like none.
+        let promised = cluster.spec.backup.as_ref().is_some_and(|spec| spec.schedule.is_some() && !spec.suspend);
+        if promised
             && let Some(since) =
                 backup.last_success.or_else(|| cluster.metadata.creation_timestamp.as_ref().map(from_kube))
         {
@@ -160,6 +164,7 @@ impl Summary {
             locks,
             backup_age,
             failures,
+            unreadable,
             operations,
             restores,
             certificate,
@@ -184,6 +189,8 @@ impl Summary {
         one(&mut encoder, "backup_age", help, Some(&Unit::Seconds), *backup_age)?;
         let help = "Most backups that failed in a row in any cluster";
         one(&mut encoder, "backup_consecutive_failures", help, None, Some(*failures))?;
+        let help = "OpenBao clusters of which a backup could not be read back, and none since";
+        one(&mut encoder, "backup_unreadable", help, None, Some(*unreadable))?;
         let help = "Time until the first certificate of any cluster expires";
         one(&mut encoder, "certificate_expiry", help, Some(&Unit::Seconds), *certificate)
     }
@@ -240,9 +247,15 @@ mod tests {
     }
 
     fn cluster(status: &str) -> OpenBaoCluster {
+        backed_up("", status)
+    }
+
+    /// A cluster with these fields in its `spec.backup`.
+    fn backed_up(backup: &str, status: &str) -> OpenBaoCluster {
         serde_saphyr::from_str(&format!(
             "metadata: {{name: fern, namespace: vault, creationTimestamp: '2026-11-20T12:00:00Z'}}\n\
-             spec: {{version: 2.7.2, replicas: 3, storage: {{size: 1Gi}}, tls: {{enabled: true}}}}\nstatus: {status}"
+             spec: {{version: 2.7.2, replicas: 3, storage: {{size: 1Gi}}, tls: {{enabled: true}}, \
+             backup: {{target: {{provider: file}}{backup}}}}}\nstatus: {status}"
         ))
         .unwrap()
     }
@@ -268,14 +281,35 @@ mod tests {
     #[test]
     fn the_oldest_newest_backup_counts_and_a_cluster_that_never_had_one_counts_from_its_creation() {
         let mut summary = Summary::default();
-        summary.cluster(&cluster("{backup: {schedule: x, lastSuccess: '2026-11-21T11:00:00Z'}}"), now());
+        let scheduled = |status: &str| backed_up(", schedule: 0 3 * * *", status);
+        summary.cluster(&scheduled("{backup: {schedule: x, lastSuccess: '2026-11-21T11:00:00Z'}}"), now());
         assert_eq!(summary.backup_age, Some(3600));
-        summary.cluster(&cluster("{backup: {schedule: x}}"), now());
+        summary.cluster(&scheduled("{backup: {schedule: x}}"), now());
         assert_eq!(summary.backup_age, Some(86_400));
         let mut unscheduled = Summary::default();
         unscheduled.cluster(&cluster("{backup: {lastSuccess: '2026-11-01T00:00:00Z'}}"), now());
         assert_eq!(unscheduled.backup_age, None, "nobody promised a backup there");
         assert!(!text(unscheduled).contains("backup_age_seconds 0"));
+    }
+
+    #[test]
+    fn a_schedule_that_cannot_be_followed_is_a_promise_still_and_a_suspended_one_is_none() {
+        let age = |backup: &str| {
+            let mut summary = Summary::default();
+            summary.cluster(&backed_up(backup, "{backup: {lastSuccess: '2026-11-21T11:00:00Z'}}"), now());
+            summary.backup_age
+        };
+        assert_eq!(age(", schedule: 0 3 * * *, timeZone: Europe/Amsterdm"), Some(3600), "the status plans nothing");
+        assert_eq!(age(", schedule: 0 3 * * *, suspend: true"), None);
+        assert_eq!(age(""), None);
+    }
+
+    #[test]
+    fn a_backup_that_could_not_be_read_back_is_counted() {
+        let mut summary = Summary::default();
+        summary.cluster(&cluster("{backup: {lastVerifyFailure: 'v could not'}}"), now());
+        summary.cluster(&cluster("{backup: {}}"), now());
+        assert!(text(summary).contains("openbao_operator_backup_unreadable 1"));
     }
 
     #[test]

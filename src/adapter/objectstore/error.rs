@@ -84,7 +84,9 @@ impl StoreError {
         let target = target.to_owned();
         let key = key.to_owned();
         let detail = detail(error);
-        let says = |needles: &[&str]| needles.iter().any(|needle| detail.contains(needle));
+        // Without the key, which may hold any word.
+        let said = detail.replace(&key, "");
+        let says = |needles: &[&str]| needles.iter().any(|needle| said.contains(needle));
         if let Error::AlreadyExists { .. } | Error::Precondition { .. } = error {
             return Self::AlreadyExists { target, key };
         }
@@ -94,7 +96,11 @@ impl StoreError {
         if says(&["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"]) {
             return Self::MissingBucket { target, detail };
         }
-        if says(&["UnknownIssuer", "invalid peer certificate", "CaUsedAsEndEntity", "certificate"]) {
+        if let Error::NotFound { .. } = error {
+            return Self::NotFound { target, key };
+        }
+        // The words of rustls, which bucket, folder and host have no reason to hold.
+        if says(&["invalid peer certificate", "UnknownIssuer", "CaUsedAsEndEntity", "sent no certificates"]) {
             return Self::UntrustedCertificate { target, detail };
         }
         if says(&["InvalidContentType", "received corrupt message"]) {
@@ -109,9 +115,6 @@ impl StoreError {
         }
         if says(&["No space left", "QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"]) {
             return Self::Full { target, key, detail };
-        }
-        if let Error::NotFound { .. } = error {
-            return Self::NotFound { target, key };
         }
         let bad_key = [
             "SignatureDoesNotMatch",
@@ -199,17 +202,28 @@ mod tests {
             ("write: No space left on device", "StoreFull"),
         ];
         for (text, reason) in cases {
-            assert_eq!(StoreError::classify("s3", "k", &generic(text)).reason(), reason, "{text}");
+            assert_eq!(StoreError::classify("s3", "ns/c/a.snap", &generic(text)).reason(), reason, "{text}");
         }
     }
 
     #[test]
     fn a_missing_bucket_is_not_taken_for_a_missing_object() {
-        let not_found = |text: &str| Error::NotFound { path: "k".into(), source: text.to_owned().into() };
+        let not_found = |text: &str| Error::NotFound { path: "ns/c/a.snap".into(), source: text.to_owned().into() };
         assert_eq!(
-            StoreError::classify("s3", "k", &not_found("<Code>NoSuchBucket</Code>")).reason(),
+            StoreError::classify("s3", "ns/c/a.snap", &not_found("<Code>NoSuchBucket</Code>")).reason(),
             "StoreBucketMissing"
         );
-        assert!(StoreError::classify("s3", "k", &not_found("<Code>NoSuchKey</Code>")).is_not_found());
+        assert!(StoreError::classify("s3", "ns/c/a.snap", &not_found("<Code>NoSuchKey</Code>")).is_not_found());
+    }
+
+    #[test]
+    fn the_words_in_a_key_or_a_folder_are_nobodys_complaint() {
+        let key = "certificate/timed out/reef/kelp/a.snap.manifest.json";
+        let absent = Error::NotFound { path: key.into(), source: format!("/store/certificates/{key}").into() };
+        assert!(StoreError::classify("file /store/certificates", key, &absent).is_not_found());
+        let forbidden = generic(&format!("403 Forbidden for certificate-backups/{key}"));
+        assert_eq!(StoreError::classify("s3", key, &forbidden).reason(), "StorePermissionDenied");
+        let missing = Error::NotFound { path: key.into(), source: "<Code>NoSuchBucket</Code>".into() };
+        assert_eq!(StoreError::classify("s3", key, &missing).reason(), "StoreBucketMissing");
     }
 }

@@ -280,7 +280,7 @@ fn variable(name: &str) -> Option<String> {
 
 fn s3(target: &Target, credentials: &Credentials, identity: Identity) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let bucket = target.bucket_or_container().unwrap_or_default();
-    let region = target.region.as_deref().or(credentials.get(key::REGION)).unwrap_or_else(|| target.region());
+    let region = target.region(credentials.get(key::REGION));
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
         .with_region(region)

@@ -180,8 +180,11 @@ impl Target {
         self.path_prefix.as_deref().unwrap_or_default().trim_matches('/')
     }
 
-    pub fn region(&self) -> &str {
-        self.region.as_deref().unwrap_or(DEFAULT_REGION)
+    /// The region that requests are signed for; `secret` is what the credentials say. A spec always has one, by default
+    /// `us-east-1`, so that one is taken for an answer only where the credentials have none.
+    pub fn region<'a>(&'a self, secret: Option<&'a str>) -> &'a str {
+        let named = self.region.as_deref().filter(|region| *region != DEFAULT_REGION);
+        named.or(secret).unwrap_or(DEFAULT_REGION)
     }
 
     /// Whether the pod's own identity is to be used.
@@ -288,5 +291,14 @@ mod tests {
             assert!(parts >= 1 && part >= MIN_PART_SIZE && part * parts as u64 <= UPLOAD_MEMORY, "{size:?} {n:?}");
         }
         assert_eq!(bucket("abc").upload_shape(), (DEFAULT_PART_SIZE, 3));
+    }
+
+    #[test]
+    fn the_region_of_the_credentials_wins_over_the_default_and_not_over_one_that_was_named() {
+        let target = |region: Option<&str>| Target { region: region.map(str::to_owned), ..bucket("abc") };
+        assert_eq!(target(Some("us-east-1")).region(Some("eu-west-1")), "eu-west-1");
+        assert_eq!(target(None).region(Some("eu-west-1")), "eu-west-1");
+        assert_eq!(target(Some("eu-north-1")).region(Some("eu-west-1")), "eu-north-1");
+        assert_eq!((target(Some("us-east-1")).region(None), target(None).region(None)), ("us-east-1", "us-east-1"));
     }
 }

@@ -34,7 +34,7 @@ pub struct BackupSpec {
     pub suspend: bool,
     /// Where backups go.
     pub target: BackupTarget,
-    /// Which backups are kept. Empty removes none.
+    /// Which backups are kept. Empty removes none, and a rule of 0 is no rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
     /// Reading backups back and checking them.
@@ -73,8 +73,9 @@ fn is_helper_of_the_go_operator(image: &str) -> bool {
     name.ends_with("backup")
 }
 
-/// Which backups are kept. A backup stays if any `keep…` rule wants it; then `maxAge` and `maxCount` cut. The newest, the
-/// last verified, pinned ones, sources of live restores and the backup of a still revertible upgrade always stay.
+/// Which backups are kept. A backup stays if any `keep…` rule wants it (one of 0 is no rule); then `maxAge` and `maxCount`
+/// cut. The newest, the last verified, pinned ones, sources of live restores and the backup of a still revertible upgrade
+/// always stay.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {

@@ -254,6 +254,9 @@ pub struct BackupStatus {
     /// The key that was found good.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_verified_key: Option<String>,
+    /// Why a backup could last not be read back. Gone when one has been, and not before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_verify_failure: Option<String>,
     /// When the next read-back starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_verify: Option<DateTime<Utc>>,

@@ -14,7 +14,8 @@ pub enum ArchiveError {
     #[error("{0} follows after the end of the archive: nothing may be appended to a snapshot")]
     Trailing(&'static str),
     #[error(
-        "the archive expands to more than the {limit} bytes allowed: raise the limit if the data is truly that large"
+        "the archive expands to more than the {limit} bytes allowed (for a Job four times spec.storage.size, and never less \
+         than 64 GiB): if the data is truly that large, so must the volumes be"
     )]
     TooLarge { limit: u64 },
     #[error("the tar stream is damaged: {0}")]

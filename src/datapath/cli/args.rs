@@ -398,6 +398,9 @@ pub(super) struct PruneArgs {
     /// Keys that the rules do not count (safety backups), a JSON list.
     #[arg(long, env = env::UNCOUNTED)]
     uncounted: Option<String>,
+    /// UID of the cluster: backups of another one of its name are left alone by the rules. Without it none are.
+    #[arg(long, env = env::CLUSTER_UID, default_value = "")]
+    pub cluster_uid: String,
     /// Say what would be done, and do nothing.
     #[arg(long, env = env::DRY_RUN, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     dry_run: bool,

@@ -1,24 +1,32 @@
 //! Backups as the operation records know them.
 
 use chrono::{DateTime, Utc};
-use kube::ResourceExt;
 
 use super::operation::{begun, phase_of};
-use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind, OperationPhase, PINNED_ANNOTATION};
-use crate::datapath::prune::{Candidate, Ruling};
+use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind, OperationPhase};
+use crate::datapath::prune::{Candidate, OTHER_CLUSTER, Ruling};
 use crate::kubectl::table::{Cell, Paint, Table, Tone, ago, bytes};
-use crate::service::backup::{protect, rules};
+use crate::service::backup::frozen::CLUSTER_UID;
+use crate::service::backup::request::is_verification;
+use crate::service::backup::{protect, rules, status};
 
-/// The records of finished backups, newest first.
+/// The records of finished backups, newest first. One that only read a backup again took none.
 pub fn records(operations: Vec<OpenBaoOperation>) -> Vec<OpenBaoOperation> {
     let mut backups: Vec<_> = operations
         .into_iter()
         .filter(|operation| {
-            operation.spec.operation == OperationKind::Backup && phase_of(operation) == OperationPhase::Succeeded
+            operation.spec.operation == OperationKind::Backup
+                && phase_of(operation) == OperationPhase::Succeeded
+                && !is_verification(operation)
         })
         .collect();
-    backups.sort_by_key(|backup| std::cmp::Reverse(begun(backup)));
+    backups.sort_by_key(|backup| std::cmp::Reverse(taken(backup)));
     backups
+}
+
+/// What a backup is as of: when its snapshot was taken, which may be long after the operation began.
+pub fn taken(backup: &OpenBaoOperation) -> Option<DateTime<Utc>> {
+    status::taken_at(backup).or_else(|| begun(backup))
 }
 
 pub fn key(backup: &OpenBaoOperation) -> Option<&str> {
@@ -41,7 +49,7 @@ pub fn list(
         let artifacts = backup.status.as_ref().and_then(|status| status.artifacts.clone()).unwrap_or_default();
         let kept = rulings.iter().find(|ruling| Some(&ruling.key) == artifacts.key.as_ref());
         table.row([
-            begun(backup).map(|at| ago(at, now)).unwrap_or_default().into(),
+            taken(backup).map(|at| ago(at, now)).unwrap_or_default().into(),
             artifacts.size_bytes.map(bytes).unwrap_or_default().into(),
             artifacts.key.clone().unwrap_or_default().into(),
             kept.map_or_else(Cell::default, |ruling| {
@@ -65,13 +73,14 @@ fn rulings(
 ) -> Vec<Ruling> {
     let protected = protect::protected(cluster, operations.iter(), restores.iter());
     let uncounted = protect::uncounted(operations.iter());
-    let candidates: Vec<Candidate> = backups
+    let (ours, others): (Vec<_>, Vec<_>) = backups.iter().partition(|backup| is_of(cluster, backup));
+    let candidates: Vec<Candidate> = ours
         .iter()
         .filter_map(|backup| {
             let key = key(backup)?.to_owned();
             Some(Candidate {
-                taken_at: begun(backup)?,
-                pinned: backup.annotations().contains_key(PINNED_ANNOTATION),
+                taken_at: taken(backup)?,
+                pinned: backup.is_pinned(),
                 protected: protected.get(&key).cloned(),
                 counts: !uncounted.contains(&key),
                 key,
@@ -81,11 +90,22 @@ fn rulings(
     let retention = cluster.spec.backup.as_ref().and_then(|backup| backup.retention.clone()).unwrap_or_default();
     let policy = serde_json::to_string(&retention).unwrap_or_default();
     // A policy that cannot be read is the operator's to refuse: here it only leaves the column empty.
-    rules::apply(&policy, &candidates, now).unwrap_or_default()
+    let mut rulings = rules::apply(&policy, &candidates, now).unwrap_or_default();
+    let kept = |key: &str| Ruling { key: key.to_owned(), keep: true, reason: OTHER_CLUSTER.to_owned() };
+    rulings.extend(others.into_iter().filter_map(key).map(kept));
+    rulings
+}
+
+/// Whether a backup is of this very cluster, not of an earlier one of its name. What says nothing about it is.
+fn is_of(cluster: &OpenBaoCluster, backup: &OpenBaoOperation) -> bool {
+    let taken_from = backup.status.as_ref().and_then(|status| status.inputs.get(CLUSTER_UID));
+    taken_from.is_none_or(|uid| cluster.metadata.uid.as_ref().is_none_or(|ours| ours == uid))
 }
 
 #[cfg(test)]
 mod tests {
+    use kube::ResourceExt;
+
     use super::*;
 
     fn backup(name: &str, phase: &str, day: u8, extra: &str) -> OpenBaoOperation {
@@ -127,5 +147,41 @@ mod tests {
         assert!(line("new.snap").contains("newest"), "{text}");
         assert!(line("old.snap").contains("goes"), "{text}");
         assert!(line("pin.snap").contains("pinned"), "{text}");
+    }
+
+    #[test]
+    fn a_verification_is_no_backup_and_a_backup_is_as_old_as_its_snapshot() {
+        let mut read = backup("again", "Succeeded", 20, "");
+        read.spec.parameters = [("mode".to_owned(), "Verify".to_owned())].into();
+        let mut late = backup("late", "Succeeded", 18, "");
+        let step = "{name: Snapshot, output: {takenAt: '2026-11-19T09:00:00Z'}}";
+        late.status.as_mut().unwrap().steps = vec![serde_saphyr::from_str(step).unwrap()];
+        let other = backup("other", "Succeeded", 19, "");
+        let records = records(vec![read, other, late]);
+        assert_eq!(records.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), ["late", "other"]);
+        assert_eq!(taken(&records[0]), Some("2026-11-19T09:00:00Z".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_pin_that_says_false_is_none() {
+        let all = [
+            backup("pin", "Succeeded", 17, ", annotations: {openbao.org/pinned: 'false'}"),
+            backup("new", "Succeeded", 20, ""),
+        ];
+        let text = list(&cluster("{keepLast: 1}"), &all, &[], "2026-11-21T03:00:00Z".parse().unwrap(), Paint::Off);
+        assert!(text.lines().any(|line| line.contains("pin.snap") && line.contains("goes")), "{text}");
+    }
+
+    #[test]
+    fn the_backup_of_an_earlier_cluster_of_the_name_stays_and_is_not_counted() {
+        let mut old = backup("old", "Succeeded", 20, "");
+        old.status.as_mut().unwrap().inputs = [(CLUSTER_UID.to_owned(), "gone".to_owned())].into();
+        let mut cluster = cluster("{keepLast: 1}");
+        cluster.metadata.uid = Some("u1".into());
+        let all = [old, backup("new", "Succeeded", 19, "")];
+        let text = list(&cluster, &all, &[], "2026-11-21T03:00:00Z".parse().unwrap(), Paint::Off);
+        let line = |name: &str| text.lines().find(|line| line.contains(name)).unwrap_or_default();
+        assert!(line("old.snap").contains(OTHER_CLUSTER), "{text}");
+        assert!(line("new.snap").contains("newest"), "{text}");
     }
 }

@@ -177,6 +177,12 @@ fn backups(out: &mut String, status: &OpenBaoClusterStatus, now: DateTime<Utc>, 
         }
         tone = Tone::Bad;
     }
+    if let Some(why) = &backup.last_verify_failure
+        && !text.contains(why)
+    {
+        let _ = write!(text, "; {why}");
+        tone = Tone::Bad;
+    }
     fact(out, "Backup", &text, tone, paint);
     if let Some(key) = &backup.last_key {
         fact(out, "", key, Tone::Faint, paint);

@@ -32,7 +32,7 @@ pub fn facts(
         Some(backup) => {
             let status = backup.status.clone().unwrap_or_default();
             let artifacts = status.artifacts.unwrap_or_default();
-            if let Some(at) = status.started_at {
+            if let Some(at) = super::backups::taken(backup) {
                 fact(
                     &mut out,
                     "Taken",

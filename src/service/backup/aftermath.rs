@@ -67,7 +67,7 @@ impl Work<'_> {
     async fn adopt(&self, lost: &str) -> StepOutcome {
         let name = self.job_name("adopt");
         let source = Source::Key(self.frozen.key.clone());
-        let what = format!("reads the backup again that Job {lost} completed without being able to say so");
+        let what = format!("reads the backup again that was completed before Job {lost} could say so");
         match self.look::<VerifyDone>(&name).await {
             Err(error) => failed(&error),
             Ok(Found::Absent) => self.begin(&name, Task::Verify { source: &source }, &what).await,

@@ -21,7 +21,8 @@ const RETENTION: &str = "retention";
 const PULL: &str = "imagePullSecrets";
 const IMAGE: &str = "image";
 const ACCOUNT: &str = "serviceAccount";
-const CLUSTER_UID: &str = "clusterUID";
+/// Input: UID of the cluster that is backed up.
+pub const CLUSTER_UID: &str = "clusterUID";
 /// Input: key of the object that is made.
 pub const KEY: &str = "key";
 const SOURCE: &str = "source";

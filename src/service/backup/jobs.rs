@@ -31,10 +31,11 @@ use volumes::Pieces;
 use super::store::Store;
 use crate::adapter::caches::OPERATION_NAME;
 use crate::adapter::kubernetes::shorten;
-use crate::api::Retention;
+use crate::api::{OpenBaoCluster, Retention};
+use crate::datapath::archive::Limits;
 use crate::datapath::environment::{self as env, path};
 use crate::datapath::protocol::Peer;
-use crate::service::cluster::names;
+use crate::service::cluster::{names, validate};
 
 /// Annotation: the UID of the operation that a Job, or an object beside it, was made for. With the owner reference it is
 /// the proof that the Job is ours: a name may have been used before.
@@ -144,9 +145,18 @@ pub struct Mover<'a> {
     pub image: &'a str,
     pub image_pull_secrets: &'a [LocalObjectReference],
     pub service_account: &'a str,
+    /// See [`max_expanded`].
+    pub max_expanded: Option<u64>,
     /// When everything is over. The mover is told a little less.
     pub deadline: DateTime<Utc>,
     pub now: DateTime<Utc>,
+}
+
+/// Most bytes that an archive of this cluster may expand to: four times a data volume (some provisioners enforce no size,
+/// and a snapshot from a larger cluster may have come first). `None`: the mover's own bound of 64 GiB is above that.
+pub fn max_expanded(cluster: &OpenBaoCluster) -> Option<u64> {
+    let most = validate::bytes(&cluster.spec.storage.size)?.saturating_mul(4);
+    (most > Limits::default().expanded).then_some(most)
 }
 
 /// `<operation>-<what>`, deterministic, at most 63 characters.
@@ -190,6 +200,11 @@ impl Task<'_> {
             Self::Backup { login, .. } | Self::Restore { login, .. } => Some(login),
             Self::Verify { .. } | Self::Prune(_) | Self::List | Self::Inspect { .. } => None,
         }
+    }
+
+    /// Whether it reads an archive from end to end.
+    fn judges(&self) -> bool {
+        !matches!(self, Self::Prune(_) | Self::List)
     }
 
     /// Only what has to hold a whole archive gets a disk.
@@ -360,6 +375,9 @@ fn variables(mover: &Mover<'_>) -> Result<Vec<EnvVar>, serde_json::Error> {
     list.extend(mover.task.variables()?);
     if mover.store.credentials_secret.is_some() {
         list.push((env::CREDENTIALS_DIR, path::CREDENTIALS.to_owned()));
+    }
+    if let Some(most) = mover.max_expanded.filter(|_| mover.task.judges()) {
+        list.push((env::MAX_EXPANDED, most.to_string()));
     }
     if mover.task.needs_scratch() {
         list.push((env::SCRATCH, path::SCRATCH.to_owned()));

@@ -1,14 +1,17 @@
 //! Which backups retention must spare whatever its rules say, and why. Pure.
 //!
-//! The newest and the pinned ones are spared by the retention rules themselves; this is what only the cluster's other
-//! objects can tell. An ordinary parent link protects nothing.
+//! The newest, and those with a pin beside them in the store, are spared by the retention rules themselves; this is what
+//! only the cluster's other objects can tell. An ordinary parent link protects nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 
 use super::request::{PRE_UPGRADE, SAFETY, role};
-use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind, OperationPhase};
+use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationPhase};
+use crate::service::opslifecycle::lineage;
+
+const WANTED: &str = "a rollback that has not ended goes back to it";
 
 /// Keys and the reason why each must stay.
 pub fn protected<'a>(
@@ -36,22 +39,48 @@ pub fn protected<'a>(
         .filter(|operation| !is_terminal(operation))
         .filter_map(|operation| operation.spec.lineage.as_ref()?.rollback_of.clone())
         .collect();
-    let revertible: BTreeSet<String> = operations
-        .clone()
-        .filter(|operation| operation.spec.operation == OperationKind::Upgrade && !is_terminal(operation))
-        .map(ResourceExt::name_any)
-        .collect();
+    // The upgrade's own journal names its backup: the record of the one that took it may be gone by then.
+    let revertible = lineage::revertible(operations.clone());
+    let names: BTreeSet<String> = revertible.iter().map(|upgrade| upgrade.name_any()).collect();
+    for upgrade in operations.clone() {
+        let Some(key) = lineage::output(upgrade, lineage::BACKUP_KEY) else { continue };
+        let name = upgrade.name_any();
+        if wanted.contains(&name) {
+            keep.insert(key.to_owned(), WANTED.to_owned());
+        } else if names.contains(&name) {
+            keep.insert(key.to_owned(), format!("upgrade {name} can be turned back by it"));
+        }
+    }
     for operation in operations {
         let Some(key) = key_of(operation) else { continue };
         let parent = operation.spec.lineage.as_ref().and_then(|lineage| lineage.parent_operation.as_ref());
         let serves = |names: &BTreeSet<String>| parent.is_some_and(|parent| names.contains(parent));
         if wanted.contains(&operation.name_any()) || (serves(&wanted) && role(operation).is_some()) {
-            keep.insert(key, "a rollback that has not ended goes back to it".to_owned());
-        } else if role(operation) == Some(PRE_UPGRADE) && serves(&revertible) {
+            keep.insert(key, WANTED.to_owned());
+        } else if role(operation) == Some(PRE_UPGRADE) && serves(&names) {
             keep.insert(key, "the upgrade that took it can still be turned back".to_owned());
+        } else if operation.is_pinned() {
+            keep.entry(key).or_insert_with(|| "pinned".to_owned());
         }
     }
     keep
+}
+
+/// A restore of this cluster's backups by time that has not said yet which one it reads. Until then any of them may be it,
+/// and none can be spared by its key.
+pub fn undecided<'a>(
+    cluster: &OpenBaoCluster,
+    mut restores: impl Iterator<Item = &'a OpenBaoRestore>,
+) -> Option<String> {
+    // By time a restore reads under its own namespace and cluster only.
+    let ours = |restore: &OpenBaoRestore| {
+        restore.spec.cluster == cluster.name_any() && restore.namespace() == cluster.namespace()
+    };
+    let open = |restore: &OpenBaoRestore| {
+        restore.spec.source.key.is_none() && restore.status.as_ref().is_none_or(|status| status.source.is_none())
+    };
+    let found = restores.find(|restore| ours(restore) && open(restore) && !has_ended(restore))?;
+    Some(found.name_any())
 }
 
 /// Keys of safety backups: they stand outside the counts of the keep rules.
@@ -76,6 +105,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::PINNED_ANNOTATION;
 
     fn cluster(verified: Option<&str>) -> OpenBaoCluster {
         serde_json::from_value(json!({
@@ -126,16 +156,53 @@ mod tests {
         assert_eq!(keys(&[], &[latest]), ["b.snap"], "what latest came to");
     }
 
+    fn upgrade(name: &str, minute: u32, phase: &str, past: bool) -> OpenBaoOperation {
+        let mut upgrade = operation(name, "Upgrade", phase, json!({}));
+        upgrade.metadata.creation_timestamp =
+            Some(serde_json::from_value(json!(format!("2026-11-21T12:{minute:02}:00Z"))).unwrap());
+        let status = upgrade.status.as_mut().unwrap();
+        status.artifacts = None;
+        status.point_of_no_return_at = past.then(|| "2026-11-21T13:00:00Z".parse().unwrap());
+        let step =
+            json!({"name": "PreUpgradeBackup", "output": {"backup": "gone", "backupKey": format!("{name}-pre.snap")}});
+        status.steps = vec![serde_json::from_value(step).unwrap()];
+        upgrade
+    }
+
     #[test]
-    fn a_pre_upgrade_backup_stays_while_its_upgrade_can_be_turned_back_and_an_ordinary_parent_protects_nothing() {
-        let upgrade = |phase: &str| operation("up", "Upgrade", phase, json!({}));
+    fn a_pre_upgrade_backup_stays_while_its_upgrade_runs_and_an_ordinary_parent_protects_nothing() {
+        let running = operation("up", "Upgrade", "Running", json!({}));
         let lineage = json!({"parentOperation": "up"});
         let before =
             operation("pre", "Backup", "Succeeded", json!({"lineage": lineage, "parameters": {"role": "PreUpgrade"}}));
         let ordinary = operation("nightly", "Backup", "Succeeded", json!({"lineage": lineage}));
-        let running = [upgrade("Running"), before.clone(), ordinary.clone()];
-        assert_eq!(keys(&running, &[]), ["pre.snap"]);
-        assert_eq!(keys(&[upgrade("Succeeded"), before, ordinary], &[]), [""; 0]);
+        assert_eq!(keys(&[running, before.clone(), ordinary.clone()], &[]), ["pre.snap"]);
+        let undone = operation("up", "Upgrade", "Failed", json!({}));
+        assert_eq!(keys(&[undone, before, ordinary], &[]), [""; 0]);
+    }
+
+    #[test]
+    fn the_backup_that_a_rollback_would_need_stays_after_its_upgrade_has_ended() {
+        for phase in ["Succeeded", "Failed"] {
+            assert_eq!(keys(&[upgrade("up", 1, phase, true)], &[]), ["up-pre.snap"], "{phase}");
+        }
+        assert_eq!(keys(&[upgrade("up", 1, "Running", false)], &[]), ["up-pre.snap"]);
+        assert_eq!(keys(&[upgrade("up", 1, "Failed", false)], &[]), [""; 0], "undone: nothing is left to go back from");
+        assert_eq!(keys(&[upgrade("up", 1, "RolledBack", true)], &[]), [""; 0]);
+        let later = [upgrade("up", 1, "Succeeded", true), upgrade("then", 2, "Succeeded", true)];
+        assert_eq!(keys(&later, &[]), ["then-pre.snap"], "only the last one can be rolled back");
+    }
+
+    #[test]
+    fn what_a_person_pinned_stays() {
+        let pin = |value: &str| {
+            let mut backup = operation("keep", "Backup", "Succeeded", json!({}));
+            backup.metadata.annotations = Some([(PINNED_ANNOTATION.to_owned(), value.to_owned())].into());
+            backup
+        };
+        let keep = protected(&cluster(None), [pin("true")].iter(), [].iter());
+        assert_eq!(keep.get("keep.snap").map(String::as_str), Some("pinned"));
+        assert_eq!(keys(&[pin("false")], &[]), [""; 0]);
     }
 
     #[test]
@@ -156,5 +223,19 @@ mod tests {
         let safety = operation("s", "Backup", "Succeeded", json!({"parameters": {"role": "Safety"}}));
         let plain = operation("p", "Backup", "Succeeded", json!({}));
         assert_eq!(uncounted([safety, plain].iter()).into_iter().collect::<Vec<_>>(), ["s.snap"]);
+    }
+
+    #[test]
+    fn a_restore_by_time_that_has_not_chosen_yet_holds_retention_back() {
+        let undecided = |restore: OpenBaoRestore| undecided(&cluster(None), [restore].iter());
+        let before = json!({"before": "2026-11-20T12:00:00Z"});
+        assert_eq!(undecided(restore("Validating", before.clone(), None)).as_deref(), Some("pearl"));
+        assert_eq!(undecided(restore("Validating", json!({"latest": true}), None)).as_deref(), Some("pearl"));
+        assert_eq!(undecided(restore("Validating", before.clone(), Some("b.snap"))), None, "it has chosen");
+        assert_eq!(undecided(restore("Failed", before.clone(), None)), None, "it has ended");
+        assert_eq!(undecided(restore("Validating", json!({"key": "a.snap"}), None)), None, "it was told");
+        let mut elsewhere = restore("Validating", before, None);
+        elsewhere.metadata.namespace = Some("lagoon".into());
+        assert_eq!(undecided(elsewhere), None, "it reads under its own namespace");
     }
 }

@@ -16,7 +16,9 @@ pub fn apply(policy: &str, candidates: &[Candidate], now: DateTime<Utc>) -> Resu
     let retention: Retention = serde_json::from_str(policy).map_err(|error| BadPolicy(error.to_string()))?;
     let policy = read(&retention)?;
     let newest = |counts_only: bool| {
-        let among = candidates.iter().filter(|candidate| candidate.counts || !counts_only);
+        // One of the future is kept for that, and must not stand in for the newest true one.
+        let true_ones = candidates.iter().filter(|candidate| candidate.taken_at <= now);
+        let among = true_ones.filter(|candidate| candidate.counts || !counts_only);
         among.max_by(|a, b| (a.taken_at, &a.key).cmp(&(b.taken_at, &b.key))).map(|candidate| candidate.key.clone())
     };
     // The newest of all, and the newest that is no safety backup: neither may ever be lost to a cap.
@@ -38,7 +40,7 @@ pub fn apply(policy: &str, candidates: &[Candidate], now: DateTime<Utc>) -> Resu
     let verdicts = retention::judge(&items, &policy, now);
     let item = |key: &str| items.iter().find(|item| item.id == key);
     let kept = verdicts.iter().filter(|verdict| verdict.keep).filter_map(|verdict| item(&verdict.id));
-    let horizon = kept.filter(|item| item.counts).map(|item| item.at).min();
+    let horizon = kept.filter(|item| item.counts && item.at <= now).map(|item| item.at).min();
     Ok(verdicts
         .into_iter()
         .map(|verdict| {
@@ -71,12 +73,13 @@ fn of_uncounted(
     }
 }
 
-/// The fields of the spec, read once. 0 means no limit for the caps, as it does in the Go operator.
+/// The fields of the spec, read once. 0 means no limit for the caps, as it does in the Go operator, and no rule for the
+/// others: a rule that keeps none would be an order to remove all.
 fn read(retention: &Retention) -> Result<Policy, BadPolicy> {
-    let count = |field: Option<i32>| field.and_then(|count| u32::try_from(count).ok());
+    let count = |field: Option<i32>| field.and_then(|count| u32::try_from(count).ok()).filter(|count| *count > 0);
     let time = |name: &str, field: &Option<String>| {
         let read = |text: &String| duration::parse(text).map_err(|error| BadPolicy(format!("{name}: {error}")));
-        field.as_ref().map(read).transpose()
+        field.as_ref().map(read).transpose().map(|time| time.filter(|time| *time > Duration::ZERO))
     };
     Ok(Policy {
         last: count(retention.keep_last),
@@ -86,8 +89,8 @@ fn read(retention: &Retention) -> Result<Policy, BadPolicy> {
         monthly: count(retention.keep_monthly),
         yearly: count(retention.keep_yearly),
         within: time("keepWithin", &retention.keep_within)?,
-        max_count: count(retention.max_count).filter(|most| *most > 0),
-        max_age: time("maxAge", &retention.max_age)?.filter(|age| *age > Duration::ZERO),
+        max_count: count(retention.max_count),
+        max_age: time("maxAge", &retention.max_age)?,
     })
 }
 
@@ -118,6 +121,22 @@ mod tests {
         let all: Vec<_> = (0..5).map(aged).collect();
         assert_eq!(removed("{}", &all), [""; 0]);
         assert_eq!(removed(r#"{"maxCount":0,"maxAge":"0s"}"#, &all), [""; 0]);
+    }
+
+    #[test]
+    fn a_keep_rule_of_zero_is_no_rule() {
+        let all: Vec<_> = (0..5).map(aged).collect();
+        for policy in [r#"{"keepLast":0}"#, r#"{"keepWithin":"0s"}"#, r#"{"keepDaily":0,"maxAge":"90h"}"#] {
+            assert_eq!(removed(policy, &all), [""; 0], "{policy}");
+        }
+    }
+
+    #[test]
+    fn one_of_the_future_stays_and_does_not_stand_in_for_the_newest() {
+        let all = [aged(-8760), aged(100), aged(200)];
+        for policy in [r#"{"maxAge":"1h"}"#, r#"{"maxCount":1}"#, r#"{"keepWithin":"72h"}"#] {
+            assert_eq!(removed(policy, &all), ["00200.snap"], "{policy}");
+        }
     }
 
     #[test]

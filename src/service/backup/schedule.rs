@@ -95,10 +95,11 @@ impl Schedule {
         tick + spread(uid, tick, room)
     }
 
-    /// Compares the plan with the clock. No plan, or the plan of another schedule, is never due: it counts from now.
+    /// Compares the plan with the clock. No plan, or the plan of another schedule, is never due: it counts from now. A plan
+    /// that lies beyond the next time was made while a clock was ahead, and holds nothing up.
     pub fn due(&self, planned: Option<Planned<'_>>, now: DateTime<Utc>, uid: &str) -> Due {
         match planned.filter(|planned| planned.by == self.text) {
-            Some(planned) if planned.at > now => Due { tick: None, next: planned.at },
+            Some(planned) if planned.at > now => Due { tick: None, next: planned.at.min(self.next(now, uid)) },
             Some(planned) => Due { tick: Some(planned.at), next: self.next(now, uid) },
             None => Due { tick: None, next: self.next(now, uid) },
         }
@@ -207,6 +208,20 @@ mod tests {
         assert_eq!(early, Due { tick: None, next: planned.at });
         let exact = hourly.due(Some(planned), planned.at, "u");
         assert_eq!(exact, Due { tick: Some(planned.at), next: at("2026-11-21T05:00:00Z") });
+    }
+
+    #[test]
+    fn a_plan_that_a_clock_ahead_of_time_made_holds_nothing_up() {
+        let nightly = Schedule::parse("0 3 * * *", None, Some("30m")).unwrap();
+        let now = at("2026-11-21T09:30:00Z");
+        let far = nightly.next(at("2027-11-21T09:30:00Z"), "u");
+        let due = nightly.due(Some(Planned { at: far, by: nightly.text() }), now, "u");
+        assert_eq!(due, Due { tick: None, next: nightly.next(now, "u") });
+        // The jitter of a tick that has passed is no such plan.
+        let next = nightly.next(at("2026-11-21T02:00:00Z"), "u");
+        let between = next - TimeDelta::seconds(1);
+        assert!(between >= at("2026-11-21T03:00:00Z"), "{next}");
+        assert_eq!(nightly.due(Some(Planned { at: next, by: nightly.text() }), between, "u").next, next);
     }
 
     #[test]

@@ -20,32 +20,44 @@ pub fn derive<'a>(before: &BackupStatus, operations: impl Iterator<Item = &'a Op
     // A count of records alone would shrink as they are pruned; a success in sight starts it anew.
     let mut failures = 0;
     let mut success_seen = false;
-    // The newest news, if that is a backup that could not be read back. Old news of that kind is told anew or forgotten.
-    let mut unread = None;
+    // Whether the newest news is a backup that could not be read back.
+    let mut unread = false;
     if !ended.is_empty() {
+        // Told anew below, if it still stands.
         status.last_failure_message.take_if(|message| message.contains(NOT_READ_BACK));
     }
     for (at, operation) in ended {
+        // What was known to be read back later than this, this cannot contradict.
+        let news = status.last_verified.is_none_or(|known| at > known);
         match (is_verification(operation), phase(operation)) {
             (true, OperationPhase::Succeeded) => {
-                unread = None;
+                unread = false;
+                if news {
+                    status.last_verify_failure = None;
+                }
                 verified(&mut status, operation, at);
             }
-            (true, OperationPhase::Failed) => unread = Some(unreadable(operation)),
+            (true, OperationPhase::Failed) if news => {
+                unread = true;
+                status.last_verify_failure = Some(unreadable(operation));
+            }
             (true, _) => {}
             (false, OperationPhase::Succeeded) => {
-                (failures, success_seen, unread) = (0, true, None);
+                (failures, success_seen) = (0, true);
                 succeeded(&mut status, operation, at);
             }
             (false, OperationPhase::Failed | OperationPhase::ConstraintFailed | OperationPhase::RolledBack) => {
                 failures += 1;
-                unread = None;
+                unread = false;
                 failed(&mut status, operation, at);
             }
             (false, _) => {}
         }
     }
-    status.last_failure_message = unread.or(status.last_failure_message);
+    // One message is shown: the newest trouble. A backup that was taken since says nothing about the one in the store.
+    if unread || status.last_failure_message.is_none() {
+        status.last_failure_message = status.last_verify_failure.clone().or(status.last_failure_message);
+    }
     status.consecutive_failures = if success_seen { failures } else { failures.max(before.consecutive_failures) };
     status
 }
@@ -100,7 +112,7 @@ fn verified(status: &mut BackupStatus, operation: &OpenBaoOperation, at: DateTim
 }
 
 /// When the snapshot was asked for: what the backup is as of. The Snapshot step puts it out.
-fn taken_at(operation: &OpenBaoOperation) -> Option<DateTime<Utc>> {
+pub fn taken_at(operation: &OpenBaoOperation) -> Option<DateTime<Utc>> {
     let status = operation.status.as_ref()?;
     status.steps.iter().find_map(|step| step.output.get("takenAt"))?.parse().ok()
 }

@@ -17,7 +17,7 @@ use super::{gate, protect, request, seal};
 use crate::adapter::objectstore::keys;
 use crate::api::OpenBaoCluster;
 use crate::datapath::archive::Inspection;
-use crate::datapath::protocol::{BackupDone, Cause, Failure, PruneDone, VerifyDone};
+use crate::datapath::protocol::{BackupDone, Cause, Failure, KEY_TAKEN, MAY_BE_STORED, PruneDone, VerifyDone};
 use crate::service::opslifecycle::{StepCall, StepOutcome};
 
 /// A Job ends this long before its step, so that the step can still say how.
@@ -87,7 +87,10 @@ impl Work<'_> {
             Found::Absent => self.begin_snapshot(cluster, &name).await,
             Found::Done(done) => self.stored(&done),
             Found::Running { trouble, .. } => running(&name, "takes, verifies and stores a snapshot", trouble),
-            Found::Failed(failure) => of_cause(&failure),
+            Found::Failed(failure) => match may_be_stored(&failure) {
+                Some(reason) => self.after_loss(&name, reason, &failure.message).await,
+                None => of_cause(&failure),
+            },
             Found::Foreign => foreign(&name),
             Found::Lost { reason, message } => self.after_loss(&name, reason, &message).await,
         }
@@ -193,11 +196,21 @@ impl Work<'_> {
                 let operations = operations.iter().map(AsRef::as_ref);
                 // Restores of other clusters may read this one's backups too.
                 let restores = self.call.ad.caches.restores.state();
+                let undecided = protect::undecided(cluster, restores.iter().map(AsRef::as_ref));
+                if let Some(restore) = &undecided
+                    && self.frozen.leftovers.is_empty()
+                {
+                    let warning = format!(
+                        "retention was not applied: restore {restore} has not chosen its backup yet; the next backup tries again"
+                    );
+                    return StepOutcome::done_with([(output::WARNING, warning)]);
+                }
                 let mut protected = protect::protected(cluster, operations.clone(), restores.iter().map(AsRef::as_ref));
                 protected.insert(self.frozen.key.clone(), "the backup that was just taken".to_owned());
                 let uncounted = protect::uncounted(operations).into_iter().collect();
                 let orders = Orders {
-                    retention: self.frozen.retention.as_ref(),
+                    // What failed backups left is never a source, and no later backup looks for it again.
+                    retention: self.frozen.retention.as_ref().filter(|_| undecided.is_none()),
                     protected,
                     uncounted,
                     clean: self.frozen.leftovers.clone(),
@@ -248,6 +261,7 @@ impl Work<'_> {
             image: &self.frozen.image,
             image_pull_secrets: &self.frozen.image_pull_secrets,
             service_account: account,
+            max_expanded: self.call.cluster.and_then(jobs::max_expanded),
             deadline: self.call.deadline - JOB_MARGIN,
             now: self.call.now,
         })
@@ -310,6 +324,13 @@ pub(super) fn failed(error: &MoverError) -> StepOutcome {
     }
 }
 
+/// The reason of a failure after which the backup may stand in the store all the same: its manifest was written, the answer
+/// to that was lost, and so was the attempt to take it away again. This attempt says so, or the next one finds its key
+/// taken. What stands there is looked at like what a dead mover left.
+fn may_be_stored(failure: &Failure) -> Option<&'static str> {
+    [KEY_TAKEN, MAY_BE_STORED].into_iter().find(|reason| failure.reason == *reason)
+}
+
 /// Each cause calls for another remedy; what no repetition can mend ends the operation at once.
 pub(super) fn of_cause(failure: &Failure) -> StepOutcome {
     let (reason, retryable) = match failure.cause {
@@ -335,6 +356,18 @@ pub(super) fn of_cause(failure: &Failure) -> StepOutcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datapath::error::MoverError;
+
+    #[test]
+    fn a_backup_that_may_stand_in_the_store_is_looked_for_and_after_other_failures_nothing_is() {
+        let key = "reef/kelp/a.snap".to_owned();
+        let taken = MoverError::KeyTaken { key: key.clone() };
+        assert_eq!(may_be_stored(&taken.failure()), Some(KEY_TAKEN));
+        let source = Box::new(MoverError::Deadline("the manifest was written"));
+        let unsure = MoverError::MayBeStored { key, left: "no answer".into(), source };
+        assert_eq!(may_be_stored(&unsure.failure()), Some(MAY_BE_STORED));
+        assert_eq!(may_be_stored(&MoverError::Config("no target".into()).failure()), None);
+    }
 
     #[test]
     fn what_a_repetition_cannot_mend_ends_at_once_and_the_reason_names_the_cause() {

@@ -5,7 +5,12 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 
 use super::manager::Refusal;
-use crate::api::operation::{OpenBaoOperation, OperationPhase};
+use crate::api::operation::{OpenBaoOperation, OperationKind, OperationPhase};
+
+/// What an upgrade's journal calls the key of the backup that was taken before it.
+pub const BACKUP_KEY: &str = "backupKey";
+/// What it calls the operation that took that backup.
+pub const BACKUP: &str = "backup";
 
 /// One operation as a node of the lineage.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,6 +106,29 @@ fn circle(me: &Node, others: &[Node]) -> Option<String> {
     None
 }
 
+/// The upgrades of one cluster, among `records`, whose way back has to stay open: each that has not ended, and of those
+/// that came past their point of no return the last one that nobody rolled back. An earlier one can be rolled back only
+/// when the later one was, and one that was undone before that point needs no backup any more.
+pub fn revertible<'a>(records: impl Iterator<Item = &'a OpenBaoOperation> + Clone) -> Vec<&'a OpenBaoOperation> {
+    let past = |record: &OpenBaoOperation| {
+        record
+            .status
+            .as_ref()
+            .is_some_and(|status| status.point_of_no_return_at.is_some() && status.phase != OperationPhase::RolledBack)
+    };
+    let made = |record: &OpenBaoOperation| record.metadata.creation_timestamp.as_ref().map(|at| at.0);
+    let upgrades = records.filter(|record| record.spec.operation == OperationKind::Upgrade);
+    let last = upgrades.clone().filter(|record| past(record)).map(made).max();
+    let live = |record: &OpenBaoOperation| !record.status.as_ref().is_some_and(|status| status.phase.is_terminal());
+    upgrades.filter(|record| live(record) || (past(record) && Some(made(record)) == last)).collect()
+}
+
+/// What a step of `record` put out under `key`, whichever step that was.
+pub fn output<'a>(record: &'a OpenBaoOperation, key: &str) -> Option<&'a str> {
+    let steps = &record.status.as_ref()?.steps;
+    steps.iter().find_map(|step| step.output.get(key)).map(String::as_str).filter(|value| !value.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,5 +203,27 @@ mod tests {
         let mut failed = node("b", Failed, 2);
         failed.rollback_of = Some("a".into());
         assert!(judge(&me(None, Some("a")), &[node("a", Succeeded, 1), failed]).is_ok(), "a failed attempt counts not");
+    }
+
+    #[test]
+    fn only_the_last_upgrade_past_its_point_of_no_return_and_live_ones_can_be_turned_back() {
+        let upgrade = |name: &str, minute: u32, phase: &str, past: bool| -> OpenBaoOperation {
+            serde_json::from_value(serde_json::json!({
+                "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation",
+                "metadata": {"name": name, "creationTimestamp": format!("2026-11-21T12:{minute:02}:00Z")},
+                "spec": {"cluster": "prod", "operation": "Upgrade"},
+                "status": {"phase": phase, "pointOfNoReturnAt": past.then_some("2026-11-21T13:00:00Z")},
+            }))
+            .unwrap()
+        };
+        let names = |records: &[OpenBaoOperation]| -> Vec<String> {
+            revertible(records.iter()).into_iter().filter_map(|record| record.metadata.name.clone()).collect()
+        };
+        let first = upgrade("first", 1, "Succeeded", true);
+        assert_eq!(names(std::slice::from_ref(&first)), ["first"]);
+        assert_eq!(names(&[first.clone(), upgrade("undone", 2, "Failed", false)]), ["first"]);
+        assert_eq!(names(&[first.clone(), upgrade("second", 2, "Failed", true)]), ["second"]);
+        assert_eq!(names(&[first.clone(), upgrade("second", 2, "RolledBack", true)]), ["first"]);
+        assert_eq!(names(&[first, upgrade("second", 2, "Running", false)]), ["first", "second"]);
     }
 }

@@ -1,6 +1,6 @@
 //! Old operation records go. Which ones is decided by the function that also decides about backups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use kube::{
@@ -8,17 +8,18 @@ use kube::{
     api::{DeleteParams, Preconditions},
 };
 
+use super::lineage;
 use super::retention::{Item, Policy, Verdict, judge};
 use crate::{
     adapter::{Adapters, kubernetes::client::timed, kubernetes::time::from_kube},
-    api::operation::{OpenBaoOperation, OperationKind, OperationPhase, PINNED_ANNOTATION},
+    api::operation::{OpenBaoOperation, OperationKind, OperationPhase},
 };
 
 /// No more than this many records are removed at a time; the next operation that ends goes on.
 const MOST_AT_ONCE: usize = 20;
 
-/// A verdict on each record of one cluster.
-pub fn decide(records: &[&OpenBaoOperation], now: DateTime<Utc>) -> Vec<Verdict> {
+/// A verdict on each record of one cluster. `upgrade` is the record that the cluster's `status.upgrade.operation` names.
+pub fn decide(records: &[&OpenBaoOperation], upgrade: Option<&str>, now: DateTime<Utc>) -> Vec<Verdict> {
     type Ended = (Option<DateTime<Utc>>, String);
     // Taking a backup and reading one again are the same kind, and the newest of each counts.
     let mut newest: BTreeMap<(OperationKind, Option<&String>), Ended> = BTreeMap::new();
@@ -33,6 +34,13 @@ pub fn decide(records: &[&OpenBaoOperation], now: DateTime<Utc>) -> Vec<Verdict>
             *best = this;
         }
     }
+    // A rollback reads the upgrade's journal, and in the record of its backup where that was stored.
+    let revertible = lineage::revertible(records.iter().copied());
+    let way_back: BTreeSet<String> = revertible
+        .into_iter()
+        .flat_map(|upgrade| [Some(upgrade.name_any()), lineage::output(upgrade, lineage::BACKUP).map(str::to_owned)])
+        .flatten()
+        .collect();
     let items: Vec<Item> = records
         .iter()
         .map(|record| {
@@ -45,8 +53,14 @@ pub fn decide(records: &[&OpenBaoOperation], now: DateTime<Utc>) -> Vec<Verdict>
             if newest.values().any(|(_, newest)| *newest == name) {
                 protected.push(format!("newest successful {}", record.spec.operation.as_str()));
             }
-            if record.annotations().get(PINNED_ANNOTATION).is_some_and(|value| value != "false") {
+            if record.is_pinned() {
                 protected.push("pinned".to_owned());
+            }
+            if way_back.contains(&name) {
+                protected.push("an upgrade can be turned back by it".to_owned());
+            }
+            if upgrade == Some(name.as_str()) {
+                protected.push("named by the cluster's status.upgrade".to_owned());
             }
             // A record that was turned back, or may be, is what the later one refers to.
             let turned_back = records.iter().any(|other| {
@@ -76,7 +90,9 @@ pub async fn records(ad: &Adapters, ended: &OpenBaoOperation, now: DateTime<Utc>
     let known = ad.caches.operations_of(&namespace, &ended.spec.cluster);
     let known: Vec<&OpenBaoOperation> = known.iter().map(|record| &**record).collect();
     let api: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), &namespace);
-    for verdict in decide(&known, now).into_iter().filter(|verdict| !verdict.keep).take(MOST_AT_ONCE) {
+    let cluster = ad.caches.cluster(&namespace, &ended.spec.cluster);
+    let upgrade = cluster.as_ref().and_then(|cluster| cluster.status.as_ref()?.upgrade.as_ref()?.operation.as_deref());
+    for verdict in decide(&known, upgrade, now).into_iter().filter(|verdict| !verdict.keep).take(MOST_AT_ONCE) {
         let Some(record) = known.iter().find(|record| record.name_any() == verdict.id) else { continue };
         let only_this = DeleteParams {
             preconditions: Some(Preconditions { uid: record.uid(), resource_version: record.resource_version() }),
@@ -98,7 +114,8 @@ pub async fn records(ad: &Adapters, ended: &OpenBaoOperation, now: DateTime<Utc>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::operation::{Lineage, OpenBaoOperationSpec, OpenBaoOperationStatus};
+    use crate::api::operation::PINNED_ANNOTATION;
+    use crate::api::operation::{Lineage, OpenBaoOperationSpec, OpenBaoOperationStatus, StepStatus};
 
     fn record(name: &str, minutes_ago: i64, phase: OperationPhase) -> OpenBaoOperation {
         let spec =
@@ -119,7 +136,11 @@ mod tests {
 
     fn kept(records: &[OpenBaoOperation]) -> Vec<String> {
         let records: Vec<&OpenBaoOperation> = records.iter().collect();
-        decide(&records, now()).into_iter().filter(|verdict| verdict.keep).map(|verdict| verdict.id).collect()
+        decide(&records, Some("r53"), now())
+            .into_iter()
+            .filter(|verdict| verdict.keep)
+            .map(|verdict| verdict.id)
+            .collect()
     }
 
     #[test]
@@ -130,7 +151,7 @@ mod tests {
         records[57].metadata.annotations = Some([(PINNED_ANNOTATION.to_owned(), "yes".to_owned())].into());
         records[0].spec.lineage = Some(Lineage { rollback_of: Some("r59".into()), ..Lineage::default() });
         let kept = kept(&records);
-        for name in ["r01", "r50", "r56", "r57", "r58", "r59"] {
+        for name in ["r01", "r50", "r53", "r56", "r57", "r58", "r59"] {
             assert!(kept.contains(&name.to_owned()), "{name}");
         }
         for name in ["r51", "r55"] {
@@ -145,5 +166,19 @@ mod tests {
         child.metadata.owner_references = Some(vec![kube::Resource::controller_owner_ref(&records[58], &()).unwrap()]);
         records.push(child);
         assert!(kept(&records).contains(&"r59".to_owned()));
+    }
+
+    #[test]
+    fn what_a_rollback_would_read_stays_however_many_records_are_newer() {
+        let mut records: Vec<_> = (1..=60).map(|n| record(&format!("r{n:02}"), n, OperationPhase::Failed)).collect();
+        let upgrade = &mut records[57];
+        upgrade.spec.operation = OperationKind::Upgrade;
+        let status = upgrade.status.as_mut().unwrap();
+        status.point_of_no_return_at = Some(now());
+        let output = [(lineage::BACKUP.to_owned(), "r59".to_owned())].into();
+        status.steps = vec![StepStatus { name: "PreUpgradeBackup".into(), output, ..StepStatus::default() }];
+        let kept = kept(&records);
+        assert!(kept.contains(&"r58".to_owned()) && kept.contains(&"r59".to_owned()), "{kept:?}");
+        assert!(!kept.contains(&"r57".to_owned()));
     }
 }

@@ -3,13 +3,14 @@
 //!
 //! Newest first. Each rule keeps the newest item of each new bucket (hour, day, ISO week, month, year; UTC) until its
 //! count is used up, and the oldest item while it still has count left, so that a young series does not lose its
-//! beginning. A policy without any rule removes nothing. Caps apply after the rules; protections beat everything.
+//! beginning. A policy without any rule removes nothing. Caps apply after the rules; protections beat everything. What is
+//! dated after now (a clock was ahead once) stays and counts nowhere: measured from it, everything true would be old.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, TimeDelta, Timelike, Utc};
 
-/// How much is kept. All `None` removes nothing.
+/// How much is kept. All `None` removes nothing; a rule of zero is no rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// The newest ones.
@@ -47,8 +48,8 @@ impl Policy {
     };
 
     fn has_rules(&self) -> bool {
-        self.within.is_some()
-            || [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly].iter().any(Option::is_some)
+        let counts = [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly];
+        self.within.is_some_and(|within| !within.is_zero()) || counts.into_iter().flatten().any(|count| count > 0)
     }
 }
 
@@ -82,7 +83,7 @@ pub fn judge(items: &[Item], policy: &Policy, now: DateTime<Utc>) -> Vec<Verdict
     items.sort_by(|a, b| b.at.cmp(&a.at).then_with(|| b.id.cmp(&a.id)));
     let mut reasons: Vec<Vec<String>> = items.iter().map(|_| vec![]).collect();
     if policy.has_rules() {
-        apply_rules(&items, policy, &mut reasons);
+        apply_rules(&items, policy, now, &mut reasons);
     } else {
         for reasons in &mut reasons {
             reasons.push("no keep rule".to_owned());
@@ -93,10 +94,10 @@ pub fn judge(items: &[Item], policy: &Policy, now: DateTime<Utc>) -> Vec<Verdict
         .iter()
         .zip(reasons)
         .map(|(item, reasons)| {
-            let capped = if reasons.is_empty() { None } else { cap(item, policy, counted, now) };
+            let capped = if reasons.is_empty() || item.at > now { None } else { cap(item, policy, counted, now) };
             let by_rule = !reasons.is_empty() && capped.is_none();
             let keep = by_rule || !item.protected.is_empty();
-            if keep && item.counts {
+            if keep && item.counts && item.at <= now {
                 counted = counted.saturating_add(1);
             }
             let reasons = match (by_rule, keep) {
@@ -121,7 +122,12 @@ fn cap(item: &Item, policy: &Policy, counted: u32, now: DateTime<Utc>) -> Option
 /// The bucket that a rule puts a time into.
 type Bucket = fn(DateTime<Utc>, usize) -> (i64, u32, u32);
 
-fn apply_rules(items: &[&Item], policy: &Policy, reasons: &mut [Vec<String>]) {
+fn apply_rules(items: &[&Item], policy: &Policy, now: DateTime<Utc>, reasons: &mut [Vec<String>]) {
+    // Newest first, so those of the future are at the beginning.
+    let present = items.partition_point(|item| item.at > now);
+    for reasons in &mut reasons[..present] {
+        reasons.push("dated in the future".to_owned());
+    }
     let rules: [(&str, Option<u32>, Bucket); 6] = [
         // Every item is a bucket of its own.
         ("last", policy.last, |_, index| (i64::try_from(index).unwrap_or(i64::MAX), 0, 0)),
@@ -132,7 +138,7 @@ fn apply_rules(items: &[&Item], policy: &Policy, reasons: &mut [Vec<String>]) {
         ("yearly", policy.yearly, |at, _| (i64::from(at.year()), 0, 0)),
     ];
     // A rule only looks at what uses up counts; the oldest of those is its last candidate.
-    let candidates: Vec<usize> = (0..items.len()).filter(|&index| items[index].counts).collect();
+    let candidates: Vec<usize> = (present..items.len()).filter(|&index| items[index].counts).collect();
     for (name, count, bucket) in rules {
         let Some(count) = count else { continue };
         let mut left = count;
@@ -152,9 +158,9 @@ fn apply_rules(items: &[&Item], policy: &Policy, reasons: &mut [Vec<String>]) {
         }
     }
     if let Some(within) = policy.within.and_then(|within| TimeDelta::from_std(within).ok())
-        && let Some(newest) = items.first()
+        && let Some(newest) = items.get(present)
     {
-        for (index, item) in items.iter().enumerate() {
+        for (index, item) in items.iter().enumerate().skip(present) {
             if newest.at - item.at <= within {
                 reasons[index].push("within".to_owned());
             }

@@ -78,8 +78,37 @@ fn a_safety_backup_uses_up_no_count_and_no_rule_keeps_it() {
     assert_eq!(kept(&series, &Policy { max_count: Some(2), ..Policy::default() }), [SERIES[0], SERIES[1], SERIES[2]]);
 }
 
+#[test]
+fn what_is_dated_in_the_future_stays_and_measures_nothing() {
+    let mut series = vec!["2027-11-21T12:00"];
+    series.extend(SERIES);
+    let none = Policy::default();
+    let hour = Duration::from_secs(3600);
+    for policy in [
+        Policy { within: Some(2 * hour), ..none },
+        Policy { last: Some(3), ..none },
+        Policy { hourly: Some(3), yearly: Some(1), ..none },
+        Policy { max_count: Some(3), ..none },
+        Policy { max_age: Some(4 * hour), ..none },
+    ] {
+        let true_ones = kept(&items(&SERIES), &policy);
+        assert!(!true_ones.is_empty());
+        let expected: Vec<&str> = series[..1].iter().copied().chain(true_ones.iter().map(String::as_str)).collect();
+        assert_eq!(kept(&items(&series), &policy), expected, "{policy:?}");
+    }
+}
+
+#[test]
+fn a_rule_of_zero_is_no_rule() {
+    let zero = Policy { last: Some(0), daily: Some(0), within: Some(Duration::ZERO), ..Policy::default() };
+    assert_eq!(kept(&items(&SERIES), &zero), SERIES);
+    let aged = Policy { max_age: Some(Duration::from_secs(30 * 86_400)), ..zero };
+    assert_eq!(kept(&items(&SERIES), &aged), SERIES[..7]);
+    assert_eq!(kept(&items(&SERIES), &Policy { weekly: Some(1), ..zero }), SERIES[..1]);
+}
+
 fn any_item() -> impl Strategy<Value = Item> {
-    (0..2_000_i64, "[a-z]{3}", prop::bool::weighted(0.1), prop::bool::weighted(0.9)).prop_map(
+    (-50..2_000_i64, "[a-z]{3}", prop::bool::weighted(0.1), prop::bool::weighted(0.9)).prop_map(
         |(hours, id, protected, counts)| Item {
             id,
             at: time("2026-11-21T12:00") - TimeDelta::minutes(hours * 37),

@@ -155,6 +155,7 @@ impl Movers {
         &self,
         operation: &OpenBaoOperation,
         inputs: &Inputs,
+        max_expanded: Option<u64>,
         number: i32,
         now: DateTime<Utc>,
     ) -> Result<(), MoverError> {
@@ -184,6 +185,7 @@ impl Movers {
             image: &inputs.image,
             image_pull_secrets: &pull_secrets,
             service_account: &inputs.service_account,
+            max_expanded,
             deadline: now + LIFE,
             now,
         })

@@ -289,6 +289,43 @@ fn the_status_tells_the_last_success_and_counts_failures_since() {
 }
 
 #[test]
+fn a_backup_that_could_not_be_read_back_is_told_until_one_was_whatever_is_taken_meanwhile() {
+    let read = |name: &str, phase: &str, ended: &str| {
+        operation(
+            name,
+            phase,
+            Some(ended),
+            json!({"spec": {"parameters": {"mode": "Verify"}}, "status": {"message": "bits"}}),
+        )
+    };
+    let (first, bad) = (read("r", "Succeeded", "2026-11-20T05:00:00Z"), read("v", "Failed", "2026-11-21T00:30:00Z"));
+    let taken = good("b", "2026-11-21T01:00:00Z");
+    let mut cluster = cluster();
+    let mut status =
+        look(&cluster, &[first.clone(), bad.clone(), taken.clone()], "2026-11-21T03:00:00Z").status.unwrap();
+    let told = "v could not read a backup back: bits";
+    assert_eq!(status.last_failure_message.as_deref(), Some(told), "a new backup does not mend the old one");
+    assert_eq!(status.consecutive_failures, 0);
+    // Its record goes, another backup fails and one succeeds: it still stands.
+    let failed =
+        operation("f", "Failed", Some("2026-11-21T02:00:00Z"), json!({"status": {"message": "store unreachable"}}));
+    for (records, message) in [
+        (vec![first.clone(), taken.clone(), failed.clone()], "store unreachable"),
+        (vec![first.clone(), taken.clone(), failed, good("c", "2026-11-21T02:30:00Z")], told),
+        (vec![first, good("c", "2026-11-21T02:30:00Z")], told),
+    ] {
+        cluster.status.as_mut().unwrap().backup = Some(status);
+        status = look(&cluster, &records, "2026-11-21T03:00:00Z").status.unwrap();
+        assert_eq!(status.last_failure_message.as_deref(), Some(message));
+        assert_eq!(status.last_verify_failure.as_deref(), Some(told));
+    }
+    cluster.status.as_mut().unwrap().backup = Some(status);
+    let mended = [bad, read("w", "Succeeded", "2026-11-21T02:50:00Z")];
+    let status = look(&cluster, &mended, "2026-11-21T03:00:00Z").status.unwrap();
+    assert_eq!((status.last_failure_message, status.last_verify_failure), (None, None));
+}
+
+#[test]
 fn pruned_records_take_nothing_away_and_a_namesakes_records_give_nothing() {
     let mut cluster = cluster();
     let known = look(&cluster, &[good("b", "2026-11-21T01:00:00Z")], "2026-11-21T03:00:00Z").status;
@@ -366,4 +403,25 @@ fn a_verification_that_never_ended_blocks_the_next_one_but_no_backup() {
     let decision = look(&from(spec, plan), &[stuck], "2026-11-22T05:00:02Z");
     assert!(created(&decision).unwrap().starts_with("kelp-backup-"));
     assert_eq!(decision.status.unwrap().next_verify, Some(at("2026-11-29T05:00:00Z")));
+}
+
+#[test]
+fn every_sample_with_a_backup_can_be_backed_up() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/samples");
+    let mut count = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for object in serde_saphyr::from_multiple::<Value>(&text).unwrap() {
+            // What was written for the Go operator is a manifest to start from, not to copy.
+            if object["spec"]["backup"].is_null() || path.ends_with("cluster-from-the-go-operator.yaml") {
+                continue;
+            }
+            let cluster: OpenBaoCluster = serde_json::from_value(object).unwrap();
+            let decision = look(&cluster, &[], "2026-11-21T04:00:01Z");
+            assert_eq!(decision.refused, None, "{}", path.display());
+            count += 1;
+        }
+    }
+    assert!(count >= 5, "only {count} were found");
 }

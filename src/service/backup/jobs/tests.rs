@@ -65,6 +65,7 @@ fn build(task: Task<'_>, store: &Store) -> Job {
         image: "registry.example/openbao-operator:1.0.0",
         image_pull_secrets: &[],
         service_account: "kelp-backup",
+        max_expanded: Some(1 << 40),
         deadline: "2026-11-21T03:30:00Z".parse().unwrap(),
         now: "2026-11-21T03:00:00Z".parse().unwrap(),
     })
@@ -162,4 +163,21 @@ fn the_mover_is_told_to_end_before_it_is_killed() {
     let env = spec.template.spec.unwrap().containers.remove(0).env.unwrap();
     let deadline = env.iter().find(|variable| variable.name == env::DEADLINE).unwrap();
     assert_eq!(deadline.value.as_deref(), Some("2026-11-21T03:29:40Z"));
+}
+
+#[test]
+fn an_archive_may_be_as_large_as_the_clusters_volumes_make_it() {
+    let most = |size: &str| {
+        let spec = json!({"version": "2.7.2", "storage": {"size": size}});
+        max_expanded(&OpenBaoCluster::new("kelp", serde_json::from_value(spec).unwrap()))
+    };
+    assert_eq!((most("10Gi"), most("16Gi")), (None, None), "the mover's own bound is not lowered");
+    assert_eq!(most("100Gi"), Some(400 << 30));
+    let told = |task: Task<'_>| {
+        let job = build(task, &bucket());
+        let env = job.spec.unwrap().template.spec.unwrap().containers.remove(0).env.unwrap();
+        env.into_iter().find(|variable| variable.name == env::MAX_EXPANDED).and_then(|variable| variable.value)
+    };
+    assert_eq!(told(Task::Verify { source: &Source::Latest }).as_deref(), Some("1099511627776"));
+    assert_eq!(told(Task::List), None);
 }

@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Step, trouble};
 use crate::datapath::protocol::{Cause, Failure, Report, ReportKind};
+use crate::service::backup::jobs;
 use crate::service::opslifecycle::manager::StepOutcome;
 use crate::service::restore::mover::{self, Readiness};
 
@@ -67,7 +68,8 @@ async fn next(step: &Step<'_>, number: i32) -> Result<Prepared, StepOutcome> {
             format!("{number} movers have ended before the snapshot could be submitted; nothing was changed"),
         ));
     }
-    let started = step.movers.start(step.call.op, &step.inputs, number + 1, step.call.now).await;
+    let most = step.call.cluster.and_then(jobs::max_expanded);
+    let started = step.movers.start(step.call.op, &step.inputs, most, number + 1, step.call.now).await;
     started.map_err(|error| trouble(&error))?;
     Ok(Prepared::Working("the mover's pod to start".to_owned()))
 }

@@ -54,7 +54,7 @@ pub fn inputs(frozen: &Frozen<'_>, settings: &Settings) -> Result<BTreeMap<Strin
     let Frozen { cluster, operation, way, from, .. } = frozen;
     let name = cluster.name_any();
     let role = cluster.spec.restore.as_ref().and_then(|access| access.jwt_auth_role.clone());
-    let image = cluster.spec.backup.as_ref().and_then(|backup| backup.image.clone());
+    let image = cluster.spec.backup.as_ref().and_then(|backup| backup.job_image());
     let mut map = Inputs {
         restore: operation.name_any(),
         restore_uid: operation.uid().unwrap_or_default(),
@@ -73,7 +73,7 @@ pub fn inputs(frozen: &Frozen<'_>, settings: &Settings) -> Result<BTreeMap<Strin
         safety_backup: takes_safety_backup(frozen),
         force: false,
         override_lock: false,
-        image: image.unwrap_or_else(|| settings.operator_image.clone()),
+        image: image.unwrap_or(&settings.operator_image).to_owned(),
         service_account: names::restore_service_account(&name),
         pull_secrets: cluster.spec.image_pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
         onto: Some(way.to.version.clone()),
@@ -157,5 +157,37 @@ pub fn plan(frozen: &Frozen<'_>) -> Plan {
             "another OpenBaoOperation with operation: Rollback and the same lineage.rollbackOf".to_owned(),
         ),
         max_retries: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::settings::Scope;
+    use serde_json::json;
+
+    #[test]
+    fn a_helper_image_of_the_go_operator_runs_no_rollback() {
+        let backup = json!({"image": "ghcr.io/a/openbao-operator-backup:v1", "target": {"provider": "file", "file": {"claimName": "tide"}}});
+        let spec = json!({"version": "2.7.2", "storage": {"size": "1Gi"}, "backup": backup});
+        let cluster = OpenBaoCluster::new("kelp", serde_json::from_value(spec).unwrap());
+        let operation = OpenBaoOperation::new("back", crate::api::OpenBaoOperationSpec::default());
+        let at = |version: &str| UpgradeDirective { version: version.into(), image: format!("bao:{version}") };
+        let way =
+            Way { to: at("2.6.1"), rolled_back: "2.7.2".into(), key: "pre.snap".into(), backup: "up-backup".into() };
+        let target = &cluster.spec.backup.as_ref().unwrap().target;
+        let store = Store::freeze(target).unwrap();
+        let (cluster, operation, way) = (&cluster, &operation, &way);
+        let frozen = Frozen { cluster, operation, way, from: at("2.7.2"), claims: vec![], store, leads: true };
+        let settings = Settings {
+            operator_namespace: "ops".into(),
+            operator_service_account: "operator".into(),
+            instance: "o-0".into(),
+            operator_image: "operator:1".into(),
+            openbao_image_repository: "openbao".into(),
+            scope: Scope::All,
+            requeue_standard: std::time::Duration::from_secs(60),
+        };
+        assert_eq!(inputs(&frozen, &settings).unwrap()["image"], "operator:1");
     }
 }
