@@ -29,7 +29,7 @@ impl Pass<'_> {
         };
         let ad = &*self.driver.ad;
         if self.facts.lock == LockSeen::Free {
-            let outcome = self.ready(planned.before.as_deref()).await;
+            let outcome = self.ready().await;
             self.facts.now = now();
             if !self.run.ready(outcome, ad.settings.requeue_standard, &self.facts)? {
                 return Ok(());

@@ -62,6 +62,10 @@ pub async fn grant(step: &Step<'_>) -> StepOutcome {
         Ok(_) => {}
         Err(error) => return not_yet(chain(&error)),
     }
+    if step.inputs.onto.is_none() && step.call.op.metadata.deletion_timestamp.is_some() {
+        // Nobody's wish any more. A rollback goes on: its servers are empty, and this is how they get their data back.
+        return StepOutcome::fatal("Deleted", "the restore was deleted; nothing was submitted");
+    }
     let (pod_uid, report) = match preflight::ready(step).await {
         Ok(preflight::Prepared::Ready { pod_uid, report }) => (pod_uid, report),
         Ok(preflight::Prepared::Working(what)) => {
