@@ -11,10 +11,10 @@ use crate::adapter::kubernetes::{client::timed, owner::is_controlled_by};
 use crate::api::{OpenBaoCluster, OpenBaoRestore, OperationKind, OperationPhase, StepState};
 use crate::causes::chain;
 use crate::service::cluster::observe;
-use crate::service::opslifecycle::RetryClass;
 use crate::service::opslifecycle::manager::{
     FinishCall, Manager, PlanCall, Planned, Refusal, StepCall, StepMode, StepOutcome,
 };
+use crate::service::opslifecycle::{RetryClass, stop_children};
 
 /// Runs operations of kind `Restore`.
 #[derive(Debug, Default)]
@@ -123,8 +123,13 @@ impl Restores {
         }
     }
 
-    /// Stops the movers and sees them gone; takes the marker away where the old data stayed. Creates nothing.
+    /// Stops a safety backup and the movers and sees them gone; takes the marker away where the old data stayed. Creates nothing.
     async fn clean_up(&self, call: FinishCall<'_>) -> StepOutcome {
+        // It runs under this operation's lock, which goes next.
+        match stop_children(&call).await {
+            StepOutcome::Done { .. } => {}
+            waiting => return waiting,
+        }
         let uid = call.op.uid().unwrap_or_default();
         // Without a UID nothing was ever made in its name.
         let Ok(movers) = Movers::of(&call.ad.client, call.op) else { return StepOutcome::done() };
