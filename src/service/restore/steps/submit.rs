@@ -305,6 +305,10 @@ async fn looked(step: &Step<'_>) -> Result<Looked, StepOutcome> {
         Outcome::Restart { why, .. } if step.call.fence.is_none() => {
             unknown(&format!("the servers {why}, and the cluster's lock is in other hands: nobody is restarted"))
         }
+        Outcome::Restart { why, .. } if since_harm(step, Utc::now()) > prove::PROOF_DEADLINE => {
+            let minutes = prove::PROOF_DEADLINE.num_minutes();
+            unknown(&format!("the servers {why}, and could not be restarted within {minutes} minutes"))
+        }
         Outcome::Restart { pods: names, why } => {
             restart::delete(step, cluster, &members, &names, &read.servers).await;
             StepOutcome::in_progress(format!("restarting {} once, because they {why}", names.join(", ")))
@@ -313,6 +317,12 @@ async fn looked(step: &Step<'_>) -> Result<Looked, StepOutcome> {
         Outcome::Unknown(message) => unknown(&message),
     };
     Ok(Looked::Settled(settled))
+}
+
+/// For how long servers have been to be restarted. A `Resume` begins a wait of its own.
+fn since_harm(step: &Step<'_>, now: DateTime<Utc>) -> TimeDelta {
+    let began = step.call.state.started_at.unwrap_or(now);
+    now - step.witnesses.harmed_since(&step.uid, began, now)
 }
 
 fn unknown(message: &str) -> StepOutcome {
