@@ -8,7 +8,7 @@ use super::mover::Movers;
 use super::plan::{self, Inputs};
 use super::steps::{self, Step, Witnesses};
 use crate::adapter::kubernetes::{client::timed, owner::is_controlled_by};
-use crate::api::{OpenBaoCluster, OpenBaoRestore, OperationKind, OperationPhase, StepState};
+use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind, OperationPhase, StepState};
 use crate::causes::chain;
 use crate::service::cluster::observe;
 use crate::service::opslifecycle::manager::{
@@ -68,6 +68,7 @@ async fn plan_of(call: PlanCall<'_>) -> Result<Planned, Refusal> {
     if !is_controlled_by(call.op, &owner.uid) || restore.spec.cluster != call.op.spec.cluster {
         return Err(unowned());
     }
+    still_asked_for(call.op, &restore)?;
     let pinned = restore.status.as_ref().and_then(|status| status.cluster_uid.clone());
     if pinned.is_some_and(|pinned| call.cluster.uid() != Some(pinned)) {
         let name = call.cluster.name_any();
@@ -80,6 +81,25 @@ async fn plan_of(call: PlanCall<'_>) -> Result<Planned, Refusal> {
     let inputs = Inputs::freeze(&restore, call.cluster, &call.ad.settings).map_err(|error| refused(&error))?;
     let map = inputs.to_map().map_err(|error| refused(&error))?;
     Ok(Planned { plan: plan::plan(&inputs), inputs: map })
+}
+
+/// A restore has one operation in its life, and what is over is not begun again: a record that somebody puts back, from a backup
+/// of the cluster's objects or by hand, would restore once more over everything written since.
+fn still_asked_for(op: &OpenBaoOperation, restore: &OpenBaoRestore) -> Result<(), Refusal> {
+    let (name, own) = (restore.name_any(), plan::operation_name(restore));
+    if op.name_any() != own {
+        let message = format!("the operation of OpenBaoRestore {name} is {own}, not this one");
+        return Err(Refusal::failed("NoRestore", message));
+    }
+    let over = if restore.metadata.deletion_timestamp.is_some() {
+        "is being deleted"
+    } else if restore.status.as_ref().is_some_and(|status| status.phase.is_terminal()) {
+        "has ended"
+    } else {
+        return Ok(());
+    };
+    let message = format!("OpenBaoRestore {name} {over}; to restore again, create another OpenBaoRestore");
+    Err(Refusal::failed("RestoreOver", message))
 }
 
 impl Restores {
@@ -165,5 +185,38 @@ async fn remove_marker(call: &FinishCall<'_>, cluster: &OpenBaoCluster, uid: &st
         && let Err(error) = client.delete_policy(&token, &plan::marker(uid)).await
     {
         tracing::warn!(cluster = cluster.name_any(), error = chain(&error), "the restore's marker policy stays behind");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{OpenBaoRestoreSpec, OpenBaoRestoreStatus, RestorePhase};
+
+    fn restore(phase: RestorePhase) -> OpenBaoRestore {
+        let mut restore = OpenBaoRestore::new("back", OpenBaoRestoreSpec::default());
+        restore.metadata.uid = Some("3f9c1a2b-7777".into());
+        restore.status = Some(OpenBaoRestoreStatus { phase, ..OpenBaoRestoreStatus::default() });
+        restore
+    }
+
+    #[test]
+    fn a_record_that_is_put_back_does_not_run_a_finished_restore_again() {
+        let live = restore(RestorePhase::Validating);
+        let operation = plan::operation(&live).unwrap();
+        assert_eq!(still_asked_for(&operation, &live), Ok(()));
+        for phase in [RestorePhase::Completed, RestorePhase::Failed] {
+            let refusal = still_asked_for(&operation, &restore(phase)).unwrap_err();
+            assert!(refusal.message.contains("create another OpenBaoRestore"), "{phase:?}: {refusal}");
+        }
+        let mut going = live.clone();
+        going.metadata.deletion_timestamp = Some(crate::adapter::kubernetes::time::to_kube(
+            chrono::DateTime::from_timestamp(1_795_000_000, 0).unwrap(),
+        ));
+        assert!(still_asked_for(&operation, &going).unwrap_err().message.contains("is being deleted"));
+        let mut second = operation.clone();
+        second.metadata.name = Some("back-once-more".into());
+        let refusal = still_asked_for(&second, &live).unwrap_err();
+        assert!(refusal.message.contains("back-restore-3f9c1a2b"), "{refusal}");
     }
 }
