@@ -127,6 +127,9 @@ impl Restores {
 
     /// A mover with a verified snapshot: one that was given up while the lock was long in coming is replaced before it is taken.
     async fn stands_ready(&self, call: StepCall<'_>) -> StepOutcome {
+        if let Some(paused) = paused(call.cluster) {
+            return paused;
+        }
         let step = match Step::new(call, &self.witnesses) {
             Ok(step) => step,
             Err(outcome) => return outcome,
@@ -170,6 +173,17 @@ impl Restores {
     }
 }
 
+/// A paused cluster starts nothing, and what waits for the lock has not started. Nothing new is downloaded for it either.
+fn paused(cluster: Option<&OpenBaoCluster>) -> Option<StepOutcome> {
+    let cluster = cluster.filter(|cluster| cluster.spec.paused)?;
+    let reason = format!(
+        "waiting: OpenBaoCluster {} is paused and starts nothing: set its spec.paused to false",
+        cluster.name_any()
+    );
+    // Its change wakes us.
+    Some(StepOutcome::Waiting { reason, retry: RetryClass::Standard })
+}
+
 fn marker_was_placed(call: &FinishCall<'_>) -> bool {
     let steps = call.op.status.iter().flat_map(|status| &status.steps);
     steps.filter(|step| step.name == plan::PLACE_MARKER).any(|step| step.state == StepState::Completed)
@@ -191,7 +205,7 @@ async fn remove_marker(call: &FinishCall<'_>, cluster: &OpenBaoCluster, uid: &st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{OpenBaoRestoreSpec, OpenBaoRestoreStatus, RestorePhase};
+    use crate::api::{OpenBaoClusterSpec, OpenBaoRestoreSpec, OpenBaoRestoreStatus, RestorePhase};
 
     fn restore(phase: RestorePhase) -> OpenBaoRestore {
         let mut restore = OpenBaoRestore::new("back", OpenBaoRestoreSpec::default());
@@ -218,5 +232,15 @@ mod tests {
         second.metadata.name = Some("back-once-more".into());
         let refusal = still_asked_for(&second, &live).unwrap_err();
         assert!(refusal.message.contains("back-restore-3f9c1a2b"), "{refusal}");
+    }
+
+    #[test]
+    fn a_restore_that_waits_for_the_lock_does_not_start_on_a_paused_cluster() {
+        let mut cluster = OpenBaoCluster::new("kelp", OpenBaoClusterSpec::default());
+        assert_eq!(paused(Some(&cluster)), None);
+        cluster.spec.paused = true;
+        let outcome = paused(Some(&cluster));
+        assert!(matches!(&outcome, Some(StepOutcome::Waiting { reason, .. }) if reason.contains("spec.paused")));
+        assert_eq!(paused(None), None, "a cluster that is gone is told of elsewhere");
     }
 }
