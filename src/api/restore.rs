@@ -49,8 +49,9 @@ pub struct OpenBaoRestoreSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub jwt_auth_role: Option<String>,
-    /// Secret whose key `token` holds an OpenBao token to use instead of a JWT login. When the snapshot comes from a
-    /// cluster that does not know this operator, a token that is valid in the snapshot lets the operator restore its own access.
+    /// Secret whose key `token` holds an OpenBao token to use instead of a JWT login, wherever the servers know it. When the
+    /// snapshot comes from a cluster that does not know this operator, a token that is valid in the snapshot lets the operator
+    /// restore its own access; until the snapshot is applied, the JWT login is used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<SecretRef>,
     /// Image of the Job; default is the operator's own.

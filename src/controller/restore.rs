@@ -63,8 +63,6 @@ enum Error {
     Unread(#[from] admission::Unread),
     #[error(transparent)]
     Mover(#[from] MoverError),
-    #[error("OpenBaoOperation {0} exists and is not this restore's: delete or rename it")]
-    NameTaken(String),
 }
 
 impl Error {
@@ -72,7 +70,6 @@ impl Error {
         match self {
             Self::Request { source, .. } if source.is_conflict() => ErrorClass::Conflict,
             Self::Request { .. } | Self::Unread(_) | Self::Mover(_) => ErrorClass::Transient,
-            Self::NameTaken(_) => ErrorClass::Invalid,
         }
     }
 }
@@ -172,11 +169,14 @@ async fn proceed(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Erro
     let Some(operation) = operation(ad, restore, &name).await? else {
         if restore.status.as_ref().is_some_and(|status| status.stage.is_empty() && status.source.is_none()) {
             // Admitted, and cut off before the operation was made.
-            return begin(ad, restore).await;
+            return begin(ad, restore, now).await;
         }
         let why = Refused::new("OperationGone", format!("OpenBaoOperation {name}, which did the work, was deleted"));
         return end(ad, restore, &why, now).await;
     };
+    if !is_own(restore, &operation) {
+        return end(ad, restore, &name_taken(&name), now).await;
+    }
     follow(ad, restore, &operation, now).await
 }
 
@@ -200,7 +200,7 @@ async fn consider(ad: &Adapters, restore: &OpenBaoRestore, now: DateTime<Utc>) -
     match admit(&facts, now) {
         Admission::Go => {
             write(ad, restore, status::admitted(restore, uid, now)).await?;
-            begin(ad, restore).await
+            begin(ad, restore, now).await
         }
         Admission::Refuse(why) => end(ad, restore, &why, now).await,
         Admission::Wait { message, .. } => {
@@ -210,22 +210,45 @@ async fn consider(ad: &Adapters, restore: &OpenBaoRestore, now: DateTime<Utc>) -
     }
 }
 
-/// Makes the operation. Its name is the same each time, so that a crash in between makes nothing twice.
-async fn begin(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Error> {
+/// Makes the operation. Its name is the same each time, so that a crash in between makes nothing twice. What stands in the way
+/// for good ends the restore: while it lives it is announced, and no backup and no upgrade begins.
+async fn begin(ad: &Adapters, restore: &OpenBaoRestore, now: DateTime<Utc>) -> Result<Action, Error> {
     let Some(operation) = plan::operation(restore) else { return Ok(Action::requeue(LOOK_AGAIN)) };
     let name = operation.name_any();
     match timed(operations(ad, restore).create(&PostParams::default(), &operation)).await {
         Ok(_) => {}
-        Err(error) if error.is_already_exists() => {
-            let found = self::operation(ad, restore, &name).await?;
-            if found.is_none_or(|found| !is_controlled_by(&*found, &restore.uid().unwrap_or_default())) {
-                return Err(Error::NameTaken(name));
-            }
-        }
+        Err(error) if error.is_already_exists() => match self::operation(ad, restore, &name).await? {
+            Some(found) if is_own(restore, &found) => {}
+            Some(_) => return end(ad, restore, &name_taken(&name), now).await,
+            // Gone again since.
+            None => return Ok(Action::requeue(LOOK_AGAIN)),
+        },
+        Err(error) if error.is_invalid() => return end(ad, restore, &never_accepted(&name, &error), now).await,
         Err(source) => return Err(Error::Request { verb: "create", kind: "OpenBaoOperation", name, source }),
     }
     // The operation's own change wakes us; this is for a missed one.
     Ok(Action::requeue(RetryClass::ProgressPoll.delay(ad.settings.requeue_standard)))
+}
+
+fn is_own(restore: &OpenBaoRestore, operation: &OpenBaoOperation) -> bool {
+    is_controlled_by(operation, &restore.uid().unwrap_or_default())
+}
+
+fn name_taken(name: &str) -> Refused {
+    let message = format!(
+        "OpenBaoOperation {name} exists and is not this restore's: delete it, then create another OpenBaoRestore. \
+         Nothing was changed"
+    );
+    Refused::new("NameTaken", message)
+}
+
+/// The API server's own words say which field it is.
+fn never_accepted(name: &str, error: &RequestError) -> Refused {
+    let message = format!(
+        "the API server refuses OpenBaoOperation {name}, which was to do the work: {error}. Nothing was changed; correct \
+         the restore's spec and create another one"
+    );
+    Refused::new("OperationRefused", message)
 }
 
 async fn end(ad: &Adapters, restore: &OpenBaoRestore, why: &Refused, now: DateTime<Utc>) -> Result<Action, Error> {
@@ -460,5 +483,32 @@ fn phase_word(phase: RestorePhase) -> &'static str {
         RestorePhase::Completed => "Completed",
         RestorePhase::Failed => "Failed",
         RestorePhase::Unknown => "Unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_that_can_never_be_made_ends_the_restore_in_the_api_servers_words() {
+        let said = "spec.intent: Too long: may not be more than 1024 bytes";
+        let status = kube::core::Status::failure(said, "Invalid").with_code(422);
+        let error = RequestError::from(kube::Error::Api(Box::new(status)));
+        assert!(error.is_invalid());
+        let restore = OpenBaoRestore::new("r", crate::api::OpenBaoRestoreSpec::default());
+        let next = status::refused(&restore, &never_accepted("r-restore-1", &error), now());
+        assert_eq!(next.phase, RestorePhase::Failed);
+        assert!(next.message.contains(said) && next.message.contains("r-restore-1"), "{}", next.message);
+    }
+
+    #[test]
+    fn an_operation_of_that_name_is_followed_only_if_this_very_restore_made_it() {
+        let mut restore = OpenBaoRestore::new("r", crate::api::OpenBaoRestoreSpec::default());
+        restore.metadata.uid = Some("r-uid".into());
+        let own = plan::operation(&restore).unwrap();
+        assert!(is_own(&restore, &own));
+        restore.metadata.uid = Some("another".into());
+        assert!(!is_own(&restore, &own), "made by a restore that had this name before");
     }
 }

@@ -4,7 +4,7 @@
 //! itself that it leads, right before, is sent anything.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -30,10 +30,21 @@ pub struct Servers {
 /// How the mover shows who it is.
 #[derive(Clone, Debug)]
 pub enum Identity {
-    /// A projected token, read again at each login because it rotates.
-    Jwt { file: PathBuf, mount: String, role: String },
+    /// A login.
+    Jwt(Jwt),
     /// An OpenBao token in a file.
     Token { file: PathBuf },
+    /// An OpenBao token where it is known, else a login: the token may be one of the data that is about to be restored.
+    TokenOrJwt { token: PathBuf, jwt: Jwt },
+}
+
+/// What a login is made with.
+#[derive(Clone, Debug)]
+pub struct Jwt {
+    /// A projected token, read again at each login because it rotates.
+    pub file: PathBuf,
+    pub mount: String,
+    pub role: String,
 }
 
 /// A server that said it leads.
@@ -108,24 +119,44 @@ impl Servers {
     /// Logs in at one server.
     pub(super) async fn login(&self, client: &Client) -> Result<Token, MoverError> {
         match &self.identity {
-            Identity::Token { file } => Ok(Token::new(secret_file("the OpenBao token", file)?)),
-            Identity::Jwt { file, mount, role } => {
-                let jwt = SecretString::from(secret_file("the service account token", file)?);
-                client.login_jwt(mount, role, &jwt).await.map_err(|error| match error.status() {
-                    // Every refused login is a 400; a server that is going away answers otherwise or not at all.
-                    Some(400 | 403 | 404) => MoverError::Login(error),
-                    _ => MoverError::Leader(error),
-                })
+            Identity::Token { file } => token_in(file),
+            Identity::Jwt(jwt) => jwt.login(client).await,
+            Identity::TokenOrJwt { token, jwt } => {
+                let token = token_in(token)?;
+                match client.lookup_self(&token).await {
+                    Ok(()) => Ok(token),
+                    Err(error) if error.is_denied() => {
+                        tracing::info!("the leader does not know the named token: logging in by JWT");
+                        jwt.login(client).await
+                    }
+                    Err(error) => Err(MoverError::Leader(error)),
+                }
             }
         }
     }
 
-    /// Gives back a token that a login made. A token from a file belongs to somebody else.
+    /// Gives back a token that a login made. A token from a file belongs to somebody else, and where it might be either one it
+    /// runs out by itself.
     pub(super) async fn logout(&self, client: &Client, token: &Token) {
-        if let Identity::Jwt { .. } = self.identity {
+        if let Identity::Jwt(_) = self.identity {
             let _ = client.revoke_self(token).await;
         }
     }
+}
+
+impl Jwt {
+    async fn login(&self, client: &Client) -> Result<Token, MoverError> {
+        let jwt = SecretString::from(secret_file("the service account token", &self.file)?);
+        client.login_jwt(&self.mount, &self.role, &jwt).await.map_err(|error| match error.status() {
+            // Every refused login is a 400; a server that is going away answers otherwise or not at all.
+            Some(400 | 403 | 404) => MoverError::Login(error),
+            _ => MoverError::Leader(error),
+        })
+    }
+}
+
+fn token_in(file: &Path) -> Result<Token, MoverError> {
+    Ok(Token::new(secret_file("the OpenBao token", file)?))
 }
 
 /// The client and the cluster's id when this server leads.
@@ -147,7 +178,7 @@ pub(super) async fn still_leads(endpoint: &Endpoint) -> Result<(), MoverError> {
     }
 }
 
-fn secret_file(what: &'static str, path: &std::path::Path) -> Result<String, MoverError> {
+fn secret_file(what: &'static str, path: &Path) -> Result<String, MoverError> {
     let failed = |source| MoverError::ReadFile { what, path: path.to_owned(), source };
     if std::fs::metadata(path).map_err(failed)?.len() > MAX_SECRET_FILE {
         return Err(MoverError::Config(format!("{what} in {} is too long to be one", path.display())));

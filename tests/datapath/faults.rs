@@ -228,7 +228,7 @@ async fn what_is_wrong_with_a_store_is_told_apart() {
     let good = store.target.clone();
     let store_says = |reason: &str| ("Store".to_owned(), reason.to_owned());
 
-    store.set_secret("secretAccessKey", "wrong");
+    store.set_secret("secretAccessKey", "not-the-one");
     assert_eq!(preflight(&store).await, store_says("StoreCredentialsRefused"));
     store.set_secret("accessKeyId", "read-access");
     store.set_secret("secretAccessKey", "read-secret");

@@ -1,7 +1,7 @@
 //! Flags, each also a variable of [`environment`](crate::datapath::environment).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -18,7 +18,7 @@ use crate::datapath::archive::Limits;
 use crate::datapath::backup::{self, Facts, SpoolPlan};
 use crate::datapath::environment as env;
 use crate::datapath::error::MoverError;
-use crate::datapath::leader::{Identity, Servers};
+use crate::datapath::leader::{Identity, Jwt, Servers};
 use crate::datapath::mailbox::Mailbox;
 use crate::datapath::protocol::Peer;
 use crate::datapath::stored::Source;
@@ -185,7 +185,8 @@ pub(super) struct LoginArgs {
     /// Audience of the service account token, for the manifest.
     #[arg(long, env = env::AUDIENCE, default_value = "")]
     audience: String,
-    /// File with an OpenBao token, instead of the JWT login.
+    /// File with an OpenBao token, instead of the JWT login. With a JWT file and a role as well: those are for servers that do not
+    /// know the token.
     #[arg(long, env = env::TOKEN_FILE)]
     token_file: Option<PathBuf>,
 }
@@ -200,11 +201,17 @@ impl LoginArgs {
     }
 
     fn identity(&self) -> Result<Option<Identity>, MoverError> {
+        let jwt = |file: &Path, role: &str| Jwt {
+            file: file.to_owned(),
+            mount: self.auth_mount.clone(),
+            role: role.to_owned(),
+        };
         match (&self.token_file, &self.jwt_file, &self.auth_role) {
-            (Some(file), _, _) => Ok(Some(Identity::Token { file: file.clone() })),
-            (None, Some(file), Some(role)) => {
-                Ok(Some(Identity::Jwt { file: file.clone(), mount: self.auth_mount.clone(), role: role.clone() }))
+            (Some(token), Some(file), Some(role)) => {
+                Ok(Some(Identity::TokenOrJwt { token: token.clone(), jwt: jwt(file, role) }))
             }
+            (Some(file), _, _) => Ok(Some(Identity::Token { file: file.clone() })),
+            (None, Some(file), Some(role)) => Ok(Some(Identity::Jwt(jwt(file, role)))),
             (None, Some(_), None) => Err(MoverError::Config("--jwt-file needs --auth-role".to_owned())),
             (None, None, _) => Ok(None),
         }
@@ -479,6 +486,23 @@ mod tests {
         assert!(
             matches!(args.plan(CancellationToken::new()), Err(MoverError::Config(text)) if text.contains("--token-file"))
         );
+    }
+
+    #[test]
+    fn a_token_stands_alone_or_before_the_jwt_login() {
+        let target = r#"{"provider":"file","file":{"root":"/tmp"}}"#;
+        let identity = |words: &[&str]| {
+            let words = [&["backup", "--target", target, "--peers", "[]"], words].concat();
+            let Command::Backup(args) = parse(&words).unwrap().command else { unreachable!() };
+            args.login.identity()
+        };
+        let (token, jwt) = (["--token-file", "t"], ["--jwt-file", "j", "--auth-role", "r"]);
+        assert!(matches!(identity(&token), Ok(Some(Identity::Token { .. }))));
+        assert!(matches!(identity(&jwt), Ok(Some(Identity::Jwt(_)))));
+        let both = identity(&[token.as_slice(), &jwt].concat()).unwrap().unwrap();
+        let Identity::TokenOrJwt { token, jwt } = both else { panic!("{both:?}") };
+        assert_eq!((token.to_str(), jwt.file.to_str(), jwt.role.as_str()), (Some("t"), Some("j"), "r"));
+        assert!(identity(&["--jwt-file", "j"]).is_err());
     }
 
     #[test]

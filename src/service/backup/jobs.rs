@@ -76,7 +76,7 @@ pub struct Login {
     /// Config map with `ca.crt`; `None`: the cluster serves without TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_config_map: Option<String>,
-    /// A user's Secret with the key `token`, used instead of the JWT.
+    /// A user's Secret with the key `token`, used instead of the JWT; in a restore, where the servers know that token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret: Option<String>,
 }
@@ -207,6 +207,12 @@ impl Task<'_> {
         !matches!(self, Self::Prune(_) | Self::List)
     }
 
+    /// Whether the pod gets a token for the JWT login. A restore does even where a Secret is named: what is in it may be valid in
+    /// the snapshot only, and the servers that take the snapshot do not know it yet.
+    fn uses_jwt(&self, login: &Login) -> bool {
+        login.token_secret.is_none() || matches!(self, Self::Restore { .. })
+    }
+
     /// Only what has to hold a whole archive gets a disk.
     fn needs_scratch(&self) -> bool {
         matches!(self, Self::Backup { .. } | Self::Restore { .. })
@@ -250,10 +256,8 @@ impl Task<'_> {
             list.push((env::JWT_MOUNT, login.mount.clone()));
             list.push((env::JWT_ROLE, login.role.clone()));
             list.push((env::AUDIENCE, login.audience.clone()));
-            list.push(match &login.token_secret {
-                Some(_) => (env::TOKEN_FILE, format!("{}/token", path::TOKEN)),
-                None => (env::JWT_FILE, format!("{}/token", path::JWT)),
-            });
+            list.extend(login.token_secret.as_ref().map(|_| (env::TOKEN_FILE, format!("{}/token", path::TOKEN))));
+            list.extend(self.uses_jwt(login).then(|| (env::JWT_FILE, format!("{}/token", path::JWT))));
             list.extend(login.ca_config_map.as_ref().map(|_| (env::CA_FILE, format!("{}/ca.crt", path::CA))));
         }
         Ok(list)

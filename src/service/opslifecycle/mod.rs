@@ -7,6 +7,7 @@
 
 mod ask;
 pub mod audit;
+mod children;
 pub mod drive;
 pub mod gates;
 mod guests;
@@ -24,6 +25,7 @@ pub mod workflow;
 
 pub use ask::ask;
 pub use audit::{AuditEvent, Fields, add_held_audit_fields, log_phase_transition};
+pub use children::stop_children;
 pub use guests::guests;
 pub use manager::{FinishCall, Manager, PlanCall, Planned, Refusal, RefusalPhase, StepCall, StepMode, StepOutcome};
 pub use override_lock::{Released, release_on_request};

@@ -12,7 +12,7 @@ use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore};
 /// How long a downloaded snapshot may wait for the lock before its disk is given back.
 pub const HOLD: TimeDelta = TimeDelta::minutes(10);
 
-/// Ends the mover when it has waited too long for a lock that somebody else still has.
+/// Ends the mover when it has waited too long for a lock that it cannot have yet.
 pub async fn give_back(
     ad: &Adapters,
     restore: &OpenBaoRestore,
@@ -21,7 +21,7 @@ pub async fn give_back(
 ) -> Result<(), MoverError> {
     let judged = operation.status.as_ref().and_then(status::waits_for_lock_since);
     let cluster = ad.caches.cluster(&restore.namespace().unwrap_or_default(), &restore.spec.cluster);
-    if !too_long(judged, now) || !is_taken(restore, cluster.as_deref()) {
+    if !too_long(judged, now) || !is_withheld(restore, cluster.as_deref()) {
         return Ok(());
     }
     let movers = Movers::of(&ad.client, operation)?;
@@ -43,11 +43,14 @@ fn too_long(since: Option<DateTime<Utc>>, now: DateTime<Utc>) -> bool {
     since.is_some_and(|since| now - since >= HOLD)
 }
 
-/// Whether somebody else has the lock, and the restore is not one that takes it by force as soon as it can.
-fn is_taken(restore: &OpenBaoRestore, cluster: Option<&OpenBaoCluster>) -> bool {
+/// Whether the lock cannot be had now: the cluster is paused, or somebody else has it, and the restore is not one that takes it
+/// by force as soon as it can.
+fn is_withheld(restore: &OpenBaoRestore, cluster: Option<&OpenBaoCluster>) -> bool {
     let lock = cluster.and_then(|cluster| cluster.status.as_ref()?.operation_lock.as_ref());
+    let ours = lock.is_some_and(|lock| Some(&lock.holder_uid) == restore.uid().as_ref());
     let forced = restore.spec.force && restore.spec.override_operation_lock;
-    !forced && lock.is_some_and(|lock| Some(&lock.holder_uid) != restore.uid().as_ref())
+    let paused = cluster.is_some_and(|cluster| cluster.spec.paused);
+    !ours && (paused || (!forced && lock.is_some()))
 }
 
 #[cfg(test)]
@@ -71,7 +74,7 @@ mod tests {
         let mut restore = OpenBaoRestore::new("r", crate::api::OpenBaoRestoreSpec::default());
         restore.metadata.uid = Some("r-uid".into());
         let mut cluster = OpenBaoCluster::new("c", crate::api::OpenBaoClusterSpec::default());
-        assert!(!is_taken(&restore, Some(&cluster)));
+        assert!(!is_withheld(&restore, Some(&cluster)));
         let held = |uid: &str| -> Option<OperationLock> {
             serde_json::from_value(
                 serde_json::json!({"operation": "Backup", "holder": "h", "holderUID": uid, "fence": 1,
@@ -80,12 +83,16 @@ mod tests {
             .unwrap()
         };
         cluster.status.get_or_insert_default().operation_lock = held("somebody");
-        assert!(is_taken(&restore, Some(&cluster)));
+        assert!(is_withheld(&restore, Some(&cluster)));
         restore.spec.force = true;
         restore.spec.override_operation_lock = true;
-        assert!(!is_taken(&restore, Some(&cluster)));
+        assert!(!is_withheld(&restore, Some(&cluster)));
+        cluster.spec.paused = true;
+        assert!(is_withheld(&restore, Some(&cluster)), "force does not wake a paused cluster");
         restore.spec.force = false;
         cluster.status.get_or_insert_default().operation_lock = held("r-uid");
-        assert!(!is_taken(&restore, Some(&cluster)));
+        assert!(!is_withheld(&restore, Some(&cluster)));
+        cluster.status.get_or_insert_default().operation_lock = None;
+        assert!(is_withheld(&restore, Some(&cluster)));
     }
 }

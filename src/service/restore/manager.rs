@@ -8,13 +8,13 @@ use super::mover::Movers;
 use super::plan::{self, Inputs};
 use super::steps::{self, Step, Witnesses};
 use crate::adapter::kubernetes::{client::timed, owner::is_controlled_by};
-use crate::api::{OpenBaoCluster, OpenBaoRestore, OperationKind, OperationPhase, StepState};
+use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind, OperationPhase, StepState};
 use crate::causes::chain;
 use crate::service::cluster::observe;
-use crate::service::opslifecycle::RetryClass;
 use crate::service::opslifecycle::manager::{
     FinishCall, Manager, PlanCall, Planned, Refusal, StepCall, StepMode, StepOutcome,
 };
+use crate::service::opslifecycle::{RetryClass, stop_children};
 
 /// Runs operations of kind `Restore`.
 #[derive(Debug, Default)]
@@ -68,6 +68,7 @@ async fn plan_of(call: PlanCall<'_>) -> Result<Planned, Refusal> {
     if !is_controlled_by(call.op, &owner.uid) || restore.spec.cluster != call.op.spec.cluster {
         return Err(unowned());
     }
+    still_asked_for(call.op, &restore)?;
     let pinned = restore.status.as_ref().and_then(|status| status.cluster_uid.clone());
     if pinned.is_some_and(|pinned| call.cluster.uid() != Some(pinned)) {
         let name = call.cluster.name_any();
@@ -80,6 +81,25 @@ async fn plan_of(call: PlanCall<'_>) -> Result<Planned, Refusal> {
     let inputs = Inputs::freeze(&restore, call.cluster, &call.ad.settings).map_err(|error| refused(&error))?;
     let map = inputs.to_map().map_err(|error| refused(&error))?;
     Ok(Planned { plan: plan::plan(&inputs), inputs: map })
+}
+
+/// A restore has one operation in its life, and what is over is not begun again: a record that somebody puts back, from a backup
+/// of the cluster's objects or by hand, would restore once more over everything written since.
+fn still_asked_for(op: &OpenBaoOperation, restore: &OpenBaoRestore) -> Result<(), Refusal> {
+    let (name, own) = (restore.name_any(), plan::operation_name(restore));
+    if op.name_any() != own {
+        let message = format!("the operation of OpenBaoRestore {name} is {own}, not this one");
+        return Err(Refusal::failed("NoRestore", message));
+    }
+    let over = if restore.metadata.deletion_timestamp.is_some() {
+        "is being deleted"
+    } else if restore.status.as_ref().is_some_and(|status| status.phase.is_terminal()) {
+        "has ended"
+    } else {
+        return Ok(());
+    };
+    let message = format!("OpenBaoRestore {name} {over}; to restore again, create another OpenBaoRestore");
+    Err(Refusal::failed("RestoreOver", message))
 }
 
 impl Restores {
@@ -107,6 +127,9 @@ impl Restores {
 
     /// A mover with a verified snapshot: one that was given up while the lock was long in coming is replaced before it is taken.
     async fn stands_ready(&self, call: StepCall<'_>) -> StepOutcome {
+        if let Some(paused) = paused(call.cluster) {
+            return paused;
+        }
         let step = match Step::new(call, &self.witnesses) {
             Ok(step) => step,
             Err(outcome) => return outcome,
@@ -123,8 +146,13 @@ impl Restores {
         }
     }
 
-    /// Stops the movers and sees them gone; takes the marker away where the old data stayed. Creates nothing.
+    /// Stops a safety backup and the movers and sees them gone; takes the marker away where the old data stayed. Creates nothing.
     async fn clean_up(&self, call: FinishCall<'_>) -> StepOutcome {
+        // It runs under this operation's lock, which goes next.
+        match stop_children(&call).await {
+            StepOutcome::Done { .. } => {}
+            waiting => return waiting,
+        }
         let uid = call.op.uid().unwrap_or_default();
         // Without a UID nothing was ever made in its name.
         let Ok(movers) = Movers::of(&call.ad.client, call.op) else { return StepOutcome::done() };
@@ -145,6 +173,17 @@ impl Restores {
     }
 }
 
+/// A paused cluster starts nothing, and what waits for the lock has not started. Nothing new is downloaded for it either.
+fn paused(cluster: Option<&OpenBaoCluster>) -> Option<StepOutcome> {
+    let cluster = cluster.filter(|cluster| cluster.spec.paused)?;
+    let reason = format!(
+        "waiting: OpenBaoCluster {} is paused and starts nothing: set its spec.paused to false",
+        cluster.name_any()
+    );
+    // Its change wakes us.
+    Some(StepOutcome::Waiting { reason, retry: RetryClass::Standard })
+}
+
 fn marker_was_placed(call: &FinishCall<'_>) -> bool {
     let steps = call.op.status.iter().flat_map(|status| &status.steps);
     steps.filter(|step| step.name == plan::PLACE_MARKER).any(|step| step.state == StepState::Completed)
@@ -160,5 +199,48 @@ async fn remove_marker(call: &FinishCall<'_>, cluster: &OpenBaoCluster, uid: &st
         && let Err(error) = client.delete_policy(&token, &plan::marker(uid)).await
     {
         tracing::warn!(cluster = cluster.name_any(), error = chain(&error), "the restore's marker policy stays behind");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{OpenBaoClusterSpec, OpenBaoRestoreSpec, OpenBaoRestoreStatus, RestorePhase};
+
+    fn restore(phase: RestorePhase) -> OpenBaoRestore {
+        let mut restore = OpenBaoRestore::new("back", OpenBaoRestoreSpec::default());
+        restore.metadata.uid = Some("3f9c1a2b-7777".into());
+        restore.status = Some(OpenBaoRestoreStatus { phase, ..OpenBaoRestoreStatus::default() });
+        restore
+    }
+
+    #[test]
+    fn a_record_that_is_put_back_does_not_run_a_finished_restore_again() {
+        let live = restore(RestorePhase::Validating);
+        let operation = plan::operation(&live).unwrap();
+        assert_eq!(still_asked_for(&operation, &live), Ok(()));
+        for phase in [RestorePhase::Completed, RestorePhase::Failed] {
+            let refusal = still_asked_for(&operation, &restore(phase)).unwrap_err();
+            assert!(refusal.message.contains("create another OpenBaoRestore"), "{phase:?}: {refusal}");
+        }
+        let mut going = live.clone();
+        going.metadata.deletion_timestamp = Some(crate::adapter::kubernetes::time::to_kube(
+            chrono::DateTime::from_timestamp(1_795_000_000, 0).unwrap(),
+        ));
+        assert!(still_asked_for(&operation, &going).unwrap_err().message.contains("is being deleted"));
+        let mut second = operation.clone();
+        second.metadata.name = Some("back-once-more".into());
+        let refusal = still_asked_for(&second, &live).unwrap_err();
+        assert!(refusal.message.contains("back-restore-3f9c1a2b"), "{refusal}");
+    }
+
+    #[test]
+    fn a_restore_that_waits_for_the_lock_does_not_start_on_a_paused_cluster() {
+        let mut cluster = OpenBaoCluster::new("kelp", OpenBaoClusterSpec::default());
+        assert_eq!(paused(Some(&cluster)), None);
+        cluster.spec.paused = true;
+        let outcome = paused(Some(&cluster));
+        assert!(matches!(&outcome, Some(StepOutcome::Waiting { reason, .. }) if reason.contains("spec.paused")));
+        assert_eq!(paused(None), None, "a cluster that is gone is told of elsewhere");
     }
 }

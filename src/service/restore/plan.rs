@@ -55,8 +55,8 @@ pub fn operation(restore: &OpenBaoRestore) -> Option<OpenBaoOperation> {
         OpenBaoOperationSpec {
             cluster: restore.spec.cluster.clone(),
             operation: OperationKind::Restore,
-            actor: Some(Actor { identity: asked_by(restore), source: ActorSource::Api }),
-            intent: Some(intent(restore)),
+            actor: Some(Actor { identity: cut(&asked_by(restore), IDENTITY), source: ActorSource::Api }),
+            intent: Some(cut(&intent(restore), INTENT)),
             lineage: Some(Lineage::default()),
             ..OpenBaoOperationSpec::default()
         },
@@ -66,6 +66,16 @@ pub fn operation(restore: &OpenBaoRestore) -> Option<OpenBaoOperation> {
     operation.metadata.finalizers = Some(vec![OPERATION_FINALIZER.to_owned()]);
     operation.metadata.owner_references = Some(vec![owner]);
     Some(operation)
+}
+
+/// Characters of an intent: a little less than `spec.intent` takes. A key alone may be as long as the whole field.
+const INTENT: usize = 1000;
+/// Characters that `spec.actor.identity` takes. A restore's name alone may be as long.
+const IDENTITY: usize = 253;
+
+/// What is for people to read is rather cut than refused by the API server.
+fn cut(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
 }
 
 /// The program that made the restore, as far as Kubernetes knows.
@@ -421,6 +431,16 @@ mod tests {
         let operation = operation(&first).unwrap();
         assert!(crate::adapter::kubernetes::owner::is_controlled_by(&operation, "3f9c1a2b-7777-4444"));
         assert!(operation.spec.intent.unwrap().contains("newest backup"));
+    }
+
+    #[test]
+    fn however_long_key_and_name_are_the_operation_fits_its_fields() {
+        let key = format!("{}.snap", "é".repeat(1019));
+        let mut restore = restore(json!({"cluster": "kelp", "source": {"key": key}}));
+        restore.metadata.name = Some("r".repeat(253));
+        let spec = operation(&restore).unwrap().spec;
+        assert_eq!(spec.intent.unwrap().chars().count(), INTENT);
+        assert_eq!(spec.actor.unwrap().identity.chars().count(), IDENTITY);
     }
 
     #[test]

@@ -18,8 +18,8 @@ use crate::{
         openbao::HealthState,
     },
     api::{
-        LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OperationKind, OperationPhase, Plan, Request,
-        RequestAction, RetryPolicy, StepKind, StepSpec, UpgradeDirective, duration,
+        LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OperationKind, OperationPhase, Plan, RetryPolicy,
+        StepKind, StepSpec, UpgradeDirective, duration,
     },
     service::{
         backup::{
@@ -33,7 +33,7 @@ use crate::{
             names, observe,
         },
         opslifecycle::{
-            self, FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome, guests,
+            FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome, guests, stop_children,
         },
     },
 };
@@ -572,28 +572,6 @@ async fn soak(call: &StepCall<'_>, to: &UpgradeDirective) -> StepOutcome {
     } else {
         StepOutcome::in_progress(format!("{} leads; watching it for {}", to.version, duration::format(period)))
     }
-}
-
-/// A child that is still at work is told to stop and seen ended before the lock goes.
-pub(super) async fn stop_children(call: &FinishCall<'_>) -> StepOutcome {
-    let namespace = call.op.namespace().unwrap_or_default();
-    let uid = call.op.uid().unwrap_or_default();
-    let children = call.ad.caches.operations_of(&namespace, &call.op.spec.cluster);
-    let live = children.iter().find(|child| {
-        crate::adapter::kubernetes::owner::is_controlled_by(child.as_ref(), &uid)
-            && !child.status.as_ref().is_some_and(|status| status.phase.is_terminal())
-    });
-    let Some(child) = live else { return StepOutcome::done() };
-    let request = Request {
-        nonce: format!("parent-{uid}"),
-        action: RequestAction::Cancel,
-        reason: format!("its parent {} ended {}", call.op.name_any(), call.ending.as_str()),
-        ..Request::default()
-    };
-    if let Err(error) = opslifecycle::ask(&call.ad.client, child, [request]).await {
-        tracing::warn!(%error, child = %child.name_any(), "failed to cancel a child operation");
-    }
-    StepOutcome::in_progress(format!("{} is being stopped", child.name_any()))
 }
 
 #[cfg(test)]

@@ -141,6 +141,10 @@ fn a_job_holds_no_more_than_it_needs() {
     };
     assert_eq!(names(&backup(&bucket())), ["kubernetes", "scratch", "openbao", "ca", "credentials"]);
     assert_eq!(names(&backup(&claim())), ["kubernetes", "scratch", "openbao", "ca", "store"]);
+    // A backup has one way to log in. A restore's named token may be valid in the snapshot only.
+    let named = Login { token_secret: Some("user-token".into()), ..login() };
+    let task = Task::Restore { source: &Source::Latest, login: &named, waive: &[], submit: true };
+    assert_eq!(names(&build(task, &claim())), ["kubernetes", "scratch", "openbao", "token", "ca", "store"]);
     // Verification and retention never speak to OpenBao, so they get no token for it.
     assert_eq!(names(&build(Task::Verify { source: &Source::Latest }, &bucket())), ["kubernetes", "credentials"]);
 }

@@ -34,11 +34,11 @@ impl Pieces {
             pieces.add("scratch", path::SCRATCH, false, |v| v.empty_dir = Some(disk));
         }
         if let Some(login) = mover.task.login() {
-            match &login.token_secret {
-                Some(secret) => pieces.add("openbao", path::TOKEN, true, |v| v.secret = Some(secret_files(secret))),
-                None => {
-                    pieces.add("openbao", path::JWT, true, |v| v.projected = Some(token_file(Some(&login.audience))));
-                }
+            if mover.task.uses_jwt(login) {
+                pieces.add("openbao", path::JWT, true, |v| v.projected = Some(token_file(Some(&login.audience))));
+            }
+            if let Some(secret) = &login.token_secret {
+                pieces.add("token", path::TOKEN, true, |v| v.secret = Some(secret_files(secret)));
             }
             if let Some(ca) = &login.ca_config_map {
                 pieces.add("ca", path::CA, true, |v| {

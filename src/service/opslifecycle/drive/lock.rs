@@ -23,28 +23,27 @@ use kube::ResourceExt;
 impl Pass<'_> {
     pub(super) async fn acquire(&mut self) -> Result<(), DriveError> {
         let (Some(cluster), Some(planned)) =
-            (&self.cluster, self.run.journal().plan().and_then(|plan| plan.lock.clone()))
+            (self.cluster.clone(), self.run.journal().plan().and_then(|plan| plan.lock.clone()))
         else {
             return Ok(());
         };
         let ad = &*self.driver.ad;
-        if self.facts.lock == LockSeen::Free {
-            let outcome = self.ready(planned.before.as_deref()).await;
-            self.facts.now = now();
-            if !self.run.ready(outcome, ad.settings.requeue_standard, &self.facts)? {
-                return Ok(());
-            }
+        if self.facts.lock == LockSeen::Free && !self.stands_ready().await? {
+            return Ok(());
         }
         let claim = claim(&self.op, &planned);
-        let lock = operationlock::of(&ad.client, cluster)?;
+        let lock = operationlock::of(&ad.client, &cluster)?;
         let acquired = match lock.acquire(&claim, Force::Never, self.facts.now).await {
             Err(LockError::Held { source, .. }) => {
-                let permission = match override_lock::orphaned(ad, cluster, &source).await? {
-                    override_lock::Permission::Wait { .. } if planned.force => {
-                        override_lock::may_take(ad, &self.op, cluster, &source).await?
-                    }
-                    permission => permission,
-                };
+                let mut permission = override_lock::orphaned(ad, &cluster, &source).await?;
+                let orphan = matches!(permission, override_lock::Permission::Take { .. });
+                // What would take it away from somebody is asked first as well: nobody is stopped for what cannot begin.
+                if (orphan || planned.force) && !self.stands_ready().await? {
+                    return Ok(());
+                }
+                if !orphan && planned.force {
+                    permission = override_lock::may_take(ad, &self.op, &cluster, &source).await?;
+                }
                 match permission {
                     override_lock::Permission::Take { uid, fence } => {
                         let still = move |lock: &OperationLock| lock.holder_uid == uid && lock.fence == fence;
@@ -76,6 +75,13 @@ impl Pass<'_> {
         }
         let lock = &acquired.lock;
         Ok(self.run.acquired(lock.fence, shows(lock), lock.acquired_at, replaced, &mut self.facts)?)
+    }
+
+    /// Whether the manager is ready for the lock. If not, the engine has been told why.
+    async fn stands_ready(&mut self) -> Result<bool, DriveError> {
+        let outcome = self.ready().await;
+        self.facts.now = now();
+        Ok(self.run.ready(outcome, self.driver.ad.settings.requeue_standard, &self.facts)?)
     }
 
     /// Lets the lock show what the engine wants others to know. A lock that is not this tenure's any more is left alone.

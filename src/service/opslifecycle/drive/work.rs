@@ -59,12 +59,13 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Asks the manager whether it is ready for the lock, before its step `first`.
-    pub(super) async fn ready(&self, first: Option<&str>) -> StepOutcome {
+    /// Asks the manager whether it is ready for the lock. What has begun under an earlier tenure of it and takes it again has
+    /// used up what stood ready, and is not asked for it once more.
+    pub(super) async fn ready(&self) -> StepOutcome {
         let (Some(manager), Some(plan)) = (self.manager, self.run.journal().plan()) else {
             return StepOutcome::done();
         };
-        let place = first.and_then(|first| plan.steps.iter().position(|step| step.name == first)).unwrap_or_default();
+        let Some(place) = self.run.journal().first_under_lock() else { return StepOutcome::done() };
         let Some(state) = self.run.journal().step(place) else { return StepOutcome::done() };
         let step = &plan.steps[place];
         let asked = StepCall {

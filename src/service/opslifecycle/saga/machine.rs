@@ -5,6 +5,7 @@
 //! instead of doing harm.
 
 mod event;
+mod reading;
 mod record;
 
 use chrono::{DateTime, Utc};
@@ -16,7 +17,7 @@ use super::{
 use crate::api::{
     common::forget_old_answers,
     operation::{
-        Direction, JOURNAL_VERSION, LockRecord, OpenBaoOperationStatus, OperationKind, OperationPhase, Plan, StepState,
+        Direction, JOURNAL_VERSION, LockRecord, OpenBaoOperationStatus, OperationKind, OperationPhase, StepState,
         StepStatus,
     },
 };
@@ -51,31 +52,6 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// The plan, once frozen.
-    pub fn plan(&self) -> Option<&Plan> {
-        self.status.plan.as_ref()
-    }
-
-    /// The journal of the `index`-th step of the plan.
-    pub fn step(&self, index: usize) -> Option<&StepStatus> {
-        self.status.steps.get(index)
-    }
-
-    /// The running step that is parked.
-    pub fn parked(&self) -> Option<usize> {
-        self.status.steps.iter().position(|step| step.state == StepState::Running && step.parked_at.is_some())
-    }
-
-    /// Whether the effect of a `OnceOnly` step has happened, or may have.
-    pub fn committed(&self) -> bool {
-        self.status.steps.iter().any(|step| step.receipt.is_some())
-    }
-
-    /// The lock, as long as it is held as far as the journal knows.
-    pub fn lock(&self) -> Option<&LockRecord> {
-        self.status.lock.as_ref().filter(|lock| lock.released_at.is_none() && lock.lost_at.is_none())
-    }
-
     /// Changes the journal as `event` says, or refuses and changes nothing.
     pub fn apply(&mut self, event: &Event, now: DateTime<Utc>) -> Result<(), Illegal> {
         let mut next = self.clone();
@@ -388,6 +364,9 @@ impl Journal {
             Event::Resumed { by } => {
                 if phase != P::Unknown {
                     return illegal(event.name(), "only an operation in Unknown is resumed");
+                }
+                if self.status.closing == Some(true) {
+                    return illegal(event.name(), "it is about to end");
                 }
                 let back = match self.status.direction {
                     Direction::Forward => P::Running,

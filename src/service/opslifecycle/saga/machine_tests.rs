@@ -8,7 +8,7 @@ use super::{
 };
 use crate::api::{
     common::{HANDLED_REQUESTS_KEPT, HandledRequest, RequestAction, RequestOutcome},
-    operation::{HistoryEntry, Receipt, StepSpec},
+    operation::{HistoryEntry, Plan, Receipt, StepSpec},
 };
 
 fn now() -> DateTime<Utc> {

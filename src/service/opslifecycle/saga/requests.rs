@@ -153,6 +153,11 @@ fn retry(journal: &Journal, request: &Request) -> Verdict {
 
 fn resume(journal: &Journal, request: &Request) -> Verdict {
     let status = &journal.status;
+    if status.closing == Some(true) {
+        // Whoever ends it decides about its lock by the reason that stands in the journal, which a Resume would take away.
+        let ending = status.ending.unwrap_or(OperationPhase::Failed);
+        return superseded(format!("the operation is about to end as {}", ending.as_str()));
+    }
     if status.phase == OperationPhase::Unknown {
         return applied("the outcome is proven again", Event::Resumed { by: asker(request) });
     }

@@ -15,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     super::{manager::StepMode, record},
-    CLUSTER_GONE, DELETED_UNKNOWN, LOCK_LOST, NOT_SUPPORTED, PLAN_MISMATCH,
+    CANCELLED, CLUSTER_GONE, DELETED_UNKNOWN, LOCK_LOST, NOT_SUPPORTED, PLAN_MISMATCH,
     faults::Faults,
     machine::{Event, Illegal, Journal},
     plan, requests,
@@ -300,12 +300,16 @@ impl Run {
         {
             return failed(LOCK_LOST, format!("{by} takes over the cluster's lock by force: nothing more is touched"));
         }
-        if facts.deleting
-            && status.ending.is_none()
-            && !self.journal.committed()
-            && let Some(event) = requests::turn_back(&self.journal, "the operation's object was deleted")
-        {
-            return Some(vec![event]);
+        if facts.deleting && status.ending.is_none() && !self.journal.committed() {
+            if let Some(event) = requests::turn_back(&self.journal, "the operation's object was deleted") {
+                return Some(vec![event]);
+            }
+            if let Some(step) = self.journal.short_of_no_return() {
+                return failed(
+                    CANCELLED,
+                    format!("the operation's object was deleted, and step {step} is proven to have had no effect"),
+                );
+            }
         }
         if !facts.supported && status.plan.is_none() {
             let message = format!("operations of kind {} are not supported yet", self.journal.subject.kind.as_str());
@@ -365,3 +369,7 @@ pub fn may_be_overridden(journal: &Journal) -> bool {
         && journal.status.point_of_no_return_at.is_none()
         && !journal.committed()
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

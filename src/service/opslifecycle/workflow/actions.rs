@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, ResourceExt,
@@ -10,7 +10,10 @@ use kube::{
 };
 use serde_json::json;
 
-use super::super::manager::{StepCall, StepOutcome};
+use super::super::{
+    manager::{StepCall, StepOutcome},
+    saga::plan::LONGEST,
+};
 use crate::{
     adapter::kubernetes::client::timed,
     api::{cluster::OpenBaoCluster, duration},
@@ -34,8 +37,19 @@ fn required<'a>(config: &'a Config, key: &str) -> Result<&'a str, String> {
         .ok_or_else(|| format!("config.{key} is missing"))
 }
 
+/// How long to wait; like a step's own times never longer than [`LONGEST`].
 pub(super) fn wait_config(config: &Config) -> Result<Duration, String> {
-    duration::parse(required(config, "duration")?).map_err(|error| format!("config.duration: {error}"))
+    let wait = duration::parse(required(config, "duration")?).map_err(|error| format!("config.duration: {error}"))?;
+    if wait > LONGEST {
+        return Err(format!("config.duration is longer than {}", duration::format(LONGEST)));
+    }
+    Ok(wait)
+}
+
+/// When a wait that began `from` is over. A start that somebody else wrote into the journal may lie near the end of all time:
+/// then there is no such moment, and a plain addition would end the process.
+fn wait_until(from: DateTime<Utc>, wait: Duration) -> Option<DateTime<Utc>> {
+    from.checked_add_signed(TimeDelta::from_std(wait).ok()?)
 }
 
 pub(super) async fn wait(call: StepCall<'_>) -> StepOutcome {
@@ -43,7 +57,9 @@ pub(super) async fn wait(call: StepCall<'_>) -> StepOutcome {
         Ok(duration) => duration,
         Err(problem) => return StepOutcome::fatal("InvalidPlan", problem),
     };
-    let until = call.state.started_at.unwrap_or(call.now) + TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX);
+    let Some(until) = wait_until(call.state.started_at.unwrap_or(call.now), duration) else {
+        return StepOutcome::fatal("InvalidPlan", format!("step {} would wait for ever", call.step.name));
+    };
     let left = (until - call.now).to_std().unwrap_or_default();
     if left <= INLINE {
         tokio::time::sleep(left).await;
@@ -137,5 +153,21 @@ pub(super) async fn annotate(call: StepCall<'_>) -> StepOutcome {
         Err(error) => {
             StepOutcome::retryable("Annotate", format!("failed to annotate cluster {}: {error}", cluster.name_any()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_wait_is_so_long_that_its_end_cannot_be_told() {
+        let config = |duration: String| Config::from([("duration".to_owned(), duration)]);
+        assert_eq!(wait_config(&config("30d".into())), Ok(LONGEST));
+        let problem = wait_config(&config("30d1s".into())).unwrap_err();
+        assert!(problem.contains("longer than 30d"), "{problem}");
+        // Each part of it can be counted, and so can their sum.
+        assert!(wait_config(&config("213503d".repeat(450))).is_err());
+        assert_eq!(wait_until(DateTime::<Utc>::MAX_UTC, LONGEST), None);
     }
 }

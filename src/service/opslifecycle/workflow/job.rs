@@ -240,20 +240,39 @@ pub(super) async fn run(call: StepCall<'_>) -> StepOutcome {
         Err(error) if error.is_invalid() => {
             StepOutcome::fatal("InvalidJob", format!("the API server refuses Job {name}: {error}"))
         }
+        // What must happen once is not called again to be made later: a quota that is used up now is told as what it is.
+        Err(error) if error.is_forbidden() && call.receipt().is_some() => StepOutcome::retryable(
+            "JobRefused",
+            format!("the API server refuses Job {name}, so it was not made: {error}"),
+        ),
         Err(error) => unreachable(error),
     }
 }
 
-/// Whether the Job of a `OnceOnly` step was made. One that was not is not applied: nobody else makes it.
+/// What became of the Job of a `OnceOnly` step.
 pub(super) async fn prove(call: StepCall<'_>) -> StepOutcome {
     let name = name(call.op, &call.step.name, call.state.attempt);
     match look(call.ad, call.op, &name).await {
         Err(error) => StepOutcome::in_progress(format!("Job {name}: {error}; trying again")),
-        Ok(None) => StepOutcome::NotApplied { message: format!("Job {name} was never created") },
-        Ok(Some(State::Failed(why))) => {
+        Ok(state) => proven(&name, state),
+    }
+}
+
+/// A Job that is not there proves nothing. Nothing is written between the receipt and the Job that would tell one that was
+/// never made from one that ran and was deleted; nor would making it again, for its name is free as soon as it is gone. So a
+/// driver that dies in just that moment leaves an outcome that a person has to look into, and nothing ever runs twice.
+fn proven(name: &str, state: Option<State>) -> StepOutcome {
+    match state {
+        None => StepOutcome::Unknown {
+            message: format!(
+                "Job {name} is not there: it was deleted, or the operator died before it was made. Look whether its work is \
+                 done; then say Abandon, and ask for what is left by another operation"
+            ),
+        },
+        Some(State::Failed(why)) => {
             StepOutcome::Unknown { message: format!("Job {name} failed, and how far it came is not known: {why}") }
         }
-        Ok(Some(state)) => outcome(&name, state),
+        Some(state) => outcome(name, state),
     }
 }
 
@@ -359,6 +378,15 @@ mod tests {
         let mut unannotated = ended("Complete");
         unannotated.metadata.annotations = None;
         assert_eq!(judge(&unannotated, &[], "op-uid"), State::Foreign);
+    }
+
+    #[test]
+    fn a_job_of_a_step_that_happens_once_and_is_not_there_may_have_run() {
+        let gone = proven("flow-a-1", None);
+        assert!(matches!(&gone, StepOutcome::Unknown { message } if message.contains("flow-a-1")), "{gone:?}");
+        assert!(matches!(proven("j", Some(State::Failed(String::new()))), StepOutcome::Unknown { .. }));
+        assert!(matches!(proven("j", Some(State::Running)), StepOutcome::Waiting { .. }));
+        assert_eq!(proven("j", Some(State::Complete)), StepOutcome::done_with([("job", "j")]));
     }
 
     #[test]

@@ -41,6 +41,8 @@ struct Known {
     token: Option<(Token, DateTime<Utc>)>,
     /// The attempt whose mover was gone without anyone to say since when, and when that was first seen.
     gone: Option<(i32, DateTime<Utc>)>,
+    /// When the step began whose servers have to be restarted, and when that was first seen.
+    harmed: Option<(DateTime<Utc>, DateTime<Utc>)>,
 }
 
 impl Witnesses {
@@ -69,6 +71,14 @@ impl Witnesses {
         self.of(operation_uid, |known| match known.gone {
             Some((of, since)) if of == attempt => since,
             _ => known.gone.insert((attempt, now)).1,
+        })
+    }
+
+    /// When it was first seen that servers have to be restarted, in the step that began then, `now` being one such time.
+    pub fn harmed_since(&self, operation_uid: &str, began: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
+        self.of(operation_uid, |known| match known.harmed {
+            Some((of, since)) if of == began => since,
+            _ => known.harmed.insert((began, now)).1,
         })
     }
 
@@ -181,6 +191,16 @@ mod tests {
             assert!(witnesses.get(&format!("o{other}"), now).is_none());
         }
         assert!(witnesses.get("u", now).is_some());
+    }
+
+    #[test]
+    fn servers_are_to_be_restarted_since_that_was_first_seen_and_a_resume_counts_anew() {
+        let witnesses = Witnesses::default();
+        let began: DateTime<Utc> = "2026-11-21T03:00:00Z".parse().unwrap();
+        let (seen, later) = (began + TimeDelta::minutes(1), began + TimeDelta::minutes(40));
+        assert_eq!(witnesses.harmed_since("u", began, seen), seen);
+        assert_eq!(witnesses.harmed_since("u", began, later), seen);
+        assert_eq!(witnesses.harmed_since("u", later, later), later);
     }
 
     #[test]

@@ -33,13 +33,18 @@ const LOOK_CLOSELY: Duration = Duration::from_millis(300);
 /// How often where each look takes a login.
 const LOOK_WITH_LOGIN: Duration = Duration::from_secs(1);
 
-/// When the last server was restarted, once every server has been since `recorded` was written.
+/// When the last server that its restart could help was restarted, once each of those has been since `recorded` was written.
+/// While servers are sealed it is they: one that says nothing may never come back, and must not keep the others from being
+/// judged. A pod on its way out has had its turn.
 pub fn all_restarted_at(members: &[Member], recorded: &BTreeMap<String, String>) -> Option<DateTime<Utc>> {
-    let again = |member: &&Member| recorded.get(&member.name).is_none_or(|uid| *uid != member.uid);
-    if members.is_empty() || !members.iter().all(|member| again(&member)) {
+    let is_sealed = |member: &Member| member.state() == Some(HealthState::Sealed);
+    let any_sealed = members.iter().any(is_sealed);
+    let counts = |member: &&Member| !member.terminating && (is_sealed(member) || !any_sealed);
+    let again = |member: &Member| recorded.get(&member.name).is_none_or(|uid| *uid != member.uid);
+    if !members.iter().filter(counts).all(again) {
         return None;
     }
-    members.iter().filter_map(|member| member.created).max()
+    members.iter().filter(counts).filter_map(|member| member.created).max()
 }
 
 /// Deletes those of `names` that still are the recorded pods.
@@ -279,7 +284,9 @@ async fn healthy(step: &Step<'_>) -> StepOutcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datapath::protocol::Claim;
     use crate::service::cluster::observe::tests::member;
+    use crate::service::restore::decide::prove;
     use HealthState::{Active, Sealed, Standby};
 
     fn recorded() -> BTreeMap<String, String> {
@@ -345,6 +352,36 @@ mod tests {
         members[0].uid = "uid-0".into();
         assert_eq!(all_restarted_at(&members, &recorded()), None);
         assert_eq!(all_restarted_at(&[], &recorded()), None);
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_does_not_keep_the_sealed_ones_from_being_named() {
+        let at = |seconds: i64| DateTime::from_timestamp(1_795_000_000 + seconds, 0).unwrap();
+        // On a dead node, or crashing again and again in the same pod: the claim was at 0, the other two were restarted at 40.
+        let mut silent = member(2, Sealed, None);
+        silent.health = None;
+        let mut members = vec![member(0, Sealed, None), member(1, Sealed, None), silent];
+        assert_eq!(all_restarted_at(&members, &recorded()), None);
+        for one in &mut members[..2] {
+            *one = restarted(one.clone());
+            one.created = Some(at(40));
+        }
+        assert_eq!(all_restarted_at(&members, &recorded()), Some(at(40)));
+        let facts = prove::Facts {
+            claim: Some(Claim { pod_uid: "m".into(), fence: 1, leader_pod_uid: "uid-0".into(), at: at(0) }),
+            mover: prove::Mover::Gone { at: at(1) },
+            members: evidence::seen(&members),
+            restarted_at: all_restarted_at(&members, &recorded()),
+            ..prove::Facts::default()
+        };
+        assert!(matches!(prove::prove(&facts, at(100)), prove::Outcome::Wait(_)));
+        let sealed = prove::Outcome::Sealed { pods: vec!["kelp-0".into(), "kelp-1".into()] };
+        assert_eq!(prove::prove(&facts, at(131)), sealed);
+        // One of the two seals itself again in its old pod: that one has not had its turn.
+        members[1] = member(1, Sealed, None);
+        assert_eq!(all_restarted_at(&members, &recorded()), None);
+        members[1].terminating = true;
+        assert_eq!(all_restarted_at(&members, &recorded()), Some(at(40)), "it is on its way out");
     }
 
     #[test]

@@ -62,6 +62,10 @@ pub async fn grant(step: &Step<'_>) -> StepOutcome {
         Ok(_) => {}
         Err(error) => return not_yet(chain(&error)),
     }
+    if step.inputs.onto.is_none() && step.call.op.metadata.deletion_timestamp.is_some() {
+        // Nobody's wish any more. A rollback goes on: its servers are empty, and this is how they get their data back.
+        return StepOutcome::fatal("Deleted", "the restore was deleted; nothing was submitted");
+    }
     let (pod_uid, report) = match preflight::ready(step).await {
         Ok(preflight::Prepared::Ready { pod_uid, report }) => (pod_uid, report),
         Ok(preflight::Prepared::Working(what)) => {
@@ -301,6 +305,10 @@ async fn looked(step: &Step<'_>) -> Result<Looked, StepOutcome> {
         Outcome::Restart { why, .. } if step.call.fence.is_none() => {
             unknown(&format!("the servers {why}, and the cluster's lock is in other hands: nobody is restarted"))
         }
+        Outcome::Restart { why, .. } if since_harm(step, Utc::now()) > prove::PROOF_DEADLINE => {
+            let minutes = prove::PROOF_DEADLINE.num_minutes();
+            unknown(&format!("the servers {why}, and could not be restarted within {minutes} minutes"))
+        }
         Outcome::Restart { pods: names, why } => {
             restart::delete(step, cluster, &members, &names, &read.servers).await;
             StepOutcome::in_progress(format!("restarting {} once, because they {why}", names.join(", ")))
@@ -309,6 +317,12 @@ async fn looked(step: &Step<'_>) -> Result<Looked, StepOutcome> {
         Outcome::Unknown(message) => unknown(&message),
     };
     Ok(Looked::Settled(settled))
+}
+
+/// For how long servers have been to be restarted. A `Resume` begins a wait of its own.
+fn since_harm(step: &Step<'_>, now: DateTime<Utc>) -> TimeDelta {
+    let began = step.call.state.started_at.unwrap_or(now);
+    now - step.witnesses.harmed_since(&step.uid, began, now)
 }
 
 fn unknown(message: &str) -> StepOutcome {

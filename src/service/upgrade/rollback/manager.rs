@@ -64,13 +64,7 @@ impl Manager for RollbackManager {
     }
 
     fn finish<'a>(&'a self, call: FinishCall<'a>) -> BoxFuture<'a, StepOutcome> {
-        async move {
-            match super::super::manager::stop_children(&call).await {
-                StepOutcome::Done { .. } => self.restores.finish(call).await,
-                waiting => waiting,
-            }
-        }
-        .boxed()
+        self.restores.finish(call)
     }
 }
 

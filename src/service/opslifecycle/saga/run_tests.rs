@@ -1,0 +1,160 @@
+//! Single journals whose next move matters most: what is deleted, and what is told to go on while it ends.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{
+    api::{
+        cluster::status::LockOperation,
+        common::{RequestAction, RequestOutcome},
+        operation::{LockPlan, Plan, Receipt, StepKind, StepSpec},
+    },
+    service::opslifecycle::{manager::StepOutcome, saga::machine::Subject},
+};
+
+const FENCE: i64 = 7;
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000, 0).unwrap()
+}
+
+/// A look, and behind it the point of no return, whose step is of this kind.
+fn plan(kind: StepKind) -> Plan {
+    let step = |name: &str, kind| StepSpec { name: name.into(), action: "x".into(), kind, ..StepSpec::default() };
+    let mut send = step("send", kind);
+    send.depends_on = vec!["look".into()];
+    let lock = LockPlan {
+        operation: LockOperation::Restore,
+        holder: "openbaorestore/r".into(),
+        holder_uid: "u".into(),
+        before: None,
+        force: false,
+        message: None,
+    };
+    Plan {
+        steps: vec![step("look", StepKind::Idempotent), send],
+        lock: Some(lock),
+        point_of_no_return: Some("send".into()),
+        ..Plan::default()
+    }
+}
+
+/// The journal of `plan` under its lock, after these events.
+fn journal(plan: Plan, events: Vec<Event>) -> Journal {
+    let subject = Subject { operation_uid: "u".into(), kind: OperationKind::Restore, ..Subject::default() };
+    let mut journal = Journal { subject, ..Journal::default() };
+    let hash = plan::hash(&plan, &BTreeMap::new());
+    let begun = [
+        Event::Frozen { plan, inputs: BTreeMap::new(), hash },
+        Event::LockTaken { fence: FENCE, acquired_at: now(), replaced: None },
+        Event::StepStarted { step: 0, receipt: None },
+        Event::StepDone { step: 0, output: BTreeMap::new() },
+    ];
+    for event in begun.into_iter().chain(events) {
+        journal.apply(&event, now()).unwrap();
+    }
+    journal
+}
+
+fn started(kind: StepKind) -> Event {
+    let receipt = (kind == StepKind::OnceOnly).then(|| Receipt { pod_uid: None, fence: Some(FENCE), at: now() });
+    Event::StepStarted { step: 1, receipt }
+}
+
+fn failed_for_now() -> Event {
+    let retry_at = Some(now() + TimeDelta::seconds(5));
+    Event::StepFailed { step: 1, reason: "NotSubmitted".into(), message: "not yet".into(), retry_at }
+}
+
+fn facts() -> Facts {
+    Facts {
+        now: now(),
+        deleting: false,
+        cluster_gone: false,
+        lock: LockSeen::Ours { fence: FENCE, shows: Shows { parked: false, committed: true } },
+        overridden_by: None,
+        supported: true,
+        message_written_at: None,
+    }
+}
+
+/// Does what is asked for until it calls the manager, waits or is over: what was asked, and the journal then.
+fn carried_out(journal: Journal, requests: Vec<Request>, mut facts: Facts) -> (Vec<Ask>, Journal) {
+    let mut run = Run::new(journal, requests, Faults::default());
+    let mut asked = vec![];
+    for _ in 0..100 {
+        let ask = run.next(&facts).unwrap();
+        asked.push(ask.clone());
+        match ask {
+            Ask::Commit => run.committed(),
+            Ask::Look => run.looked(),
+            Ask::Finish { .. } => run.finished(StepOutcome::done(), Duration::ZERO, &facts),
+            Ask::Release => run.released(&mut facts).unwrap(),
+            _ => return (asked, run.journal().clone()),
+        }
+    }
+    panic!("it comes to no end: {asked:?}");
+}
+
+fn deleting() -> Facts {
+    // Long after the next attempt was due.
+    Facts { deleting: true, now: now() + TimeDelta::minutes(5), ..facts() }
+}
+
+#[test]
+fn what_is_deleted_between_two_attempts_without_effect_ends_and_is_not_tried_again() {
+    let proven = Event::StepNotApplied {
+        step: 1,
+        message: "the old data is served".into(),
+        retry_at: Some(now() + TimeDelta::seconds(5)),
+    };
+    for end in [failed_for_now(), proven] {
+        let before = journal(plan(StepKind::OnceOnly), vec![started(StepKind::OnceOnly), end]);
+        assert!(before.status.point_of_no_return_at.is_some() && !before.committed());
+        let (asked, after) = carried_out(before, vec![], deleting());
+        assert_eq!(after.status.phase, OperationPhase::Failed);
+        assert_eq!(after.status.steps[1].attempt, 1, "{asked:?}");
+        assert!(asked.contains(&Ask::Finish { ending: OperationPhase::Failed }), "its Job is stopped: {asked:?}");
+        assert!(asked.contains(&Ask::Release) && after.lock().is_none());
+    }
+}
+
+#[test]
+fn what_is_deleted_past_its_point_of_no_return_goes_on() {
+    let kind = StepKind::OnceOnly;
+    let (asked, _) = carried_out(journal(plan(kind), vec![started(kind)]), vec![], deleting());
+    assert_eq!(asked.last(), Some(&Ask::Call(Call { step: 1, mode: StepMode::Prove, undoes: None })));
+    let kind = StepKind::ReadVerify;
+    let (asked, _) = carried_out(journal(plan(kind), vec![started(kind), failed_for_now()]), vec![], deleting());
+    assert_eq!(
+        asked.last(),
+        Some(&Ask::Call(Call { step: 1, mode: StepMode::Run, undoes: None })),
+        "what may have done half of its work is brought to its end"
+    );
+    let kind = StepKind::OnceOnly;
+    let mut undoable = plan(kind);
+    undoable.steps[0].compensate = Some("undo".into());
+    undoable.steps.push(StepSpec { name: "undo".into(), action: "x".into(), ..StepSpec::default() });
+    let (asked, _) = carried_out(journal(undoable, vec![started(kind), failed_for_now()]), vec![], deleting());
+    assert!(matches!(asked.last(), Some(Ask::Call(_))), "nobody would undo what the first step did: {asked:?}");
+}
+
+#[test]
+fn a_resume_of_what_ends_because_it_was_deleted_neither_wakes_it_nor_gives_its_lock_away() {
+    let kind = StepKind::OnceOnly;
+    let unknown = Event::StepUnknown { step: 1, message: "nobody can tell".into() };
+    let closing = Event::Ending {
+        phase: OperationPhase::Failed,
+        reason: DELETED_UNKNOWN.into(),
+        message: "deleted while its outcome was unknown".into(),
+    };
+    let before = journal(plan(kind), vec![started(kind), unknown, closing]);
+    let mut resumed = before.clone();
+    assert!(resumed.apply(&Event::Resumed { by: "ops".into() }, now()).is_err());
+    let resume = Request { nonce: "1".into(), action: RequestAction::Resume, ..Request::default() };
+    let (asked, after) = carried_out(before, vec![resume], deleting());
+    assert_eq!(after.status.handled_requests[0].outcome, RequestOutcome::Superseded);
+    assert_eq!(after.status.phase, OperationPhase::Failed);
+    assert_eq!(after.status.reason.as_deref(), Some(DELETED_UNKNOWN));
+    assert!(!asked.contains(&Ask::Release) && after.lock().is_some(), "{asked:?}");
+}
