@@ -45,6 +45,35 @@ async fn a_fresh_cluster_with_the_same_key_gets_the_data_of_the_lost_one_across_
 
 #[tokio::test]
 #[ignore = "long: cargo xtask test --soak"]
+async fn a_token_of_the_lost_cluster_which_the_new_one_does_not_know_gives_the_operator_its_access_again() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("restore-token").await;
+    let _operator = operator(&namespace).await;
+    let bay = Bay::start(&namespace, 1, "2.7.2").await;
+    let token = bay.login().await;
+    bay.put(&token, "pearl", "before").await;
+    let key = bay.backup("first").await;
+    let secret = namespace.kubectl(&["get", "secret", "kelp-unseal-key", "-o", "jsonpath={.data.key}"]).await;
+    let unseal = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "coral-unseal-key"},
+        "data": {"key": secret.trim()}});
+    namespace.apply(&format!("{unseal}\n---\n{}", manifest("coral", 1, "2.7.2", ""))).await;
+    let coral = Bay { namespace: &namespace, name: "coral".to_owned() };
+    coral.whole(1).await;
+    assert!(!coral.knows(&token).await, "it is a token of the data that is about to come");
+    coral.secret("of-the-lost", "token", &token).await;
+    let spec = json!({"source": {"key": key}, "tokenSecretRef": {"name": "of-the-lost"}, "force": true});
+    coral.restore("rescue", spec).await;
+    let restore = coral.ended("rescue", LONG).await;
+    assert_eq!(end(&restore).0, RestorePhase::Completed, "{:?}", restore.status);
+    let conditions = restore.status.unwrap().conditions;
+    let access = conditions.iter().find(|condition| condition.type_ == "OperatorAccess").unwrap();
+    assert_eq!(access.status, "True", "{}", access.message);
+    assert_eq!(coral.word(&token, "pearl").await.as_deref(), Some("before"));
+    coral.free().await;
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn another_seal_that_is_waived_ends_sealed_with_the_key_named() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("restore-seal").await;
