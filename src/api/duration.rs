@@ -60,7 +60,8 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     Ok(total)
 }
 
-/// Writes a duration the way people read it: the largest units first, no part that is zero, milliseconds below ten seconds.
+/// Writes a duration the way people read it: the largest units first, no part that is zero, tenths below ten seconds and
+/// milliseconds below one. What is smaller is cut off.
 pub fn format(duration: Duration) -> String {
     let millis = duration.as_millis();
     if millis < 1_000 {
