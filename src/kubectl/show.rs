@@ -50,7 +50,8 @@ pub async fn operations(connection: &Connection, filter: Ops) -> Result<(), Erro
             Some(phase_named(&word).ok_or_else(|| Error::Phase(word, all()))?)
         }
     };
-    let since = since.map(|since| now - TimeDelta::from_std(since).unwrap_or(TimeDelta::MAX));
+    // Longer ago than a calendar reaches is no limit at all.
+    let since = since.and_then(|since| now.checked_sub_signed(TimeDelta::from_std(since).ok()?));
     let filter = Filter { cluster, name, phase, since, limit };
     let operations = filter.apply(connection.list(all_namespaces).await?);
     match connection.encode(&List::from(operations.as_slice()))? {

@@ -327,6 +327,15 @@ pub struct UpgradeStatus {
     pub point_of_no_return_at: Option<DateTime<Utc>>,
 }
 
+impl super::OpenBaoCluster {
+    /// Whether a rollback has wiped the servers and not restored them (yet): what they hold must neither be backed up nor
+    /// upgraded, for it is nobody's data.
+    pub fn is_half_restored(&self) -> bool {
+        let upgrade = self.status.as_ref().and_then(|status| status.upgrade.as_ref());
+        upgrade.and_then(|upgrade| upgrade.servers.as_ref()).is_some_and(|servers| servers.closed)
+    }
+}
+
 /// The servers of a cluster whose upgrade is being rolled back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

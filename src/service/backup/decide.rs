@@ -197,6 +197,9 @@ impl<O: AsRef<OpenBaoOperation>> Deciding<'_, O> {
                 | (LockOperation::Maintenance | LockOperation::Backup, _) => {}
             }
         }
+        if cluster.is_half_restored() {
+            return Some(Hindrance::HalfRestored);
+        }
         if let Some(running) = self.live(false) {
             return Some(Hindrance::Running(running));
         }
@@ -261,6 +264,10 @@ enum Hindrance {
     Upgrade(String),
     #[error("backup {0} has not ended yet")]
     Running(String),
+    #[error(
+        "a rollback has wiped the servers and not restored them: a backup of them would pass for the newest good one"
+    )]
+    HalfRestored,
     #[error("OpenBao is not initialised yet: there is nothing to back up")]
     NotInitialized,
 }
@@ -272,6 +279,7 @@ impl Hindrance {
             Self::RestorePending(_) => "RestorePending",
             Self::Restore(_) => "RestoreHoldsLock",
             Self::Upgrade(_) => "UpgradeHoldsLock",
+            Self::HalfRestored => "RollbackUnfinished",
             Self::Running(_) => "BackupRunning",
             Self::NotInitialized => "NotInitialized",
         }

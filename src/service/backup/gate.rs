@@ -23,6 +23,10 @@ const LAST_WORD: TimeDelta = TimeDelta::seconds(10);
 const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(super) async fn run(work: &Work<'_>, cluster: &OpenBaoCluster) -> StepOutcome {
+    if cluster.is_half_restored() {
+        let why = "a rollback has wiped the servers and not restored them: a backup of them would pass for the newest good one";
+        return StepOutcome::fatal("RollbackUnfinished", why);
+    }
     if let Some(missing) = missing(work).await {
         return wait_or_fail(work, "Prerequisites", missing, PATIENCE);
     }

@@ -405,6 +405,10 @@ pub fn obstacle(cluster: &OpenBaoCluster, pending_restore: Option<&str>) -> Opti
     if let Some(restore) = pending_restore {
         return Some((reason::WAITING, format!("restore {restore} goes first")));
     }
+    if cluster.is_half_restored() {
+        let message = "a rollback has wiped the servers and not restored them: create another Rollback first";
+        return Some((reason::WAITING, message.to_owned()));
+    }
     if upgrade.strategy == UpgradeStrategy::BlueGreen {
         let message = "spec.upgrade.strategy BlueGreen is not available yet: set RollingUpdate";
         return Some((reason::NOT_SUPPORTED, message.to_owned()));

@@ -111,6 +111,11 @@ fn each_obstacle_is_named_and_nothing_is_created() {
     let paused = cluster("2.7.2", |cluster| cluster.spec.paused = true);
     let bare = cluster("2.7.2", |cluster| cluster.spec.backup = None);
     let blue_green = cluster("2.7.2", |cluster| cluster.spec.upgrade.strategy = UpgradeStrategy::BlueGreen);
+    let wiped = cluster("2.7.2", |cluster| {
+        let servers = crate::api::ServersDirective { count: 1, initialize: false, closed: true };
+        cluster.status.as_mut().unwrap().upgrade.as_mut().unwrap().servers = Some(servers);
+    });
+    assert_eq!(obstacle(&wiped, None).map(|(reason, _)| reason), Some("Waiting"), "a rollout asks this too");
     for (cluster, reason) in [(paused, "Paused"), (bare, "PrerequisitesMissing"), (blue_green, "NotSupported")] {
         let decision = decided(&cluster, &[]);
         assert!(decision.create.is_none());

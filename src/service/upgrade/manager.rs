@@ -118,6 +118,10 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
         ));
     };
     let seal = spec.unseal.type_.as_str();
+    if call.cluster.is_half_restored() {
+        let message = "a rollback has wiped the servers and not restored them: create another Rollback first";
+        return Err(Refusal::constraint("RollbackUnfinished", message));
+    }
     if let Some(runs) = elsewhere(call.cluster, &from) {
         let (namespace, name) = (call.cluster.namespace().unwrap_or_default(), call.cluster.name_any());
         let others = call.ad.caches.operations_of(&namespace, &name);

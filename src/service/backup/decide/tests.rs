@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::{ActorSource, OperationPhase};
+use crate::api::{ActorSource, OperationPhase, ServersDirective, UpgradeStatus};
 
 const UID: &str = "c1c1c1c1";
 
@@ -133,6 +133,9 @@ fn what_stands_in_the_way_of_a_scheduled_backup_is_named() {
         cluster.status.as_mut().unwrap().initialized = None;
         cluster
     };
+    let mut wiped = cluster();
+    let servers = ServersDirective { count: 1, initialize: false, closed: true };
+    wiped.status.as_mut().unwrap().upgrade = Some(UpgradeStatus { servers: Some(servers), ..UpgradeStatus::default() });
     let running = vec![operation("kelp-backup-1", "Running", None, json!({}))];
     let child = vec![operation("x", "Running", None, json!({"spec": {"parameters": {"role": "Safety"}}}))];
     let verifying = vec![operation("x", "Running", None, json!({"spec": {"parameters": {"mode": "Verify"}}}))];
@@ -152,6 +155,7 @@ fn what_stands_in_the_way_of_a_scheduled_backup_is_named() {
         ("a child works for its parent", cluster(), child, None, None),
         ("a verification disturbs nobody", cluster(), verifying, None, None),
         ("another cluster's", cluster(), elsewhere, None, None),
+        ("what a rollback wiped", wiped, vec![], None, Some("RollbackUnfinished")),
         ("nothing to back up", young, vec![], None, Some("NotInitialized")),
     ] {
         let facts = BackupFacts { cluster: &cluster, operations: &operations, pending_restore: pending };
