@@ -13,7 +13,7 @@ use crate::adapter::kubernetes::{
     client::{RequestError, timed},
     owner::is_controlled_by,
 };
-use futures::{FutureExt, TryStreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt, api::PostParams};
 use serde::{Serialize, de::DeserializeOwned};
@@ -207,7 +207,8 @@ impl Applier {
         if ours { Ok(()) } else { Err(Error::NotOurs { kind: K::kind(&()).into_owned(), name: found.name_any() }) }
     }
 
-    /// Everything that follows from the spec alone, at the same time: nothing in it waits for anything else in it.
+    /// Everything that follows from the spec alone, at the same time. Only the binding waits for its role: whoever binds a
+    /// role that is not there is refused, as the API server looks what it would grant.
     pub async fn plain(&self, facts: &Facts, wanted: Plain) -> Result<(), Error> {
         // A new kind of object does not compile before it is applied here.
         let Plain { services, service_accounts, role, role_binding, config_maps, budget } = wanted;
@@ -224,8 +225,11 @@ impl Applier {
         self.each(&writes, &facts.services, services);
         self.each(&writes, &facts.service_accounts, service_accounts);
         self.each(&writes, &facts.config_maps, config_maps);
-        writes.push(self.ensure(facts.role.as_deref(), role).boxed());
-        writes.push(self.ensure(facts.role_binding.as_deref(), role_binding).boxed());
+        let rights = async {
+            self.ensure(facts.role.as_deref(), role).await?;
+            self.ensure(facts.role_binding.as_deref(), role_binding).await
+        };
+        writes.push(rights.boxed());
         match (budget, &facts.budget) {
             (Some(budget), live) => writes.push(self.ensure(live.as_deref(), budget).boxed()),
             (None, Some(live)) => writes.push(self.remove(live.as_ref()).boxed()),
@@ -234,7 +238,8 @@ impl Applier {
         for account in &unwanted {
             writes.push(self.remove(account.as_ref()).boxed());
         }
-        writes.try_collect::<Vec<()>>().await.map(drop)
+        // All of them to their end: a request that is dropped on its way is one to be made again.
+        writes.collect::<Vec<_>>().await.into_iter().collect()
     }
 
     fn each<'a, K>(
