@@ -30,7 +30,7 @@ use crate::{
         metrics::metrics,
         openbao::HealthState,
     },
-    api::{Direction, LockMode, OpenBaoCluster, OpenBaoClusterStatus, OperationKind, conditions::reason},
+    api::{ClusterPhase, Direction, LockMode, OpenBaoCluster, OpenBaoClusterStatus, OperationKind, conditions::reason},
     causes::chain,
     service::upgrade::request,
 };
@@ -58,6 +58,8 @@ const LASTING: Duration = Duration::from_secs(300);
 const LASTING_PACE: Duration = Duration::from_secs(15);
 /// While a cluster starts for the first time, its status shows the way in steps of this, not each event.
 const STATUS_PACE: Duration = Duration::from_secs(8);
+/// The same during an upgrade: its own journal tells each step, and its members come and go every few seconds.
+const UPGRADE_STATUS_PACE: Duration = Duration::from_secs(4);
 
 /// Why a look could not be finished. Another one follows.
 #[derive(Debug, thiserror::Error)]
@@ -199,8 +201,7 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
         Err(_) => (Acted::default(), None),
     };
     // During the first start there are better things to do than to ask who votes.
-    let started =
-        cluster.status.as_ref().is_some_and(|status| status.phase != Some(crate::api::ClusterPhase::Initializing));
+    let started = cluster.status.as_ref().is_some_and(|status| status.phase != Some(ClusterPhase::Initializing));
     if let Ok(spec) = &valid
         && started
     {
@@ -620,18 +621,22 @@ fn is_busy(seen: &Observed<'_>, next: &OpenBaoClusterStatus, members: &[Member])
         && (seen.stage == Stage::Bootstrapping || !all_serve || locked || next.active_leader.is_none() || !all_vote)
 }
 
-/// Whether a status is worth a write. On the way to the first "Available" only changes of conditions are, or one every few
-/// seconds: each event of three starting pods would be a write otherwise.
+/// Whether a status is worth a write. On the way to the first "Available", and during an upgrade, only a new trouble is, or
+/// one every few seconds: each event of three starting pods would be a write otherwise.
 fn is_news(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus, notes: &Notes) -> bool {
     let (old, new) = (status::plane(before), status::plane(next));
     if old == new {
         return false;
     }
-    let starting = new.phase == Some(crate::api::ClusterPhase::Initializing)
-        && old.phase.is_none_or(|phase| phase == crate::api::ClusterPhase::Initializing);
-    let recent = notes.status_written.is_some_and(|at| at.elapsed() < STATUS_PACE);
-    let new_trouble = has_trouble(&new) && !has_trouble(&old);
-    !starting || !recent || new_trouble
+    let pace = match new.phase {
+        Some(ClusterPhase::Initializing) if old.phase.is_none_or(|phase| phase == ClusterPhase::Initializing) => {
+            STATUS_PACE
+        }
+        Some(ClusterPhase::Upgrading) if old.phase == new.phase => UPGRADE_STATUS_PACE,
+        _ => return true,
+    };
+    let recent = notes.status_written.is_some_and(|at| at.elapsed() < pace);
+    !recent || has_trouble(&new) && !has_trouble(&old)
 }
 
 /// An event for what a person should look at, when it appears.
