@@ -5,7 +5,7 @@
 //! Before `StepDown` everything is undone by putting the old template back and replacing the standbys once more.
 
 use super::{
-    headroom, image, request,
+    gates, request,
     steps::{self, Facts, PodFacts, Turn},
     trouble::trouble,
     versions::{self, Judgement},
@@ -13,7 +13,6 @@ use super::{
 use crate::{
     adapter::{
         Adapters,
-        caches::CLUSTER_LABEL,
         kubernetes::{apply, client::timed},
         openbao::HealthState,
     },
@@ -22,12 +21,7 @@ use crate::{
         StepKind, StepSpec, UpgradeDirective, duration,
     },
     service::{
-        backup::{
-            self,
-            found::is_ours,
-            jobs::{self, Operation},
-            mover::{self, Clear},
-        },
+        backup,
         cluster::{
             build::statefulset::{CONTAINER, IMAGE},
             names, observe,
@@ -45,7 +39,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 const GATE: &str = "GateHealth";
 const GATE_IMAGE: &str = "GateImage";
-const BACKUP: &str = "PreUpgradeBackup";
+pub(super) const BACKUP: &str = "PreUpgradeBackup";
 const GATE_STORAGE: &str = "GateStorage";
 const UPGRADE_STANDBY: &str = "UpgradeStandby";
 /// The step in which an upgrade waits before leadership moves.
@@ -66,12 +60,12 @@ const PERIOD: &str = "period";
 const OTHERS: &str = "others";
 
 /// Output of the backup's step: how large it is.
-const BACKUP_BYTES: &str = "backupBytes";
+pub(super) const BACKUP_BYTES: &str = "backupBytes";
 
 /// How often a step looks again by itself within one call, and for how long: leadership moves in under a second and the
 /// old leader must not outlive that by a poll of several seconds.
-const GLANCE: Duration = Duration::from_millis(250);
-const GLANCES: u32 = 40;
+pub(super) const GLANCE: Duration = Duration::from_millis(250);
+pub(super) const GLANCES: u32 = 40;
 
 /// How long a server gets to stop by itself before it is killed. A server that gave up leadership sits out 10 s without
 /// minding SIGTERM, and by then another one leads.
@@ -279,9 +273,9 @@ async fn run(call: StepCall<'_>) -> StepOutcome {
         call.step.config.get(OTHERS).map(|others| others.split(',').map(str::to_owned).collect()).unwrap_or_default();
     match call.step.action.as_str() {
         GATE => settle(&call, cluster, steps::gate).await,
-        GATE_IMAGE => image_is_there(&call, cluster, &to).await,
+        GATE_IMAGE => gates::image(&call, cluster, &to).await,
         BACKUP => pre_upgrade_backup(&call).await,
-        GATE_STORAGE => storage_suffices(&call, cluster),
+        GATE_STORAGE => gates::storage(&call, cluster),
         // The template itself is rendered by the cluster's reconcile, from this very journal.
         request::UPDATE_TEMPLATE => settle(&call, cluster, |facts| steps::template(facts, &to)).await,
         REVERT_TEMPLATE => settle(&call, cluster, |facts| steps::reverted(facts, &from)).await,
@@ -420,85 +414,6 @@ fn wanted_image(pod: &Pod) -> Option<String> {
 
 fn image_of(pod: &k8s_openapi::api::core::v1::PodSpec) -> Option<String> {
     pod.containers.iter().find(|container| container.name == CONTAINER)?.image.clone()
-}
-
-/// Has the target's image pulled and started once, by a Job that goes again.
-async fn image_is_there(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &UpgradeDirective) -> StepOutcome {
-    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let operation = match Operation::of(call.op, mover::uid_of(Some(cluster))) {
-        Ok(operation) => operation,
-        Err(error) => return StepOutcome::fatal("NotStored", error.text()),
-    };
-    let set = call.ad.caches.stateful_sets.get(&ObjectRef::new(&names::statefulset(&name)).within(&namespace));
-    let Some(servers) = set.and_then(|set| set.spec.as_ref()?.template.spec.clone()) else {
-        return StepOutcome::in_progress("the StatefulSet is not there");
-    };
-    let job_name = jobs::job_name(&operation.name, image::WORD);
-    let mut made = false;
-    let mut reason = String::new();
-    for glance in 0..GLANCES {
-        if glance > 0 {
-            tokio::time::sleep(GLANCE).await;
-        }
-        let known = call.ad.caches.jobs_of(&namespace, &operation.name);
-        let known = known.iter().find(|job| job.name_any() == job_name && is_ours(job.as_ref(), &operation.uid));
-        let Some(job) = known else {
-            if !made {
-                let job = image::job(&operation, &job_name, to, &servers);
-                if let Err(error) = mover::start(call.ad, &operation, &job).await {
-                    return StepOutcome::in_progress(format!("Job {job_name}: {}", error.text()));
-                }
-                made = true;
-                reason = format!("Job {job_name} was just made");
-            }
-            continue;
-        };
-        let pods = mover::known_pods(call.ad, &operation, &job_name);
-        let outcome = match image::judge(job, &pods, to) {
-            Turn::Done(record) => StepOutcome::done_with([("observed", record)]),
-            Turn::Fail { reason, message } => StepOutcome::fatal(reason, message),
-            Turn::Wait(awaited) => {
-                reason = awaited;
-                continue;
-            }
-            Turn::Delete { .. } | Turn::StepDown { .. } | Turn::Overtaken(_) => continue,
-        };
-        // Best effort: what stays has a deadline, and goes by itself.
-        if let Err(error) = mover::clear(call.ad, &operation, Clear::All).await {
-            tracing::warn!(error = %error.text(), job = %job_name, "failed to remove a Job that has done its work");
-        }
-        return outcome;
-    }
-    StepOutcome::in_progress(reason)
-}
-
-/// Compares the volumes with what the backup just found.
-fn storage_suffices(call: &StepCall<'_>, cluster: &OpenBaoCluster) -> StepOutcome {
-    let namespace = cluster.namespace().unwrap_or_default();
-    let journal = call.op.status.as_ref();
-    let backup = journal.and_then(|journal| journal.steps.iter().find(|step| step.name == BACKUP));
-    let bytes = backup.and_then(|step| step.output.get(BACKUP_BYTES)?.parse::<u64>().ok());
-    let Some(bytes) = bytes else {
-        return StepOutcome::done_with([("observed", "the backup's size is not known: nothing to compare")]);
-    };
-    let claims: Vec<(String, String)> = call
-        .ad
-        .caches
-        .claims
-        .state_filter(|claim| {
-            claim.namespace().as_deref() == Some(namespace.as_str())
-                && claim.labels().get(CLUSTER_LABEL).is_some_and(|label| *label == cluster.name_any())
-        })
-        .iter()
-        .filter_map(|claim| {
-            let capacity = claim.status.as_ref()?.capacity.as_ref()?.get("storage")?;
-            Some((claim.name_any(), capacity.0.clone()))
-        })
-        .collect();
-    match headroom::shortage(bytes, claims.iter().map(|(name, capacity)| (name.as_str(), capacity.as_str()))) {
-        Some(shortage) => StepOutcome::in_progress(shortage),
-        None => StepOutcome::done_with([("observed", format!("{} volumes hold {bytes} bytes twice", claims.len()))]),
-    }
 }
 
 async fn pre_upgrade_backup(call: &StepCall<'_>) -> StepOutcome {

@@ -5,6 +5,7 @@
 //! leave its label behind for ever.
 
 pub mod decide;
+mod gates;
 pub mod headroom;
 pub mod image;
 pub mod manager;

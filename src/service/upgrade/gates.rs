@@ -1,0 +1,100 @@
+//! The gates that look beyond the members themselves: whether the new image is there, and whether the volumes suffice.
+
+use super::{
+    headroom, image as check,
+    manager::{BACKUP, BACKUP_BYTES, GLANCE, GLANCES},
+    steps::Turn,
+};
+use crate::{
+    adapter::caches::CLUSTER_LABEL,
+    api::{OpenBaoCluster, UpgradeDirective},
+    service::{
+        backup::{
+            found::is_ours,
+            jobs::{self, Operation},
+            mover::{self, Clear},
+        },
+        cluster::names,
+        opslifecycle::{StepCall, StepOutcome},
+    },
+};
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+
+/// Has the target's image pulled and started once, by a Job that goes again.
+pub async fn image(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &UpgradeDirective) -> StepOutcome {
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let operation = match Operation::of(call.op, mover::uid_of(Some(cluster))) {
+        Ok(operation) => operation,
+        Err(error) => return StepOutcome::fatal("NotStored", error.text()),
+    };
+    let set = call.ad.caches.stateful_sets.get(&ObjectRef::new(&names::statefulset(&name)).within(&namespace));
+    let Some(servers) = set.and_then(|set| set.spec.as_ref()?.template.spec.clone()) else {
+        return StepOutcome::in_progress("the StatefulSet is not there");
+    };
+    let job_name = jobs::job_name(&operation.name, check::WORD);
+    let mut made = false;
+    let mut reason = String::new();
+    for glance in 0..GLANCES {
+        if glance > 0 {
+            tokio::time::sleep(GLANCE).await;
+        }
+        let known = call.ad.caches.jobs_of(&namespace, &operation.name);
+        let known = known.iter().find(|job| job.name_any() == job_name && is_ours(job.as_ref(), &operation.uid));
+        let Some(job) = known else {
+            if !made {
+                let job = check::job(&operation, &job_name, to, &servers);
+                if let Err(error) = mover::start(call.ad, &operation, &job).await {
+                    return StepOutcome::in_progress(format!("Job {job_name}: {}", error.text()));
+                }
+                made = true;
+                reason = format!("Job {job_name} was just made");
+            }
+            continue;
+        };
+        let pods = mover::known_pods(call.ad, &operation, &job_name);
+        let outcome = match check::judge(job, &pods, to) {
+            Turn::Done(record) => StepOutcome::done_with([("observed", record)]),
+            Turn::Fail { reason, message } => StepOutcome::fatal(reason, message),
+            Turn::Wait(awaited) => {
+                reason = awaited;
+                continue;
+            }
+            Turn::Delete { .. } | Turn::StepDown { .. } | Turn::Overtaken(_) => continue,
+        };
+        // Best effort: what stays has a deadline, and goes by itself.
+        if let Err(error) = mover::clear(call.ad, &operation, Clear::All).await {
+            tracing::warn!(error = %error.text(), job = %job_name, "failed to remove a Job that has done its work");
+        }
+        return outcome;
+    }
+    StepOutcome::in_progress(reason)
+}
+
+/// Compares the volumes with what the backup just found.
+pub fn storage(call: &StepCall<'_>, cluster: &OpenBaoCluster) -> StepOutcome {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let journal = call.op.status.as_ref();
+    let backup = journal.and_then(|journal| journal.steps.iter().find(|step| step.name == BACKUP));
+    let bytes = backup.and_then(|step| step.output.get(BACKUP_BYTES)?.parse::<u64>().ok());
+    let Some(bytes) = bytes else {
+        return StepOutcome::done_with([("observed", "the backup's size is not known: nothing to compare")]);
+    };
+    let claims: Vec<(String, String)> = call
+        .ad
+        .caches
+        .claims
+        .state_filter(|claim| {
+            claim.namespace().as_deref() == Some(namespace.as_str())
+                && claim.labels().get(CLUSTER_LABEL).is_some_and(|label| *label == cluster.name_any())
+        })
+        .iter()
+        .filter_map(|claim| {
+            let capacity = claim.status.as_ref()?.capacity.as_ref()?.get("storage")?;
+            Some((claim.name_any(), capacity.0.clone()))
+        })
+        .collect();
+    match headroom::shortage(bytes, claims.iter().map(|(name, capacity)| (name.as_str(), capacity.as_str()))) {
+        Some(shortage) => StepOutcome::in_progress(shortage),
+        None => StepOutcome::done_with([("observed", format!("{} volumes hold {bytes} bytes twice", claims.len()))]),
+    }
+}
