@@ -193,6 +193,11 @@ impl Caches {
         self.pods.state_filter(|pod| belongs(pod, namespace, CLUSTER_LABEL, cluster))
     }
 
+    /// The volume claims of a cluster's servers, in no order.
+    pub fn claims_of(&self, namespace: &str, cluster: &str) -> Vec<Arc<PersistentVolumeClaim>> {
+        self.claims.state_filter(|claim| belongs(claim, namespace, CLUSTER_LABEL, cluster))
+    }
+
     /// The Jobs of a cluster's operations, in no order.
     pub fn jobs_of_cluster(&self, namespace: &str, cluster: &str) -> Vec<Arc<Job>> {
         self.jobs.state_filter(|job| belongs(job, namespace, CLUSTER_LABEL, cluster))

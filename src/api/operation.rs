@@ -104,6 +104,16 @@ pub struct OpenBaoOperationSpec {
 }
 
 impl OpenBaoOperation {
+    /// Its phase; one that nobody has looked at yet is pending.
+    pub fn phase(&self) -> OperationPhase {
+        self.status.as_ref().map(|status| status.phase).unwrap_or_default()
+    }
+
+    /// Whether it has come to its end, whatever that is.
+    pub fn has_ended(&self) -> bool {
+        self.phase().is_terminal()
+    }
+
     /// Whether a person wants this record kept, and the backup that it is about.
     pub fn is_pinned(&self) -> bool {
         let pin = self.metadata.annotations.as_ref().and_then(|annotations| annotations.get(PINNED_ANNOTATION));

@@ -90,9 +90,8 @@ fn woken(touched: &Touched, store: &Store<OpenBaoOperation>) -> Vec<ObjectRef<Op
         KIND => {
             // Its own change; and its end, for those that wait for it.
             let mut woken = vec![ObjectRef::new(&touched.name).within(&touched.namespace)];
-            let ended = store
-                .get(&ObjectRef::new(&touched.name).within(&touched.namespace))
-                .is_some_and(|op| op.status.as_ref().is_some_and(|status| status.phase.is_terminal()));
+            let ended =
+                store.get(&ObjectRef::new(&touched.name).within(&touched.namespace)).is_some_and(|op| op.has_ended());
             if ended {
                 woken.extend(waiting(touched, store));
             }
@@ -115,7 +114,7 @@ fn waiting(touched: &Touched, store: &Store<OpenBaoOperation>) -> Vec<ObjectRef<
     let unfinished = store.state_filter(|op| {
         op.spec.cluster == *cluster
             && op.metadata.namespace.as_deref() == Some(&touched.namespace)
-            && (!op.status.as_ref().is_some_and(|status| status.phase.is_terminal()) || !op.finalizers().is_empty())
+            && (!op.has_ended() || !op.finalizers().is_empty())
     });
     unfinished.iter().map(|op| ObjectRef::from_obj(op.as_ref())).collect()
 }

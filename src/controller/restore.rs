@@ -337,7 +337,7 @@ async fn depart(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Error
     let name = plan::operation_name(restore);
     let found = fresh_operation(ad, restore, &name).await?;
     let own = found.filter(|operation| is_controlled_by(operation, &restore.uid().unwrap_or_default()));
-    let live = own.filter(|operation| operation.status.as_ref().is_none_or(|status| !status.phase.is_terminal()));
+    let live = own.filter(|operation| !operation.has_ended());
     let Some(operation) = live else {
         set_finalizer(ad, restore, false).await?;
         return Ok(Action::await_change());

@@ -3,12 +3,18 @@
 use std::time::Duration;
 
 use openbao_operator::api::RestorePhase;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::setup::{Bay, end, manifest, operator};
-use crate::harness::{Cluster, eventually};
+use crate::harness::{Cluster, Namespace, eventually};
 
 const LONG: Duration = Duration::from_secs(420);
+
+/// The seal key of `kelp` as a Secret for `coral`.
+async fn same_seal(namespace: &Namespace) -> Value {
+    let secret = namespace.kubectl(&["get", "secret", "kelp-unseal-key", "-o", "jsonpath={.data.key}"]).await;
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "coral-unseal-key"}, "data": {"key": secret.trim()}})
+}
 
 #[tokio::test]
 #[ignore = "long: cargo xtask test --soak"]
@@ -22,9 +28,7 @@ async fn a_fresh_cluster_with_the_same_key_gets_the_data_of_the_lost_one_across_
     let key = bay.backup("first").await;
 
     // Another name, a newer version, three servers, the same seal key; cluster and restore in one apply.
-    let secret = namespace.kubectl(&["get", "secret", "kelp-unseal-key", "-o", "jsonpath={.data.key}"]).await;
-    let unseal = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "coral-unseal-key"},
-        "data": {"key": secret.trim()}});
+    let unseal = same_seal(&namespace).await;
     let restore = json!({"apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoRestore", "metadata": {"name": "rescue"},
         "spec": {"cluster": "coral", "source": {"key": key}}});
     namespace.apply(&format!("{unseal}\n---\n{}---\n{restore}\n", manifest("coral", 3, "2.7.2", ""))).await;
@@ -53,9 +57,7 @@ async fn a_token_of_the_lost_cluster_which_the_new_one_does_not_know_gives_the_o
     let token = bay.login().await;
     bay.put(&token, "pearl", "before").await;
     let key = bay.backup("first").await;
-    let secret = namespace.kubectl(&["get", "secret", "kelp-unseal-key", "-o", "jsonpath={.data.key}"]).await;
-    let unseal = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "coral-unseal-key"},
-        "data": {"key": secret.trim()}});
+    let unseal = same_seal(&namespace).await;
     namespace.apply(&format!("{unseal}\n---\n{}", manifest("coral", 1, "2.7.2", ""))).await;
     let coral = Bay { namespace: &namespace, name: "coral".to_owned() };
     coral.whole(1).await;

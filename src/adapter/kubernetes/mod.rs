@@ -10,6 +10,7 @@ pub mod events;
 pub mod feed;
 pub mod finalizer;
 pub mod owner;
+pub mod pods;
 pub mod shorten;
 pub mod time;
 pub mod token;

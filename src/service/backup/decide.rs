@@ -213,7 +213,7 @@ impl<O: AsRef<OpenBaoOperation>> Deciding<'_, O> {
     fn live(&self, verification: bool) -> Option<String> {
         backups_of(self.facts.cluster, self.facts.operations)
             .filter(|operation| is_verification(operation) == verification && request::role(operation).is_none())
-            .find(|operation| !operation.status.as_ref().is_some_and(|status| status.phase.is_terminal()))
+            .find(|operation| !operation.has_ended())
             .map(ResourceExt::name_any)
     }
 
@@ -264,9 +264,7 @@ enum Hindrance {
     Upgrade(String),
     #[error("backup {0} has not ended yet")]
     Running(String),
-    #[error(
-        "a rollback has wiped the servers and not restored them: a backup of them would pass for the newest good one"
-    )]
+    #[error("{}", super::gate::HALF_RESTORED)]
     HalfRestored,
     #[error("OpenBao is not initialised yet: there is nothing to back up")]
     NotInitialized,

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use serde::de::DeserializeOwned;
 
 use super::jobs::OPERATION_UID;
-use crate::adapter::kubernetes::owner::is_controlled_by;
+use crate::adapter::kubernetes::{owner::is_controlled_by, pods::unscheduled};
 use crate::datapath::protocol::{Failure, JobResult};
 
 /// What a Job comes to.
@@ -133,11 +133,7 @@ fn trouble(pod: &Pod) -> Option<String> {
             return Some(format!("{reason}: {}", waiting.message.as_deref().unwrap_or_default()));
         }
     }
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    conditions
-        .iter()
-        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
-        .and_then(|condition| condition.message.clone())
+    unscheduled(pod).map(str::to_owned)
 }
 
 #[cfg(test)]

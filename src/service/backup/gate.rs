@@ -22,10 +22,13 @@ const LAST_WORD: TimeDelta = TimeDelta::seconds(10);
 /// How long something that is missing is waited for: one `kubectl apply` brings cluster, Secret and request together.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Why nothing backs up servers whose data is nobody's.
+pub(super) const HALF_RESTORED: &str =
+    "a rollback has wiped the servers and not restored them: a backup of them would pass for the newest good one";
+
 pub(super) async fn run(work: &Work<'_>, cluster: &OpenBaoCluster) -> StepOutcome {
     if cluster.is_half_restored() {
-        let why = "a rollback has wiped the servers and not restored them: a backup of them would pass for the newest good one";
-        return StepOutcome::fatal("RollbackUnfinished", why);
+        return StepOutcome::fatal("RollbackUnfinished", HALF_RESTORED);
     }
     if let Some(missing) = missing(work).await {
         return wait_or_fail(work, "Prerequisites", missing, PATIENCE);

@@ -252,10 +252,10 @@ where
 /// know: the next failure goes on.
 pub async fn tidy(ad: &Adapters, operation: &Operation) -> Result<(), MoverError> {
     let (namespace, cluster) = (&operation.namespace, &operation.cluster);
-    let ended = |op: &OpenBaoOperation| op.status.as_ref().is_some_and(|status| status.phase.is_terminal());
     let operations = ad.caches.operations_of(namespace, cluster);
     // The one that calls has not ended yet, and is the newest failure.
-    let live = operations.iter().filter(|op| !ended(op) && op.name_any() != operation.name).filter_map(|op| op.uid());
+    let live =
+        operations.iter().filter(|op| !op.has_ended() && op.name_any() != operation.name).filter_map(|op| op.uid());
     let old = tidy::outdated(&ad.caches.jobs_of_cluster(namespace, cluster), &live.collect());
     let api: Api<Job> = Api::namespaced(ad.client.clone(), namespace);
     for job in &old {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::ResourceExt;
 
 use super::request::{PRE_UPGRADE, SAFETY, role};
-use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationPhase};
+use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore};
 use crate::service::opslifecycle::lineage;
 
 const WANTED: &str = "a rollback that has not ended goes back to it";
@@ -36,7 +36,7 @@ pub fn protected<'a>(
     // What a rollback that has not ended goes back to: the operation it names, and what that one took before itself.
     let wanted: BTreeSet<String> = operations
         .clone()
-        .filter(|operation| !is_terminal(operation))
+        .filter(|operation| !operation.has_ended())
         .filter_map(|operation| operation.spec.lineage.as_ref()?.rollback_of.clone())
         .collect();
     // The upgrade's own journal names its backup: the record of the one that took it may be gone by then.
@@ -90,10 +90,6 @@ pub fn uncounted<'a>(operations: impl Iterator<Item = &'a OpenBaoOperation>) -> 
 
 fn key_of(operation: &OpenBaoOperation) -> Option<String> {
     operation.status.as_ref()?.artifacts.as_ref()?.key.clone()
-}
-
-fn is_terminal(operation: &OpenBaoOperation) -> bool {
-    operation.status.as_ref().map_or(OperationPhase::default(), |status| status.phase).is_terminal()
 }
 
 fn has_ended(restore: &OpenBaoRestore) -> bool {

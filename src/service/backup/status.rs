@@ -29,7 +29,7 @@ pub fn derive<'a>(before: &BackupStatus, operations: impl Iterator<Item = &'a Op
     for (at, operation) in ended {
         // What was known to be read back later than this, this cannot contradict.
         let news = status.last_verified.is_none_or(|known| at > known);
-        match (is_verification(operation), phase(operation)) {
+        match (is_verification(operation), operation.phase()) {
             (true, OperationPhase::Succeeded) => {
                 unread = false;
                 if news {
@@ -60,10 +60,6 @@ pub fn derive<'a>(before: &BackupStatus, operations: impl Iterator<Item = &'a Op
     }
     status.consecutive_failures = if success_seen { failures } else { failures.max(before.consecutive_failures) };
     status
-}
-
-fn phase(operation: &OpenBaoOperation) -> OperationPhase {
-    operation.status.as_ref().map(|status| status.phase).unwrap_or_default()
 }
 
 /// Whether the operation has ended, and when.

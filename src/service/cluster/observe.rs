@@ -9,6 +9,7 @@ use crate::{
         Adapters,
         kubernetes::{
             client::{RequestError, timed},
+            pods::unscheduled,
             time::from_kube,
             token::{self, TokenError},
         },
@@ -187,13 +188,7 @@ fn waiting_for(pod: &Pod) -> String {
     if let Some((reason, message)) = waiting {
         return if message.is_empty() { reason } else { format!("{reason}: {message}") };
     }
-    let unscheduled = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
-        .and_then(|condition| condition.message.clone());
-    unscheduled.unwrap_or_else(|| "its pod is starting".to_owned())
+    unscheduled(pod).unwrap_or("its pod is starting").to_owned()
 }
 
 /// While a cluster starts for the first time, a server that initialises itself accepts connections and answers nothing: each

@@ -197,10 +197,7 @@ async fn upgrades(
         put(ad, cluster, UPGRADE, json!({"upgrade": decision.status})).await?;
     }
     let live = |kind: OperationKind| {
-        operations.iter().any(|operation| {
-            operation.spec.operation == kind
-                && !operation.status.as_ref().is_some_and(|status| status.phase.is_terminal())
-        })
+        operations.iter().any(|operation| operation.spec.operation == kind && !operation.has_ended())
     };
     planes.rolls_back = live(OperationKind::Rollback);
     planes.directive.clone_from(&decision.status.directive);

@@ -352,7 +352,7 @@ fn carries_on(ad: &Adapters, cluster: &OpenBaoCluster) -> bool {
         let turns_back = operation.status.as_ref().is_some_and(|status| status.direction == Direction::Unwinding);
         matches!(kind, OperationKind::Upgrade | OperationKind::Rollback)
             && request::has_begun(operation)
-            && !request::is_over(operation)
+            && !operation.has_ended()
             && (!parked || turns_back)
     })
 }

@@ -38,9 +38,7 @@ pub async fn stop_children(call: &FinishCall<'_>) -> StepOutcome {
 
 /// A child of the operation with this UID that has not ended.
 fn at_work<'a>(all: &'a [OpenBaoOperation], parent_uid: &str) -> Option<&'a OpenBaoOperation> {
-    all.iter().find(|child| {
-        is_controlled_by(*child, parent_uid) && !child.status.as_ref().is_some_and(|status| status.phase.is_terminal())
-    })
+    all.iter().find(|child| is_controlled_by(*child, parent_uid) && !child.has_ended())
 }
 
 #[cfg(test)]

@@ -119,8 +119,7 @@ pub fn revertible<'a>(records: impl Iterator<Item = &'a OpenBaoOperation> + Clon
     let made = |record: &OpenBaoOperation| record.metadata.creation_timestamp.as_ref().map(|at| at.0);
     let upgrades = records.filter(|record| record.spec.operation == OperationKind::Upgrade);
     let last = upgrades.clone().filter(|record| past(record)).map(made).max();
-    let live = |record: &OpenBaoOperation| !record.status.as_ref().is_some_and(|status| status.phase.is_terminal());
-    upgrades.filter(|record| live(record) || (past(record) && Some(made(record)) == last)).collect()
+    upgrades.filter(|record| !record.has_ended() || (past(record) && Some(made(record)) == last)).collect()
 }
 
 /// What a step of `record` put out under `key`, whichever step that was.

@@ -214,7 +214,7 @@ async fn learn(ad: &Adapters, cluster: &OpenBaoCluster, held: &HeldError) -> Res
         return Ok(facts);
     }
     let known = ad.caches.operations_of(&namespace, &cluster.name_any());
-    let live = |op: &OpenBaoOperation| !op.status.as_ref().is_some_and(|status| status.phase.is_terminal());
+    let live = |op: &OpenBaoOperation| !op.has_ended();
     if known.iter().any(|op| op.uid().as_deref() == Some(&held.holder_uid) && live(op)) {
         return Ok(facts);
     }
@@ -283,8 +283,7 @@ fn became(ad: &Adapters, op: &OpenBaoOperation) -> Holder {
 pub(super) fn overrider(ad: &Adapters, op: &OpenBaoOperation) -> Option<String> {
     let (name, uid) = op.annotations().get(OVERRIDDEN_BY_ANNOTATION)?.rsplit_once('/')?;
     let forcing = ad.caches.operation(&op.namespace()?, name)?;
-    let live = forcing.uid().as_deref() == Some(uid)
-        && !forcing.status.as_ref().is_some_and(|status| status.phase.is_terminal());
+    let live = forcing.uid().as_deref() == Some(uid) && !forcing.has_ended();
     live.then(|| name.to_owned())
 }
 

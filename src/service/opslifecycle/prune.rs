@@ -71,7 +71,7 @@ pub fn decide(records: &[&OpenBaoOperation], upgrade: Option<&str>, now: DateTim
             }
             let live_child = records.iter().any(|other| {
                 other.owner_references().iter().any(|owner| Some(&owner.uid) == record.uid().as_ref())
-                    && !other.status.as_ref().is_some_and(|status| status.phase.is_terminal())
+                    && !other.has_ended()
             });
             if live_child {
                 protected.push("a child has not ended".to_owned());

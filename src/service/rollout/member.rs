@@ -73,10 +73,10 @@ impl MemberFacts {
         let Some(running) = status.and_then(|status| status.current_version.as_deref()) else {
             return Entry::Wait("the cluster has not finished its first start".to_owned());
         };
-        let live = self.operations.iter().find(|operation| {
-            upgrade::request::target(operation).is_some()
-                && !operation.status.as_ref().is_some_and(|status| status.phase.is_terminal())
-        });
+        let live = self
+            .operations
+            .iter()
+            .find(|operation| upgrade::request::target(operation).is_some() && !operation.has_ended());
         if let Some(live) = live {
             return Entry::Wait(format!("operation {} goes first", live.name_any()));
         }

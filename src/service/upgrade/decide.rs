@@ -75,7 +75,7 @@ pub fn decide(facts: &UpgradeFacts<'_>, now: DateTime<Utc>) -> UpgradeDecision {
     let running = running(facts, last, &known, &wanted);
     let accounted_for = last.and_then(ended_at).max(known.accounted_for);
 
-    if let Some(operation) = newest.filter(|operation| !request::is_over(operation)) {
+    if let Some(operation) = newest.filter(|operation| !operation.has_ended()) {
         let mut decision = under_way(facts, operation, &running, &wanted);
         decision.status.released_at = known.released_at;
         decision.status.accounted_for = accounted_for;
@@ -156,7 +156,7 @@ fn newest(operations: &[Arc<OpenBaoOperation>]) -> Option<&OpenBaoOperation> {
         .max_by_key(|operation| {
             // Live before ended, then the youngest; the name decides between twins of one second.
             let created = operation.metadata.creation_timestamp.as_ref().map(|at| at.0);
-            let live = !request::is_over(operation);
+            let live = !operation.has_ended();
             // Of several that live, the one at work: the lock admits one, and the others wait for it.
             (live, live && request::has_begun(operation), created, operation.name_any())
         })
@@ -172,7 +172,7 @@ fn last_ended(operations: &[Arc<OpenBaoOperation>]) -> Option<&OpenBaoOperation>
         .iter()
         .map(Arc::as_ref)
         .filter(|operation| matches!(operation.spec.operation, OperationKind::Upgrade | OperationKind::Rollback))
-        .filter(|operation| request::is_over(operation) && request::directive(operation).is_some())
+        .filter(|operation| operation.has_ended() && request::directive(operation).is_some())
         .max_by_key(|operation| (ended_at(operation), operation.name_any()))
 }
 
@@ -343,7 +343,7 @@ fn released(
 
 /// The version that an ended operation leaves held.
 fn aborted(operation: &OpenBaoOperation) -> Option<String> {
-    let succeeded = request::phase(operation) == OperationPhase::Succeeded;
+    let succeeded = operation.phase() == OperationPhase::Succeeded;
     match operation.spec.operation {
         OperationKind::Upgrade if !succeeded => request::target(operation).map(|target| target.version),
         OperationKind::Rollback if succeeded => request::rolled_back(operation).map(str::to_owned),
@@ -386,14 +386,17 @@ fn half_done(rollback: &OpenBaoOperation) -> String {
     format!(
         "{} was wiping and restoring the servers and ended {}: {said}. Create another Rollback first",
         rollback.name_any(),
-        request::phase(rollback).as_str()
+        rollback.phase().as_str()
     )
 }
 
 /// Also one that waits for its start, and has no versions on record yet.
 fn is_live_rollback(operation: &OpenBaoOperation) -> bool {
-    operation.spec.operation == OperationKind::Rollback && !request::is_over(operation)
+    operation.spec.operation == OperationKind::Rollback && !operation.has_ended()
 }
+
+/// Why nothing upgrades servers whose data is nobody's.
+pub const HALF_RESTORED: &str = "a rollback has wiped the servers and not restored them: create another Rollback first";
 
 /// What keeps a wanted and possible upgrade from starting now.
 pub fn obstacle(cluster: &OpenBaoCluster, pending_restore: Option<&str>) -> Option<(&'static str, String)> {
@@ -406,8 +409,7 @@ pub fn obstacle(cluster: &OpenBaoCluster, pending_restore: Option<&str>) -> Opti
         return Some((reason::WAITING, format!("restore {restore} goes first")));
     }
     if cluster.is_half_restored() {
-        let message = "a rollback has wiped the servers and not restored them: create another Rollback first";
-        return Some((reason::WAITING, message.to_owned()));
+        return Some((reason::WAITING, HALF_RESTORED.to_owned()));
     }
     if upgrade.strategy == UpgradeStrategy::BlueGreen {
         let message = "spec.upgrade.strategy BlueGreen is not available yet: set RollingUpdate";

@@ -2,11 +2,10 @@
 
 use super::{
     headroom, image as check,
-    manager::{BACKUP, BACKUP_BYTES, GLANCE, GLANCES},
+    manager::{BACKUP_BYTES, GLANCE, GLANCES},
     steps::Turn,
 };
 use crate::{
-    adapter::caches::CLUSTER_LABEL,
     api::{OpenBaoCluster, UpgradeDirective},
     service::{
         backup::{
@@ -15,7 +14,7 @@ use crate::{
             mover::{self, Clear},
         },
         cluster::names,
-        opslifecycle::{StepCall, StepOutcome},
+        opslifecycle::{StepCall, StepOutcome, lineage},
     },
 };
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
@@ -73,20 +72,14 @@ pub async fn image(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &UpgradeDi
 /// Compares the volumes with what the backup just found.
 pub fn storage(call: &StepCall<'_>, cluster: &OpenBaoCluster) -> StepOutcome {
     let namespace = cluster.namespace().unwrap_or_default();
-    let journal = call.op.status.as_ref();
-    let backup = journal.and_then(|journal| journal.steps.iter().find(|step| step.name == BACKUP));
-    let bytes = backup.and_then(|step| step.output.get(BACKUP_BYTES)?.parse::<u64>().ok());
+    let bytes = lineage::output(call.op, BACKUP_BYTES).and_then(|bytes| bytes.parse::<u64>().ok());
     let Some(bytes) = bytes else {
         return StepOutcome::done_with([("observed", "the backup's size is not known: nothing to compare")]);
     };
     let claims: Vec<(String, String)> = call
         .ad
         .caches
-        .claims
-        .state_filter(|claim| {
-            claim.namespace().as_deref() == Some(namespace.as_str())
-                && claim.labels().get(CLUSTER_LABEL).is_some_and(|label| *label == cluster.name_any())
-        })
+        .claims_of(&namespace, &cluster.name_any())
         .iter()
         .filter_map(|claim| {
             let capacity = claim.status.as_ref()?.capacity.as_ref()?.get("storage")?;

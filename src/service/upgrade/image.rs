@@ -8,6 +8,7 @@ use super::{
     trouble::{end_of, trouble},
 };
 use crate::{
+    adapter::kubernetes::pods::unscheduled,
     api::UpgradeDirective,
     service::{
         backup::jobs::{self, Operation},
@@ -105,7 +106,7 @@ pub fn judge(job: &Job, pods: &[Arc<Pod>], goal: &UpgradeDirective) -> Turn {
         let words = pods.iter().find_map(|pod| last_words(pod));
         return refuse(words.unwrap_or_else(|| failed.message.clone().unwrap_or_default()));
     }
-    let waits = pods.iter().find_map(|pod| unscheduled(pod)).unwrap_or_else(|| "it is pulled and started".to_owned());
+    let waits = pods.iter().find_map(|pod| unscheduled(pod)).unwrap_or("it is pulled and started");
     Turn::Wait(format!("Job {} looks whether image {} is there: {waits}", job.name_any(), goal.image))
 }
 
@@ -114,12 +115,6 @@ fn last_words(pod: &Pod) -> Option<String> {
     let ended = state.terminated.as_ref()?;
     let words = end_of(ended.message.as_deref().or(ended.reason.as_deref()).unwrap_or_default());
     Some(format!("`bao version` in it ended with code {}: {words}", ended.exit_code))
-}
-
-fn unscheduled(pod: &Pod) -> Option<String> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let waiting = conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-    waiting?.message.clone()
 }
 
 #[cfg(test)]

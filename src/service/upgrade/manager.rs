@@ -5,6 +5,7 @@
 //! Before `StepDown` everything is undone by putting the old template back and replacing the standbys once more.
 
 use super::{
+    decide::HALF_RESTORED,
     gates, request,
     steps::{self, Facts, PodFacts, Turn},
     trouble::trouble,
@@ -27,7 +28,8 @@ use crate::{
             names, observe,
         },
         opslifecycle::{
-            FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome, guests, stop_children,
+            FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome, guests, lineage,
+            stop_children,
         },
     },
 };
@@ -39,7 +41,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 const GATE: &str = "GateHealth";
 const GATE_IMAGE: &str = "GateImage";
-pub(super) const BACKUP: &str = "PreUpgradeBackup";
+const BACKUP: &str = "PreUpgradeBackup";
 const GATE_STORAGE: &str = "GateStorage";
 const UPGRADE_STANDBY: &str = "UpgradeStandby";
 /// The step in which an upgrade waits before leadership moves.
@@ -113,14 +115,13 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
     };
     let seal = spec.unseal.type_.as_str();
     if call.cluster.is_half_restored() {
-        let message = "a rollback has wiped the servers and not restored them: create another Rollback first";
-        return Err(Refusal::constraint("RollbackUnfinished", message));
+        return Err(Refusal::constraint("RollbackUnfinished", HALF_RESTORED));
     }
     if let Some(runs) = elsewhere(call.cluster, &from) {
         let (namespace, name) = (call.cluster.namespace().unwrap_or_default(), call.cluster.name_any());
         let others = call.ad.caches.operations_of(&namespace, &name);
         let is_at_work = |other: &&Arc<OpenBaoOperation>| {
-            other.uid() != call.op.uid() && request::has_begun(other) && !request::is_over(other)
+            other.uid() != call.op.uid() && request::has_begun(other) && !other.has_ended()
         };
         return Err(match others.iter().find(is_at_work) {
             Some(other) => Refusal::wait(
@@ -440,7 +441,8 @@ async fn pre_upgrade_backup(call: &StepCall<'_>) -> StepOutcome {
     match status.phase {
         OperationPhase::Succeeded => {
             let artifacts = status.artifacts.unwrap_or_default();
-            let mut output = vec![("backup", child_name), ("backupKey", artifacts.key.unwrap_or_default())];
+            let mut output =
+                vec![(lineage::BACKUP, child_name), (lineage::BACKUP_KEY, artifacts.key.unwrap_or_default())];
             output.extend(artifacts.size_bytes.map(|bytes| (BACKUP_BYTES, bytes.to_string())));
             StepOutcome::done_with(output)
         }

@@ -121,7 +121,7 @@ pub fn half_rolled_back(operations: &[impl AsRef<OpenBaoOperation>]) -> Option<&
         .map(AsRef::as_ref)
         .filter(|operation| operation.spec.operation == OperationKind::Rollback && past(operation).is_some())
         .max_by_key(|operation| past(operation))
-        .filter(|operation| phase(operation) != OperationPhase::Succeeded)
+        .filter(|operation| operation.phase() != OperationPhase::Succeeded)
 }
 
 /// How many servers there are to be while a rollback is, or was, at work, and whether the first of them may start from
@@ -129,7 +129,7 @@ pub fn half_rolled_back(operations: &[impl AsRef<OpenBaoOperation>]) -> Option<&
 pub fn servers(operations: &[impl AsRef<OpenBaoOperation>]) -> Option<ServersDirective> {
     let half = half_rolled_back(operations);
     let is_live =
-        |operation: &&OpenBaoOperation| operation.spec.operation == OperationKind::Rollback && !is_over(operation);
+        |operation: &&OpenBaoOperation| operation.spec.operation == OperationKind::Rollback && !operation.has_ended();
     let live = operations.iter().map(AsRef::as_ref).find(is_live);
     match (live.and_then(wanted_servers), half.and_then(wanted_servers)) {
         // It turns back to where it began, and that is where the one before it left off.
@@ -171,16 +171,6 @@ pub fn has_begun(operation: &OpenBaoOperation) -> bool {
     let Some(status) = operation.status.as_ref() else { return false };
     let of = |step: &StepStatus| step.name == UPDATE_TEMPLATE || step.name == STOP_SERVERS;
     status.steps.iter().any(|step| of(step) && step.state != StepState::Pending)
-}
-
-/// Whether it has ended.
-pub fn is_over(operation: &OpenBaoOperation) -> bool {
-    phase(operation).is_terminal()
-}
-
-/// Its phase; one that nobody looked at yet is pending.
-pub fn phase(operation: &OpenBaoOperation) -> OperationPhase {
-    operation.status.as_ref().map(|status| status.phase).unwrap_or_default()
 }
 
 /// What the pods' template must show because of this upgrade, running or ended; `None` while, or because, it never touched

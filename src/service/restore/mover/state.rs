@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use super::super::decide::judge::bytes;
 use super::Exchange;
-use crate::adapter::kubernetes::time::from_kube;
+use crate::adapter::kubernetes::{pods::unscheduled, time::from_kube};
 use crate::datapath::protocol::{self, Failure, JobResult, Progress, Report, RestoreDone, Stage};
 
 /// The newest Job and what it does.
@@ -140,12 +140,7 @@ fn waiting_for(pod: &Pod) -> String {
         let reason = waiting.reason.clone().filter(|reason| reason != "ContainerCreating")?;
         Some(format!("{reason}: {}", waiting.message.clone().unwrap_or_default()))
     });
-    let unscheduled = || {
-        let conditions = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
-        conditions
-            .filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
-            .find_map(|condition| condition.message.clone())
-    };
+    let unscheduled = || unscheduled(pod).map(str::to_owned);
     let why = waiting.or_else(unscheduled).unwrap_or_else(|| "it is being started".to_owned());
     format!("the mover's pod {} ({why})", pod.name_any())
 }

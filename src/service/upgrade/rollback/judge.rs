@@ -3,7 +3,7 @@
 use super::super::{request, versions};
 use crate::{
     api::{OpenBaoCluster, OpenBaoOperation, OperationKind, OperationPhase, UpgradeDirective},
-    service::opslifecycle::Refusal,
+    service::opslifecycle::{Refusal, lineage},
 };
 use kube::ResourceExt;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ pub fn way(
     };
     let output =
         |key: &str| journal.steps.iter().find_map(|step| step.output.get(key).filter(|value| !value.is_empty()));
-    let (Some(key), Some(backup)) = (output("backupKey"), output("backup")) else {
+    let (Some(key), Some(backup)) = (output(lineage::BACKUP_KEY), output(lineage::BACKUP)) else {
         return failed(
             "NoBackup",
             format!(
