@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use openbao_operator::datapath::environment as env;
@@ -14,17 +13,9 @@ use tempfile::TempDir;
 use super::bao::Bao;
 use super::stores::Running;
 
-/// The mover of this build; a benchmark may name one that was built as releases are.
-fn program() -> &'static str {
-    static PROGRAM: OnceLock<String> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let named = std::env::var("OPENBAO_BENCH_MOVER").ok();
-        named.unwrap_or_else(|| env!("CARGO_BIN_EXE_bao-backup").to_owned())
-    })
-}
-
 /// One run to be.
 pub struct Mover {
+    program: String,
     command: &'static str,
     variables: BTreeMap<String, String>,
     arguments: Vec<String>,
@@ -62,6 +53,7 @@ impl Ended {
 impl Mover {
     pub fn new(command: &'static str, store: &Running) -> Self {
         let mut mover = Self {
+            program: env!("CARGO_BIN_EXE_bao-backup").to_owned(),
             command,
             variables: BTreeMap::new(),
             arguments: Vec::new(),
@@ -100,6 +92,12 @@ impl Mover {
         self.variables.remove(name);
     }
 
+    /// Another build of it.
+    pub fn program(mut self, program: &str) -> Self {
+        program.clone_into(&mut self.program);
+        self
+    }
+
     pub fn arg(mut self, argument: &str) -> Self {
         self.arguments.push(argument.to_owned());
         self
@@ -118,7 +116,7 @@ impl Mover {
     }
 
     pub fn start(self) -> Started {
-        let words: Vec<&str> = self.around.iter().map(String::as_str).chain([program()]).collect();
+        let words: Vec<&str> = self.around.iter().map(String::as_str).chain([self.program.as_str()]).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).arg(self.command).args(&self.arguments).env_clear().envs(&self.variables);
         // Files instead of pipes: nobody has to read while it runs.
