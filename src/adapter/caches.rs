@@ -5,6 +5,7 @@
 
 use super::{
     kubernetes::{
+        client::timed,
         feed::{self, Notes, Ties},
         shorten::operation_label,
     },
@@ -19,14 +20,16 @@ use k8s_openapi::api::{
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{
-    Client, Resource, ResourceExt,
-    core::error_boundary::InvalidObject,
+    Api, Client, Resource, ResourceExt,
+    api::ListParams,
+    core::{NamespaceResourceScope, error_boundary::InvalidObject},
     runtime::{
         reflector::{ObjectRef, Store},
         watcher,
     },
 };
-use std::{sync::Arc, time::Duration};
+use serde::de::DeserializeOwned;
+use std::{borrow::Cow, fmt::Debug, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// The label that every object of ours carries.
@@ -85,10 +88,23 @@ impl std::fmt::Debug for Caches {
 
 /// A store did not fill in time.
 #[derive(Debug, thiserror::Error)]
-#[error("no list of {kind} within {waited:?}: check that its CRD is installed and that the operator may list it")]
-pub struct NotFilled {
-    kind: &'static str,
-    waited: Duration,
+pub enum NotFilled {
+    /// The API server refuses the list: a right is missing, or the kind.
+    #[error("the operator may not list {kind}: {refusal}")]
+    Refused {
+        /// The kind.
+        kind: Cow<'static, str>,
+        /// In the API server's words.
+        refusal: String,
+    },
+    /// It is slow, or away.
+    #[error("no list of {kind} within {waited:?}")]
+    Late {
+        /// The kind.
+        kind: Cow<'static, str>,
+        /// For so long.
+        waited: Duration,
+    },
 }
 
 impl Caches {
@@ -136,32 +152,47 @@ impl Caches {
         }
     }
 
-    /// Waits until every store has been filled once, which it never is if a list is refused.
-    pub async fn filled(&self, limit: Duration) -> Result<(), NotFilled> {
-        async fn one<K>(kind: &'static str, store: &Store<K>, limit: Duration) -> Result<(), NotFilled>
+    /// Waits until every store has been filled once, which it never is if a list is refused: `client` asks then what is
+    /// said to it.
+    pub async fn filled(&self, client: &Client, scope: &Scope, limit: Duration) -> Result<(), NotFilled> {
+        async fn one<K>(store: &Store<K>, (client, scope, limit): (&Client, &Scope, Duration)) -> Result<(), NotFilled>
         where
-            K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+            K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+                + Clone
+                + Debug
+                + DeserializeOwned
+                + Send
+                + Sync
+                + 'static,
         {
-            match tokio::time::timeout(limit, store.wait_until_ready()).await {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(_)) | Err(_) => Err(NotFilled { kind, waited: limit }),
+            if let Ok(Ok(())) = tokio::time::timeout(limit, store.wait_until_ready()).await {
+                return Ok(());
+            }
+            let kind = K::kind(&());
+            let api: Api<K> = scope.api(client.clone());
+            match timed(api.list_metadata(&ListParams::default().limit(1))).await {
+                Err(error) if error.is_forbidden() || error.is_not_found() => {
+                    Err(NotFilled::Refused { kind, refusal: error.to_string() })
+                }
+                _ => Err(NotFilled::Late { kind, waited: limit }),
             }
         }
-        one("OpenBaoCluster", &self.clusters, limit).await?;
-        one("OpenBaoRestore", &self.restores, limit).await?;
-        one("OpenBaoOperation", &self.operations, limit).await?;
-        one("OpenBaoRollout", &self.rollouts, limit).await?;
-        one("Job", &self.jobs, limit).await?;
-        one("Pod", &self.pods, limit).await?;
-        one("StatefulSet", &self.stateful_sets, limit).await?;
-        one("Service", &self.services, limit).await?;
-        one("ConfigMap", &self.config_maps, limit).await?;
-        one("Secret", &self.secrets, limit).await?;
-        one("PersistentVolumeClaim", &self.claims, limit).await?;
-        one("ServiceAccount", &self.service_accounts, limit).await?;
-        one("Role", &self.roles, limit).await?;
-        one("RoleBinding", &self.role_bindings, limit).await?;
-        one("PodDisruptionBudget", &self.budgets, limit).await
+        let how = (client, scope, limit);
+        one(&self.clusters, how).await?;
+        one(&self.restores, how).await?;
+        one(&self.operations, how).await?;
+        one(&self.rollouts, how).await?;
+        one(&self.jobs, how).await?;
+        one(&self.pods, how).await?;
+        one(&self.stateful_sets, how).await?;
+        one(&self.services, how).await?;
+        one(&self.config_maps, how).await?;
+        one(&self.secrets, how).await?;
+        one(&self.claims, how).await?;
+        one(&self.service_accounts, how).await?;
+        one(&self.roles, how).await?;
+        one(&self.role_bindings, how).await?;
+        one(&self.budgets, how).await
     }
 
     /// The cluster of that name, as last seen.

@@ -27,6 +27,7 @@ use crate::adapter::settings::Settings;
 use crate::controller;
 use crate::leader::{Candidate, Held, Lost};
 use crate::service::backup::manager::BackupManager;
+use crate::service::cluster::shut_out;
 use crate::service::opslifecycle::Manager;
 use crate::service::restore::Restores;
 use crate::service::upgrade::{RollbackManager, UpgradeManager};
@@ -237,7 +238,7 @@ impl Scoped {
         loop {
             let filled = tokio::select! {
                 () = stop.cancelled() => return,
-                filled = caches.filled(FILL) => filled,
+                filled = caches.filled(&client, &settings.scope, FILL) => filled,
             };
             match filled {
                 Ok(()) => break,
@@ -245,6 +246,7 @@ impl Scoped {
                 Err(error) => {
                     tracing::warn!(scope = ?settings.scope, error = crate::causes::chain(&error), "cannot start here yet");
                     seen.readiness.set(Stage::Waiting(format!("{:?}: {error}", settings.scope)));
+                    shut_out::tell(&client, &caches, &error).await;
                 }
             }
         }

@@ -60,7 +60,7 @@ async fn drive(namespace: &str, faults: &str) {
     let scope = Scope::Namespace(namespace.to_owned());
     let stop = CancellationToken::new();
     let caches = Caches::start(&client, &scope, |_, _| {}, &stop);
-    caches.filled(Duration::from_secs(60)).await.expect("the caches fill");
+    caches.filled(&client, &scope, Duration::from_secs(60)).await.expect("the caches fill");
     let settings = Settings {
         operator_namespace: namespace.to_owned(),
         operator_service_account: "none".into(),

@@ -1,5 +1,6 @@
 //! The process around the controllers: leader election, start and stop, the chart, the plugin, what is never told.
 
+mod access;
 mod away;
 mod bench;
 mod chart;

@@ -11,6 +11,7 @@ use super::{
     memory::{Memory, Notes},
     names,
     observe::{self, Member},
+    pace::{self, Worth},
     planes::{self, Planes},
     requests,
     status::{self, Observed, TlsState, Trouble, reasons},
@@ -40,7 +41,7 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
 };
 use kube::{
-    Api, ResourceExt,
+    Api, Client, ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
 use serde_json::json;
@@ -56,10 +57,6 @@ const BUSY: Duration = Duration::from_secs(2);
 const LASTING: Duration = Duration::from_secs(300);
 /// How often it is looked at then.
 const LASTING_PACE: Duration = Duration::from_secs(15);
-/// While a cluster starts for the first time, its status shows the way in steps of this, not each event.
-const STATUS_PACE: Duration = Duration::from_secs(8);
-/// The same during an upgrade: its own journal tells each step, and its members come and go every few seconds.
-const UPGRADE_STATUS_PACE: Duration = Duration::from_secs(4);
 
 /// Why a look could not be finished. Another one follows.
 #[derive(Debug, thiserror::Error)]
@@ -591,10 +588,15 @@ async fn report(
     };
     let next = status::build(&seen, Utc::now());
     let busy = is_busy(&seen, &next, members);
-    if is_news(&before, &next, notes) {
-        write(ad, cluster, &next).await?;
-        notes.status_written = Some(Instant::now());
-        tell(ad, cluster, &before, &next).await;
+    let mut later = None;
+    match pace::worth(&before, &next, notes.status_written.map(|at| at.elapsed())) {
+        Worth::Nothing => {}
+        Worth::Later(after) => later = Some(after),
+        Worth::Now => {
+            write(&ad.client, cluster, &next).await?;
+            notes.status_written = Some(Instant::now());
+            tell(ad, cluster, &before, &next).await;
+        }
     }
     let changed = notes.status_written.get_or_insert_with(Instant::now).elapsed();
     let wait = match (busy, changed < LASTING) {
@@ -602,7 +604,7 @@ async fn report(
         (true, false) => LASTING_PACE,
         (false, _) => IDLE,
     };
-    Ok(acted.planes.wake.map_or(wait, |due| due.min(wait)))
+    Ok([acted.planes.wake, later].into_iter().flatten().fold(wait, Duration::min))
 }
 
 /// The day in the message of a good certificate: what a look that did not judge it again repeats.
@@ -621,24 +623,6 @@ fn is_busy(seen: &Observed<'_>, next: &OpenBaoClusterStatus, members: &[Member])
         && (seen.stage == Stage::Bootstrapping || !all_serve || locked || next.active_leader.is_none() || !all_vote)
 }
 
-/// Whether a status is worth a write. On the way to the first "Available", and during an upgrade, only a new trouble is, or
-/// one every few seconds: each event of three starting pods would be a write otherwise.
-fn is_news(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus, notes: &Notes) -> bool {
-    let (old, new) = (status::plane(before), status::plane(next));
-    if old == new {
-        return false;
-    }
-    let pace = match new.phase {
-        Some(ClusterPhase::Initializing) if old.phase.is_none_or(|phase| phase == ClusterPhase::Initializing) => {
-            STATUS_PACE
-        }
-        Some(ClusterPhase::Upgrading) if old.phase == new.phase => UPGRADE_STATUS_PACE,
-        _ => return true,
-    };
-    let recent = notes.status_written.is_some_and(|at| at.elapsed() < pace);
-    !recent || has_trouble(&new) && !has_trouble(&old)
-}
-
 /// An event for what a person should look at, when it appears.
 async fn tell(ad: &Adapters, cluster: &OpenBaoCluster, before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus) {
     for (reason, note) in status::news(before, next) {
@@ -653,13 +637,10 @@ async fn tell(ad: &Adapters, cluster: &OpenBaoCluster, before: &OpenBaoClusterSt
     }
 }
 
-fn has_trouble(status: &OpenBaoClusterStatus) -> bool {
-    status.conditions.iter().any(|one| one.type_ == crate::api::conditions::cluster::DEGRADED && one.status == "True")
-}
-
-async fn write(ad: &Adapters, cluster: &OpenBaoCluster, next: &OpenBaoClusterStatus) -> Result<(), Error> {
+/// Writes the plane of a status that this service owns.
+pub(super) async fn write(client: &Client, cluster: &OpenBaoCluster, next: &OpenBaoClusterStatus) -> Result<(), Error> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let api: Api<OpenBaoCluster> = Api::namespaced(ad.client.clone(), &namespace);
+    let api: Api<OpenBaoCluster> = Api::namespaced(client.clone(), &namespace);
     let body = json!({
         "apiVersion": "openbao.org/v1alpha1",
         "kind": "OpenBaoCluster",

@@ -53,6 +53,8 @@ pub mod reasons {
     pub const SEAL_CREDENTIALS_MISSING: &str = "SealCredentialsMissing";
     /// A name is taken by somebody else's object.
     pub const NAME_TAKEN: &str = "NameTaken";
+    /// The operator may not watch all that a cluster is made of.
+    pub const ACCESS_MISSING: &str = "AccessMissing";
     /// The API server refused what we built.
     pub const APPLY_FAILED: &str = "ApplyFailed";
     /// Ordinal 0 lost its volume in the middle of the first start.
@@ -153,6 +155,20 @@ pub fn build(seen: &Observed<'_>, now: DateTime<Utc>) -> OpenBaoClusterStatus {
         conditions: conditions.all.into_values().collect(),
         ..OpenBaoClusterStatus::default()
     }
+}
+
+/// The status as it was, but for one trouble that keeps everything else from being looked at.
+pub fn degraded(cluster: &OpenBaoCluster, trouble: &Trouble, now: DateTime<Utc>) -> OpenBaoClusterStatus {
+    let before = cluster.status.clone().unwrap_or_default();
+    let mut conditions = Conditions {
+        before: &before.conditions,
+        generation: cluster.metadata.generation,
+        now,
+        all: before.conditions.iter().map(|one| (one.type_.clone(), one.clone())).collect(),
+    };
+    conditions.set(kind::DEGRADED, "True", trouble.reason, &trouble.message);
+    let conditions = conditions.all.into_values().collect();
+    OpenBaoClusterStatus { conditions, ..before }
 }
 
 /// The part of a status that this plane owns, for comparing and for writing.

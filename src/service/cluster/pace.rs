@@ -1,0 +1,113 @@
+//! Whether a status is worth a write to the API server, and when.
+//!
+//! What people wait for is written at once. The rest is gathered: each event of three starting pods would be a write
+//! otherwise, and each write wakes everybody who watches.
+
+use std::time::Duration;
+
+use super::status;
+use crate::api::{ClusterPhase, OpenBaoClusterStatus, conditions::cluster as conditions};
+
+/// Changes that come one after the other within this are written together.
+const GATHER: Duration = Duration::from_millis(500);
+/// While a cluster starts for the first time, its status shows the way in steps of this, not each event.
+const STARTING: Duration = Duration::from_secs(8);
+/// The same during an upgrade: its own journal tells each step, and its members come and go every few seconds.
+const UPGRADING: Duration = Duration::from_secs(8);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Worth {
+    /// What is written says it already.
+    Nothing,
+    /// A write, but not so soon after the last one: look again after this.
+    Later(Duration),
+    Now,
+}
+
+/// `written`: how long ago this process wrote the status, if it ever did. Another phase, another answer to "is it
+/// available" and a new trouble never wait.
+pub(super) fn worth(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus, written: Option<Duration>) -> Worth {
+    let (old, new) = (status::plane(before), status::plane(next));
+    if old == new {
+        return Worth::Nothing;
+    }
+    let pace = match new.phase {
+        Some(ClusterPhase::Initializing) => STARTING,
+        Some(ClusterPhase::Upgrading) => UPGRADING,
+        _ => GATHER,
+    };
+    let troubled = is(&new, conditions::DEGRADED) && !is(&old, conditions::DEGRADED);
+    let turned = new.phase != old.phase || is(&new, conditions::AVAILABLE) != is(&old, conditions::AVAILABLE);
+    match written {
+        Some(ago) if ago < pace && !troubled && !turned => Worth::Later(pace.saturating_sub(ago)),
+        _ => Worth::Now,
+    }
+}
+
+fn is(status: &OpenBaoClusterStatus, condition: &str) -> bool {
+    status.conditions.iter().any(|one| one.type_ == condition && one.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+    use super::*;
+
+    const SOON: Option<Duration> = Some(Duration::from_millis(100));
+
+    fn in_phase(phase: ClusterPhase) -> OpenBaoClusterStatus {
+        OpenBaoClusterStatus { phase: Some(phase), ..OpenBaoClusterStatus::default() }
+    }
+
+    fn with(condition: &str, truth: bool) -> OpenBaoClusterStatus {
+        let condition = Condition {
+            type_: condition.to_owned(),
+            status: if truth { "True" } else { "False" }.to_owned(),
+            reason: "Tested".to_owned(),
+            message: String::new(),
+            last_transition_time: Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH),
+            observed_generation: None,
+        };
+        OpenBaoClusterStatus { conditions: vec![condition], ..in_phase(ClusterPhase::Running) }
+    }
+
+    /// The same status with one member more that is ready: a small change.
+    fn and_a_member(status: &OpenBaoClusterStatus) -> OpenBaoClusterStatus {
+        OpenBaoClusterStatus { ready_replicas: Some(1), ..status.clone() }
+    }
+
+    #[test]
+    fn nothing_is_written_twice() {
+        let status = in_phase(ClusterPhase::Running);
+        assert_eq!(worth(&status, &status, None), Worth::Nothing);
+    }
+
+    #[test]
+    fn small_changes_are_gathered_for_as_long_as_the_phase_allows() {
+        for (phase, pace) in [
+            (ClusterPhase::Running, GATHER),
+            (ClusterPhase::Initializing, STARTING),
+            (ClusterPhase::Upgrading, UPGRADING),
+        ] {
+            let status = in_phase(phase);
+            let next = and_a_member(&status);
+            assert_eq!(worth(&status, &next, SOON), Worth::Later(pace.saturating_sub(SOON.unwrap())), "{phase:?}");
+            assert_eq!(worth(&status, &next, Some(pace)), Worth::Now, "{phase:?}");
+            assert_eq!(worth(&status, &next, None), Worth::Now, "a new process knows of no write: {phase:?}");
+        }
+    }
+
+    #[test]
+    fn what_people_wait_for_is_written_at_once() {
+        let running = in_phase(ClusterPhase::Running);
+        assert_eq!(worth(&in_phase(ClusterPhase::Initializing), &running, SOON), Worth::Now);
+        for truth in [true, false] {
+            let (old, new) = (with(conditions::AVAILABLE, !truth), with(conditions::AVAILABLE, truth));
+            assert_eq!(worth(&old, &new, SOON), Worth::Now, "available: {truth}");
+        }
+        let (well, troubled) = (with(conditions::DEGRADED, false), with(conditions::DEGRADED, true));
+        assert_eq!(worth(&well, &troubled, SOON), Worth::Now);
+        assert!(matches!(worth(&troubled, &well, SOON), Worth::Later(_)), "good news of that kind can wait");
+    }
+}
