@@ -10,7 +10,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::{
     adapter::operationlock::held,
-    api::operation::{HistoryEntry, OperationKind, OperationPhase},
+    api::operation::{HistoryEntry, OperationKind, OperationPhase, StepState},
 };
 
 /// The audit events, by the names that people filter on.
@@ -128,6 +128,14 @@ impl AuditEvent {
     pub fn is_warning(self) -> bool {
         Self::WARNINGS.contains(&self)
     }
+}
+
+/// Whether this transition becomes an event too. All do but the beginning of a step: its end follows, and each event is a
+/// write to the API server. The history and the log have both.
+pub fn is_event(entry: &HistoryEntry) -> bool {
+    let begins = (entry.phase_from.as_str(), entry.phase_to.as_str())
+        == (StepState::Pending.as_str(), StepState::Running.as_str());
+    !(begins && entry.event == AuditEvent::SagaStepTransition.as_str())
 }
 
 /// Whether people should look at the event of this name.

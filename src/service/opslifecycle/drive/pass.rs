@@ -211,6 +211,9 @@ pub(super) fn subject(op: &OpenBaoOperation) -> Subject {
 pub(super) async fn tell(ad: &Adapters, op: &OpenBaoOperation, entry: &HistoryEntry) {
     let warning = audit::is_warning(&entry.event);
     audit::log_entry(entry, warning);
+    if !audit::is_event(entry) {
+        return;
+    }
     let news = News {
         severity: if warning { Severity::Warning } else { Severity::Normal },
         reason: entry.event.clone(),
