@@ -11,8 +11,8 @@ use kube::api::{DeleteParams, ListParams};
 use openbao_operator::api::RestorePhase;
 use serde_json::{Value, json};
 
-use super::setup::{Bay, end, operator};
-use crate::harness::{Audit, Cluster, Namespace, eventually};
+use super::setup::{Bay, end};
+use crate::harness::{Audit, Cluster, Namespace, Operator, eventually};
 
 const LONG: Duration = Duration::from_secs(900);
 
@@ -100,7 +100,7 @@ async fn measured(bay: &Bay<'_>, name: &str, key: &str, token: &str, replicas: u
 async fn bench_restore() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("bench-restore").await;
-    let _operator = operator(&namespace).await;
+    let _operator = Operator::start_released(&namespace, &[("OPENBAO_LEADER_ELECT", "false")]).await;
     let replicas = 3;
     let bay = Bay::start(&namespace, replicas, "2.7.2").await;
     let token = bay.login().await;

@@ -98,3 +98,39 @@ async fn another_seal_that_is_waived_ends_sealed_with_the_key_named() {
     })
     .await;
 }
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn a_cluster_that_lost_every_volume_is_told_the_way_and_gets_its_data_back_on_it() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("restore-empty").await;
+    let _operator = operator(&namespace).await;
+    let bay = Bay::start(&namespace, 3, "2.7.2").await;
+    let token = bay.login().await;
+    bay.put(&token, "pearl", "before").await;
+    let key = bay.backup("first").await;
+
+    let claims = ["data-kelp-0", "data-kelp-1", "data-kelp-2"];
+    namespace.kubectl(&[&["delete", "pvc", "--wait=false"][..], &claims].concat()).await;
+    namespace.kubectl(&["delete", "pods", "kelp-0", "kelp-1", "kelp-2", "--grace-period=1"]).await;
+    eventually("the cluster says what happened", LONG, async || {
+        let conditions = bay.cluster().await.status.unwrap_or_default().conditions;
+        let said = conditions.iter().any(|one| one.type_ == "Degraded" && one.reason == "AllVolumesEmpty");
+        if said { Ok(()) } else { Err(format!("{conditions:?}")) }
+    })
+    .await;
+    bay.restore("early", json!({"source": {"key": key}})).await;
+    bay.says("early", "delete it and its volume claims, apply it again", LONG).await;
+    assert!(bay.cluster().await.status.unwrap().operation_lock.is_none(), "it waits without the lock");
+
+    namespace.kubectl(&["delete", "openbaocluster", "kelp", "--timeout=180s"]).await;
+    // It was meant for the one that is gone; nothing is ever put into a namesake that nobody spoke of.
+    assert_eq!(end(&bay.ended("early", LONG).await).0, RestorePhase::Failed);
+    namespace.apply(&manifest("kelp", 3, "2.7.2", "")).await;
+    bay.restore("rescue", json!({"source": {"key": key}})).await;
+    let restore = bay.ended("rescue", LONG).await;
+    assert_eq!(end(&restore).0, RestorePhase::Completed, "{:?}", restore.status);
+    assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("before"));
+    bay.whole(3).await;
+    bay.free().await;
+}

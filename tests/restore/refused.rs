@@ -44,6 +44,8 @@ async fn damaged_foreign_and_newer_snapshots_are_refused_before_the_lock() {
          (cat {snap}; echo more) > bad/more.snap && (cat {snap} {snap}) > bad/twice.snap && \
          : > bad/empty.snap && echo not-a-snapshot > bad/text.snap && gzip -c /bin/busybox > bad/other.snap && \
          dd if=/dev/zero bs=1M count=64 2>/dev/null | gzip > bad/zeroes.snap && \
+         (gunzip -c {snap}; dd if=/dev/zero bs=1M count=512 2>/dev/null) | gzip > bad/swollen.snap && \
+         mkdir -p bomb && (cd bomb && truncate -s 80G state.bin && tar c state.bin | head -c 50000000 | gzip > ../bad/bomb.snap) && \
          cp {snap} bad/flipped.snap && printf X | dd of=bad/flipped.snap bs=1 seek=$((size / 2)) conv=notrunc 2>/dev/null && \
          cp {snap} bad/whole.snap && \
          mkdir -p parts && (cd parts && gunzip -c {snap} | tar x && \
@@ -57,13 +59,16 @@ async fn damaged_foreign_and_newer_snapshots_are_refused_before_the_lock() {
     ))
     .await;
     for what in [
-        "half", "tail", "more", "twice", "empty", "text", "other", "zeroes", "flipped", "unsealed", "again", "sums",
+        "half", "tail", "more", "twice", "empty", "text", "other", "zeroes", "swollen", "flipped", "unsealed", "again", "sums",
         "hollow",
     ] {
         let spec = json!({"source": {"key": format!("bad/{what}.snap")}, "waive": ["MissingManifest", "OtherSeal"]});
         refused(&bay, what, spec, "", "Nothing was changed").await;
     }
     let source = |key: &str| json!({"source": {"key": key}});
+    // Refused for what it would become, before it has become that.
+    let bomb = json!({"source": {"key": "bad/bomb.snap"}, "waive": ["MissingManifest", "OtherSeal"], "force": true});
+    refused(&bay, "bomb", bomb, "", "expands to more than").await;
     refused(&bay, "lied", source("bad/lied.snap"), "", "Nothing was changed").await;
     refused(&bay, "bare", source("bad/whole.snap"), "", "anifest").await;
     refused(&bay, "absent", source("bad/absent.snap"), "", "Nothing was changed").await;

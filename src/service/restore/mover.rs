@@ -159,16 +159,7 @@ impl Movers {
         number: i32,
         now: DateTime<Utc>,
     ) -> Result<(), MoverError> {
-        let described = Operation {
-            name: self.operation.clone(),
-            uid: self.uid.clone(),
-            namespace: self.namespace.clone(),
-            cluster: operation.spec.cluster.clone(),
-            cluster_uid: inputs.cluster_uid.clone(),
-            intent: operation.spec.intent.clone().unwrap_or_default(),
-            actor: operation.spec.actor.as_ref().map(|actor| actor.identity.clone()).unwrap_or_default(),
-            owner: controller_of(operation).ok_or(MoverError::NoUid)?,
-        };
+        let described = self.described(operation, inputs)?;
         let waive: Vec<String> = inputs.waive.iter().map(|waiver| waiver_word(*waiver).to_owned()).collect();
         let pull_secrets: Vec<LocalObjectReference> =
             inputs.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect();
@@ -190,13 +181,34 @@ impl Movers {
             now,
         })
         .map_err(MoverError::Build)?;
-        // A binding to a role that is not there yet is refused; the two others do not depend on each other.
-        let access = async {
-            self.create("Role", jobs::mover_role(&described)).await?;
-            self.create("RoleBinding", jobs::mover_binding(&described, &inputs.service_account)).await
-        };
-        try_join!(self.create("ConfigMap", jobs::mover_config_map(&described)), access)?;
-        self.create("Job", job).await
+        // A binding to a role that is not there yet is refused. The API server takes a tenth of a second to know a new
+        // role, a pod longer than that to start: the Job need not wait for the binding.
+        let (map, role) = (jobs::mover_config_map(&described), jobs::mover_role(&described));
+        try_join!(self.create("ConfigMap", map), self.create("Role", role))?;
+        let binding = jobs::mover_binding(&described, &inputs.service_account);
+        try_join!(self.create("RoleBinding", binding), self.create("Job", job))?;
+        Ok(())
+    }
+
+    /// Gives a mover that runs the right to speak, should it lack it: whoever made its Job ended right then, or somebody
+    /// deleted the binding.
+    pub async fn let_speak(&self, operation: &OpenBaoOperation, inputs: &Inputs) -> Result<(), MoverError> {
+        let described = self.described(operation, inputs)?;
+        self.create("Role", jobs::mover_role(&described)).await?;
+        self.create("RoleBinding", jobs::mover_binding(&described, &inputs.service_account)).await
+    }
+
+    fn described(&self, operation: &OpenBaoOperation, inputs: &Inputs) -> Result<Operation, MoverError> {
+        Ok(Operation {
+            name: self.operation.clone(),
+            uid: self.uid.clone(),
+            namespace: self.namespace.clone(),
+            cluster: operation.spec.cluster.clone(),
+            cluster_uid: inputs.cluster_uid.clone(),
+            intent: operation.spec.intent.clone().unwrap_or_default(),
+            actor: operation.spec.actor.as_ref().map(|actor| actor.identity.clone()).unwrap_or_default(),
+            owner: controller_of(operation).ok_or(MoverError::NoUid)?,
+        })
     }
 
     /// Gives leave to submit, against exactly what was read: a claim written meanwhile, or any other change, refuses it.

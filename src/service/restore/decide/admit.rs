@@ -286,8 +286,10 @@ fn led(facts: &Facts) -> Option<Finding> {
         Leader::Uninitialized => missing(
             "ClusterUninitialized",
             format!(
-                "every server of \"{name}\" has empty storage: it must be initialised before it can take a snapshot \
-                 (with spec.selfInit, or by the operator), with the snapshot's seal key"
+                "every server of \"{name}\" has empty storage, and only an initialised cluster takes a snapshot. A new one \
+                 is initialised by spec.selfInit or by the operator, with the snapshot's seal key; one that has lost all its \
+                 volumes never is: delete it and its volume claims, apply it again (the Secret with its seal key stays), and \
+                 then this restore under another name"
             ),
         ),
         Leader::Nobody { detail } => {

@@ -2,6 +2,7 @@
 //! the one that stood ready is gone.
 
 use chrono::{DateTime, Utc};
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
 use super::{Step, trouble};
 use crate::datapath::protocol::{Cause, Failure, Report, ReportKind};
@@ -51,7 +52,13 @@ pub async fn ready(step: &Step<'_>) -> Result<Prepared, StepOutcome> {
     let before = |at: Option<DateTime<Utc>>| at.is_none_or(|at| began.is_none_or(|began| at < began));
     match mover::readiness(exchange.as_ref(), current.as_ref()) {
         Readiness::Ready { pod_uid, report } => Ok(Prepared::Ready { pod_uid, report }),
-        Readiness::Working(what) => Ok(Prepared::Working(what)),
+        Readiness::Working(what) => {
+            if !may_speak(step) {
+                let given = step.movers.let_speak(step.call.op, &step.inputs).await;
+                given.map_err(|error| trouble(&error))?;
+            }
+            Ok(Prepared::Working(what))
+        }
         Readiness::Reported(report) if report.kind == ReportKind::Refused => Ok(Prepared::Refused(report)),
         Readiness::Reported(report) if !before(Some(report.at)) => {
             Err(StepOutcome::retryable("PreflightFailed", report.message.clone()))
@@ -59,6 +66,13 @@ pub async fn ready(step: &Step<'_>) -> Result<Prepared, StepOutcome> {
         Readiness::Ended { at, failure, why } if !before(at) => Err(ended(failure.as_ref(), &why)),
         Readiness::Reported(_) | Readiness::Ended { .. } | Readiness::Absent => next(step, number).await,
     }
+}
+
+/// Whether the mover's binding is there, as far as the watches know.
+fn may_speak(step: &Step<'_>) -> bool {
+    let binding = ObjectRef::new(&jobs::mover_name(&step.call.op.name_any()));
+    let binding = binding.within(&step.call.op.namespace().unwrap_or_default());
+    step.call.ad.caches.role_bindings.get(&binding).is_some()
 }
 
 async fn next(step: &Step<'_>, number: i32) -> Result<Prepared, StepOutcome> {
