@@ -15,7 +15,7 @@ const IDLE: Duration = Duration::from_secs(180);
 async fn bench_cluster_to_available() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("bench-cluster").await;
-    let operator = Operator::start(&namespace, &[]).await;
+    let operator = Operator::start_released(&namespace, &[]).await;
     let user = format!("system:serviceaccount:{}:openbao-operator", namespace.name());
     tokio::time::sleep(Duration::from_secs(3)).await;
     let audit = cluster.audit();

@@ -68,7 +68,7 @@ async fn bench_idle() {
     const MINUTES: u32 = 10;
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("bench-idle").await;
-    let mut operator = Operator::start(&namespace, &[]).await;
+    let mut operator = Operator::start_released(&namespace, &[]).await;
     let user = format!("system:serviceaccount:{}:openbao-operator", namespace.name());
     let names = ["a", "b", "c", "d", "e"];
     for name in names {
@@ -98,7 +98,7 @@ async fn bench_idle() {
     let idle = count(&audit);
     let audit = cluster.audit();
     operator.kill();
-    let operator = Operator::start(&namespace, &[("OPENBAO_LEADER_ELECT", "false")]).await;
+    let operator = Operator::start_released(&namespace, &[("OPENBAO_LEADER_ELECT", "false")]).await;
     tokio::time::sleep(Duration::from_secs(75)).await;
     let again = count(&audit);
     println!(

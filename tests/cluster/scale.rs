@@ -2,7 +2,7 @@
 //!
 //! The Kubernetes is real; its nodes and pods are simulated by kwok, and one program answers for every OpenBao server
 //! (unsealed, of one cluster, led by ordinal 0). So this measures the operator and the API server, and nothing of
-//! OpenBao. It needs a devcluster of its own (`OPENBAO_DEVCLUSTER_DIR`), because simulated nodes would take other tests' pods.
+//! OpenBao. It has a devcluster of its own, because simulated nodes would take other tests' pods.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,8 +16,9 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use openbao_operator::api::{ClusterPhase, OpenBaoCluster};
 use serde_json::{Value, json};
+use xtask::devcluster::parts;
 
-use crate::harness::{Audit, Cluster, Namespace, Operator, eventually};
+use crate::harness::{Audit, Namespace, Operator, Own, eventually};
 
 /// Simulated nodes; each holds about a hundred pods.
 const NODES: usize = 20;
@@ -75,20 +76,23 @@ async fn answers_for_every_server() {
     axum::serve(listener, app).await.expect("it serves until it is killed");
 }
 
+/// Dropped in this order: the node goes last.
 struct Bench {
-    cluster: Cluster,
+    _programs: [Ended; 2],
     namespaces: Vec<Namespace>,
     count: usize,
     user: String,
-    _programs: [Ended; 2],
+    own: Own,
 }
 
 impl Bench {
     async fn start() -> Self {
-        assert!(std::env::var_os("OPENBAO_DEVCLUSTER_DIR").is_some(), "bench_scale needs a devcluster of its own");
-        let kwok = std::env::var("OPENBAO_KWOK").expect("OPENBAO_KWOK names the program kwok (devcluster/kwok)");
         let count = std::env::var("OPENBAO_BENCH_CLUSTERS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000);
-        let cluster = Cluster::get().await;
+        let own = Own::with("scale", &["helm", "kwok"]).await;
+        let cluster = own.cluster();
+        cluster.apply_kinds().await;
+        let kwok =
+            parts::folder(cluster.devcluster(), "kwok").expect("kwok's folder").join("kwok").display().to_string();
         let mut namespaces = Vec::new();
         for _ in 0..NAMESPACES {
             namespaces.push(cluster.namespace("bench-scale").await);
@@ -109,7 +113,7 @@ impl Bench {
         command.env("OPENBAO_BENCH_RESPONDER", "1");
         let responder = Ended(command.spawn().expect("the responder starts"));
         let user = format!("system:serviceaccount:{}:openbao-operator", namespaces[0].name());
-        let bench = Self { cluster, namespaces, count, user, _programs: [nodes, responder] };
+        let bench = Self { _programs: [nodes, responder], namespaces, count, user, own };
         bench.make_nodes().await;
         bench
     }
@@ -125,7 +129,7 @@ impl Bench {
             );
         }
         self.namespaces[0].apply(&yaml).await;
-        let nodes: Api<Node> = Api::all(self.cluster.client());
+        let nodes: Api<Node> = Api::all(self.own.cluster().client());
         let mut networks = eventually("the simulated nodes are ready", Duration::from_secs(120), async || {
             let all =
                 nodes.list(&ListParams::default().labels("bench=yes")).await.map_err(|error| error.to_string())?;
@@ -141,7 +145,7 @@ impl Bench {
         networks.push("10.199.0.0/16".to_owned());
         for network in networks {
             // Every simulated pod's address is this machine's.
-            self.cluster.inside(&["ip", "route", "replace", "local", &network, "dev", "lo"]).await;
+            self.own.cluster().inside(&["ip", "route", "replace", "local", &network, "dev", "lo"]).await;
         }
     }
 
@@ -153,7 +157,7 @@ impl Bench {
 
     async fn make_volumes(&self) {
         self.each(|namespace, name| {
-            let (volumes, namespace) = (Api::<PersistentVolume>::all(self.cluster.client()), namespace.name().to_owned());
+            let (volumes, namespace) = (Api::<PersistentVolume>::all(self.own.cluster().client()), namespace.name().to_owned());
             async move {
                 let volume = json!({
                     "metadata": {"name": format!("{namespace}-{name}"), "labels": {"bench": "yes"}},
@@ -229,10 +233,10 @@ async fn bench_scale() {
     let watched = watched.join(",");
     let env = [("OPENBAO_WATCH_NAMESPACES", watched.as_str()), ("OPENBAO_LEADER_ELECT", "false"), ("RUST_LOG", "warn")];
     bench.make_volumes().await;
-    let mut operator = Operator::start(&bench.namespaces[0], &env).await;
+    let mut operator = Operator::start_released(&bench.namespaces[0], &env).await;
     let empty = operator.memory() >> 20;
 
-    let audit = bench.cluster.audit();
+    let audit = bench.own.cluster().audit();
     let start = Instant::now();
     bench.make_clusters().await;
     let made = start.elapsed().as_secs_f64();
@@ -248,12 +252,12 @@ async fn bench_scale() {
     println!("BENCH {first}");
 
     tokio::time::sleep(Duration::from_secs(30)).await;
-    let audit = bench.cluster.audit();
+    let audit = bench.own.cluster().audit();
     tokio::time::sleep(Duration::from_secs(120)).await;
     let steady = json!({"minutes": 2, "costs": bench.costs(&audit), "resident_mib": operator.memory() >> 20});
     println!("BENCH {steady}");
 
-    let audit = bench.cluster.audit();
+    let audit = bench.own.cluster().audit();
     let start = Instant::now();
     bench
         .each(|namespace, name| {
@@ -278,9 +282,9 @@ async fn bench_scale() {
 
     tokio::time::sleep(Duration::from_secs(30)).await;
     operator.kill();
-    let audit = bench.cluster.audit();
+    let audit = bench.own.cluster().audit();
     let start = Instant::now();
-    let operator = Operator::start(&bench.namespaces[0], &env).await;
+    let operator = Operator::start_released(&bench.namespaces[0], &env).await;
     // The last one made comes last in nobody's queue: a change of it is answered while all the others are looked at.
     let last = bench.count - 1;
     let namespace = &bench.namespaces[last % NAMESPACES];

@@ -114,7 +114,7 @@ impl Cluster {
         .expect("the image is built")
     }
 
-    async fn apply_kinds(&self) {
+    pub async fn apply_kinds(&self) {
         let api: Api<CustomResourceDefinition> = Api::all(self.client());
         for crd in openbao_operator::api::crds().expect("the kinds") {
             let name = crd.name_any();

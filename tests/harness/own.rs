@@ -22,11 +22,16 @@ pub struct Own {
 impl Own {
     /// Starts beside the shared one, with its programs and images.
     pub async fn start(name: &str) -> Self {
+        Self::with(name, &["helm"]).await
+    }
+
+    /// The same with more of the devcluster's parts than its node.
+    pub async fn with(name: &str, more: &'static [&'static str]) -> Self {
         let name = name.to_owned();
         let devcluster = tokio::task::spawn_blocking(move || {
             let shared = Devcluster::from_environment().expect("the devcluster's settings");
             parts::build(&shared, parts::NODE).expect("the node's programs");
-            parts::build(&shared, &["helm"]).expect("helm");
+            parts::build(&shared, more).expect("the programs beside it");
             let root = shared.root().with_file_name(format!("openbao-devcluster-of-{name}"));
             let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
             let own = shared.beside(&root, port).expect("a devcluster beside");

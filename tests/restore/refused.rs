@@ -59,8 +59,8 @@ async fn damaged_foreign_and_newer_snapshots_are_refused_before_the_lock() {
     ))
     .await;
     for what in [
-        "half", "tail", "more", "twice", "empty", "text", "other", "zeroes", "swollen", "flipped", "unsealed", "again", "sums",
-        "hollow",
+        "half", "tail", "more", "twice", "empty", "text", "other", "zeroes", "swollen", "flipped", "unsealed", "again",
+        "sums", "hollow",
     ] {
         let spec = json!({"source": {"key": format!("bad/{what}.snap")}, "waive": ["MissingManifest", "OtherSeal"]});
         refused(&bay, what, spec, "", "Nothing was changed").await;

@@ -39,7 +39,7 @@ fn seconds(duration: Duration) -> f64 {
 
 async fn by_operator(cluster: &Cluster) -> Value {
     let namespace = cluster.namespace("bench-upgrade").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let _operator = Operator::start_released(&namespace, &[]).await;
     let user = format!("system:serviceaccount:{}:openbao-operator", namespace.name());
     let bay = Bay::named(&namespace, "kelp", 3, FROM, "upgrade: {soak: 1s}").await;
     let token = bay.login().await;
@@ -78,7 +78,7 @@ async fn by_operator(cluster: &Cluster) -> Value {
 /// Template, standbys, step-down, old leader: each waited for by kubectl, nothing checked, no backup.
 async fn by_script(cluster: &Cluster) -> Value {
     let namespace = cluster.namespace("bench-script").await;
-    let operator = Operator::start(&namespace, &[]).await;
+    let operator = Operator::start_released(&namespace, &[]).await;
     let bay = Bay::named(&namespace, "kelp", 3, FROM, "").await;
     let token = bay.login().await;
     drop(operator);
