@@ -9,7 +9,7 @@ use super::status;
 use crate::api::{ClusterPhase, OpenBaoClusterStatus, conditions::cluster as conditions};
 
 /// Changes that come one after the other within this are written together.
-const GATHER: Duration = Duration::from_millis(500);
+const GATHER: Duration = Duration::from_secs(1);
 /// While a cluster starts for the first time, its status shows the way in steps of this, not each event.
 const STARTING: Duration = Duration::from_secs(8);
 /// The same during an upgrade: its own journal tells each step, and its members come and go every few seconds.
