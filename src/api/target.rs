@@ -16,6 +16,7 @@ use super::rules;
 #[x_kube(validation = ("!has(self.gcs) || self.provider == 'gcs'", "the block gcs needs provider: gcs"))]
 #[x_kube(validation = ("!has(self.azure) || self.provider == 'azure'", "the block azure needs provider: azure"))]
 #[x_kube(validation = ("!has(self.roleArn) || self.provider == 's3'", "roleArn needs provider: s3; other clouds use workloadIdentity"))]
+#[x_kube(validation = ("!has(self.insecureSkipVerify) || !self.insecureSkipVerify || !(has(self.roleArn) || has(self.workloadIdentity))", "insecureSkipVerify with roleArn or workloadIdentity would hand the identity's token to whoever answers: put the store's CA into caCert of the credentials Secret"))]
 #[serde(rename_all = "camelCase")]
 pub struct BackupTarget {
     /// The kind of store: `s3` (and everything that speaks its protocol), `gcs`, `azure`, or `file` (a volume).

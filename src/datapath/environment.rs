@@ -20,6 +20,8 @@ pub const OPERATION: &str = "MOVER_OPERATION";
 pub const OPERATION_UID: &str = "MOVER_OPERATION_UID";
 pub const INTENT: &str = "MOVER_INTENT";
 pub const ACTOR: &str = "MOVER_ACTOR";
+/// What the backup is taken for, if not for itself.
+pub const ROLE: &str = "MOVER_ROLE";
 /// Namespace of the mover's own config map, where that is not the cluster's.
 pub const REPORT_NAMESPACE: &str = "MOVER_REPORT_NAMESPACE";
 /// The mover's own config map, `<operation>-mover`; absent: report to nobody.

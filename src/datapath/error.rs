@@ -82,6 +82,8 @@ impl MoverError {
             | Self::Stream { .. }
             | Self::Stalled { .. }
             | Self::LeaderChanged { .. } => Cause::Leader,
+            // The local disk failed, and tells nothing about the archive.
+            Self::Archive(ArchiveError::Read(_)) => Cause::Io,
             Self::Store(StoreError::Manifest { .. } | StoreError::Content { .. } | StoreError::Size { .. })
             | Self::ManifestMissing { .. }
             | Self::OtherSize { .. }
@@ -112,6 +114,7 @@ impl MoverError {
             Self::Stalled { .. } => "StreamStalled",
             Self::LeaderChanged { .. } => "LeaderChanged",
             Self::Store(error) => error.reason(),
+            Self::Archive(ArchiveError::Read(_)) => "ScratchFailed",
             Self::Archive(error) => error.reason(),
             Self::Space { .. } => "ScratchFull",
             Self::SpoolLimit { .. } => "SpoolLimit",
@@ -137,11 +140,8 @@ impl MoverError {
     /// Whether taking the snapshot again, from its start and from whoever leads by then, may help.
     pub fn is_worth_another_stream(&self) -> bool {
         match self {
-            Self::NoLeader(_)
-            | Self::Leader(_)
-            | Self::Stream { .. }
-            | Self::Stalled { .. }
-            | Self::LeaderChanged { .. } => true,
+            // Not `NoLeader`: it was waited for, and these addresses may be nobody's any more.
+            Self::Leader(_) | Self::Stream { .. } | Self::Stalled { .. } | Self::LeaderChanged { .. } => true,
             // A server that goes away ends the stream it had begun with 200: the archive is just cut.
             Self::Archive(error) => error.is_cut_off(),
             _ => false,

@@ -17,6 +17,8 @@ use crate::adapter::openbao::{Client, Endpoint, HealthState, Token};
 
 /// Between two rounds of asking, while nobody leads.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How long a leader is waited for: far longer than an election.
+const PATIENCE: Duration = Duration::from_mins(3);
 const MAX_SECRET_FILE: u64 = 64 * 1024;
 
 /// The servers and how to speak to them.
@@ -74,7 +76,11 @@ impl Servers {
     }
 
     /// Asks until exactly one server leads and says so twice (health and its own view).
+    ///
+    /// Not for as long as there is: a server that was started anew has another address, which only the next Job knows,
+    /// and whoever waits holds the cluster's lock.
     pub(super) async fn leader(&self, until: Instant) -> Result<Leader, MoverError> {
+        let until = until.min(Instant::now() + PATIENCE);
         let mut why = "no server answered in time".to_owned();
         loop {
             let Ok(round) = tokio::time::timeout_at(until, self.ask_all()).await else {

@@ -90,8 +90,13 @@ pub(super) async fn judge(
     let mut rulings = apply(&candidates)?;
     // Manifests are read only when something would go; then all of them, for one that stays may stand in another's place.
     if !cluster_uid.is_empty() && rulings.iter().any(|ruling| !ruling.keep) {
-        let strangers = strangers(store, &candidates, cluster_uid).await?;
+        let told = told(store, &candidates, cluster_uid).await?;
+        let strangers: BTreeMap<String, &'static str> =
+            told.iter().filter_map(|(key, told)| Some((key.clone(), told.stranger?))).collect();
         candidates.retain(|candidate| !strangers.contains_key(&candidate.key));
+        for candidate in &mut candidates {
+            candidate.counts &= !told.get(&candidate.key).is_some_and(|told| told.safety);
+        }
         rulings = apply(&candidates)?;
         rulings.extend(strangers.into_iter().map(|(key, reason)| Ruling {
             key,
@@ -106,24 +111,36 @@ pub(super) async fn judge(
     Ok(rulings)
 }
 
-/// The backups that cannot be taken for those of the cluster with this UID, and why.
-async fn strangers(
+/// What a manifest tells the rules. The records of the operations may be gone by then.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    /// Why the backup cannot be taken for one of the cluster with this UID.
+    stranger: Option<&'static str>,
+    /// Taken before a restore: it stands in no other one's place.
+    safety: bool,
+}
+
+async fn told(
     store: &Store,
     candidates: &[Candidate],
     cluster_uid: &str,
-) -> Result<BTreeMap<String, &'static str>, MoverError> {
+) -> Result<BTreeMap<String, Told>, MoverError> {
     let looks = candidates.iter().map(|candidate| async move {
-        let why = match store.manifest(&candidate.key).await {
-            Ok(Some(manifest)) if ["", cluster_uid].contains(&manifest.cluster.uid.as_str()) => None,
-            Ok(Some(_)) => Some(OTHER_CLUSTER),
+        let told = match store.manifest(&candidate.key).await {
+            Ok(Some(manifest)) => Told {
+                stranger: (!["", cluster_uid].contains(&manifest.cluster.uid.as_str())).then_some(OTHER_CLUSTER),
+                safety: manifest.operation.role == SAFETY,
+            },
             // Removed since the list was made, or written by a newer program: nothing here can tell whose it is.
-            Ok(None) | Err(StoreError::Manifest { .. } | StoreError::Size { .. }) => Some(NO_OWNER),
+            Ok(None) | Err(StoreError::Manifest { .. } | StoreError::Size { .. }) => {
+                Told { stranger: Some(NO_OWNER), safety: false }
+            }
             Err(error) => return Err(MoverError::from(error)),
         };
-        Ok(why.map(|why| (candidate.key.clone(), why)))
+        Ok((candidate.key.clone(), told))
     });
     let looks: Vec<_> = looks.collect();
-    stream::iter(looks).buffer_unordered(READ_AT_ONCE).try_filter_map(|found| async { Ok(found) }).try_collect().await
+    stream::iter(looks).buffer_unordered(READ_AT_ONCE).try_collect().await
 }
 
 pub(super) async fn run(store: &Store, cluster_prefix: &str, orders: &Orders) -> Result<PruneDone, MoverError> {
@@ -182,6 +199,9 @@ const PINNED: &str = "it is pinned";
 const NOT_OURS: &str = "it is not the key of a backup of this cluster";
 /// Why the rules leave a backup alone: a cluster's rules are for its own backups.
 pub const OTHER_CLUSTER: &str = "of another cluster that had this name";
+/// [`ManifestOperation::role`](crate::adapter::objectstore::manifest::ManifestOperation::role) of a backup that a restore
+/// takes first.
+pub const SAFETY: &str = "Safety";
 const NO_OWNER: &str = "its manifest does not tell which cluster it is of";
 
 enum Standing<'a> {
@@ -354,6 +374,27 @@ mod tests {
         assert_eq!(removed(&store, "new").await, [key(3)]);
         assert_eq!(removed(&store, "third").await, [""; 0]);
         assert_eq!(removed(&store, "").await.len(), 3, "a person's own call speaks of all");
+    }
+
+    fn keep_one_that_counts(policy: &str, all: &[Candidate], now: DateTime<Utc>) -> Result<Vec<Ruling>, BadPolicy> {
+        let counted: Vec<Candidate> = all.iter().filter(|candidate| candidate.counts).cloned().collect();
+        let mut rulings = keep_one(policy, &counted, now)?;
+        let others = all.iter().filter(|candidate| !candidate.counts);
+        rulings.extend(others.map(|other| Ruling { key: other.key.clone(), keep: true, reason: "beside".to_owned() }));
+        Ok(rulings)
+    }
+
+    #[tokio::test]
+    async fn a_safety_backup_is_known_by_its_manifest_when_its_record_is_gone() {
+        let (_keep, store) = owned_by([Some("ours"); 4]).await;
+        let at = "2026-11-21T04:00:00Z".parse().unwrap();
+        let mut safety = manifest(&key(4), at, "ours");
+        safety.operation.role = SAFETY.to_owned();
+        store.delete(&keys::manifest_key(&key(4))).await.unwrap();
+        store.create(&keys::manifest_key(&key(4)), safety.to_bytes().unwrap().into()).await.unwrap();
+        let mut orders = Orders::default();
+        judge(&store, PREFIX, "ours", &mut orders, "", &[], keep_one_that_counts).await.unwrap();
+        assert_eq!(orders.remove, [key(1), key(2)], "the newest of the others stays beside it");
     }
 
     #[tokio::test]

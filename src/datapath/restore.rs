@@ -185,7 +185,11 @@ async fn submit(
     let token = until(plan, "logging in at the leader", prepare).await?;
     let expires_in = (permit.expires_at - Utc::now()).to_std().unwrap_or(Duration::ZERO);
     if expires_in.is_zero() {
-        return Err(MoverError::BadGrant(format!("expired at {}", permit.expires_at)));
+        let now = Utc::now();
+        return Err(MoverError::BadGrant(format!(
+            "expired at {}; this node's clock says {now}: is it right?",
+            permit.expires_at
+        )));
     }
     let claim = Claim {
         pod_uid: plan.pod_uid.clone(),
@@ -195,8 +199,14 @@ async fn submit(
     };
     let claiming = Instant::now();
     mailbox.claim(permit, &claim).await?;
+    // Writing the claim may have taken seconds. A standby would take the snapshot, seal itself and change nothing.
+    if let Err(error) = still_leads(&endpoint).await {
+        return Ok(not_sent(&claim, &format!("the server does not lead any more ({error})")));
+    }
     if claiming.elapsed() > POST_WITHIN {
-        return Ok(too_late(&claim, claiming.elapsed()));
+        let (taken, within) = (claiming.elapsed().as_secs(), POST_WITHIN.as_secs());
+        let why = format!("writing the claim took {taken} s, and the snapshot is sent within {within} s or not at all");
+        return Ok(not_sent(&claim, &why));
     }
     // From here on the pod being told to stop changes nothing: the answer is worth more than a clean end.
     let length = spool.level().bytes;
@@ -216,12 +226,8 @@ async fn submit(
 }
 
 /// The claim stands and nothing was sent under it.
-fn too_late(claim: &Claim, taken: Duration) -> (Submission, Result<(), MoverError>) {
-    let message = format!(
-        "nothing was sent: writing the claim took {} s, and the snapshot is sent within {} s or not at all",
-        taken.as_secs(),
-        POST_WITHIN.as_secs()
-    );
+fn not_sent(claim: &Claim, why: &str) -> (Submission, Result<(), MoverError>) {
+    let message = format!("nothing was sent: {why}");
     let submission = Submission {
         pod_uid: claim.pod_uid.clone(),
         fence: claim.fence,
@@ -282,7 +288,7 @@ mod tests {
     #[test]
     fn a_claim_that_took_too_long_is_on_record_as_one_under_which_nothing_was_sent() {
         let claim = Claim { pod_uid: "m".into(), fence: 3, leader_pod_uid: "l".into(), at: Utc::now() };
-        let (submission, result) = too_late(&claim, Duration::from_secs(12));
+        let (submission, result) = not_sent(&claim, "writing the claim took 12 s");
         assert_eq!((submission.outcome, submission.status), (SubmissionOutcome::Refused, None));
         assert!(submission.message.contains("nothing was sent"), "{}", submission.message);
         assert!(result.is_err());

@@ -36,6 +36,9 @@ pub enum SealError {
 }
 
 impl SealError {
+    /// The [reasons](Self::reason) that speak of the archive, not of the key.
+    pub const REASONS: [&str; 4] = ["SealedSumsMalformed", "SealOtherKeyID", "SealDoesNotOpen", "SealOtherSums"];
+
     /// A constant for conditions, events and metrics.
     pub const fn reason(&self) -> &'static str {
         match self {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 
@@ -24,6 +24,9 @@ pub enum Source {
     /// The newest complete one taken before this time.
     Before(DateTime<Utc>),
 }
+
+/// How far the clock that named a backup may be ahead of this one.
+const AHEAD: TimeDelta = TimeDelta::minutes(15);
 
 /// What the objects under a cluster's prefix say about each backup; the manifests themselves are not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,12 +75,19 @@ pub(super) async fn resolve(store: &Store, cluster_prefix: &str, source: &Source
     let all = survey(store, cluster_prefix).await?;
     let found = match source {
         Source::Before(time) => taken_before(store, &all, *time).await?,
-        Source::Key(_) | Source::Latest => newest_first(&all, DateTime::<Utc>::MAX_UTC).first().copied(),
+        Source::Key(_) | Source::Latest => latest(&all, Utc::now()),
     };
     found.map(str::to_owned).ok_or_else(|| {
         let when = if let Source::Before(time) = source { format!(" taken before {time}") } else { String::new() };
         MoverError::NothingFound(format!("under {cluster_prefix}{when} in {}", store.name()))
     })
+}
+
+/// The newest complete backup. One whose key lies in the future was named by a clock that ran ahead: it stands for the
+/// latest only while there is no other.
+fn latest(all: &BTreeMap<String, Pieces>, now: DateTime<Utc>) -> Option<&str> {
+    let past = newest_first(all, now + AHEAD).first().copied();
+    past.or_else(|| newest_first(all, DateTime::<Utc>::MAX_UTC).first().copied())
 }
 
 /// The newest complete backup whose snapshot was taken before this time. Nothing is taken before it was planned, so keys
@@ -248,6 +258,11 @@ pub(super) mod tests {
         let (first, second) = (pieces(1, true, false), pieces(2, true, false));
         assert_eq!(newest_first(&all, DateTime::<Utc>::MAX_UTC), [second.0.as_str(), first.0.as_str()]);
         assert_eq!(newest_first(&all, second.1.taken_at), [first.0.as_str()]);
+        let ahead = second.1.taken_at - TimeDelta::minutes(10);
+        assert_eq!(latest(&all, ahead), Some(second.0.as_str()), "a clock may be a little ahead");
+        assert_eq!(latest(&all, first.1.taken_at), Some(first.0.as_str()), "one from the future is not the latest");
+        let only: BTreeMap<_, _> = [pieces(2, true, false)].into();
+        assert_eq!(latest(&only, first.1.taken_at), Some(second.0.as_str()), "but better than none");
         assert_eq!(newest_first(&all, first.1.taken_at), [""; 0]);
     }
 

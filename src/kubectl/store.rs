@@ -156,6 +156,7 @@ fn describe(
         cluster: name.clone(),
         cluster_uid: uid,
         intent: "a look into the store".to_owned(),
+        role: String::new(),
         actor: actor.to_owned(),
         owner,
     };

@@ -35,6 +35,26 @@ async fn truthful(bay: &Bay<'_>, name: &str, replicas: u32, posts: usize) -> Res
     phase
 }
 
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn the_latest_stays_the_backup_that_was_judged_when_its_mover_dies_after_the_safety_backup() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("restore-latest").await;
+    let _operator = operator(&namespace).await;
+    let bay = Bay::start(&namespace, 1, "2.7.2").await;
+    let token = bay.login().await;
+    bay.put(&token, "pearl", "before").await;
+    let key = bay.backup("first").await;
+    bay.put(&token, "pearl", "after").await;
+    bay.restore("rescue", json!({"source": {"latest": true}})).await;
+    // Its backup becomes the newest; the mover that stood ready with the one that was judged is gone by then.
+    bay.stage("rescue", "SafetyBackup", LONG).await;
+    bay.kill_movers("rescue").await;
+    assert_eq!(truthful(&bay, "rescue", 1, 0).await, RestorePhase::Completed);
+    let source = bay.restores().get("rescue").await.unwrap().status.unwrap().source.unwrap();
+    assert_eq!(source.key, key);
+}
+
 /// How often, so that a long series can be asked for by hand.
 fn rounds(few: u32) -> u32 {
     std::env::var("OPENBAO_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(few)

@@ -39,6 +39,11 @@ pub enum StoreError {
     Timeout { target: String, key: String, detail: String },
     #[error("{target} has no room left for {key}: {detail}")]
     Full { target: String, key: String, detail: String },
+    #[error(
+        "{target}: an object under {prefix} has a key that is no path (an empty part, a dot or a control character), and \
+         nothing there can be listed until it is renamed or removed: {detail}"
+    )]
+    OddKey { target: String, prefix: String, detail: String },
     #[error("{target} failed at {key}: {detail}")]
     Server { target: String, key: String, detail: String },
     #[error("{target}: the object {key} has {found} bytes where {expected} were written")]
@@ -67,6 +72,7 @@ impl StoreError {
             Self::Scheme { .. } => "StoreSchemeMismatch",
             Self::Timeout { .. } => "StoreTimeout",
             Self::Full { .. } => "StoreFull",
+            Self::OddKey { .. } => "StoreOddKey",
             Self::Server { .. } => "StoreFailed",
             Self::Size { .. } => "StoreSizeMismatch",
             Self::Content { .. } => "StoreContentMismatch",

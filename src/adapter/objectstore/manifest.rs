@@ -93,6 +93,10 @@ pub struct ManifestOperation {
     pub intent: String,
     #[serde(default)]
     pub actor: String,
+    /// What it was taken for, if not for itself: `Safety` or `PreUpgrade`. The record of the operation may be gone when
+    /// retention asks.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub role: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

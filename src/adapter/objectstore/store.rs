@@ -110,8 +110,23 @@ impl Store {
                     Ok(found) if found == bytes => Ok(()),
                     _ => Err(StoreError::AlreadyExists { target, key }),
                 },
+                // Nothing was there a moment ago, and only one operation uses this key.
+                other if self.knows_no_condition(&other) => {
+                    let put = self.inner.put(&path, PutPayload::from_bytes(bytes)).await;
+                    put.map(drop).map_err(|error| self.failed(key, &error))
+                }
                 other => Err(other),
             },
+        }
+    }
+
+    /// Whether this refusal of a create-only write may be about the condition: a volume without hard links (SMB, some FUSE
+    /// drivers) has no such write, nor have some stores that speak the S3 protocol.
+    fn knows_no_condition(&self, refusal: &StoreError) -> bool {
+        match refusal {
+            StoreError::Permission { .. } | StoreError::Server { .. } if self.target.provider == Provider::File => true,
+            StoreError::Server { detail, .. } => ["501", "NotImplemented"].iter().any(|word| detail.contains(word)),
+            _ => false,
         }
     }
 
@@ -182,7 +197,12 @@ impl Store {
         let path = self.path(prefix.trim_end_matches('/'))?;
         let all = self.inner.list(Some(&path));
         let all = all.map_ok(|meta| Stored { key: meta.location.to_string(), size: meta.size });
-        all.try_collect().await.map_err(|error| self.failed(&format!("the list of {prefix}"), &error))
+        all.try_collect().await.map_err(|error| match error {
+            object_store::Error::InvalidPath { .. } => {
+                StoreError::OddKey { target: self.name.to_string(), prefix: prefix.to_owned(), detail: detail(&error) }
+            }
+            error => self.failed(&format!("the list of {prefix}"), &error),
+        })
     }
 
     /// Removes an object; one that is not there is removed already.
@@ -244,7 +264,11 @@ impl Store {
         }
         .await;
         self.delete(key).await?;
-        checked
+        let create_only = checked?;
+        // As a manifest is written, which comes last: better told now than after a whole snapshot.
+        let created = self.create(key, content.clone()).await;
+        self.delete(key).await?;
+        created.map(|()| create_only)
     }
 }
 

@@ -256,6 +256,9 @@ pub(super) struct BackupArgs {
     intent: String,
     #[arg(long, env = env::ACTOR, default_value = "")]
     actor: String,
+    /// What it is taken for, if not for itself: Safety or `PreUpgrade`.
+    #[arg(long, env = env::ROLE, default_value = "")]
+    role: String,
     /// Fingerprint of the static unseal key, for the manifest.
     #[arg(long, env = env::KEY_FINGERPRINT)]
     key_fingerprint: Option<String>,
@@ -292,6 +295,7 @@ impl BackupArgs {
                 uid: self.operation_uid,
                 intent: self.intent,
                 actor: self.actor,
+                role: self.role,
             },
             auth: ManifestAuth { mount: self.login.auth_mount.clone(), audience: self.login.audience.clone() },
             key_fingerprint: self.key_fingerprint,

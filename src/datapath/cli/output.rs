@@ -36,13 +36,20 @@ pub(super) fn line(value: &impl Serialize) {
 
 /// Leaves out what the report has anyway, most expendable first, until it fits.
 fn shortened(mut value: Value) -> String {
-    let steps: [fn(&mut Value); 5] = [
+    let steps: [fn(&mut Value); 6] = [
         |value| value["inspection"]["keysPerMount"] = json!({}),
         |value| value["inspection"]["members"] = json!([]),
         |value| {
             for list in ["removed", "finished", "cleaned", "kept"] {
                 if let Some(list) = value.get_mut(list).and_then(Value::as_array_mut) {
                     list.truncate(8);
+                }
+            }
+        },
+        |value| {
+            for list in ["removed", "finished", "cleaned", "kept"] {
+                if let Some(list) = value.get_mut(list).and_then(Value::as_array_mut) {
+                    list.clear();
                 }
             }
         },

@@ -41,7 +41,7 @@ impl Work<'_> {
 
     /// What the mover wrote into its config map before its pod was lost. It reports a success only after its last look at
     /// object and manifest, so that word is as good as the pod's.
-    async fn reported(&self) -> Option<StepOutcome> {
+    pub(super) async fn reported(&self) -> Option<StepOutcome> {
         let map = mover::channel(self.call.ad, &self.operation).await.ok()??;
         let report: Report = serde_json::from_str(map.data?.get(REPORT)?).ok()?;
         let (manifest, inspection) = (report.manifest?, report.inspection?);

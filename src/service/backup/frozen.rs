@@ -29,6 +29,7 @@ const SOURCE: &str = "source";
 const EXPECTED: &str = "expectedSize";
 const SPOOL: &str = "spoolLimit";
 const LEFTOVERS: &str = "leftovers";
+const DISPROVEN: &str = "disproven";
 
 /// What all steps of a backup work with.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,6 +52,8 @@ pub struct Frozen {
     pub spool_limit: Option<u64>,
     /// Keys under which earlier, failed backups may have left an object.
     pub leftovers: Vec<String>,
+    /// Keys of earlier backups that this cluster's key does not open.
+    pub disproven: Vec<String>,
 }
 
 /// How the seal of a backup is proven.
@@ -126,6 +129,7 @@ impl Frozen {
             expected_size: last,
             spool_limit: spool_limit(cluster, last),
             leftovers: Vec::new(),
+            disproven: Vec::new(),
         })
     }
 
@@ -158,6 +162,9 @@ impl Frozen {
         if !self.leftovers.is_empty() {
             inputs.insert(LEFTOVERS.to_owned(), serde_json::to_string(&self.leftovers)?);
         }
+        if !self.disproven.is_empty() {
+            inputs.insert(DISPROVEN.to_owned(), serde_json::to_string(&self.disproven)?);
+        }
         Ok(inputs)
     }
 
@@ -178,6 +185,7 @@ impl Frozen {
             expected_size: optional(inputs, EXPECTED)?,
             spool_limit: optional(inputs, SPOOL)?,
             leftovers: optional(inputs, LEFTOVERS)?.unwrap_or_default(),
+            disproven: optional(inputs, DISPROVEN)?.unwrap_or_default(),
         })
     }
 }

@@ -61,6 +61,8 @@ pub struct Operation {
     pub cluster_uid: String,
     /// For the manifest: why, and who asked.
     pub intent: String,
+    /// `Safety` or `PreUpgrade`; empty for a backup of its own.
+    pub role: String,
     pub actor: String,
     /// Controller reference to the operation.
     pub owner: OwnerReference,
@@ -376,6 +378,9 @@ fn variables(mover: &Mover<'_>) -> Result<Vec<EnvVar>, serde_json::Error> {
         (env::CONFIG_MAP, mover_name(&operation.name)),
         (env::DEADLINE, by_time(mover.deadline - MARGIN)),
     ];
+    if !operation.role.is_empty() {
+        list.push((env::ROLE, operation.role.clone()));
+    }
     list.extend(mover.task.variables()?);
     if mover.store.credentials_secret.is_some() {
         list.push((env::CREDENTIALS_DIR, path::CREDENTIALS.to_owned()));

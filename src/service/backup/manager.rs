@@ -118,7 +118,8 @@ fn decide(known: &Known<'_>) -> Result<Planned, Refusal> {
     } else {
         may_start(known)?;
         frozen.leftovers = tidy::leftovers(request::backups_of(cluster, known.operations));
-        let prunes = frozen.retention.is_some() || !frozen.leftovers.is_empty();
+        frozen.disproven = tidy::disproven(request::backups_of(cluster, known.operations));
+        let prunes = frozen.retention.is_some() || !frozen.leftovers.is_empty() || !frozen.disproven.is_empty();
         (backup_steps(prunes), own_lock(cluster, uid))
     };
     let inputs = frozen.inputs().map_err(|error| {

@@ -91,6 +91,7 @@ impl Operation {
             cluster: operation.spec.cluster.clone(),
             cluster_uid: cluster_uid.to_owned(),
             intent: operation.spec.intent.clone().unwrap_or_default(),
+            role: super::request::role(operation).unwrap_or_default().to_owned(),
             actor: operation.spec.actor.as_ref().map(|actor| actor.identity.clone()).unwrap_or_default(),
             name,
         })

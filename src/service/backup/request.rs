@@ -24,7 +24,7 @@ pub const KEY: &str = "key";
 /// itself and runs no retention.
 pub const ROLE: &str = "role";
 /// Value of [`ROLE`]: the state before a restore.
-pub const SAFETY: &str = "Safety";
+pub use crate::datapath::prune::SAFETY;
 /// Value of [`ROLE`]: the state before an upgrade.
 pub const PRE_UPGRADE: &str = "PreUpgrade";
 

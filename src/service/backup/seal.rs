@@ -7,9 +7,12 @@ use secrecy::SecretSlice;
 use super::mover::MoverError;
 use super::steps::{Work, failed};
 use crate::adapter::kubernetes::client::timed;
-use crate::datapath::seal;
+use crate::datapath::seal::{self, SealError};
 use crate::service::cluster::names;
 use crate::service::opslifecycle::StepOutcome;
+
+/// The reason where even the kind of seal differs.
+pub(super) const SEAL_OTHER_TYPE: &str = "SealOtherType";
 
 /// What the mover reported.
 pub(super) struct Proof<'a> {
@@ -33,7 +36,7 @@ pub(super) async fn prove(work: &Work<'_>, proof: &Proof<'_>) -> Result<String, 
     let seal = &work.frozen.seal;
     if !proof.kind.is_empty() && proof.kind != seal.kind {
         return Err(Refused::NotProven {
-            reason: "SealOtherType",
+            reason: SEAL_OTHER_TYPE,
             message: format!("the snapshot is sealed with {}, this cluster with {}", proof.kind, seal.kind),
         });
     }
@@ -46,6 +49,11 @@ pub(super) async fn prove(work: &Work<'_>, proof: &Proof<'_>) -> Result<String, 
     let key = key(work, secret).await.map_err(Refused::Unreadable)?;
     match seal::prove(&key, id, &proof.sealed_sums, &proof.sums) {
         Ok(()) => Ok(format!("proven: it opens with key {id}")),
+        // A key that is none says nothing about the backup.
+        Err(error @ SealError::KeyLength(_)) => {
+            let message = format!("Secret {secret}: {error}. The backup stays as it is, not proven");
+            Err(Refused::Unreadable(Box::new(StepOutcome::fatal(error.reason(), message))))
+        }
         Err(error) => Err(Refused::NotProven { reason: error.reason(), message: error.to_string() }),
     }
 }

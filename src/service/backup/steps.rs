@@ -85,6 +85,11 @@ impl Work<'_> {
         };
         match found {
             Found::Absent => self.begin_snapshot(cluster, &name).await,
+            // What had no room in the pod's last word stands in the report: nothing may be judged by what is missing.
+            Found::Done(done) if done.sealed_sums.is_empty() => match self.reported().await {
+                Some(reported) => reported,
+                None => StepOutcome::retryable("MoverResultLost", format!("Job {name} is done and its report is gone")),
+            },
             Found::Done(done) => self.stored(&done),
             Found::Running { trouble, .. } => running(&name, "takes, verifies and stores a snapshot", trouble),
             Found::Failed(failure) => match may_be_stored(&failure) {
@@ -199,6 +204,7 @@ impl Work<'_> {
                 let undecided = protect::undecided(cluster, restores.iter().map(AsRef::as_ref));
                 if let Some(restore) = &undecided
                     && self.frozen.leftovers.is_empty()
+                    && self.frozen.disproven.is_empty()
                 {
                     let warning = format!(
                         "retention was not applied: restore {restore} has not chosen its backup yet; the next backup tries again"
@@ -214,6 +220,7 @@ impl Work<'_> {
                     protected,
                     uncounted,
                     clean: self.frozen.leftovers.clone(),
+                    remove: self.frozen.disproven.clone(),
                     ..Orders::default()
                 };
                 return self.begin(&name, Task::Prune(orders), what).await;

@@ -13,10 +13,14 @@ use kube::ResourceExt;
 
 use super::frozen::KEY;
 use super::jobs::OPERATION_UID;
-use super::request::is_verification;
+use super::manager::RETENTION;
+use super::request::{is_verification, role};
+use super::seal::SEAL_OTHER_TYPE;
 use super::status::ended_at;
+use super::steps::output::WARNING;
 use crate::adapter::kubernetes::time::from_kube;
-use crate::api::{OpenBaoOperation, OperationKind, OperationPhase};
+use crate::api::{OpenBaoOperation, OpenBaoOperationStatus, OperationKind, OperationPhase, StepState};
+use crate::datapath::seal::SealError;
 use crate::service::cluster::names::COMPONENT_LABEL;
 
 /// So many failed operations of a cluster keep their Jobs.
@@ -46,19 +50,47 @@ pub fn outdated<J: AsRef<Job>>(jobs: &[J], live: &BTreeSet<String>) -> Vec<Job> 
 const LOOKED_AFTER: usize = 20;
 
 /// Keys under which failed backups may have left an object: their movers died while the store could not be reached, so
-/// that cleaning up failed as well. Those since the last success; the cleaning spares whatever has a manifest.
+/// that cleaning up failed as well. Those since the last backup that cleaned up; the cleaning spares whatever has a
+/// manifest.
 pub fn leftovers<'a>(operations: impl Iterator<Item = &'a OpenBaoOperation>) -> Vec<String> {
+    uncleaned(operations, |status| !is_disproven(status))
+}
+
+/// Keys of whole backups that this cluster's key does not open, and that could not be removed then. They go although they
+/// have a manifest: a restore of the latest would find them on the worst day.
+pub fn disproven<'a>(operations: impl Iterator<Item = &'a OpenBaoOperation>) -> Vec<String> {
+    uncleaned(operations, is_disproven)
+}
+
+fn is_disproven(status: &OpenBaoOperationStatus) -> bool {
+    status.reason.as_deref().is_some_and(|reason| reason == SEAL_OTHER_TYPE || SealError::REASONS.contains(&reason))
+}
+
+fn uncleaned<'a>(
+    operations: impl Iterator<Item = &'a OpenBaoOperation>,
+    which: impl Fn(&OpenBaoOperationStatus) -> bool,
+) -> Vec<String> {
     let mut ended: Vec<_> = operations
         .filter(|op| op.spec.operation == OperationKind::Backup && !is_verification(op))
-        .filter_map(|op| Some((ended_at(op)?, op.status.as_ref()?)))
+        .filter_map(|op| Some((ended_at(op)?, op, op.status.as_ref()?)))
         .collect();
-    ended.sort_by_key(|(at, _)| Reverse(*at));
+    ended.sort_by_key(|(at, ..)| Reverse(*at));
     ended
         .into_iter()
-        .take_while(|(_, status)| status.phase != OperationPhase::Succeeded)
-        .filter_map(|(_, status)| status.inputs.get(KEY).filter(|key| !key.is_empty()).cloned())
+        .take_while(|(_, op, status)| !cleaned_up(op, status))
+        .filter(|(_, _, status)| status.phase != OperationPhase::Succeeded && which(status))
+        .filter_map(|(_, _, status)| status.inputs.get(KEY).filter(|key| !key.is_empty()).cloned())
         .take(LOOKED_AFTER)
         .collect()
+}
+
+/// Whether nothing that failed before this backup is left. One that a restore or an upgrade takes cleans nothing; an own
+/// one without that step had nothing to clean.
+fn cleaned_up(op: &OpenBaoOperation, status: &OpenBaoOperationStatus) -> bool {
+    let cleaning = status.steps.iter().find(|step| step.name == RETENTION);
+    status.phase == OperationPhase::Succeeded
+        && role(op).is_none()
+        && cleaning.is_none_or(|step| step.state == StepState::Completed && !step.output.contains_key(WARNING))
 }
 
 #[cfg(test)]
@@ -109,6 +141,46 @@ mod tests {
             operation("Failed", 6, "", None),
         ];
         assert_eq!(leftovers(operations.iter()), ["d", "c"]);
+    }
+
+    #[test]
+    fn a_whole_backup_that_this_key_does_not_open_is_removed_and_not_only_cleaned() {
+        let failed = |key: &str, reason: &str| -> OpenBaoOperation {
+            serde_json::from_value(json!({
+                "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "metadata": {"name": key, "namespace": "reef"},
+                "spec": {"cluster": "kelp", "operation": "Backup"},
+                "status": {"phase": "Failed", "endedAt": "2026-11-21T01:00:00Z", "reason": reason, "inputs": {"key": key}},
+            }))
+            .unwrap()
+        };
+        let operations = [failed("a", "SealOtherType"), failed("b", "MoverLost"), failed("c", SealError::REASONS[0])];
+        assert_eq!(disproven(operations.iter()), ["a", "c"]);
+        assert_eq!(leftovers(operations.iter()), ["b"]);
+    }
+
+    #[test]
+    fn a_success_that_cleaned_nothing_hides_no_earlier_failure() {
+        let operation = |phase: &str, hour: u32, key: &str, role: Option<&str>, steps: serde_json::Value| {
+            let parameters = role.map_or_else(|| json!({}), |role| json!({"role": role}));
+            let operation: OpenBaoOperation = serde_json::from_value(json!({
+                "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "metadata": {"name": key, "namespace": "reef"},
+                "spec": {"cluster": "kelp", "operation": "Backup", "parameters": parameters},
+                "status": {"phase": phase, "endedAt": format!("2026-11-21T{hour:02}:00:00Z"), "inputs": {"key": key},
+                    "steps": steps},
+            }))
+            .unwrap();
+            operation
+        };
+        let retention =
+            |state: &str, output: serde_json::Value| json!([{"name": "Retention", "state": state, "output": output}]);
+        let failed = || operation("Failed", 1, "a", None, json!([]));
+        let child = operation("Succeeded", 2, "b", Some("PreUpgrade"), json!([]));
+        assert_eq!(leftovers([failed(), child].iter()), ["a"]);
+        let warned =
+            operation("Succeeded", 2, "b", None, retention("completed", json!({"warning": "the store is away"})));
+        assert_eq!(leftovers([failed(), warned].iter()), ["a"]);
+        let good = operation("Succeeded", 2, "b", None, retention("completed", json!({"removed": "0"})));
+        assert_eq!(leftovers([failed(), good].iter()), [""; 0]);
     }
 
     #[test]

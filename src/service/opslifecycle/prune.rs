@@ -69,12 +69,18 @@ pub fn decide(records: &[&OpenBaoOperation], upgrade: Option<&str>, now: DateTim
             if turned_back {
                 protected.push("named by rollbackOf".to_owned());
             }
-            let live_child = records.iter().any(|other| {
-                other.owner_references().iter().any(|owner| Some(&owner.uid) == record.uid().as_ref())
-                    && !other.has_ended()
-            });
-            if live_child {
+            let children = || {
+                let is_child = |other: &&&OpenBaoOperation| {
+                    other.owner_references().iter().any(|owner| Some(&owner.uid) == record.uid().as_ref())
+                };
+                records.iter().filter(is_child)
+            };
+            if children().any(|child| !child.has_ended()) {
                 protected.push("a child has not ended".to_owned());
+            }
+            // With the record its children go, and with a child its pin.
+            if children().any(|child| child.is_pinned()) {
+                protected.push("a child is pinned".to_owned());
             }
             let created = record.metadata.creation_timestamp.as_ref().map_or(now, from_kube);
             Item { id: name, at: status.ended_at.unwrap_or(created), protected, counts: true }
@@ -165,6 +171,18 @@ mod tests {
         let mut child = record("child", 0, OperationPhase::Running);
         child.metadata.owner_references = Some(vec![kube::Resource::controller_owner_ref(&records[58], &()).unwrap()]);
         records.push(child);
+        assert!(kept(&records).contains(&"r59".to_owned()));
+    }
+
+    #[test]
+    fn a_parent_stays_as_long_as_a_child_of_it_is_pinned() {
+        let mut records: Vec<_> = (1..=60).map(|n| record(&format!("r{n:02}"), n, OperationPhase::Failed)).collect();
+        let mut child = record("child", 90, OperationPhase::Failed);
+        child.metadata.owner_references = Some(vec![kube::Resource::controller_owner_ref(&records[58], &()).unwrap()]);
+        records.push(child.clone());
+        assert!(!kept(&records).contains(&"r59".to_owned()));
+        child.metadata.annotations = Some([(crate::api::PINNED_ANNOTATION.to_owned(), "true".to_owned())].into());
+        records[60] = child;
         assert!(kept(&records).contains(&"r59".to_owned()));
     }
 

@@ -206,6 +206,7 @@ impl Movers {
             cluster: operation.spec.cluster.clone(),
             cluster_uid: inputs.cluster_uid.clone(),
             intent: operation.spec.intent.clone().unwrap_or_default(),
+            role: String::new(),
             actor: operation.spec.actor.as_ref().map(|actor| actor.identity.clone()).unwrap_or_default(),
             owner: controller_of(operation).ok_or(MoverError::NoUid)?,
         })

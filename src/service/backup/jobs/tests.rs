@@ -11,6 +11,7 @@ pub(crate) fn operation(name: &str) -> Operation {
         cluster: "kelp".into(),
         cluster_uid: "c1c1".into(),
         intent: "before the $(HOLIDAYS)".into(),
+        role: String::new(),
         actor: "ops@example.org".into(),
         owner: OwnerReference {
             api_version: "openbao.org/v1alpha1".into(),

@@ -4,11 +4,12 @@
 use chrono::{DateTime, Utc};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
-use super::{Step, trouble};
+use super::{Step, judge, trouble};
 use crate::datapath::protocol::{Cause, Failure, Report, ReportKind};
-use crate::service::backup::jobs;
+use crate::service::backup::jobs::{self, Source};
 use crate::service::opslifecycle::manager::StepOutcome;
 use crate::service::restore::mover::{self, Readiness};
+use crate::service::restore::plan::{self, Inputs};
 
 /// Runs until there is a report, good or bad: the verdict is the next step's.
 pub async fn run(step: &Step<'_>) -> StepOutcome {
@@ -83,9 +84,20 @@ async fn next(step: &Step<'_>, number: i32) -> Result<Prepared, StepOutcome> {
         ));
     }
     let most = step.call.cluster.and_then(jobs::max_expanded);
-    let started = step.movers.start(step.call.op, &step.inputs, most, number + 1, step.call.now).await;
+    let inputs = settled(&step.inputs, step.call.output(plan::JUDGE, judge::KEY));
+    let started = step.movers.start(step.call.op, &inputs, most, number + 1, step.call.now).await;
     started.map_err(|error| trouble(&error))?;
     Ok(Prepared::Working("the mover's pod to start".to_owned()))
+}
+
+/// What a further mover is to fetch: the very backup that was judged, if one was. The safety backup is newer than the one
+/// that "the latest" meant, and so is what a schedule took while the lock was waited for.
+fn settled(inputs: &Inputs, judged: Option<&str>) -> Inputs {
+    let mut inputs = inputs.clone();
+    if let Some(key) = judged {
+        inputs.source = Source::Key(key.to_owned());
+    }
+    inputs
 }
 
 /// Some causes come back whatever one does; the others may pass.
