@@ -22,6 +22,8 @@ pub const MARKER_PREFIX: &str = "openbao-operator-marker-";
 pub const CLUSTER_LABEL: &str = "openbao.org/cluster";
 /// Label: which operation a Job or its pod belongs to.
 pub const OPERATION_LABEL: &str = "openbao.org/operation";
+/// Label: the name of the cluster, as tools that know nothing of ours show it. Nothing is selected by it.
+const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
 /// Label: what part of the cluster a pod is.
 pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 /// [`COMPONENT_LABEL`] of OpenBao servers. Pods of Jobs carry the cluster's label too, so selectors need this one.
@@ -157,7 +159,7 @@ pub fn subject(namespace: &str, service_account: &str) -> String {
 pub fn labels(cluster: &str) -> BTreeMap<String, String> {
     [
         ("app.kubernetes.io/name", "openbao"),
-        ("app.kubernetes.io/instance", cluster),
+        (INSTANCE_LABEL, cluster),
         (MANAGED_BY_LABEL, MANAGER),
         (CLUSTER_LABEL, cluster),
     ]
@@ -175,6 +177,25 @@ pub fn server_selector(cluster: &str) -> BTreeMap<String, String> {
 }
 
 #[cfg(test)]
+/// The labels of what has no owner on purpose. Without `app.kubernetes.io/instance`: Argo CD, where it tracks by this label,
+/// takes such an object for one of an application of the cluster's name, does not find it in the repository, and deletes it.
+pub fn unowned_labels(cluster: &str) -> BTreeMap<String, String> {
+    let mut labels = labels(cluster);
+    labels.remove(INSTANCE_LABEL);
+    labels
+}
+
+/// What tells Argo CD to leave an object alone that is in no repository, however it tracks its own.
+pub fn unowned_annotations() -> BTreeMap<String, String> {
+    [
+        ("argocd.argoproj.io/sync-options", "Prune=false,Delete=false"),
+        ("argocd.argoproj.io/compare-options", "IgnoreExtraneous"),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect()
+}
+
 mod tests {
     use super::*;
 
@@ -203,3 +224,13 @@ mod tests {
         assert!(server_selector("kelp").iter().any(|(key, value)| job.get(key) != Some(value)));
     }
 }
+    #[test]
+    fn what_has_no_owner_is_found_by_our_labels_and_claimed_by_no_gitops_tool() {
+        let labels = unowned_labels("kelp");
+        assert_eq!(labels.get(INSTANCE_LABEL), None);
+        for (key, value) in [(CLUSTER_LABEL, "kelp"), (MANAGED_BY_LABEL, MANAGER)] {
+            assert_eq!(labels.get(key).map(String::as_str), Some(value), "watched and deleted by it: {key}");
+        }
+        assert!(!server_selector("kelp").contains_key(INSTANCE_LABEL));
+    }
+
