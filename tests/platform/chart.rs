@@ -60,6 +60,67 @@ fn the_kinds_are_upgraded_with_the_release_and_survive_its_uninstall() {
 fn pods_meet_the_restricted_standard() {
     let objects = render(&[]).unwrap();
     let pod = &of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"];
+/// What a rule may call beside CEL's own, and the minor version of Kubernetes 1 whose API server knows it first.
+const CEL_LIBRARIES: &[(&str, u32)] = &[
+    ("isQuantity", 29),
+    ("quantity", 29),
+    ("sets.contains", 30),
+    ("sets.equivalent", 30),
+    ("sets.intersects", 30),
+    ("isIP", 31),
+    ("ip", 31),
+    ("ip.isCanonical", 31),
+    ("isCIDR", 31),
+    ("cidr", 31),
+    ("containsIP", 31),
+    ("containsCIDR", 31),
+    ("format.named", 32),
+    ("transformMap", 33),
+    ("transformList", 33),
+    ("isSemver", 34),
+    ("semver", 34),
+];
+
+fn rules(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(Value::Array(own)) = fields.get("x-kubernetes-validations") {
+                found.extend(own.iter().filter_map(|rule| rule["rule"].as_str()).map(str::to_owned));
+            }
+            fields.values().for_each(|inner| rules(inner, found));
+        }
+        Value::Array(items) => items.iter().for_each(|inner| rules(inner, found)),
+        _ => {}
+    }
+}
+
+/// Whether the rule calls a function of exactly that name, on its own or on a value.
+fn calls(rule: &str, function: &str) -> bool {
+    rule.match_indices(&format!("{function}("))
+        .any(|(at, _)| !rule[..at].ends_with(|before: char| before.is_ascii_alphanumeric() || before == '_'))
+}
+
+#[test]
+fn no_api_server_that_the_chart_accepts_lacks_what_the_kinds_rules_call() {
+    let mut all = Vec::new();
+    for kind in openbao_operator::api::crds().unwrap() {
+        rules(&serde_json::to_value(kind).unwrap(), &mut all);
+    }
+    let needed: Vec<_> = all
+        .iter()
+        .flat_map(|rule| CEL_LIBRARIES.iter().filter(|(function, _)| calls(rule, function)).map(move |one| (one, rule)))
+        .collect();
+    assert!(!needed.is_empty(), "rules are found in {} of them", all.len());
+    let text = std::fs::read_to_string(chart().join("Chart.yaml")).unwrap();
+    let minor = text.lines().find_map(|line| line.strip_prefix("kubeVersion: \">=1.")?.split('.').next()).unwrap();
+    let accepted: u32 = minor.parse().unwrap();
+    for ((function, since), rule) in needed {
+        assert!(accepted >= *since, "{function} needs Kubernetes 1.{since}, the chart accepts 1.{accepted}: {rule}");
+    }
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/install.md")).unwrap();
+    assert!(page.contains(&format!("Needs Kubernetes 1.{accepted} or newer")), "the page says what the chart accepts");
+}
+
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
     assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
     let container = &pod["containers"][0]["securityContext"];
