@@ -155,6 +155,15 @@ pub fn subject(namespace: &str, service_account: &str) -> String {
     format!("system:serviceaccount:{namespace}:{service_account}")
 }
 
+/// What a person types to let a service account in under one of our roles. All of the role, because OpenBao reads a type that is
+/// left out as another one.
+pub fn role_command(mount: &str, role: &str, audience: &str, subject: &str) -> String {
+    format!(
+        "bao write auth/{mount}/role/{role} role_type=jwt user_claim=sub bound_audiences={audience} \
+         bound_subject={subject} token_policies={role} token_ttl=10m"
+    )
+}
+
 /// The labels of everything that belongs to the cluster.
 pub fn labels(cluster: &str) -> BTreeMap<String, String> {
     [
@@ -168,15 +177,6 @@ pub fn labels(cluster: &str) -> BTreeMap<String, String> {
     .collect()
 }
 
-/// What selects the cluster's servers and nothing else, neither Jobs nor another cluster's pods.
-pub fn server_selector(cluster: &str) -> BTreeMap<String, String> {
-    [("app.kubernetes.io/name", "openbao"), (CLUSTER_LABEL, cluster), (COMPONENT_LABEL, SERVER_COMPONENT)]
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect()
-}
-
-#[cfg(test)]
 /// The labels of what has no owner on purpose. Without `app.kubernetes.io/instance`: Argo CD, where it tracks by this label,
 /// takes such an object for one of an application of the cluster's name, does not find it in the repository, and deletes it.
 pub fn unowned_labels(cluster: &str) -> BTreeMap<String, String> {
@@ -196,6 +196,15 @@ pub fn unowned_annotations() -> BTreeMap<String, String> {
     .collect()
 }
 
+/// What selects the cluster's servers and nothing else, neither Jobs nor another cluster's pods.
+pub fn server_selector(cluster: &str) -> BTreeMap<String, String> {
+    [("app.kubernetes.io/name", "openbao"), (CLUSTER_LABEL, cluster), (COMPONENT_LABEL, SERVER_COMPONENT)]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -219,12 +228,6 @@ mod tests {
     }
 
     #[test]
-    fn what_selects_servers_leaves_out_the_pods_of_jobs() {
-        let job = labels("kelp");
-        assert!(server_selector("kelp").iter().any(|(key, value)| job.get(key) != Some(value)));
-    }
-}
-    #[test]
     fn what_has_no_owner_is_found_by_our_labels_and_claimed_by_no_gitops_tool() {
         let labels = unowned_labels("kelp");
         assert_eq!(labels.get(INSTANCE_LABEL), None);
@@ -234,3 +237,9 @@ mod tests {
         assert!(!server_selector("kelp").contains_key(INSTANCE_LABEL));
     }
 
+    #[test]
+    fn what_selects_servers_leaves_out_the_pods_of_jobs() {
+        let job = labels("kelp");
+        assert!(server_selector("kelp").iter().any(|(key, value)| job.get(key) != Some(value)));
+    }
+}
