@@ -5,7 +5,7 @@
 
 use super::{
     kubernetes::{
-        client::timed,
+        client::{timed, watching},
         feed::{self, Notes, Ties},
         shorten::operation_label,
     },
@@ -116,11 +116,20 @@ impl Caches {
         stop: &CancellationToken,
     ) -> Self {
         let notes = Notes::default();
-        let everything = watcher::Config::default;
-        let ours = || watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
+        let everything = watching;
         macro_rules! feed {
             ($config:expr, $ties:expr) => {
-                feed::start(scope.api(client.clone()), $config, notes.clone(), $ties, malformed.clone(), stop.clone())
+                feed!($config, $ties, feed::forget_managers)
+            };
+            ($config:expr, $ties:expr, $slim:expr) => {
+                feed::start(
+                    scope.api(client.clone()),
+                    $config,
+                    notes.clone(),
+                    feed::Look { ties: $ties, slim: $slim },
+                    malformed.clone(),
+                    stop.clone(),
+                )
             };
         }
         Self {
@@ -128,14 +137,19 @@ impl Caches {
                 cluster: cluster.metadata.name.clone(),
                 operation: None
             }),
-            restores: feed!(everything(), |restore: &OpenBaoRestore| Ties {
-                cluster: Some(restore.spec.cluster.clone()),
-                operation: None
-            }),
-            operations: feed!(everything(), |operation: &OpenBaoOperation| Ties {
-                cluster: Some(operation.spec.cluster.clone()),
-                operation: operation.metadata.name.clone()
-            }),
+            restores: feed!(
+                everything(),
+                |restore: &OpenBaoRestore| Ties { cluster: Some(restore.spec.cluster.clone()), operation: None },
+                keep_managers
+            ),
+            operations: feed!(
+                everything(),
+                |operation: &OpenBaoOperation| Ties {
+                    cluster: Some(operation.spec.cluster.clone()),
+                    operation: operation.metadata.name.clone()
+                },
+                forget_managers_of_ended
+            ),
             rollouts: feed!(everything(), |_: &OpenBaoRollout| Ties::default()),
             jobs: feed!(ours(), labelled::<Job>),
             pods: feed!(ours(), labelled::<Pod>),
@@ -241,6 +255,21 @@ impl Caches {
     }
 }
 
+/// What is made of a cluster: only what carries our label.
+fn ours() -> watcher::Config {
+    watching().labels(&format!("{MANAGED_BY}={MANAGER}"))
+}
+
+/// The operation of a restore says who asked for it, which the restore's managers tell.
+fn keep_managers(_: &mut OpenBaoRestore) {}
+
+/// An operation's managers tell who asked for it until that stands in its status; records, which are many, need them no more.
+fn forget_managers_of_ended(operation: &mut OpenBaoOperation) {
+    if operation.has_ended() {
+        feed::forget_managers(operation);
+    }
+}
+
 fn belongs(object: &impl ResourceExt, namespace: &str, label: &str, value: &str) -> bool {
     object.meta().namespace.as_deref() == Some(namespace)
         && object.labels().get(label).is_some_and(|found| found == value)
@@ -255,6 +284,32 @@ fn labelled<K: ResourceExt>(object: &K) -> Ties {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_watch_ends_in_time_to_notice_a_dead_connection() {
+        assert_eq!(ours().timeout, watching().timeout);
+        assert_eq!(ours().label_selector.as_deref(), Some("app.kubernetes.io/managed-by=openbao-operator"));
+    }
+
+    #[test]
+    fn managers_are_remembered_where_they_tell_who_asked_and_nowhere_else() {
+        use crate::api::operation::{OpenBaoOperationStatus, OperationPhase};
+        use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+        fn kept<K: Resource>(mut object: K, slim: fn(&mut K)) -> bool {
+            object.meta_mut().managed_fields = Some(vec![ManagedFieldsEntry::default()]);
+            slim(&mut object);
+            object.meta().managed_fields.is_some()
+        }
+        let operation = |phase| OpenBaoOperation {
+            status: Some(OpenBaoOperationStatus { phase, ..OpenBaoOperationStatus::default() }),
+            ..OpenBaoOperation::new("a", crate::api::OpenBaoOperationSpec::default())
+        };
+        assert!(kept(OpenBaoRestore::default(), keep_managers));
+        assert!(kept(operation(OperationPhase::Pending), forget_managers_of_ended));
+        assert!(kept(operation(OperationPhase::Unknown), forget_managers_of_ended));
+        assert!(!kept(operation(OperationPhase::Succeeded), forget_managers_of_ended));
+        assert!(!kept(Pod::default(), feed::forget_managers));
+    }
 
     #[test]
     fn a_job_of_an_operation_with_a_long_name_wakes_that_operation() {

@@ -11,10 +11,11 @@ use serde::de::DeserializeOwned;
 
 use super::Error;
 use super::args::{Global, Output};
+use crate::adapter::kubernetes::client::timed;
 
 /// Our kinds all look like this.
 pub trait Kind:
-    Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned
+    Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync
 {
     /// As kubectl names it.
     const NAME: &'static str;
@@ -95,13 +96,13 @@ impl Connection {
 
     pub async fn find<K: Kind>(&self, name: &str) -> Result<Option<K>, Error> {
         let what = || format!("{} {name}", K::NAME);
-        self.api::<K>().get_opt(name).await.map_err(|source| Error::Read { what: what(), source })
+        timed(self.api::<K>().get_opt(name)).await.map_err(|source| Error::Read { what: what(), source })
     }
 
     /// In this namespace, or in all of them; by namespace and name.
     pub async fn list<K: Kind>(&self, all: bool) -> Result<Vec<K>, Error> {
         let api = if all { Api::<K>::all(self.client.clone()) } else { self.api() };
-        let list = api.list(&ListParams::default()).await;
+        let list = timed(api.list(&ListParams::default())).await;
         let mut items = list.map_err(|source| Error::Read { what: format!("{}s", K::NAME), source })?.items;
         items.sort_by_key(|item| (item.namespace(), item.name_any()));
         Ok(items)
@@ -110,30 +111,32 @@ impl Connection {
     pub async fn create<K: Kind>(&self, object: &K, dry: bool) -> Result<K, Error> {
         let parameters = PostParams { dry_run: dry, field_manager: Some("kubectl-openbao".to_owned()) };
         let what = || format!("{} {}", K::NAME, object.name_any());
-        self.api::<K>().create(&parameters, object).await.map_err(|source| Error::Write { what: what(), source })
+        timed(self.api::<K>().create(&parameters, object)).await.map_err(|source| Error::Write { what: what(), source })
     }
 
     /// Appends to `spec.requests` of exactly the version that was read: a nonce of another person is never lost.
-    pub async fn request<K: Kind>(&self, object: &K, requests: &[crate::api::Request]) -> Result<(), Error> {
+    pub async fn request<K: Kind>(&self, object: &K, requests: &[crate::api::Request]) -> Result<K, Error> {
         let name = object.name_any();
         let patch = serde_json::json!({
             "metadata": {"resourceVersion": object.resource_version()},
             "spec": {"requests": requests},
         });
         let parameters = PatchParams { field_manager: Some("kubectl-openbao".to_owned()), ..PatchParams::default() };
-        let written = self.api::<K>().patch(&name, &parameters, &Patch::Merge(&patch)).await;
-        written.map(drop).map_err(|source| Error::Write { what: format!("{} {name}", K::NAME), source })
+        timed(self.api::<K>().patch(&name, &parameters, &Patch::Merge(&patch)))
+            .await
+            .map_err(|source| Error::Write { what: format!("{} {name}", K::NAME), source })
     }
 
     /// The objects as JSON or YAML, if that was asked for.
     pub fn encode<T: Serialize>(&self, value: &T) -> Result<Option<String>, Error> {
-        Ok(match self.output {
-            None => None,
-            Some(Output::Json) => {
-                Some(serde_json::to_string_pretty(value).map_err(|error| Error::Encode(Box::new(error)))?)
-            }
-            Some(Output::Yaml) => Some(serde_saphyr::to_string(value).map_err(|error| Error::Encode(Box::new(error)))?),
-        })
+        self.output.map(|output| encode(output, value)).transpose()
+    }
+}
+
+fn encode<T: Serialize>(output: Output, value: &T) -> Result<String, Error> {
+    match output {
+        Output::Json => serde_json::to_string_pretty(value).map_err(|error| Error::Encode(Box::new(error))),
+        Output::Yaml => serde_saphyr::to_string(value).map_err(|error| Error::Encode(Box::new(error))),
     }
 }
 
@@ -158,5 +161,31 @@ pub struct List<'a, K> {
 impl<'a, K> From<&'a [K]> for List<'a, K> {
     fn from(items: &'a [K]) -> Self {
         Self { api_version: "v1", kind: "List", items }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(output: Option<Output>) -> Connection {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        Connection { client, namespace: "vault".into(), output, words: String::new(), user: "ann".into() }
+    }
+
+    // A client wants a runtime, though nothing is asked of it.
+    #[tokio::test]
+    async fn what_came_of_a_request_is_a_sentence_or_the_object_as_asked_for() {
+        let operation: crate::api::OpenBaoOperation =
+            serde_saphyr::from_str("metadata: {name: a}\nspec: {cluster: fern, operation: Backup}").unwrap();
+        let told = |output| super::super::told(&connection(output), &operation, "Cancel of a: done").unwrap();
+        assert_eq!(told(None), ("Cancel of a: done".to_owned(), None));
+        let (out, beside) = told(Some(Output::Json));
+        let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(json["metadata"]["name"], "a");
+        assert_eq!(beside, Some("Cancel of a: done"));
+        let (out, _) = told(Some(Output::Yaml));
+        assert!(out.contains("cluster: fern"), "{out}");
     }
 }

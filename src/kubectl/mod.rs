@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use chrono::Utc;
 use clap::{CommandFactory, Parser};
 
+use crate::adapter::kubernetes::client::RequestError;
 use crate::causes::chain;
 use args::{Cli, Command};
 use connection::Connection;
@@ -42,9 +43,11 @@ pub enum Error {
     #[error("{0} {1} does not exist in namespace {2}")]
     Missing(&'static str, String, String),
     #[error("reading {what} failed")]
-    Read { what: String, source: kube::Error },
+    Read { what: String, source: RequestError },
     #[error("writing {what} failed")]
-    Write { what: String, source: kube::Error },
+    Write { what: String, source: RequestError },
+    #[error("watching {what} was refused; it goes on without being watched")]
+    Watch { what: String, source: RequestError },
     #[error("the answer could not be printed")]
     Print(#[source] std::io::Error),
     #[error("the object could not be written as text")]
@@ -129,6 +132,27 @@ fn say(text: &str) -> Result<(), Error> {
     out.write_all(text.as_bytes())
         .and_then(|()| if text.ends_with('\n') { Ok(()) } else { out.write_all(b"\n") })
         .map_err(Error::Print)
+}
+
+/// Says what came of a request.
+fn tell<T: serde::Serialize>(connection: &Connection, object: &T, sentence: &str) -> Result<(), Error> {
+    let (text, beside) = told(connection, object, sentence)?;
+    if let Some(sentence) = beside {
+        eprintln!("{sentence}");
+    }
+    say(&text)
+}
+
+/// For standard output, and for standard error: a sentence, or with `-o` the object itself and the sentence beside it.
+fn told<'a, T: serde::Serialize>(
+    connection: &Connection,
+    object: &T,
+    sentence: &'a str,
+) -> Result<(String, Option<&'a str>), Error> {
+    Ok(match connection.encode(object)? {
+        None => (sentence.to_owned(), None),
+        Some(text) => (text, Some(sentence)),
+    })
 }
 
 /// Asks on the terminal; anything but a yes is a no, and so is a closed input.

@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
-use kube::ResourceExt;
+use tokio::time::{Instant, timeout_at};
 
 use super::args::Steer;
 use super::connection::{Connection, Kind};
-use super::{Error, say};
+use super::{Error, tell};
 use crate::api::{HandledRequest, OpenBaoOperation, OpenBaoRestore, Request, RequestAction, RequestOutcome};
+use crate::causes::chain;
 
 /// Requests that a list may hold; the oldest answered ones make room.
 const KEPT: usize = 20;
 /// How long to wait for the answer before pointing to where it will stand.
 const ANSWER: Duration = Duration::from_secs(10);
+/// Between two looks for it, and between two tries to ask.
+const PAUSE: Duration = Duration::from_millis(300);
+/// How often a request is written when somebody else, mostly the operator, changed the object in between.
+const TRIES: u32 = 5;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -101,21 +106,68 @@ pub async fn send(connection: &Connection, steer: &Steer, action: Action) -> Res
 
 /// Writes the request and waits a moment for the operator's answer.
 pub async fn ask<K: Asked>(connection: &Connection, name: &str, request: Request) -> Result<(), Error> {
-    let object: K = connection.get(name).await?;
     let nonce = request.nonce.clone();
     let action = request.action;
-    connection.request(&object, &with(object.requests(), object.answers(), request)).await?;
-    let deadline = tokio::time::Instant::now() + ANSWER;
-    while tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let now: K = connection.get(name).await?;
-        let Some(answer) = now.answers().iter().find(|answer| answer.nonce == nonce) else { continue };
-        return match answer.outcome {
-            RequestOutcome::Applied => say(&format!("{action:?} of {}: {}", now.name_any(), answer.message)),
-            RequestOutcome::Superseded | RequestOutcome::Refused => Err(Error::Refused(answer.message.clone())),
-        };
+    let written: K = persistently(async || {
+        let object: K = connection.get(name).await?;
+        if object.requests().iter().any(|one| one.nonce == nonce) {
+            return Ok(object);
+        }
+        connection.request(&object, &with(object.requests(), object.answers(), request.clone())).await
+    })
+    .await?;
+    match answered(&nonce, async || connection.get::<K>(name).await).await {
+        Ok((now, answer)) => match answer.outcome {
+            RequestOutcome::Applied => tell(connection, &now, &format!("{action:?} of {name}: {}", answer.message)),
+            RequestOutcome::Superseded | RequestOutcome::Refused => Err(Error::Refused(answer.message)),
+        },
+        Err(last) => {
+            if let Some(error) = last {
+                eprintln!("the answer could not be looked for: {}", chain(&error));
+            }
+            let sentence = format!(
+                "{action:?} asked of {name}; the answer will stand in status.handledRequests under nonce {nonce}"
+            );
+            tell(connection, &written, &sentence)
+        }
     }
-    say(&format!("{action:?} asked of {name}; the answer will stand in status.handledRequests under nonce {nonce}"))
+}
+
+/// Asks again, with a fresh look, while somebody else is faster.
+async fn persistently<K>(mut attempt: impl AsyncFnMut() -> Result<K, Error>) -> Result<K, Error> {
+    let mut left = TRIES;
+    loop {
+        left -= 1;
+        match attempt().await {
+            Err(Error::Write { source, .. }) if source.is_conflict() && left > 0 => tokio::time::sleep(PAUSE).await,
+            ended => return ended,
+        }
+    }
+}
+
+/// Looks for the answer until [`ANSWER`] is over. The request stands by then: a look that fails changes nothing about that, so
+/// it is told only if no later one succeeded.
+async fn answered<K: Asked>(
+    nonce: &str,
+    mut look: impl AsyncFnMut() -> Result<K, Error>,
+) -> Result<(K, HandledRequest), Option<Error>> {
+    let deadline = Instant::now() + ANSWER;
+    let mut last = None;
+    while Instant::now() < deadline {
+        tokio::time::sleep(PAUSE).await;
+        match timeout_at(deadline, look()).await {
+            Ok(Ok(now)) => {
+                last = None;
+                let answer = now.answers().iter().find(|answer| answer.nonce == nonce).cloned();
+                if let Some(answer) = answer {
+                    return Ok((now, answer));
+                }
+            }
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => break,
+        }
+    }
+    Err(last)
 }
 
 /// The list with one more, and without the oldest answered ones where it would grow too long.
@@ -150,6 +202,71 @@ mod tests {
         assert_eq!(after.len(), 20);
         assert!(after.iter().all(|one| one.nonce != "n3"), "the answered one made room");
         assert_eq!(after.last().unwrap().nonce, "new");
+    }
+
+    fn refused(code: u16, reason: &str) -> Error {
+        let status = kube::core::Status::failure("no", reason).with_code(code);
+        let source = kube::Error::Api(Box::new(status)).into();
+        Error::Write { what: "openbaooperation a".to_owned(), source }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_meets_another_change_is_asked_again_and_any_other_refusal_is_final() {
+        for (conflicts, other, tries, works) in
+            [(0, false, 1, true), (4, false, 5, true), (5, false, 5, false), (0, true, 1, false), (2, true, 3, false)]
+        {
+            let mut made = 0;
+            let outcome = persistently(async || {
+                made += 1;
+                match made {
+                    made if made <= conflicts => Err(refused(409, "Conflict")),
+                    _ if other => Err(refused(403, "Forbidden")),
+                    _ => Ok(()),
+                }
+            })
+            .await;
+            assert_eq!((made, outcome.is_ok()), (tries, works), "{conflicts} {other}");
+        }
+    }
+
+    fn operation(answers: Vec<HandledRequest>) -> OpenBaoOperation {
+        let status = crate::api::operation::OpenBaoOperationStatus {
+            handled_requests: answers,
+            ..crate::api::operation::OpenBaoOperationStatus::default()
+        };
+        OpenBaoOperation {
+            status: Some(status),
+            ..OpenBaoOperation::new("a", crate::api::OpenBaoOperationSpec::default())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_fails_does_not_end_the_wait_for_the_answer() {
+        let mut looks = 0;
+        let found = answered("n1", async || {
+            looks += 1;
+            let answer =
+                HandledRequest { nonce: "n1".to_owned(), message: "done".to_owned(), ..HandledRequest::default() };
+            match looks {
+                1 | 3 => Err(refused(500, "InternalError")),
+                2 => Ok(operation(vec![])),
+                _ => Ok(operation(vec![answer])),
+            }
+        })
+        .await;
+        assert_eq!(found.unwrap().1.message, "done");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_an_answer_the_wait_ends_in_time_and_tells_only_a_trouble_that_lasted() {
+        let start = Instant::now();
+        let away = answered::<OpenBaoOperation>("n1", async || Err(refused(500, "InternalError"))).await;
+        assert!(matches!(away, Err(Some(_))));
+        let silent = answered::<OpenBaoOperation>("n1", std::future::pending).await;
+        assert!(matches!(silent, Err(None)));
+        let unanswered = answered("n1", async || Ok(operation(vec![]))).await;
+        assert!(matches!(unanswered, Err(None)));
+        assert!(start.elapsed() < 3 * ANSWER + 4 * PAUSE, "{:?}", start.elapsed());
     }
 
     #[test]

@@ -40,9 +40,8 @@ pub async fn backup(
     if !wait.wait {
         eprintln!("follow it with: kubectl openbao{} op {name}", connection.words());
     }
-    let ended = follow::<OpenBaoOperation>(connection, &name, wait).await?;
+    let (ended, object) = follow(connection, created, wait).await?;
     if wait.wait {
-        let object: OpenBaoOperation = connection.get(&name).await?;
         match connection.encode(&object)? {
             Some(text) => say(&text)?,
             None => say(&operation_view::tree(&object, Utc::now(), paint))?,
@@ -108,9 +107,8 @@ pub async fn restore(connection: &Connection, asked: Restore) -> Result<Ended, E
     if !wait.wait {
         eprintln!("follow it with: kubectl openbao{} op {name}", connection.words());
     }
-    let ended = follow::<OpenBaoRestore>(connection, &name, &wait).await?;
+    let (ended, object) = follow(connection, created, &wait).await?;
     if wait.wait {
-        let object: OpenBaoRestore = connection.get(&name).await?;
         match connection.encode(&object)? {
             Some(text) => say(&text)?,
             None => say(&restore_view::describe(&object, Utc::now(), paint))?,

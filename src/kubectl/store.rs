@@ -12,6 +12,7 @@ use kube::{Resource, ResourceExt};
 use super::connection::Connection;
 use super::table::{Cell, Paint, Table, Tone, ago, bytes};
 use super::{Error, here, say};
+use crate::adapter::kubernetes::client::timed;
 use crate::api::{OpenBaoCluster, OpenBaoOperation};
 use crate::datapath::protocol::{BackupState, ListedBackup};
 use crate::service::backup::jobs::{self, Mover, Operation, Source, Task};
@@ -71,11 +72,11 @@ async fn run(connection: &Connection, cluster: &str, image: Option<String>, task
     let name = job.name_any();
     let api: Api<Job> = connection.objects();
     let write = |source| Error::Write { what: format!("job {name}"), source };
-    api.create(&PostParams::default(), &job).await.map_err(write)?;
+    timed(api.create(&PostParams::default(), &job)).await.map_err(write)?;
     eprintln!("job {name} looks into the store");
     let answer = await_answer(connection, &name).await;
     // Whatever became of it, it is not left behind; its own deadline ends one that cannot be deleted.
-    api.delete(&name, &DeleteParams::background()).await.map_err(write)?;
+    timed(api.delete(&name, &DeleteParams::background())).await.map_err(write)?;
     answer
 }
 
@@ -85,13 +86,13 @@ async fn await_answer(connection: &Connection, name: &str) -> Result<String, Err
     let deadline = Utc::now() + LIMIT;
     let mut said = String::new();
     loop {
-        let status = jobs.get(name).await.map_err(read)?.status.unwrap_or_default();
+        let status = timed(jobs.get(name)).await.map_err(read)?.status.unwrap_or_default();
         let (done, failed) = (status.succeeded.unwrap_or(0) > 0, status.failed.unwrap_or(0) > 0);
         let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
-        let pod = pods.list(&selector).await.map_err(read)?.items.into_iter().next();
+        let pod = timed(pods.list(&selector)).await.map_err(read)?.items.into_iter().next();
         if done || failed {
             let Some(pod) = pod else { return Err(Error::Mover(format!("its pod of job {name} is gone already"))) };
-            let text = pods.logs(&pod.name_any(), &LogParams::default()).await.map_err(read)?;
+            let text = timed(pods.logs(&pod.name_any(), &LogParams::default())).await.map_err(read)?;
             return if done { Ok(text) } else { Err(Error::Mover(complaint(&text))) };
         }
         if let Some(why) = pod.as_ref().and_then(stuck)

@@ -7,7 +7,7 @@ use super::connection::Connection;
 use super::request::{ask, nonce};
 use super::table::span;
 use super::view::operation::{current_step, phase_of};
-use super::{Error, confirm, here, say};
+use super::{Error, confirm, here, tell};
 use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationLock, Request, RequestAction};
 
 /// What can be said about the lock.
@@ -27,7 +27,7 @@ pub async fn run(connection: &Connection, cluster: &str, yes: bool, reason: &str
     let restores: Vec<OpenBaoRestore> = connection.list(false).await?;
     let lock = object.status.as_ref().and_then(|status| status.operation_lock.clone());
     match (judge(lock.as_ref(), &operations, &restores), lock) {
-        (Verdict::Free, _) | (_, None) => say(&format!("the lock of {cluster} is free")),
+        (Verdict::Free, _) | (_, None) => tell(connection, &object, &format!("the lock of {cluster} is free")),
         (Verdict::Alive(what), Some(_)) => Err(Error::Refused(what)),
         (Verdict::Orphan, Some(lock)) => {
             eprintln!("{}", explain(cluster, &lock, now));

@@ -41,6 +41,15 @@ pub fn decide(seen: Option<&Seen>, me: &str, now: Instant) -> Decision {
     }
 }
 
+/// The same where there is no lease, and `before` is what the last one said. Its holder finds out only when it renews: until
+/// its term is over, a new lease in our name would make two leaders.
+pub fn decide_without(before: Option<&Seen>, me: &str, now: Instant) -> Decision {
+    match decide(before, me, now) {
+        wait @ Decision::Wait { .. } => wait,
+        Decision::Create | Decision::TakeOver | Decision::Renew => Decision::Create,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,7 +91,38 @@ mod tests {
         assert_eq!(decide(Some(&held_by("fern", start)), "fern", start + 10 * DURATION), Decision::Renew);
     }
 
+    #[test]
+    fn a_deleted_lease_is_made_again_when_its_holders_term_is_over() {
+        let start = Instant::now();
+        let expiry = start + DURATION;
+        let released = Seen { holder: None, duration: DURATION, since: start };
+        let held = held_by("moss", start);
+        for (before, me, now, expected) in [
+            (None, "fern", start, Decision::Create),
+            (Some(&released), "fern", start, Decision::Create),
+            (Some(&held), "moss", start, Decision::Create),
+            (Some(&held), "fern", start, Decision::Wait { until: expiry }),
+            (Some(&held), "fern", expiry - Duration::from_nanos(1), Decision::Wait { until: expiry }),
+            (Some(&held), "fern", expiry, Decision::Create),
+        ] {
+            assert_eq!(decide_without(before, me, now), expected, "{before:?} {me}");
+        }
+    }
+
     proptest::proptest! {
+        /// Deleting the lease makes nobody act earlier than leaving it would.
+        #[test]
+        fn a_deletion_never_shortens_a_term(ask_ms in 0_u64..60_000, holder in "fern|moss") {
+            let start = Instant::now();
+            let seen = held_by(&holder, start);
+            let asked = start + Duration::from_millis(ask_ms);
+            let waits = |decision| matches!(decision, Decision::Wait { .. });
+            proptest::prop_assert_eq!(
+                waits(decide_without(Some(&seen), "fern", asked)),
+                waits(decide(Some(&seen), "fern", asked))
+            );
+        }
+
         /// Two candidates that saw the same content at different times never both find it expired
         /// before the holder's own deadline (10 s after it last renewed) has passed.
         #[test]

@@ -3,17 +3,19 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, future};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use tokio::time::Instant;
 
-use super::decide::{Decision, Seen, decide};
+use super::decide::{Decision, Seen, decide, decide_without};
 use super::{LEASE_DURATION, REQUEST_TIMEOUT};
+use crate::adapter::kubernetes::client::watching;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -62,7 +64,25 @@ impl Leases {
     }
 
     pub(super) fn watch(&self) -> Changes {
-        Changes(watcher::watch_object(self.api.clone(), &self.name).default_backoff().boxed())
+        let only = watching().fields(&format!("metadata.name={}", self.name));
+        let changes = watcher(self.api.clone(), only).scan(false, |listed, event| {
+            future::ready(Some(match event {
+                Ok(Event::Init) => {
+                    *listed = false;
+                    None
+                }
+                Ok(Event::InitApply(lease)) => {
+                    *listed = true;
+                    Some(Ok(Some(lease)))
+                }
+                Ok(Event::Apply(lease)) => Some(Ok(Some(lease))),
+                Ok(Event::Delete(_)) => Some(Ok(None)),
+                // A list without the lease says that there is none.
+                Ok(Event::InitDone) => (!*listed).then_some(Ok(None)),
+                Err(error) => Some(Err(error)),
+            }))
+        });
+        Changes(changes.filter_map(future::ready).default_backoff().boxed())
     }
 
     pub(super) async fn read(&self) -> Result<Option<Lease>, Error> {
@@ -124,8 +144,8 @@ pub(super) enum Observer {
     /// No answer yet.
     #[default]
     Unknown,
-    /// There is no such lease.
-    Absent,
+    /// There is no such lease. What stood in it before it was deleted still holds: its holder may not know yet.
+    Absent(Option<Box<Seen>>),
     Present(Box<(Lease, Seen)>),
 }
 
@@ -134,7 +154,7 @@ impl Observer {
     pub(super) fn decide(&self, me: &str, now: Instant) -> Option<Decision> {
         match self {
             Self::Unknown => None,
-            Self::Absent => Some(decide(None, me, now)),
+            Self::Absent(before) => Some(decide_without(before.as_deref(), me, now)),
             Self::Present(known) => Some(decide(Some(&known.1), me, now)),
         }
     }
@@ -142,7 +162,7 @@ impl Observer {
     /// The version to replace.
     pub(super) fn lease(&self) -> Option<&Lease> {
         match self {
-            Self::Unknown | Self::Absent => None,
+            Self::Unknown | Self::Absent(_) => None,
             Self::Present(known) => Some(&known.0),
         }
     }
@@ -150,7 +170,11 @@ impl Observer {
     /// Only a changed spec is a sign of life: an annotation that somebody sets must not prolong a dead holder's term.
     pub(super) fn note(&mut self, lease: Option<Lease>, now: Instant) {
         let Some(lease) = lease else {
-            *self = Self::Absent;
+            *self = Self::Absent(match std::mem::take(self) {
+                Self::Unknown => None,
+                Self::Absent(before) => before,
+                Self::Present(known) => Some(Box::new(known.1)),
+            });
             return;
         };
         let since = match self {
@@ -210,6 +234,23 @@ mod tests {
         let renewed = start + Duration::from_secs(10);
         observer.note(Some(lease("moss", 2)), renewed);
         assert_eq!(observer.decide("fern", renewed), wait_until(renewed + LEASE_DURATION));
+    }
+
+    #[test]
+    fn the_holder_of_a_deleted_lease_keeps_its_term() {
+        let start = Instant::now();
+        let mut observer = Observer::default();
+        observer.note(Some(lease("moss", 1)), start);
+        let expiry = start + LEASE_DURATION;
+        for second in [1, 5] {
+            observer.note(None, start + Duration::from_secs(second));
+            assert_eq!(observer.decide("fern", start + Duration::from_secs(second)), wait_until(expiry));
+        }
+        assert!(observer.lease().is_none(), "what is made is new: nothing is there to replace");
+        assert_eq!(observer.decide("fern", expiry), Some(Decision::Create));
+        assert_eq!(observer.decide("moss", start), Some(Decision::Create), "its own");
+        observer.note(Some(lease("reed", 9)), expiry);
+        assert_eq!(observer.decide("fern", expiry), wait_until(expiry + LEASE_DURATION), "another was faster");
     }
 
     #[test]

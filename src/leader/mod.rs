@@ -31,6 +31,42 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// One request about the lease. Two of them fit between a missed renewal and the deadline.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// So many failures of the watch in a row are more than an API server that restarts.
+const FAILURES: u32 = 3;
+
+/// Where a candidate that does not lead stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Another holds the lease: there is nothing to do but wait.
+    Standby,
+    /// Nobody can say who leads, or nobody can take the lease. The text says why.
+    Trouble(String),
+}
+
+/// What keeps a candidate from knowing or taking the lease.
+#[derive(Debug, Default)]
+struct Troubles {
+    /// Why the last claim failed, unless somebody was faster.
+    claim: Option<String>,
+    /// The watch's failures since its last answer, and the last of them.
+    watch: (u32, String),
+}
+
+impl Troubles {
+    /// Where that leaves the candidate; `None` while there is nothing to say.
+    fn standing(&self, decision: Option<Decision>) -> Option<Standing> {
+        let (failures, last) = &self.watch;
+        if *failures >= FAILURES {
+            return Some(Standing::Trouble(format!("it cannot be watched: {last}")));
+        }
+        match (decision, &self.claim) {
+            (Some(Decision::Wait { .. }), _) => Some(Standing::Standby),
+            (_, Some(why)) => Some(Standing::Trouble(format!("it cannot be taken: {why}"))),
+            (_, None) => None,
+        }
+    }
+}
+
 /// A candidate for one lease.
 #[derive(Debug)]
 pub struct Candidate {
@@ -72,16 +108,18 @@ impl Candidate {
         &self.identity
     }
 
-    /// Waits until the lease is ours, or until `stop`. `seen` is called once the lease's state is known: a standby
-    /// is ready from then on.
-    pub async fn acquire(&self, stop: &CancellationToken, seen: impl Fn()) -> Option<Held> {
+    /// Waits until the lease is ours, or until `stop`. `tell` hears where this candidate stands: one that has seen another
+    /// lead is ready, one that knows of nobody is not.
+    pub async fn acquire(&self, stop: &CancellationToken, tell: impl Fn(Standing)) -> Option<Held> {
         let mut changes = self.leases.watch();
         let mut observer = Observer::default();
         let mut not_before = Instant::now();
         let mut said = false;
+        let mut troubles = Troubles::default();
         loop {
             // Before the first answer nothing is known, and there is nothing to decide on.
             let decision = observer.decide(&self.identity, Instant::now());
+            troubles.standing(decision).into_iter().for_each(&tell);
             let wake = match decision {
                 None => None,
                 Some(Decision::Wait { until }) => {
@@ -95,9 +133,10 @@ impl Candidate {
                     Some(not_before)
                 }
                 Some(Decision::Create | Decision::TakeOver | Decision::Renew) => {
-                    if let Some(held) = self.claim(&mut observer).await {
-                        return Some(held);
-                    }
+                    troubles.claim = match self.claim(&mut observer).await {
+                        Ok(held) => return Some(held),
+                        Err(why) => why,
+                    };
                     not_before = Instant::now() + RETRY_AFTER;
                     continue;
                 }
@@ -106,31 +145,39 @@ impl Candidate {
                 () = stop.cancelled() => return None,
                 () = sleep_until(wake) => {}
                 change = changes.next() => match change {
-                    Ok(lease) => { observer.note(lease, Instant::now()); seen(); }
-                    Err(error) => tracing::warn!(lease = self.leases.name(), error = chain(&error), "cannot watch the lease; trying again"),
+                    Ok(lease) => {
+                        observer.note(lease, Instant::now());
+                        troubles.watch.0 = 0;
+                    }
+                    Err(error) => {
+                        let error = chain(&error);
+                        tracing::warn!(lease = self.leases.name(), error, "cannot watch the lease; trying again");
+                        troubles.watch = (troubles.watch.0.saturating_add(1), error);
+                    }
                 }
             }
         }
     }
 
-    /// One try. A failure leaves the observer with what the lease is now.
-    async fn claim(&self, observer: &mut Observer) -> Option<Held> {
+    /// One try. A failure leaves the observer with what the lease is now, and says why unless another was faster.
+    async fn claim(&self, observer: &mut Observer) -> Result<Held, Option<String>> {
         let begun = Instant::now();
-        match self.leases.claim(observer.lease(), &self.identity).await {
-            Ok(lease) => return Some(Held { lease, renewed: begun }),
-            Err(error) if error.lost_race() => tracing::debug!("another candidate was faster"),
-            Err(error) => {
-                tracing::warn!(
-                    lease = self.leases.name(),
-                    error = chain(&error),
-                    "cannot take the lease; trying again"
-                );
+        let why = match self.leases.claim(observer.lease(), &self.identity).await {
+            Ok(lease) => return Ok(Held { lease, renewed: begun }),
+            Err(error) if error.lost_race() => {
+                tracing::debug!("another candidate was faster");
+                None
             }
-        }
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(lease = self.leases.name(), error, "cannot take the lease; trying again");
+                Some(error)
+            }
+        };
         if let Ok(fresh) = self.leases.read().await {
             observer.note(fresh, Instant::now());
         }
-        None
+        Err(why)
     }
 
     /// Renews until leadership is lost (the term is then over already) or `stop` is called, which gives the lease
@@ -213,5 +260,32 @@ async fn sleep_until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_has_seen_another_lead_calls_itself_a_standby() {
+        let until = Instant::now();
+        let waits = Some(Decision::Wait { until });
+        let refused = || Some("not yours".to_owned());
+        let trouble = |words: &str| Some(Standing::Trouble(words.to_owned()));
+        for (claim, failures, decision, expected) in [
+            (None, 0, None, None),
+            (None, 0, Some(Decision::Create), None),
+            (None, 0, waits, Some(Standing::Standby)),
+            (None, FAILURES - 1, waits, Some(Standing::Standby)),
+            (refused(), 0, Some(Decision::Create), trouble("it cannot be taken: not yours")),
+            (refused(), 0, Some(Decision::TakeOver), trouble("it cannot be taken: not yours")),
+            (refused(), 0, waits, Some(Standing::Standby)),
+            (None, FAILURES, None, trouble("it cannot be watched: away")),
+            (refused(), FAILURES, waits, trouble("it cannot be watched: away")),
+        ] {
+            let troubles = Troubles { claim, watch: (failures, "away".to_owned()) };
+            assert_eq!(troubles.standing(decision), expected, "{troubles:?} {decision:?}");
+        }
     }
 }

@@ -10,7 +10,8 @@ use crate::telemetry::logs::LogFormat;
 
 /// Runs OpenBao clusters on Kubernetes: backups that are verified, restores that are proven, upgrades that can stop.
 #[derive(Debug, Parser)]
-#[command(name = "openbao-operator", version)]
+// The chart sets most flags itself; what `extraArgs` adds behind them wins.
+#[command(name = "openbao-operator", version, args_override_self = true)]
 pub struct Args {
     /// Namespaces to watch, separated by commas; without it, all of them
     #[arg(long, env = "OPENBAO_WATCH_NAMESPACES", value_delimiter = ',', value_name = "NAMESPACE")]
@@ -59,8 +60,8 @@ pub struct Args {
     #[arg(long, env = "OPENBAO_LEASE_NAME", default_value = "openbao-operator", value_name = "NAME")]
     lease_name: String,
 
-    /// Where /healthz, /readyz and /metrics are served
-    #[arg(long, env = "OPENBAO_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    /// Where /healthz, /readyz and /metrics are served. [::] is every address, of IPv4 too, and 0.0.0.0 where IPv6 is off
+    #[arg(long, env = "OPENBAO_LISTEN", default_value = "[::]:8080", value_name = "ADDRESS")]
     listen: SocketAddr,
 
     /// How log lines look; `RUST_LOG` filters them
@@ -175,6 +176,18 @@ mod tests {
             assert!(error.contains("90s"), "the message shows a good value: {error}");
         }
         assert_eq!(parse(&["--requeue-standard=2m"]).unwrap().settings[0].requeue_standard, Duration::from_secs(120));
+    }
+
+    #[test]
+    fn a_flag_that_is_given_again_replaces_the_first() {
+        let plan = parse(&["--requeue-standard=1m", "--log-format=json", "--requeue-standard=2m"]).unwrap();
+        assert_eq!(plan.settings[0].requeue_standard, Duration::from_secs(120));
+    }
+
+    #[test]
+    fn probes_are_answered_whichever_family_the_pod_has() {
+        let listen = parse(&[]).unwrap().listen;
+        assert!(listen.is_ipv6() && listen.ip().is_unspecified(), "{listen}");
     }
 
     #[test]

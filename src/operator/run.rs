@@ -25,7 +25,7 @@ use crate::adapter::leadership::{self, Leadership, Term};
 use crate::adapter::metrics::metrics;
 use crate::adapter::settings::Settings;
 use crate::controller;
-use crate::leader::{Candidate, Held, Lost};
+use crate::leader::{Candidate, Held, Lost, Standing};
 use crate::service::backup::manager::BackupManager;
 use crate::service::cluster::shut_out;
 use crate::service::opslifecycle::Manager;
@@ -135,8 +135,13 @@ async fn lead(
 
     let identity = format!("{}_{:08x}", election.pod, rand::random::<u32>());
     let candidate = Candidate::new(client.clone(), &election.namespace, &election.lease, identity);
-    let standby = || seen.readiness.set(Stage::Standby);
-    let Some(held) = candidate.acquire(stop, standby).await else { return Ok(()) };
+    let tell = |standing| {
+        seen.readiness.set(match standing {
+            Standing::Standby => Stage::Standby,
+            Standing::Trouble(why) => Stage::Waiting(format!("the lease {}: {why}", election.lease)),
+        });
+    };
+    let Some(held) = candidate.acquire(stop, tell).await else { return Ok(()) };
     tracing::info!(lease = election.lease, identity = candidate.identity(), "leading");
     metrics().leading(true);
     term.extend(held.may_act_until());

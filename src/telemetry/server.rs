@@ -1,6 +1,7 @@
 //! The plain HTTP server for probes and scrapes: `/healthz`, `/readyz`, `/metrics`.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -40,7 +41,17 @@ pub struct Server {
 impl Server {
     /// Binds now, so that a port in use is found at start.
     pub async fn bind(address: SocketAddr) -> Result<Self, Error> {
-        let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+        let bound = match TcpListener::bind(address).await {
+            Err(error) => match without_ipv6(address, error.kind()) {
+                Some(instead) => {
+                    tracing::info!(%address, %instead, "there is no IPv6 here");
+                    TcpListener::bind(instead).await
+                }
+                None => Err(error),
+            },
+            bound => bound,
+        };
+        let listener = bound.map_err(|source| Error::Listen { address, source })?;
         Ok(Self { listener })
     }
 
@@ -65,6 +76,14 @@ impl Server {
             .await
             .map_err(Error::Serve)
     }
+}
+
+/// Where to listen instead: "every address" means those of IPv4 on a node that has IPv6 switched off. A port in use is in use
+/// for both.
+fn without_ipv6(address: SocketAddr, error: ErrorKind) -> Option<SocketAddr> {
+    let everywhere = address.is_ipv6() && address.ip().is_unspecified();
+    let its_own_trouble = matches!(error, ErrorKind::AddrInUse | ErrorKind::PermissionDenied);
+    (everywhere && !its_own_trouble).then(|| (Ipv4Addr::UNSPECIFIED, address.port()).into())
 }
 
 /// Alive means that the runtime still answers. Whatever is broken outside is not mended by a restart.
@@ -120,6 +139,33 @@ mod tests {
 
         stop.cancel();
         running.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn listening_everywhere_answers_ipv4_too_with_or_without_ipv6() {
+        let server = Server::bind("[::]:0".parse().unwrap()).await.unwrap();
+        let port = server.address().unwrap().port();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(server.run(Readiness::default(), Arc::new(Registry::default()), stop.clone()));
+        assert_eq!(ask(([127, 0, 0, 1], port).into(), "/healthz").await.0, 200);
+        stop.cancel();
+        running.await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn only_everywhere_and_only_without_ipv6_becomes_every_ipv4_address() {
+        for (address, error, instead) in [
+            ("[::]:8080", ErrorKind::Unsupported, Some("0.0.0.0:8080")),
+            ("[::]:8080", ErrorKind::Other, Some("0.0.0.0:8080")),
+            ("[::]:8080", ErrorKind::AddrNotAvailable, Some("0.0.0.0:8080")),
+            ("[::]:8080", ErrorKind::AddrInUse, None),
+            ("[::]:80", ErrorKind::PermissionDenied, None),
+            ("[::1]:8080", ErrorKind::AddrNotAvailable, None),
+            ("10.0.0.9:8080", ErrorKind::AddrNotAvailable, None),
+        ] {
+            let instead = instead.map(|text: &str| text.parse().unwrap());
+            assert_eq!(without_ipv6(address.parse().unwrap(), error), instead, "{address} {error}");
+        }
     }
 
     #[tokio::test]

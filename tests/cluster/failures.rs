@@ -183,11 +183,17 @@ async fn deletion_takes_what_the_policy_says_and_nothing_else() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-delete").await;
     let _operator = Operator::start(&namespace, &[]).await;
-    for (policy, volumes, key) in [("DeletePVCs", false, true), ("DeleteAll", false, false)] {
-        let extra = format!("  replicas: 1\n  deletionPolicy: {policy}\n");
-        namespace.kubectl(&["delete", "secret", "kelp-unseal-key", "--ignore-not-found"]).await;
-        namespace.apply(&manifest("kelp", &extra)).await;
+    // Without self-initialisation, so that there is a root token too.
+    let whole = manifest("kelp", "");
+    let plain = whole.split_once("  selfInit:").unwrap().0;
+    // Twice in a row without a hand of anybody's: what the first leaves must not stand in the second one's way.
+    for (policy, volumes, key) in
+        [("DeletePVCs", false, true), ("DeletePVCs", false, true), ("DeleteAll", false, false)]
+    {
+        namespace.apply(&format!("{plain}  replicas: 1\n  deletionPolicy: {policy}\n")).await;
         available(&namespace, "kelp").await;
+        let token = namespace.api::<Secret>().get_opt("kelp-root-token").await.unwrap();
+        assert!(token.is_some(), "{policy}: it was initialised");
         namespace.kubectl(&["delete", "openbaocluster", "kelp"]).await;
         eventually("volumes are as the policy says", PATIENCE, async || {
             let left = namespace
@@ -200,6 +206,8 @@ async fn deletion_takes_what_the_policy_says_and_nothing_else() {
         .await;
         let kept = namespace.api::<Secret>().get_opt("kelp-unseal-key").await.unwrap().is_some();
         assert_eq!(kept, key, "{policy}");
+        let token = namespace.api::<Secret>().get_opt("kelp-root-token").await.unwrap();
+        assert!(token.is_none(), "{policy}: a root token without its volumes is worth nothing");
     }
 }
 

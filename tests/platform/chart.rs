@@ -18,8 +18,12 @@ pub fn helm(words: &[&str]) -> Output {
 }
 
 fn render(sets: &[&str]) -> Result<Vec<Value>, String> {
+    render_in("system", sets)
+}
+
+fn render_in(namespace: &str, sets: &[&str]) -> Result<Vec<Value>, String> {
     let chart = chart().display().to_string();
-    let mut words = vec!["template", "rel", &chart, "--namespace", "system"];
+    let mut words = vec!["template", "rel", &chart, "--namespace", namespace];
     for set in sets {
         words.extend(["--set", set]);
     }
@@ -56,6 +60,67 @@ fn the_kinds_are_upgraded_with_the_release_and_survive_its_uninstall() {
     assert!(of_kind(&render(&["crds.install=false"]).unwrap(), "CustomResourceDefinition").is_empty());
 }
 
+/// What a rule may call beside CEL's own, and the minor version of Kubernetes 1 whose API server knows it first.
+const CEL_LIBRARIES: &[(&str, u32)] = &[
+    ("isQuantity", 29),
+    ("quantity", 29),
+    ("sets.contains", 30),
+    ("sets.equivalent", 30),
+    ("sets.intersects", 30),
+    ("isIP", 31),
+    ("ip", 31),
+    ("ip.isCanonical", 31),
+    ("isCIDR", 31),
+    ("cidr", 31),
+    ("containsIP", 31),
+    ("containsCIDR", 31),
+    ("format.named", 32),
+    ("transformMap", 33),
+    ("transformList", 33),
+    ("isSemver", 34),
+    ("semver", 34),
+];
+
+fn rules(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(Value::Array(own)) = fields.get("x-kubernetes-validations") {
+                found.extend(own.iter().filter_map(|rule| rule["rule"].as_str()).map(str::to_owned));
+            }
+            fields.values().for_each(|inner| rules(inner, found));
+        }
+        Value::Array(items) => items.iter().for_each(|inner| rules(inner, found)),
+        _ => {}
+    }
+}
+
+/// Whether the rule calls a function of exactly that name, on its own or on a value.
+fn calls(rule: &str, function: &str) -> bool {
+    rule.match_indices(&format!("{function}("))
+        .any(|(at, _)| !rule[..at].ends_with(|before: char| before.is_ascii_alphanumeric() || before == '_'))
+}
+
+#[test]
+fn no_api_server_that_the_chart_accepts_lacks_what_the_kinds_rules_call() {
+    let mut all = Vec::new();
+    for kind in openbao_operator::api::crds().unwrap() {
+        rules(&serde_json::to_value(kind).unwrap(), &mut all);
+    }
+    let needed: Vec<_> = all
+        .iter()
+        .flat_map(|rule| CEL_LIBRARIES.iter().filter(|(function, _)| calls(rule, function)).map(move |one| (one, rule)))
+        .collect();
+    assert!(!needed.is_empty(), "rules are found in {} of them", all.len());
+    let text = std::fs::read_to_string(chart().join("Chart.yaml")).unwrap();
+    let minor = text.lines().find_map(|line| line.strip_prefix("kubeVersion: \">=1.")?.split('.').next()).unwrap();
+    let accepted: u32 = minor.parse().unwrap();
+    for ((function, since), rule) in needed {
+        assert!(accepted >= *since, "{function} needs Kubernetes 1.{since}, the chart accepts 1.{accepted}: {rule}");
+    }
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/install.md")).unwrap();
+    assert!(page.contains(&format!("Needs Kubernetes 1.{accepted} or newer")), "the page says what the chart accepts");
+}
+
 #[test]
 fn pods_meet_the_restricted_standard() {
     let objects = render(&[]).unwrap();
@@ -80,6 +145,37 @@ fn watching_named_namespaces_gives_rights_there_and_nowhere_else() {
     }
     let deployment = of_kind(&objects, "Deployment")[0].to_string();
     assert!(deployment.contains("--watch-namespaces=team-a,team-b"), "{deployment}");
+}
+
+#[test]
+fn two_installations_that_watch_named_namespaces_share_nothing_cluster_wide() {
+    let wide = |release: &str, sets: &[&str]| -> BTreeSet<String> {
+        let objects = render_in(release, sets).unwrap();
+        let kinds = ["ClusterRole", "ClusterRoleBinding"];
+        let all = kinds.iter().flat_map(|kind| of_kind(&objects, kind));
+        all.map(|object| format!("{}/{}", object["kind"], object["metadata"]["name"])).collect()
+    };
+    let one = wide("blue", &["watchNamespaces={team-a}"]);
+    let other = wide("green", &["watchNamespaces={team-b}", "crds.install=false"]);
+    assert_eq!((one.len(), other.len()), (4, 4), "{one:?}");
+    assert!(one.is_disjoint(&other), "{one:?} {other:?}");
+    // What is bound is what is there.
+    for object in of_kind(&render_in("blue", &["watchNamespaces={team-a}"]).unwrap(), "ClusterRoleBinding") {
+        let role = format!("\"ClusterRole\"/{}", object["roleRef"]["name"]);
+        assert!(one.contains(&role), "{role}");
+    }
+}
+
+#[test]
+fn the_operator_listens_on_every_address_of_either_family_and_extra_arguments_come_last() {
+    let objects = render(&["extraArgs={--requeue-standard=2m,--listen=127.0.0.1:9}"]).unwrap();
+    let container = &of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0];
+    let args: Vec<_> = container["args"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+    assert!(args.contains(&"--listen=[::]:8080"), "{args:?}");
+    assert_eq!(args[args.len() - 2..], ["--requeue-standard=2m", "--listen=127.0.0.1:9"]);
+    let mut operator = Command::new(env!("CARGO_BIN_EXE_openbao-operator"));
+    let output = operator.args(&args).arg("--version").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

@@ -33,7 +33,7 @@ impl Replica {
         let task = tokio::spawn({
             let stop = stop.clone();
             async move {
-                let Some(held) = candidate.acquire(&stop, || {}).await else { return Ok(()) };
+                let Some(held) = candidate.acquire(&stop, |_| {}).await else { return Ok(()) };
                 let held = candidate.keep(held, &term, &stop).await?;
                 term.end();
                 candidate.release(held).await;

@@ -15,6 +15,13 @@
 {{- end -}}
 {{- end -}}
 
+{{/* For what has no namespace: two installations of the same name in different namespaces must not share it. With one
+that watches everything there is nobody to collide with. */}}
+{{- define "openbao-operator.clusterwide" -}}
+{{- include "openbao-operator.fullname" . -}}
+{{- if .Values.watchNamespaces -}}-{{ .Release.Namespace }}{{- end -}}
+{{- end -}}
+
 {{- define "openbao-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "openbao-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}

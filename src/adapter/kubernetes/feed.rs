@@ -117,19 +117,34 @@ pub struct Ties {
     pub operation: Option<String>,
 }
 
+/// What a feed makes of an object of its kind.
+#[derive(Debug)]
+pub struct Look<K> {
+    /// What it belongs to.
+    pub ties: fn(&K) -> Ties,
+    /// Takes off what nobody reads, before it is remembered.
+    pub slim: fn(&mut K),
+}
+
+/// Managed fields are often the larger half of an object, and hardly anything is decided by them.
+pub fn forget_managers<K: Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+}
+
 /// Starts watching `K` until `stop`. Objects that cannot be read as `K` (written before a rule existed) are reported to
 /// `malformed` and left out; the others are not disturbed.
 pub fn start<K>(
     api: Api<DeserializeGuard<K>>,
     selector: watcher::Config,
     notes: Notes,
-    ties: fn(&K) -> Ties,
+    look: Look<K>,
     malformed: impl Fn(&'static str, &kube::core::error_boundary::InvalidObject) + Send + Sync + 'static,
     stop: CancellationToken,
 ) -> Store<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
+    let Look { ties, slim } = look;
     let (reader, mut writer) = store::<K>();
     let kind: &'static str = Box::leak(K::kind(&()).into_owned().into_boxed_str());
     let task = async move {
@@ -162,7 +177,10 @@ where
             {
                 malformed(kind, invalid);
             }
-            if let Some(event) = valid(event, &writer.as_reader()) {
+            if let Some(mut event) = valid(event, &writer.as_reader()) {
+                if let watcher::Event::Apply(object) | watcher::Event::InitApply(object) = &mut event {
+                    slim(object);
+                }
                 if matches!(event, watcher::Event::Init) {
                     listed.clear();
                 }

@@ -94,9 +94,10 @@ pub struct OpenBaoClusterSpec {
     /// How strict to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
-    /// What goes when this object is deleted. `Retain` (default): volumes and the Secrets without which they are worthless stay,
-    /// so the same manifest applied again finds its data. `DeletePVCs`: volumes go, and those Secrets with them. `DeleteAll`:
-    /// everything of the cluster in the namespace goes. Backups in object stores always stay.
+    /// What goes when this object is deleted. `Retain` (default): volumes stay, and the Secrets of the unseal key and of the root
+    /// token, so the same manifest applied again finds its data; its certificates and their CA are made anew. `DeletePVCs`: volumes
+    /// and the root token go; the unseal key stays, because backups cannot be opened without it. `DeleteAll`: everything of the
+    /// cluster in the namespace goes. Backups in object stores always stay.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
     /// The volume of each server: `{size: 10Gi}`.
@@ -239,11 +240,12 @@ pub enum Profile {
 /// What goes with a deleted cluster. Backups in object stores always stay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// Volumes and the Secrets without which they are worthless (unseal key, root token, CA) stay.
+    /// Volumes stay, and the Secrets without which they are worthless: unseal key and root token.
     #[default]
     Retain,
-    /// Volumes go, and the Secrets with them.
+    /// Volumes go, and the root token with them. The unseal key stays: backups cannot be opened without it.
     DeletePVCs,
-    /// Everything in the namespace that belongs to the cluster goes.
+    /// Everything in the namespace that belongs to the cluster goes, the unseal key too: who has no copy of it cannot open the
+    /// backups that stay.
     DeleteAll,
 }

@@ -120,19 +120,27 @@ pub async fn run(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<Duration, Er
             return Ok(SOON);
         }
     }
-    if policy == DeletionPolicy::DeleteAll {
-        // Last of all the keys: until here everything could still be stopped by hand.
-        for secret in [names::unseal_secret(&name), names::root_token_secret(&name)] {
-            if let Some(found) = read::<Secret>(ad, &namespace, &secret).await?
-                && found.labels().get(names::CLUSTER_LABEL) == Some(&name)
-                && found.labels().get(names::MANAGED_BY_LABEL).map(String::as_str) == Some(names::MANAGER)
-            {
-                delete::<Secret>(&ad.client, &namespace, &secret, &found.uid().unwrap_or_default()).await?;
-            }
+    // Last of all the Secrets: until here everything could still be stopped by hand.
+    for secret in secrets_that_go(policy, &name) {
+        if let Some(found) = read::<Secret>(ad, &namespace, &secret).await?
+            && found.labels().get(names::CLUSTER_LABEL) == Some(&name)
+            && found.labels().get(names::MANAGED_BY_LABEL).map(String::as_str) == Some(names::MANAGER)
+        {
+            delete::<Secret>(&ad.client, &namespace, &secret, &found.uid().unwrap_or_default()).await?;
         }
     }
     set(ad, cluster, false).await?;
     Ok(SOON)
+}
+
+/// The Secrets without owner that the policy gives up. A root token is worth nothing without its volumes, and would keep the
+/// next cluster of this name from being initialised. The unseal key opens the backups too, so it outlives the volumes.
+fn secrets_that_go(policy: DeletionPolicy, cluster: &str) -> Vec<String> {
+    match policy {
+        DeletionPolicy::Retain => vec![],
+        DeletionPolicy::DeletePVCs => vec![names::root_token_secret(cluster)],
+        DeletionPolicy::DeleteAll => vec![names::unseal_secret(cluster), names::root_token_secret(cluster)],
+    }
 }
 
 async fn read<K>(ad: &Adapters, namespace: &str, name: &str) -> Result<Option<K>, Error>
@@ -145,4 +153,20 @@ where
         name: name.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_token_goes_with_its_volumes_and_the_unseal_key_only_with_everything() {
+        for (policy, gone) in [
+            (DeletionPolicy::Retain, &[][..]),
+            (DeletionPolicy::DeletePVCs, &["kelp-root-token"]),
+            (DeletionPolicy::DeleteAll, &["kelp-unseal-key", "kelp-root-token"]),
+        ] {
+            assert_eq!(secrets_that_go(policy, "kelp"), gone, "{policy:?}");
+        }
+    }
 }

@@ -22,6 +22,8 @@ pub const MARKER_PREFIX: &str = "openbao-operator-marker-";
 pub const CLUSTER_LABEL: &str = "openbao.org/cluster";
 /// Label: which operation a Job or its pod belongs to.
 pub const OPERATION_LABEL: &str = "openbao.org/operation";
+/// Label: the name of the cluster, as tools that know nothing of ours show it. Nothing is selected by it.
+const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
 /// Label: what part of the cluster a pod is.
 pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 /// [`COMPONENT_LABEL`] of OpenBao servers. Pods of Jobs carry the cluster's label too, so selectors need this one.
@@ -153,13 +155,41 @@ pub fn subject(namespace: &str, service_account: &str) -> String {
     format!("system:serviceaccount:{namespace}:{service_account}")
 }
 
+/// What a person types to let a service account in under one of our roles. All of the role, because OpenBao reads a type that is
+/// left out as another one.
+pub fn role_command(mount: &str, role: &str, audience: &str, subject: &str) -> String {
+    format!(
+        "bao write auth/{mount}/role/{role} role_type=jwt user_claim=sub bound_audiences={audience} \
+         bound_subject={subject} token_policies={role} token_ttl=10m"
+    )
+}
+
 /// The labels of everything that belongs to the cluster.
 pub fn labels(cluster: &str) -> BTreeMap<String, String> {
     [
         ("app.kubernetes.io/name", "openbao"),
-        ("app.kubernetes.io/instance", cluster),
+        (INSTANCE_LABEL, cluster),
         (MANAGED_BY_LABEL, MANAGER),
         (CLUSTER_LABEL, cluster),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect()
+}
+
+/// The labels of what has no owner on purpose. Without `app.kubernetes.io/instance`: Argo CD, where it tracks by this label,
+/// takes such an object for one of an application of the cluster's name, does not find it in the repository, and deletes it.
+pub fn unowned_labels(cluster: &str) -> BTreeMap<String, String> {
+    let mut labels = labels(cluster);
+    labels.remove(INSTANCE_LABEL);
+    labels
+}
+
+/// What tells Argo CD to leave an object alone that is in no repository, however it tracks its own.
+pub fn unowned_annotations() -> BTreeMap<String, String> {
+    [
+        ("argocd.argoproj.io/sync-options", "Prune=false,Delete=false"),
+        ("argocd.argoproj.io/compare-options", "IgnoreExtraneous"),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -195,6 +225,16 @@ mod tests {
         assert_eq!(ordinal_of_claim("kelp", &data_claim("kelp", 3)), Some(3));
         assert_eq!(ordinal_of_claim("kelp", "kelp-3"), None);
         assert_eq!(ordinal_of_claim("kelp", "data-other-3"), None);
+    }
+
+    #[test]
+    fn what_has_no_owner_is_found_by_our_labels_and_claimed_by_no_gitops_tool() {
+        let labels = unowned_labels("kelp");
+        assert_eq!(labels.get(INSTANCE_LABEL), None);
+        for (key, value) in [(CLUSTER_LABEL, "kelp"), (MANAGED_BY_LABEL, MANAGER)] {
+            assert_eq!(labels.get(key).map(String::as_str), Some(value), "watched and deleted by it: {key}");
+        }
+        assert!(!server_selector("kelp").contains_key(INSTANCE_LABEL));
     }
 
     #[test]

@@ -222,13 +222,15 @@ pub enum AccessError {
     Token(#[from] TokenError),
     /// OpenBao refused the login, or did not answer.
     #[error(
-        "failed to log in to OpenBao as role {role} at mount {mount}: was the cluster bootstrapped with selfInit.oidc? Was it restored from another one, or were the API server's signing keys rotated? Then give OpenBao the keys of now: write `kubectl get --raw /openid/v1/jwks` as PEM to auth/{mount}/config, key jwt_validation_pubkeys"
+        "failed to log in to OpenBao as role {role} at mount {mount}: was the cluster bootstrapped with selfInit.oidc? Was it restored from another one, or were the API server's signing keys rotated? Then give OpenBao the keys of now: write `kubectl get --raw /openid/v1/jwks` as PEM to auth/{mount}/config, key jwt_validation_pubkeys. Does the operator run in another namespace or under another service account than then? Then set the role again: {command}"
     )]
     Login {
         /// The JWT mount.
         mount: &'static str,
         /// The role.
         role: &'static str,
+        /// What lets the operator in under the name it has now.
+        command: Box<str>,
         /// OpenBao's answer.
         #[source]
         source: BaoError,
@@ -274,6 +276,9 @@ pub fn audience(cluster: &OpenBaoCluster) -> String {
 /// with the root token that the operator keeps for clusters without self-init.
 pub async fn operator_token(ad: &Adapters, cluster: &OpenBaoCluster, member: &Member) -> Result<Token, AccessError> {
     let namespace = cluster.namespace().unwrap_or_default();
+    let settings = &ad.settings;
+    let subject = names::subject(&settings.operator_namespace, &settings.operator_service_account);
+    let login_failed = |source| login_failed(source, &audience(cluster), &subject);
     let client = match member.client() {
         None => return Err(AccessError::NoAddress(member.name.clone())),
         Some(client) => client.map_err(login_failed)?,
@@ -297,7 +302,6 @@ pub async fn operator_token(ad: &Adapters, cluster: &OpenBaoCluster, member: &Me
             Err(source) => Err(AccessError::RootToken { name, source }),
         };
     }
-    let settings = &ad.settings;
     let jwt = token::request(
         &ad.client,
         &settings.operator_namespace,
@@ -308,8 +312,10 @@ pub async fn operator_token(ad: &Adapters, cluster: &OpenBaoCluster, member: &Me
     client.login_jwt(names::JWT_MOUNT, names::OPERATOR_ROLE, &jwt).await.map_err(login_failed)
 }
 
-fn login_failed(source: BaoError) -> AccessError {
-    AccessError::Login { mount: names::JWT_MOUNT, role: names::OPERATOR_ROLE, source }
+fn login_failed(source: BaoError, audience: &str, subject: &str) -> AccessError {
+    let (mount, role) = (names::JWT_MOUNT, names::OPERATOR_ROLE);
+    let command = names::role_command(mount, role, audience, subject).into();
+    AccessError::Login { mount, role, command, source }
 }
 
 #[cfg(test)]
@@ -373,6 +379,23 @@ pub(crate) mod tests {
         let mut restoring = member(0, Active, Some(0));
         restoring.view = None;
         assert!(leader(&[restoring, member(1, Standby, Some(0))]).is_none());
+    }
+
+    #[test]
+    fn a_refused_login_names_the_subject_of_now_and_what_sets_the_role_again() {
+        let timed_out = BaoError::TimedOut {
+            pod: "kelp-0".into(),
+            request: "POST auth/jwt/login".into(),
+            timeout: std::time::Duration::from_secs(2),
+        };
+        let text = login_failed(timed_out, "openbao:reef/kelp", "system:serviceaccount:ops:operator").to_string();
+        for part in [
+            "bao write auth/jwt/role/openbao-operator role_type=jwt",
+            "bound_audiences=openbao:reef/kelp",
+            "bound_subject=system:serviceaccount:ops:operator",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
     }
 
     #[test]

@@ -64,9 +64,15 @@ fn meta(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
     }
 }
 
-/// Metadata of an object that must outlive the cluster object: without owner, so that garbage collection never takes it.
+/// Metadata of an object that must outlive the cluster object: without owner, so that garbage collection never takes it, and
+/// without what would make Argo CD take it for its own.
 fn unowned_meta(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
-    ObjectMeta { owner_references: None, ..meta(cluster, name) }
+    ObjectMeta {
+        labels: Some(names::unowned_labels(&cluster.name)),
+        annotations: Some(names::unowned_annotations()),
+        owner_references: None,
+        ..meta(cluster, name)
+    }
 }
 
 /// As many voluntary disruptions as raft bears. One or two members bear none; a budget would only block node drains for

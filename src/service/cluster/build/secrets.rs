@@ -77,3 +77,25 @@ fn secret<const N: usize>(cluster: &ValidatedCluster, name: String, data: [(&str
         ..Secret::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::cluster::validate::tests::valid;
+    use kube::ResourceExt;
+
+    #[test]
+    fn keys_without_an_owner_are_pruned_neither_by_kubernetes_nor_by_a_gitops_tool() {
+        let cluster = valid(|_| {});
+        for secret in [unseal_key(&cluster, &[7; 32]), root_token(&cluster)] {
+            let name = secret.name_any();
+            assert_eq!(secret.metadata.owner_references, None, "{name}");
+            assert!(!secret.labels().contains_key("app.kubernetes.io/instance"), "{name}");
+            assert_eq!(secret.labels()[names::CLUSTER_LABEL], "kelp", "{name}");
+            let sync = &secret.annotations()["argocd.argoproj.io/sync-options"];
+            assert_eq!(sync, "Prune=false,Delete=false", "{name}");
+            let compare = &secret.annotations()["argocd.argoproj.io/compare-options"];
+            assert_eq!(compare, "IgnoreExtraneous", "{name}");
+        }
+    }
+}

@@ -101,12 +101,7 @@ fn remedy(cluster: &OpenBaoCluster, operator: &str, why: &str) -> String {
         (names::BACKUP_ROLE, names::subject(&namespace, &names::backup_service_account(&name))),
         (names::RESTORE_ROLE, names::subject(&namespace, &names::restore_service_account(&name))),
     ];
-    let roles = roles.map(|(role, subject)| {
-        format!(
-            "bao write auth/{mount}/role/{role} role_type=jwt user_claim=sub bound_audiences={audience} \
-             bound_subject={subject} token_policies={role} token_ttl=10m"
-        )
-    });
+    let roles = roles.map(|(role, subject)| names::role_command(mount, role, &audience, &subject));
     format!(
         "The data is restored, and the operator cannot log in to it ({why}). With a token that is valid in the restored data \
          in BAO_TOKEN, type: {}. If the snapshot comes from another Kubernetes, first give it this one's keys (kubectl get \
