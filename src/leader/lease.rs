@@ -15,7 +15,6 @@ use tokio::time::Instant;
 
 use super::decide::{Decision, Seen, decide, decide_without};
 use super::{LEASE_DURATION, REQUEST_TIMEOUT};
-use crate::adapter::kubernetes::client::watching;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
@@ -64,7 +63,7 @@ impl Leases {
     }
 
     pub(super) fn watch(&self) -> Changes {
-        let only = watching().fields(&format!("metadata.name={}", self.name));
+        let only = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
         let changes = watcher(self.api.clone(), only).scan(false, |listed, event| {
             future::ready(Some(match event {
                 Ok(Event::Init) => {
