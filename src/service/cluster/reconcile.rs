@@ -294,8 +294,8 @@ async fn act(
     match stage {
         Stage::Bootstrapping => {
             let wanted = statefulset::build(spec, &inputs);
+            applier.ensure(live, wanted.clone()).await?;
             replace_stuck(&applier, facts, members, &wanted).await?;
-            applier.ensure(live, wanted).await?;
             let trouble = match start(ad, memory, &applier, spec, facts, members).await? {
                 None if !spec.self_init => init::run(ad, &applier, spec, facts, members).await?,
                 trouble => trouble,
@@ -366,7 +366,8 @@ fn at_work(status: &OpenBaoClusterStatus, planes: &Planes) -> Option<String> {
     planes.pending_restore.as_ref().map(|name| format!("restore {name}"))
 }
 
-/// During the first start a pod with old settings that never came up is in nobody's way: a corrected spec replaces it.
+/// During the first start a pod with old settings that never came up is in nobody's way: a corrected spec replaces it, as
+/// soon as the StatefulSet would make a better one.
 async fn replace_stuck(
     applier: &Applier,
     facts: &Facts,
@@ -374,6 +375,9 @@ async fn replace_stuck(
     wanted: &StatefulSet,
 ) -> Result<(), Error> {
     let Some(template) = wanted.spec.as_ref().map(|spec| &spec.template) else { return Ok(()) };
+    if !upkeep::carries(facts, template) {
+        return Ok(());
+    }
     for member in members.iter().filter(|member| !member.serves() && !member.ready && !member.terminating) {
         let Some(pod) = facts.pods.get(&member.ordinal) else { continue };
         if upkeep::difference(pod, template).is_some() {

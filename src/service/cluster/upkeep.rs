@@ -75,8 +75,11 @@ pub fn decide(seen: &Situation<'_>) -> Step {
             Some((member, pod.as_ref(), difference(pod, seen.template)?))
         })
         .collect();
+    // A pod that goes before the StatefulSet can make a better one comes back as it was, and goes again.
+    let applied = carries(seen.facts, seen.template);
     // Whoever does not serve loses nothing by a restart, and a bad setting may be why.
-    if let Some((member, _, why)) = stale.iter().find(|(member, ..)| !member.serves() && !member.terminating) {
+    let useless = |member: &Member| applied && !member.serves() && !member.terminating;
+    if let Some((member, _, why)) = stale.iter().find(|(member, ..)| useless(member)) {
         return Step::Restart { pod: member.name.clone(), uid: member.uid.clone(), why: why.clone() };
     }
     if seen.wanted > seen.current {
@@ -84,6 +87,9 @@ pub fn decide(seen: &Situation<'_>) -> Step {
     }
     if stale.is_empty() && seen.wanted == seen.current {
         return Step::Nothing;
+    }
+    if !applied {
+        return Step::Wait("the StatefulSet does not carry the new settings yet: no pod goes before it does".to_owned());
     }
     if let Some(why) = unsettled(seen).or_else(|| mistaken(seen)) {
         return Step::Wait(why);
@@ -163,6 +169,16 @@ fn behind<'a>(seen: &Situation<'a>) -> Option<&'a str> {
     seen.members.iter().filter(follows).find(lags).map(|member| member.name.as_str())
 }
 
+/// Whether the StatefulSet that exists would make pods as the template wants them, in what needs a restart. The API server,
+/// or a policy, may have refused it.
+pub fn carries(facts: &Facts, template: &PodTemplateSpec) -> bool {
+    let live = facts.stateful_set.as_ref().and_then(|set| Some(&set.spec.as_ref()?.template));
+    let of = |template: &PodTemplateSpec, key: &str| template.metadata.as_ref()?.annotations.as_ref()?.get(key).cloned();
+    live.is_some_and(|live| {
+        [CONFIG_HASH, CERTIFICATE_HASH, IMAGE].into_iter().all(|key| of(live, key) == of(template, key))
+    })
+}
+
 /// How a pod differs from the template in what needs a restart; `None` if it does not.
 pub fn difference(pod: &Pod, template: &PodTemplateSpec) -> Option<String> {
     let wanted = template.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
@@ -192,10 +208,16 @@ mod tests {
         adapter::openbao::HealthState::{self, Active, Sealed, Standby},
         service::cluster::{build::statefulset, names, observe::tests::member, validate::tests::valid},
     };
+    use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
     use std::sync::Arc;
 
     fn template() -> PodTemplateSpec {
         statefulset::build(&valid(|_| {}), &statefulset::tests::inputs()).spec.unwrap().template
+    }
+
+    fn set(template: PodTemplateSpec) -> Option<Arc<StatefulSet>> {
+        let spec = StatefulSetSpec { template, ..StatefulSetSpec::default() };
+        Some(Arc::new(StatefulSet { spec: Some(spec), ..StatefulSet::default() }))
     }
 
     fn facts(stale: &[u32], count: u32) -> Facts {
@@ -208,7 +230,7 @@ mod tests {
             }
             (ordinal, Arc::new(pod))
         });
-        Facts { pods: pods.collect(), ..Facts::default() }
+        Facts { pods: pods.collect(), stateful_set: set(template()), ..Facts::default() }
     }
 
     fn members(states: &[HealthState], leader: u32) -> Vec<Member> {
@@ -303,6 +325,25 @@ mod tests {
     fn a_stale_pod_that_does_not_serve_is_restarted_first_whatever_the_others_do() {
         let broken = members(&[Active, Sealed, Sealed], 0);
         assert_eq!(restarted(next(&facts(&[0, 2], 3), &broken, None, 3, 3)), "kelp-2");
+    }
+
+    #[test]
+    fn no_pod_goes_while_the_statefulset_would_make_it_again_as_it_was() {
+        let broken = members(&[Active, Standby, Sealed], 0);
+        let mut refused = facts(&[2], 3);
+        for key in [CONFIG_HASH, CERTIFICATE_HASH, IMAGE] {
+            let mut old = template();
+            old.metadata.as_mut().unwrap().annotations.as_mut().unwrap().insert(key.into(), "old".into());
+            refused.stateful_set = set(old);
+            let step = next(&refused, &broken, Some(&voters(3)), 3, 3);
+            assert!(matches!(&step, Step::Wait(why) if why.contains("StatefulSet")), "{key}: {step:?}");
+            let leaves = next(&refused, &members(&[Active, Standby, Standby], 0), Some(&voters(3)), 1, 3);
+            assert!(matches!(leaves, Step::Wait(_)), "one replica less would be refused too: {leaves:?}");
+            assert_eq!(next(&refused, &broken, Some(&voters(3)), 5, 3), Step::Grow, "that is one write with it");
+        }
+        refused.stateful_set = None;
+        assert!(matches!(next(&refused, &broken, Some(&voters(3)), 3, 3), Step::Wait(_)), "nobody would make it again");
+        assert_eq!(restarted(next(&facts(&[2], 3), &broken, Some(&voters(3)), 3, 3)), "kelp-2");
     }
 
     #[test]
