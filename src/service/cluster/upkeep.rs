@@ -7,6 +7,7 @@
 use super::{
     build::statefulset::{CERTIFICATE_HASH, CONFIG_HASH, CONTAINER, IMAGE},
     facts::Facts,
+    names,
     observe::{self, Member},
 };
 use crate::service::upgrade::versions;
@@ -78,7 +79,11 @@ pub fn decide(seen: &Situation<'_>) -> Step {
     // A pod that goes before the StatefulSet can make a better one comes back as it was, and goes again.
     let applied = carries(seen.facts, seen.template);
     // Whoever does not serve loses nothing by a restart, and a bad setting may be why.
-    let useless = |member: &Member| applied && !member.serves() && !member.terminating;
+    // Silence alone does not mean that: the operator may be who is cut off, or who does not believe the certificate.
+    let useless = |member: &Member| {
+        let answers_or_is_down = member.health.is_some() || !member.ready;
+        applied && answers_or_is_down && !member.serves() && !member.terminating
+    };
     if let Some((member, _, why)) = stale.iter().find(|(member, ..)| useless(member)) {
         return Step::Restart { pod: member.name.clone(), uid: member.uid.clone(), why: why.clone() };
     }
@@ -127,6 +132,9 @@ pub fn unsettled(seen: &Situation<'_>) -> Option<String> {
     let current = usize::try_from(seen.current).unwrap_or(usize::MAX);
     // A member that was already taken out of raft may say what it likes.
     let leaving = usize::from(seen.wanted < seen.current && seen.peers.is_some_and(|peers| peers.len() + 1 == current));
+    if let Some(silent) = silent(seen) {
+        return Some(silent);
+    }
     if serving + leaving < current {
         return Some(format!("{serving} of {current} members serve; the next one waits for all"));
     }
@@ -135,6 +143,23 @@ pub fn unsettled(seen: &Situation<'_>) -> Option<String> {
     }
     let voting = seen.voters.is_none_or(|voters| voters.len() + leaving >= current);
     (!voting).then(|| "not all members vote yet; the next one waits for them".to_owned())
+}
+
+/// A member that Kubernetes calls Ready and that the operator hears nothing from. Whether it serves is not known.
+fn silent(seen: &Situation<'_>) -> Option<String> {
+    let silent = |member: &&Member| {
+        member.ordinal < seen.current && member.ready && member.health.is_none() && !member.terminating
+    };
+    let member = seen.members.iter().find(silent)?;
+    Some(format!(
+        "{} is Ready and does not answer the operator ({}): no member is restarted before it does. Look whether a \
+         NetworkPolicy keeps the operator from port {}, whether ca.crt in ConfigMap {} verifies the certificate that it \
+         serves, and whether the server is slow",
+        member.name,
+        member.silence.as_deref().unwrap_or("no reason is known"),
+        names::API_PORT,
+        names::ca_config_map(member.name.rsplit_once('-').map_or("", |(cluster, _)| cluster)),
+    ))
 }
 
 /// A member that runs the template's image and is another version by its own word. Two of them may be one too many: an older
@@ -206,7 +231,7 @@ mod tests {
     use super::*;
     use crate::{
         adapter::openbao::HealthState::{self, Active, Sealed, Standby},
-        service::cluster::{build::statefulset, names, observe::tests::member, validate::tests::valid},
+        service::cluster::{build::statefulset, observe::tests::member, validate::tests::valid},
     };
     use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
     use std::sync::Arc;
@@ -344,6 +369,24 @@ mod tests {
         refused.stateful_set = None;
         assert!(matches!(next(&refused, &broken, Some(&voters(3)), 3, 3), Step::Wait(_)), "nobody would make it again");
         assert_eq!(restarted(next(&facts(&[2], 3), &broken, Some(&voters(3)), 3, 3)), "kelp-2");
+    }
+
+    #[test]
+    fn a_member_that_is_ready_and_silent_is_not_taken_for_one_that_does_not_serve() {
+        let mut silent = members(&[Active, Standby, Standby], 0);
+        for member in &mut silent {
+            member.health = None;
+            member.silence = Some("unknown issuer".into());
+        }
+        let step = |members: &[Member]| next(&facts(&[0, 1, 2], 3), members, Some(&voters(3)), 3, 3);
+        let waits = step(&silent);
+        assert!(matches!(&waits, Step::Wait(why) if why.contains("kelp-0 is Ready") && why.contains("unknown issuer")));
+        silent[1].ready = false;
+        assert_eq!(restarted(step(&silent)), "kelp-1", "Kubernetes says the same");
+        silent[1].terminating = true;
+        assert!(matches!(step(&silent), Step::Wait(_)));
+        let sealed = members(&[Sealed, Standby, Active], 2);
+        assert_eq!(restarted(step(&sealed)), "kelp-0", "by its own word");
     }
 
     #[test]
