@@ -2,7 +2,7 @@
 
 use super::{
     facts::Facts,
-    memory::Notes,
+    memory::{Notes, Raft},
     names,
     observe::{self, Member},
     status::{Trouble, reasons},
@@ -17,9 +17,11 @@ use crate::{
             apply::{ApplyError, delete},
             client::{RequestError, timed},
         },
+        openbao::{Client, Token},
         operationlock::{self, Claim, Force, LockError, is_lock_held},
     },
     api::{LockMode, LockOperation, OpenBaoCluster, conditions::reason},
+    causes::chain,
 };
 use chrono::Utc;
 use k8s_openapi::api::{
@@ -86,7 +88,8 @@ pub async fn run(
     busy: Option<String>,
 ) -> Result<Outcome, Error> {
     let current = replicas_of(facts).unwrap_or(spec.replicas);
-    let (voters, peers) = notes.voters.as_ref().map(|(_, raft)| (raft.voters.clone(), raft.peers.clone())).unzip();
+    let voters = notes.voters_of(members).cloned();
+    let peers = notes.raft_of(members).map(|raft| raft.peers.clone());
     let template = wanted.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
     let situation = Situation {
         facts,
@@ -143,14 +146,25 @@ pub async fn run(
             }
             let mut outcome = stay(Some(Trouble::new(reasons::SCALING, words(&step))));
             if *removed {
-                mark_removed(ad, spec, pod).await?;
-                outcome.replicas = current.saturating_sub(1);
+                // A voter that is dropped counts as lost for ever, and its volume may go with it: memory does not do here.
+                match raft_now(ad, notes, cluster, members).await {
+                    Ok(raft) if !raft.peers.contains(pod) => {
+                        mark_removed(ad, spec, pod).await?;
+                        outcome.replicas = current.saturating_sub(1);
+                    }
+                    Ok(_) => outcome.progress = waits(&step, "raft knows it still"),
+                    Err(why) => outcome.progress = waits(&step, &format!("raft could not be asked about it: {why}")),
+                }
             } else if let Err(why) = take_out(ad, notes, cluster, members, pod, *leads).await {
                 outcome.progress = Some(Trouble::new(reasons::SCALING, format!("{}: {why}", words(&step))));
             }
             Ok(outcome)
         }
     }
+}
+
+fn waits(step: &Step, why: &str) -> Option<Trouble> {
+    Some(Trouble::new(reason::WAITING, format!("{}: waits, {why}", words(step))))
 }
 
 fn words(step: &Step) -> String {
@@ -194,7 +208,7 @@ async fn acquire(ad: &Adapters, cluster: &OpenBaoCluster, message: &str) -> Resu
     match operationlock::of(&ad.client, cluster)?.acquire(&claim(cluster, message), Force::Never, Utc::now()).await {
         Ok(_) => Ok(None),
         Err(error) if is_lock_held(&error) => {
-            Ok(Some(Trouble::new(reason::WAITING, format!("{message}: waits, {}", crate::causes::chain(&error)))))
+            Ok(Some(Trouble::new(reason::WAITING, format!("{message}: waits, {}", chain(&error)))))
         }
         Err(error) => Err(error.into()),
     }
@@ -217,23 +231,50 @@ async fn take_out(
     pod: &str,
     leads: bool,
 ) -> Result<(), String> {
-    let text = |error: &(dyn std::error::Error + 'static)| crate::causes::chain(error);
-    let Some(leader) = observe::leader(members) else { return Err("no member leads".to_owned()) };
-    let token = voters::token(ad, notes, cluster, leader).await.map_err(|error| text(&error))?;
-    let client = match leader.client() {
-        Some(client) => client.map_err(|error| text(&error))?,
-        None => return Err("the leader cannot be dialled yet".to_owned()),
-    };
+    let (leader, client, token) = at_leader(ad, notes, cluster, members).await?;
     if !ad.leadership.still_leader() {
         return Err("this operator no longer leads".to_owned());
     }
     if leads {
-        return client.step_down(&token).await.map_err(|error| text(&error));
+        return client.step_down(&token).await.map_err(|error| chain(&error));
     }
-    client.remove_peer(&token, pod).await.map_err(|error| text(&error))?;
-    let raft = client.raft_configuration(&token).await.map_err(|error| text(&error))?;
+    // Whatever becomes of the answers: what was known is not so any more.
+    notes.voters = None;
+    client.remove_peer(&token, pod).await.map_err(|error| chain(&error))?;
+    let raft = client.raft_configuration(&token).await.map_err(|error| chain(&error))?;
     notes.learn(members, leader, &raft);
     Ok(())
+}
+
+/// Raft's members as the leader tells them at this moment.
+async fn raft_now(
+    ad: &Adapters,
+    notes: &mut Notes,
+    cluster: &OpenBaoCluster,
+    members: &[Member],
+) -> Result<Raft, String> {
+    let (leader, client, token) = at_leader(ad, notes, cluster, members).await?;
+    let answer = client.raft_configuration(&token).await;
+    if answer.is_err() {
+        notes.token = None;
+    }
+    notes.learn(members, leader, &answer.map_err(|error| chain(&error))?);
+    notes.raft_of(members).cloned().ok_or_else(|| "its answer is about other members".to_owned())
+}
+
+/// The leader, a client for it, and a token that it takes.
+async fn at_leader<'a>(
+    ad: &Adapters,
+    notes: &mut Notes,
+    cluster: &OpenBaoCluster,
+    members: &'a [Member],
+) -> Result<(&'a Member, Client, Token), String> {
+    let Some(leader) = observe::leader(members) else { return Err("no member leads".to_owned()) };
+    let token = voters::token(ad, notes, cluster, leader).await.map_err(|error| chain(&error))?;
+    match leader.client() {
+        Some(client) => Ok((leader, client.map_err(|error| chain(&error))?, token)),
+        None => Err("the leader cannot be dialled yet".to_owned()),
+    }
 }
 
 /// Remembers on the claim that its data is out of raft for good.
@@ -314,7 +355,7 @@ pub async fn grow_volumes(
                 tracing::info!(claim = name, size = wanted, "asked for a larger volume");
             }
             Err(error) if error.is_forbidden() || error.is_invalid() => {
-                notes.refused_size = Some((wanted.clone(), crate::causes::chain(&error), Instant::now()));
+                notes.refused_size = Some((wanted.clone(), chain(&error), Instant::now()));
             }
             Err(error) if error.is_not_found() => {}
             Err(source) => return Err(Error::Claim { claim: name, source }),

@@ -1,7 +1,12 @@
 //! What the operator remembers about a cluster between two looks. All of it may be lost: it saves requests, it decides nothing
 //! that must not happen twice.
 
-use super::{apply::Settled, config::initialize::Identity, keys::Remembered, observe::Member};
+use super::{
+    apply::Settled,
+    config::initialize::Identity,
+    keys::Remembered,
+    observe::{self, Member},
+};
 use crate::adapter::openbao::{RaftConfiguration, Token};
 use std::{
     collections::{BTreeSet, HashMap},
@@ -71,6 +76,23 @@ impl Notes {
     }
 }
 
+impl Notes {
+    /// What raft said about exactly these members under this leader. What it said of others proves nothing: who joined since
+    /// is not among its members, and would be taken for one that was removed.
+    pub fn raft_of(&self, members: &[Member]) -> Option<&Raft> {
+        let leader = observe::leader(members)?;
+        let (about, raft) = self.voters.as_ref()?;
+        (*about == constellation(members, leader)).then_some(raft)
+    }
+
+    /// Whom to wait for: older knowledge will do while newer is on its way, and none while the login is refused.
+    pub fn voters_of(&self, members: &[Member]) -> Option<&BTreeSet<String>> {
+        let refused = matches!(self.access, Some(Err(_)));
+        let older = self.voters.as_ref().map(|(_, raft)| raft).filter(|_| !refused);
+        self.raft_of(members).or(older).map(|raft| &raft.voters)
+    }
+}
+
 /// Tells this constellation of members from any other.
 pub fn constellation(members: &[Member], leader: &Member) -> Constellation {
     let serving = members.iter().filter(|member| member.serves());
@@ -115,5 +137,45 @@ impl Memory {
     pub fn remember_identity(&self, identity: &Identity) {
         let mut known = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
         *known = Some((Instant::now(), identity.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::openbao::HealthState::{Active, Sealed, Standby};
+    use observe::tests::member;
+
+    fn alone(ordinal: u32) -> Raft {
+        let names: BTreeSet<String> = [crate::service::cluster::names::pod("kelp", ordinal)].into();
+        Raft { voters: names.clone(), peers: names }
+    }
+
+    #[test]
+    fn what_raft_said_of_other_members_is_not_taken_for_what_it_would_say_now() {
+        let before = [member(0, Active, Some(0))];
+        let about = constellation(&before, &before[0]);
+        let notes = Notes { voters: Some((about, alone(0))), ..Notes::default() };
+        assert_eq!(notes.raft_of(&before), Some(&alone(0)));
+        let grown = [member(0, Active, Some(0)), member(1, Standby, Some(0))];
+        assert_eq!(notes.raft_of(&grown), None, "kelp-1 has joined since and was not removed");
+        let joins = [member(0, Active, Some(0)), member(1, Sealed, None)];
+        assert!(notes.raft_of(&joins).is_some(), "it does not serve yet");
+        let mut replaced = before.clone();
+        replaced[0].uid = "another".into();
+        assert_eq!(notes.raft_of(&replaced), None, "another pod");
+        assert_eq!(notes.raft_of(&[member(0, Standby, None)]), None, "nobody leads");
+    }
+
+    #[test]
+    fn older_votes_are_waited_for_until_the_login_is_refused() {
+        let before = [member(0, Active, Some(0))];
+        let about = constellation(&before, &before[0]);
+        let mut notes = Notes { voters: Some((about, alone(0))), ..Notes::default() };
+        let grown = [member(0, Active, Some(0)), member(1, Standby, Some(0))];
+        assert_eq!(notes.voters_of(&grown), Some(&alone(0).voters), "kelp-1 is not known to vote");
+        notes.access = Some(Err("refused".into()));
+        assert_eq!(notes.voters_of(&grown), None, "nobody will ever know");
+        assert_eq!(notes.voters_of(&before), Some(&alone(0).voters));
     }
 }

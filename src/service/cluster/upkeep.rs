@@ -116,8 +116,8 @@ fn shrink(seen: &Situation<'_>, leader: &Member) -> Step {
     let pod = format!("{}-{last}", leader.name.rsplit_once('-').map_or("", |(cluster, _)| cluster));
     let Some(peers) = seen.peers else {
         return Step::Wait(
-            "raft's members are not known, because the operator cannot log in: a member that is not removed from raft first \
-             would count as lost for ever"
+            "raft's members as they are now are not known yet, or the operator cannot log in (see condition OperatorAccess): a \
+             member that is not removed from raft first would count as lost for ever"
                 .to_owned(),
         );
     };
