@@ -18,6 +18,9 @@ use tokio::time::Instant;
 /// How long the API server's issuer and keys are believed.
 const IDENTITY_TRUST: Duration = Duration::from_secs(60);
 
+/// How long a member serves outside of raft before that is believed.
+const OUTSIDE: Duration = Duration::from_secs(30);
+
 /// Memory of all clusters of one scope.
 #[derive(Debug, Default)]
 pub struct Memory {
@@ -38,6 +41,8 @@ pub struct Notes {
     pub status_written: Option<Instant>,
     /// Raft's members, and for which constellation of ours they were asked.
     pub voters: Option<(Constellation, Raft)>,
+    /// Since when a pod serves that raft does not know, by its UID.
+    pub outside: HashMap<String, Instant>,
     /// When voters were last asked for, and for which constellation.
     pub voters_asked: Option<(Instant, Constellation)>,
     /// The operator's own token in this cluster.
@@ -83,6 +88,20 @@ impl Notes {
         let leader = observe::leader(members)?;
         let (about, raft) = self.voters.as_ref()?;
         (*about == constellation(members, leader)).then_some(raft)
+    }
+
+    /// Remembers who serves outside of raft, by the UIDs of their pods, and returns those who have done so for a while. A
+    /// member that joins may be told by its own health a moment before the leader tells of it.
+    pub fn long_outside(&mut self, outside: BTreeSet<String>) -> BTreeSet<String> {
+        self.outside.retain(|uid, _| outside.contains(uid));
+        let now = Instant::now();
+        outside
+            .into_iter()
+            .filter(|uid| {
+                let since = self.outside.entry(uid.clone()).or_insert(now);
+                now.duration_since(*since) >= OUTSIDE
+            })
+            .collect()
     }
 
     /// Whom to wait for: older knowledge will do while newer is on its way, and none while the login is refused.
@@ -165,6 +184,17 @@ mod tests {
         replaced[0].uid = "another".into();
         assert_eq!(notes.raft_of(&replaced), None, "another pod");
         assert_eq!(notes.raft_of(&[member(0, Standby, None)]), None, "nobody leads");
+    }
+
+    #[test]
+    fn a_member_is_outside_of_raft_only_after_it_was_seen_so_for_a_while() {
+        let one = || BTreeSet::from(["uid-4".to_owned()]);
+        let mut notes = Notes::default();
+        assert_eq!(notes.long_outside(one()), BTreeSet::new());
+        notes.outside.insert("uid-4".into(), Instant::now().checked_sub(OUTSIDE).unwrap());
+        assert_eq!(notes.long_outside(one()), one());
+        assert_eq!(notes.long_outside(BTreeSet::new()), BTreeSet::new());
+        assert_eq!(notes.long_outside(one()), BTreeSet::new(), "it was inside meanwhile: counted anew");
     }
 
     #[test]

@@ -316,6 +316,7 @@ async fn act(
             inputs.replicas = outcome.replicas;
             applier.ensure(live, statefulset::build(spec, &inputs)).await?;
             acted.progress = outcome.progress;
+            acted.troubles.extend(outcome.trouble);
             acted.last_restart_at = spec.spec.maintenance.restart_at.clone().filter(|_| outcome.settled);
             maintain::sweep(ad, spec, facts).await?;
             acted.troubles.extend(maintain::grow_volumes(ad, notes, spec, facts).await?);

@@ -65,6 +65,8 @@ pub mod reasons {
     pub const BOOTSTRAPPING: &str = "Bootstrapping";
     /// Pods are replaced one by one.
     pub const RESTARTING: &str = "Restarting";
+    /// A member serves outside of raft, and it was not we who took it out.
+    pub const NOT_IN_RAFT: &str = "NotInRaft";
     /// Members join or leave.
     pub const SCALING: &str = "Scaling";
     /// No member holds data, and none may be initialised again.

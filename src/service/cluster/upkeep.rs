@@ -15,6 +15,10 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use kube::ResourceExt;
 use std::collections::BTreeSet;
 
+/// Annotation of a claim whose member was removed from raft, or is about to be: its data never rejoins and must go before the
+/// claim is used again. Written before raft is asked, so that a member outside of raft without it was removed by others.
+pub const REMOVED: &str = "openbao.org/removed-from-raft";
+
 /// What upkeep looks at.
 #[derive(Debug)]
 pub struct Situation<'a> {
@@ -26,6 +30,8 @@ pub struct Situation<'a> {
     pub voters: Option<&'a BTreeSet<String>>,
     /// Everybody raft knows, voting or not; known together with the voters.
     pub peers: Option<&'a BTreeSet<String>>,
+    /// Pods that serve though raft has not known them for a while, by UID.
+    pub outside: &'a BTreeSet<String>,
     /// The template that pods should have been made from.
     pub template: &'a PodTemplateSpec,
     /// The version that the template's image is to be.
@@ -54,6 +60,20 @@ pub enum Step {
     },
     /// Let the StatefulSet have more members at once: they only join.
     Grow,
+    /// We took this member out and it is to stay after all: its data never rejoins, so it starts with an empty volume.
+    Rejoin {
+        /// The pod.
+        pod: String,
+        /// Guards the deletion.
+        uid: String,
+        /// Whose claim goes with it.
+        ordinal: u32,
+    },
+    /// Raft does not know this member, and it was not we who took it out: its volume is for a person to judge.
+    Stranger {
+        /// The pod.
+        pod: String,
+    },
     /// Take the last member out: step-down if it leads, remove it from raft, then one replica less.
     Shrink {
         /// The member that goes.
@@ -90,6 +110,16 @@ pub fn decide(seen: &Situation<'_>) -> Step {
     if seen.wanted > seen.current {
         return Step::Grow;
     }
+    let stays = |member: &&Member| member.ordinal < seen.wanted && !member.terminating;
+    if let Some(member) = seen.members.iter().filter(stays).find(|member| seen.outside.contains(&member.uid)) {
+        let pod = member.name.clone();
+        return match seen.facts.claims.get(&member.ordinal) {
+            Some(claim) if claim.annotations().contains_key(REMOVED) => {
+                Step::Rejoin { pod, uid: member.uid.clone(), ordinal: member.ordinal }
+            }
+            _ => Step::Stranger { pod },
+        };
+    }
     if stale.is_empty() && seen.wanted == seen.current {
         return Step::Nothing;
     }
@@ -122,6 +152,29 @@ fn shrink(seen: &Situation<'_>, leader: &Member) -> Step {
         );
     };
     Step::Shrink { leads: last == leader.ordinal, removed: !peers.contains(&pod), pod }
+}
+
+/// The pods, by UID, that serve by their own word although raft does not know them.
+pub fn outsiders(members: &[Member], peers: &BTreeSet<String>) -> BTreeSet<String> {
+    let outside = members.iter().filter(|member| member.serves() && !peers.contains(&member.name));
+    outside.map(|member| member.uid.clone()).collect()
+}
+
+/// Claims that say their member leaves, while raft knows it and it is to stay: it was asked for again before it had gone.
+pub fn unmarked(facts: &Facts, peers: &BTreeSet<String>, cluster: &str, wanted: u32) -> Vec<String> {
+    let marked = facts.claims.iter().filter(|(ordinal, claim)| {
+        **ordinal < wanted
+            && claim.annotations().contains_key(REMOVED)
+            && peers.contains(&names::pod(cluster, **ordinal))
+    });
+    marked.map(|(_, claim)| claim.name_any()).collect()
+}
+
+/// Whether a claim may go with its member, where the policy gives volumes up. Not while the StatefulSet counts the member: a
+/// voter's pod may be away for a moment, and its mark may be about what did not happen.
+pub fn is_given_up(facts: &Facts, ordinal: u32, wanted: u32, current: u32) -> bool {
+    let marked = facts.claims.get(&ordinal).is_some_and(|claim| claim.annotations().contains_key(REMOVED));
+    marked && ordinal >= wanted && ordinal >= current && !facts.pods.contains_key(&ordinal)
 }
 
 /// Why nothing may be disrupted now.
@@ -233,7 +286,10 @@ mod tests {
         adapter::openbao::HealthState::{self, Active, Sealed, Standby},
         service::cluster::{build::statefulset, observe::tests::member, validate::tests::valid},
     };
-    use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
+    use k8s_openapi::api::{
+        apps::v1::{StatefulSet, StatefulSetSpec},
+        core::v1::PersistentVolumeClaim,
+    };
     use std::sync::Arc;
 
     fn template() -> PodTemplateSpec {
@@ -273,6 +329,7 @@ mod tests {
             members,
             voters,
             peers: voters,
+            outside: &BTreeSet::new(),
             template: &template,
             version: "2.7.2",
             wanted,
@@ -389,6 +446,63 @@ mod tests {
         assert_eq!(restarted(step(&sealed)), "kelp-0", "by its own word");
     }
 
+    fn claims(marked: &[u32], count: u32) -> std::collections::BTreeMap<u32, Arc<PersistentVolumeClaim>> {
+        let claim = |ordinal| {
+            let mut claim = PersistentVolumeClaim::default();
+            claim.metadata.name = Some(names::data_claim("kelp", ordinal));
+            if marked.contains(&ordinal) {
+                claim.annotations_mut().insert(REMOVED.into(), "true".into());
+            }
+            (ordinal, Arc::new(claim))
+        };
+        (0..count).map(claim).collect()
+    }
+
+    #[test]
+    fn a_member_that_we_took_out_and_that_is_to_stay_after_all_starts_anew_and_nobody_elses_is_wiped() {
+        let members = members(&[Active, Standby, Standby, Standby, Standby], 0);
+        let (four, template) = (voters(4), template());
+        let outside = outsiders(&members, &four);
+        assert_eq!(outside, BTreeSet::from(["uid-4".to_owned()]));
+        let step = |marked: &[u32], outside: &BTreeSet<String>, wanted| {
+            let facts = Facts { claims: claims(marked, 5), ..facts(&[], 5) };
+            decide(&Situation {
+                facts: &facts,
+                members: &members,
+                voters: Some(&four),
+                peers: Some(&four),
+                outside,
+                template: &template,
+                version: "2.7.2",
+                wanted,
+                current: 5,
+            })
+        };
+        let rejoin = Step::Rejoin { pod: "kelp-4".into(), uid: "uid-4".into(), ordinal: 4 };
+        assert_eq!(step(&[4], &outside, 5), rejoin);
+        assert_eq!(step(&[], &outside, 5), Step::Stranger { pod: "kelp-4".into() });
+        assert_eq!(step(&[3], &outside, 5), Step::Stranger { pod: "kelp-4".into() }, "another one's mark");
+        assert_eq!(step(&[4], &BTreeSet::new(), 5), Step::Nothing, "not for long enough");
+        assert!(matches!(step(&[4], &outside, 3), Step::Shrink { removed: true, .. }), "it is to go");
+    }
+
+    #[test]
+    fn the_mark_of_a_member_that_stays_is_taken_back_while_raft_knows_it() {
+        let facts = Facts { claims: claims(&[3, 4], 5), ..facts(&[], 5) };
+        assert_eq!(unmarked(&facts, &voters(4), "kelp", 5), ["data-kelp-3"], "kelp-4 has left raft");
+        assert_eq!(unmarked(&facts, &voters(5), "kelp", 3), [""; 0], "they are about to go");
+    }
+
+    #[test]
+    fn a_claim_goes_only_after_the_statefulset_counts_its_member_no_more() {
+        let pods = |count| Facts { claims: claims(&[4], 5), ..facts(&[], count) };
+        assert!(is_given_up(&pods(4), 4, 3, 4));
+        assert!(!is_given_up(&pods(4), 4, 3, 5), "its pod was evicted, and it may vote still");
+        assert!(!is_given_up(&pods(5), 4, 3, 4), "its pod is there");
+        assert!(!is_given_up(&pods(3), 3, 3, 3), "not marked");
+        assert!(!is_given_up(&pods(4), 4, 5, 4), "it is wanted again");
+    }
+
     #[test]
     fn a_member_leaves_after_it_left_raft_and_steps_down_before() {
         let all = voters(5);
@@ -411,13 +525,14 @@ mod tests {
     #[test]
     fn a_member_that_does_not_vote_yet_is_in_raft_all_the_same() {
         let members = members(&[Active, Standby, Standby], 0);
-        let (two, three, template) = (voters(2), voters(3), template());
+        let (two, three, template, nobody) = (voters(2), voters(3), template(), BTreeSet::new());
         let facts = facts(&[], 3);
         let seen = |peers| Situation {
             facts: &facts,
             members: &members,
             voters: Some(&two),
             peers: Some(peers),
+            outside: &nobody,
             template: &template,
             version: "2.7.2",
             wanted: 1,
