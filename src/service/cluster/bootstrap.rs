@@ -16,7 +16,7 @@ use super::{
     names,
     observe::Member,
 };
-use crate::adapter::openbao::HealthState;
+use crate::adapter::{kubernetes::owner::is_controlled_by, openbao::HealthState};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
@@ -30,10 +30,43 @@ pub enum Stage {
 }
 
 /// Decides the stage. `claims_exist` is a fresh answer of the API server, needed only where no StatefulSet exists.
-pub fn stage(facts: &Facts, initialized: bool, claims_exist: bool) -> Stage {
-    let marked = facts.annotation(statefulset::BOOTSTRAPPED).is_some();
-    let retained = facts.stateful_set.is_none() && claims_exist;
+pub fn stage(facts: &Facts, cluster_uid: &str, initialized: bool, claims_exist: bool) -> Stage {
+    let own = facts.own_set(cluster_uid);
+    let marked = own.is_some_and(|set| set.annotations().contains_key(statefulset::BOOTSTRAPPED));
+    let retained = own.is_none() && claims_exist;
     if initialized || marked || retained { Stage::Bootstrapped } else { Stage::Bootstrapping }
+}
+
+/// What is still there of an earlier object of this name, and is about to go: it says nothing about this one, and while it
+/// is there nobody knows whether its volumes stay. `None` lets the stage be decided.
+pub fn remnant(facts: &Facts, cluster_uid: &str) -> Option<String> {
+    if let Some(set) = facts.stateful_set.as_deref().filter(|set| is_left_behind(*set, cluster_uid)) {
+        return Some(left_behind("StatefulSet", &set.name_any()));
+    }
+    let own = facts.own_set(cluster_uid).and_then(ResourceExt::uid);
+    // One without a controller is adopted by our StatefulSet, and its claim is retained.
+    let others = |pod: &Pod| controller(pod).is_some_and(|uid| Some(uid) != own.as_deref());
+    let pod = facts.pods.values().find(|pod| others(pod))?;
+    Some(left_behind("pod", &pod.name_any()))
+}
+
+/// Whether an object that should be ours goes with another owner. One that nobody owns does not go by itself.
+pub fn is_left_behind(object: &impl ResourceExt, cluster_uid: &str) -> bool {
+    let going = object.meta().deletion_timestamp.is_some();
+    !is_controlled_by(object, cluster_uid) && (going || controller(object).is_some())
+}
+
+fn controller(object: &impl ResourceExt) -> Option<&str> {
+    let owners = object.owner_references().iter();
+    owners.filter(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str()).next()
+}
+
+/// In words, with what to do if it does not go.
+pub fn left_behind(kind: &str, name: &str) -> String {
+    format!(
+        "{kind} {name} is left of an earlier object of this name and on its way out: nothing is started before it is gone. If it \
+         stays, see who owns it and what finalizers it has, and delete it"
+    )
 }
 
 /// Whether some member says that it holds data: the end of the bootstrap.
@@ -86,7 +119,7 @@ pub fn step(facts: &Facts, cluster: &str, cluster_uid: &str, members: &[Member])
     let Some(object) = facts.config_maps.get(&names::bootstrap_config_map(cluster)) else {
         return Step::Grant { volume_uid };
     };
-    let ours = crate::adapter::kubernetes::owner::is_controlled_by(object.as_ref(), cluster_uid);
+    let ours = is_controlled_by(object.as_ref(), cluster_uid);
     let granted = object.annotations().get(GRANTED_VOLUME).cloned().unwrap_or_default();
     if ours && granted == volume_uid {
         return Step::LetGo(names);
@@ -164,26 +197,56 @@ mod tests {
         }
     }
 
+    fn owned_by(uid: &str) -> serde_json::Value {
+        json!([{"apiVersion": "v1", "kind": "K", "name": "kelp", "uid": uid, "controller": true}])
+    }
+
     fn set(annotations: serde_json::Value) -> Option<Arc<StatefulSet>> {
-        Some(Arc::new(
-            serde_json::from_value(json!({"metadata": {"name": "kelp", "annotations": annotations}})).unwrap(),
-        ))
+        let metadata = json!({"name": "kelp", "uid": "set", "annotations": annotations, "ownerReferences": owned_by("c")});
+        Some(Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap()))
+    }
+
+    fn pod_of(owner: &str) -> Arc<Pod> {
+        let metadata = json!({"name": "kelp-0", "ownerReferences": owned_by(owner)});
+        Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap())
+    }
+
+    #[test]
+    fn what_an_earlier_object_of_the_name_left_behind_decides_nothing() {
+        let mark = || set(json!({statefulset::BOOTSTRAPPED: "true"}));
+        let with = |stateful_set, pods: &[&str]| Facts {
+            stateful_set,
+            pods: pods.iter().map(|owner| (0, pod_of(owner))).collect(),
+            ..Facts::default()
+        };
+        assert_eq!(remnant(&with(mark(), &["set"]), "c"), None, "all of it is ours");
+        assert_eq!(remnant(&with(None, &[]), "c"), None);
+        let earlier = with(mark(), &["set"]);
+        assert!(remnant(&earlier, "new").is_some_and(|why| why.starts_with("StatefulSet kelp ")));
+        assert_eq!(stage(&earlier, "new", false, false), Stage::Bootstrapping, "its mark is not about us");
+        assert_eq!(stage(&earlier, "new", false, true), Stage::Bootstrapped, "its volumes are");
+        for (set, owner) in [(None, "earlier"), (mark(), "earlier")] {
+            assert!(remnant(&with(set, &[owner]), "c").is_some_and(|why| why.starts_with("pod kelp-0 ")));
+        }
+        let mut orphan = with(mark(), &[]);
+        Arc::make_mut(orphan.stateful_set.as_mut().unwrap()).metadata.owner_references = None;
+        assert_eq!(remnant(&orphan, "c"), None, "it does not go by itself: the name is taken");
     }
 
     #[test]
     fn a_cluster_is_fresh_only_without_volumes_marks_and_earlier_data() {
         let none = Facts::default();
-        assert_eq!(stage(&none, false, false), Stage::Bootstrapping);
-        assert_eq!(stage(&none, false, true), Stage::Bootstrapped, "retained volumes of an earlier object");
+        assert_eq!(stage(&none, "c", false, false), Stage::Bootstrapping);
+        assert_eq!(stage(&none, "c", false, true), Stage::Bootstrapped, "retained volumes of an earlier object");
         assert_eq!(
-            stage(&none, true, false),
+            stage(&none, "c", true, false),
             Stage::Bootstrapped,
             "it was initialised once: the StatefulSet was deleted"
         );
         let new = Facts { stateful_set: set(json!({})), ..Facts::default() };
-        assert_eq!(stage(&new, false, true), Stage::Bootstrapping, "its own volumes, made by its own StatefulSet");
+        assert_eq!(stage(&new, "c", false, true), Stage::Bootstrapping, "its own volumes, made by its own StatefulSet");
         let marked = Facts { stateful_set: set(json!({statefulset::BOOTSTRAPPED: "true"})), ..Facts::default() };
-        assert_eq!(stage(&marked, false, true), Stage::Bootstrapped);
+        assert_eq!(stage(&marked, "c", false, true), Stage::Bootstrapped);
     }
 
     #[test]

@@ -238,7 +238,15 @@ async fn act(
         uid: spec.uid.clone(),
         settled: memory.settled.clone(),
     };
-    let stage = stage(&applier, notes, &status, spec, facts, members).await?;
+    let stage = match stage(&applier, notes, &status, spec, facts, members).await? {
+        Ok(stage) => stage,
+        Err(remnant) => {
+            let waits = Trouble::new(reason::WAITING, remnant);
+            let tls = Some(TlsState::Bad(waits.clone()));
+            let stage = Some(Stage::Bootstrapping);
+            return Ok(Acted { stage, tls, progress: Some(waits), ..Acted::default() });
+        }
+    };
     let planes = planes::write(ad, cluster, spec, now).await?;
     let mut acted = Acted { stage: Some(stage), planes, ..Acted::default() };
     acted.troubles.append(&mut acted.planes.troubles);
@@ -409,7 +417,8 @@ fn kept_claims(spec: &ValidatedCluster, facts: &Facts) -> Option<Vec<PersistentV
     Some(templates.into_iter().map(|template| PersistentVolumeClaim { status: None, ..template }).collect())
 }
 
-/// Whether this cluster may still be initialised. Asked of the API server itself where a mistake would cost data.
+/// Whether this cluster may still be initialised. Asked of the API server itself where a mistake would cost data. `Ok(Err(why))`:
+/// an earlier object of this name is not gone yet, so nothing can be said.
 async fn stage(
     applier: &Applier,
     notes: &mut Notes,
@@ -417,17 +426,23 @@ async fn stage(
     spec: &ValidatedCluster,
     facts: &Facts,
     members: &[Member],
-) -> Result<Stage, Error> {
+) -> Result<Result<Stage, String>, Error> {
     let initialized = status.initialized == Some(true);
+    if !initialized
+        && !notes.bootstrapped
+        && let Some(remnant) = bootstrap::remnant(facts, &spec.uid)
+    {
+        return Ok(Err(remnant));
+    }
     if notes.bootstrapped || bootstrap::is_done(members) {
         let marked = facts.annotation(statefulset::BOOTSTRAPPED).is_some();
         if !notes.bootstrapped && !initialized && !marked && !spec.self_init && init::is_pending(applier).await? {
-            return Ok(Stage::Bootstrapping);
+            return Ok(Ok(Stage::Bootstrapping));
         }
         notes.bootstrapped = true;
-        return Ok(Stage::Bootstrapped);
+        return Ok(Ok(Stage::Bootstrapped));
     }
-    let claims_exist = if facts.stateful_set.is_none() && !initialized {
+    let claims_exist = if facts.own_set(&spec.uid).is_none() && !initialized {
         // Right after its creation the watch does not show it yet, while its volumes exist already: not to be taken for
         // volumes of an earlier cluster.
         let sets: Api<StatefulSet> = Api::namespaced(applier.client.clone(), &spec.namespace);
@@ -437,20 +452,32 @@ async fn stage(
             name,
             source,
         })?;
-        if found.is_some_and(|found| is_controlled_by(&found, &spec.uid)) {
-            return Err(Error::Behind);
+        if let Some(found) = found {
+            if is_controlled_by(&found, &spec.uid) {
+                return Err(Error::Behind);
+            }
+            if bootstrap::is_left_behind(&found, &spec.uid) {
+                return Ok(Err(bootstrap::left_behind("StatefulSet", &found.name_any())));
+            }
         }
         let api: Api<PersistentVolumeClaim> = Api::namespaced(applier.client.clone(), &spec.namespace);
         let claims = timed(api.list_metadata(&ListParams::default()))
             .await
             .map_err(|source| Error::Claims { namespace: spec.namespace.clone(), source })?;
-        claims.items.iter().any(|claim| names::ordinal_of_claim(&spec.name, &claim.name_any()).is_some())
+        let mut claims =
+            claims.items.iter().filter(|claim| names::ordinal_of_claim(&spec.name, &claim.name_any()).is_some()).peekable();
+        let exist = claims.peek().is_some();
+        // Neither retained nor gone: whoever waits for it to go finds the one or the other.
+        if let Some(going) = claims.find(|claim| claim.metadata.deletion_timestamp.is_some()) {
+            return Ok(Err(bootstrap::left_behind("volume claim", &going.name_any())));
+        }
+        exist
     } else {
         false
     };
-    let stage = bootstrap::stage(facts, initialized, claims_exist);
+    let stage = bootstrap::stage(facts, &spec.uid, initialized, claims_exist);
     notes.bootstrapped = stage == Stage::Bootstrapped;
-    Ok(stage)
+    Ok(Ok(stage))
 }
 
 /// Grants the first start to one volume and lets waiting pods go.
@@ -575,11 +602,12 @@ async fn report(
         _ if !cluster.spec.tls.enabled => TlsState::Off,
         _ => TlsState::Bad(Trouble::new(reason::WAITING, "not looked at yet")),
     });
+    let uid = cluster.uid().unwrap_or_default();
     let seen = Observed {
         cluster,
         spec: valid.as_ref(),
         members,
-        stage: acted.stage.unwrap_or_else(|| bootstrap::stage(facts, before.initialized == Some(true), true)),
+        stage: acted.stage.unwrap_or_else(|| bootstrap::stage(facts, &uid, before.initialized == Some(true), true)),
         tls,
         troubles,
         progress: acted.progress,
