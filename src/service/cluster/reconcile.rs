@@ -3,7 +3,7 @@
 use super::{
     apply::{self, Applier, MANAGER},
     bootstrap::{self, Stage, Step},
-    build::{self, config_maps, secrets, statefulset},
+    build::{self, config_maps, hash, secrets, statefulset},
     config::initialize,
     deletion,
     facts::{Facts, MAX_MEMBERS},
@@ -292,6 +292,11 @@ async fn act(
         version: running.version,
         image: running.image,
         certificate_hash: certificates.hash.or_else(|| template_annotation(facts, statefulset::CERTIFICATE_HASH)),
+        restart_at: hash::restart(
+            spec,
+            status.last_restart_at.as_deref(),
+            template_annotation(facts, statefulset::CONFIG_HASH).as_deref(),
+        ),
         bootstrapping: stage == Stage::Bootstrapping,
         claim_templates: kept_claims(spec, facts),
     };
