@@ -412,7 +412,7 @@ fn availability(
             .collect();
         let (why, message) = if serving == 0 && ready_count(seen) == 0 {
             (reason::NO_REPLICAS_READY, "no member serves yet")
-        } else if serving > 0 && serving <= wanted / 2 {
+        } else if serving > 0 && serving <= voting(seen).unwrap_or(wanted) / 2 {
             (
                 reason::QUORUM_LOST,
                 "a majority of members is down, so nobody can lead: bring their pods and volumes back; the operator starts nothing drastic by itself",
@@ -423,10 +423,13 @@ fn availability(
         let message = if silent.is_empty() { message.to_owned() } else { format!("{message} ({})", silent.join("; ")) };
         return Err(Trouble::new(why, message));
     };
-    if serving <= wanted / 2 && wanted > 1 {
+    // A leader that nobody contradicts has a majority, or will find out in a moment that it has none.
+    if let Some(voting) = voting(seen)
+        && serving <= voting / 2
+    {
         return Err(Trouble::new(
             reason::NOT_READY,
-            format!("{serving} of {wanted} members serve, which is no majority"),
+            format!("{serving} of {voting} voting members serve, which is no majority"),
         ));
     }
     let all = serving == wanted && ready_count(seen) >= wanted;
@@ -441,6 +444,13 @@ fn availability(
     } else {
         Err(Trouble::new(reason::NOT_READY, format!("{serving} of {wanted} members serve so far")))
     }
+}
+
+/// How many members' votes make the majority, if raft was asked. Members that are to join do not vote yet, and what is known may
+/// speak of some that have left.
+fn voting(seen: &Observed<'_>) -> Option<usize> {
+    let wanted = usize::try_from(seen.cluster.spec.replicas).unwrap_or(1);
+    seen.voters.map(|voters| voters.len().min(wanted))
 }
 
 fn ready_count(seen: &Observed<'_>) -> usize {
@@ -494,10 +504,12 @@ fn degradation(
             ),
         ));
     }
+    // One that is to vote and does not yet takes nothing away.
+    let is_new = |member: &Member| joins(member) && seen.voters.is_some_and(|voters| !voters.contains(&member.name));
     let down: Vec<String> = seen
         .members
         .iter()
-        .filter(|member| !member.serves())
+        .filter(|member| !member.serves() && !is_new(member))
         .map(|member| match &member.silence {
             Some(why) => format!("{} ({why})", member.name),
             None => member.name.clone(),
@@ -674,8 +686,18 @@ mod tests {
     use HealthState::{Active, Sealed, Standby, Uninitialized};
 
     fn status_of(object: &OpenBaoCluster, members: &[Member], stage: Stage, at: &str) -> OpenBaoClusterStatus {
+        seen_of(object, members, stage, at, |_| {})
+    }
+
+    fn seen_of(
+        object: &OpenBaoCluster,
+        members: &[Member],
+        stage: Stage,
+        at: &str,
+        more: impl FnOnce(&mut Observed<'_>),
+    ) -> OpenBaoClusterStatus {
         let valid = validate::validate(object);
-        let seen = Observed {
+        let mut seen = Observed {
             cluster: object,
             spec: valid.as_ref(),
             members,
@@ -691,6 +713,7 @@ mod tests {
             access: None,
             last_restart_at: None,
         };
+        more(&mut seen);
         build(&seen, at.parse().unwrap())
     }
 
@@ -739,6 +762,42 @@ mod tests {
         assert_eq!(word(&status, "Available"), ("False".into(), "QuorumLost".into()));
         assert_eq!(word(&status, "Degraded"), ("True".into(), "QuorumLost".into()));
         assert_eq!(status.phase, Some(ClusterPhase::Failed));
+    }
+
+    /// Three replicas are wanted of a cluster that ran, in which `voters` vote.
+    fn scaled(members: &[Member], voters: &'static [&'static str]) -> OpenBaoClusterStatus {
+        let object = running(&three());
+        let voters: BTreeSet<String> = voters.iter().map(|name| (*name).to_owned()).collect();
+        let voters: &'static BTreeSet<String> = Box::leak(Box::new(voters));
+        seen_of(&object, members, Stage::Bootstrapped, "2026-11-21T10:00:00Z", |seen| seen.voters = Some(voters))
+    }
+
+    #[test]
+    fn members_that_are_to_join_make_no_outage() {
+        let mut members = vec![member(0, Active, Some(0)), member(1, Uninitialized, None), member(2, Uninitialized, None)];
+        for new in &mut members[1..] {
+            new.ready = false;
+            new.created = Some("2026-11-21T09:59:50Z".parse().unwrap());
+        }
+        let grows = scaled(&members, &["kelp-0"]);
+        assert_eq!(word(&grows, "Available"), ("True".into(), "Ready".into()));
+        assert_eq!(word(&grows, "Degraded").0, "False");
+        assert_eq!(grows.phase, Some(ClusterPhase::Running));
+        for new in &mut members[1..] {
+            new.created = Some("2026-11-21T09:50:00Z".parse().unwrap());
+        }
+        assert_eq!(word(&scaled(&members, &["kelp-0"]), "Degraded"), ("True".into(), "NotReady".into()), "too long");
+    }
+
+    #[test]
+    fn a_majority_that_is_lost_is_no_joining() {
+        let all = &["kelp-0", "kelp-1", "kelp-2"];
+        let leads = scaled(&[member(0, Active, Some(0))], all);
+        assert_eq!(word(&leads, "Available"), ("False".into(), "NotReady".into()), "it has not found out yet");
+        let lost = scaled(&[member(0, Standby, None)], all);
+        assert_eq!(word(&lost, "Available"), ("False".into(), "QuorumLost".into()));
+        let restarts = scaled(&[member(0, Standby, None)], &["kelp-0"]);
+        assert_eq!(word(&restarts, "Available"), ("False".into(), "LeaderUnknown".into()), "the only one that votes");
     }
 
     #[test]
