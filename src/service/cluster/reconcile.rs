@@ -164,6 +164,7 @@ impl Error {
 struct Acted {
     troubles: Vec<Trouble>,
     progress: Option<Trouble>,
+    stopped: Option<Trouble>,
     tls: Option<TlsState>,
     planes: Planes,
     stage: Option<Stage>,
@@ -258,6 +259,10 @@ async fn act(
     acted.tls = Some(certificates.state.clone());
     let seal = keys::unseal(&applier, spec, facts, stage, &notes.seal).await?;
     let may_start = seal.is_none() && !matches!(certificates.state, TlsState::Bad(_));
+    acted.stopped = match &certificates.state {
+        TlsState::Bad(bad) => Some(bad.clone()),
+        _ => seal.clone(),
+    };
     acted.troubles.extend(seal);
 
     if let Some(secret) = certificates.secret {
@@ -600,7 +605,9 @@ async fn report(
 ) -> Result<Duration, Error> {
     let before = cluster.status.clone().unwrap_or_default();
     let mut troubles = acted.troubles;
-    troubles.extend(failure.filter(|error| !error.is_conflict()).map(Error::trouble));
+    let failed = failure.filter(|error| !error.is_conflict()).map(Error::trouble);
+    let stopped = failed.clone().or(acted.stopped);
+    troubles.extend(failed);
     let known_tls = || before.conditions.iter().find(|known| known.type_ == crate::api::conditions::cluster::TLS_READY);
     let tls = acted.tls.unwrap_or_else(|| match known_tls() {
         Some(known) if known.status == "True" => TlsState::Good(until_of(&known.message)),
@@ -616,6 +623,7 @@ async fn report(
         tls,
         troubles,
         progress: acted.progress,
+        stopped,
         voters: notes.voters.as_ref().map(|(_, raft)| &raft.voters),
         current_version: acted.planes.current_version.as_deref(),
         upgrading: acted.planes.upgrading.as_ref(),

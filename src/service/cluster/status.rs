@@ -103,6 +103,8 @@ pub struct Observed<'a> {
     pub troubles: Vec<Trouble>,
     /// What the operator is about, if anything.
     pub progress: Option<Trouble>,
+    /// What keeps the spec from being carried out, if anything does.
+    pub stopped: Option<Trouble>,
     /// Raft's voters by node id, if they were asked.
     pub voters: Option<&'a BTreeSet<String>>,
     /// The version finished last, as the upgrade manager knows it.
@@ -337,9 +339,12 @@ impl Judgement {
             Some(bad) => out.set(kind::DEGRADED, "True", bad.reason, &bad.message),
             None => out.set(kind::DEGRADED, "False", reason::RECONCILED, "nothing needs attention"),
         }
-        match &seen.progress {
-            Some(progress) => out.set(kind::PROGRESSING, "True", progress.reason, &progress.message),
-            None => out.set(kind::PROGRESSING, "False", reason::RECONCILED, "everything is as the spec says"),
+        match (&seen.progress, refused(seen).or_else(|| seen.stopped.clone())) {
+            (Some(progress), _) => out.set(kind::PROGRESSING, "True", progress.reason, &progress.message),
+            (None, Some(stopped)) => out.set(kind::PROGRESSING, "False", stopped.reason, &stopped.message),
+            (None, None) => {
+                out.set(kind::PROGRESSING, "False", reason::RECONCILED, "everything is as the spec says");
+            }
         }
         match &seen.tls {
             TlsState::Off => {
@@ -461,15 +466,21 @@ fn condition_is(status: &OpenBaoClusterStatus, type_: &str, value: &str) -> bool
     status.conditions.iter().any(|condition| condition.type_ == type_ && condition.status == value)
 }
 
+/// What is wrong with the spec, if anything is.
+fn refused(seen: &Observed<'_>) -> Option<Trouble> {
+    let invalid = seen.spec.err()?;
+    let why = if invalid.is_unsupported() { reason::NOT_SUPPORTED } else { reason::INVALID };
+    Some(Trouble::new(why, invalid.to_string()))
+}
+
 fn degradation(
     seen: &Observed<'_>,
     before: &OpenBaoClusterStatus,
     available: &Result<Trouble, Trouble>,
     now: DateTime<Utc>,
 ) -> Option<Trouble> {
-    if let Err(invalid) = &seen.spec {
-        let why = if invalid.is_unsupported() { reason::NOT_SUPPORTED } else { reason::INVALID };
-        return Some(Trouble::new(why, invalid.to_string()));
+    if let Some(refused) = refused(seen) {
+        return Some(refused);
     }
     if let Some(first) = seen.troubles.first() {
         return Some(first.clone());
@@ -705,6 +716,7 @@ mod tests {
             tls: TlsState::Good("2027-01-01T00:00:00Z".parse().unwrap()),
             troubles: vec![],
             progress: None,
+            stopped: None,
             voters: None,
             current_version: None,
             upgrading: None,
@@ -807,6 +819,28 @@ mod tests {
         members[0].health.as_mut().unwrap().cluster_id = Some("another".into());
         let status = status_of(&object, &members, Stage::Bootstrapped, "2026-11-21T10:00:00Z");
         assert_eq!(word(&status, "Available"), ("False".into(), "ClusterIDMismatch".into()));
+    }
+
+    #[test]
+    fn nothing_is_called_as_the_spec_says_while_it_is_not_carried_out() {
+        let mut object = running(&three());
+        assert_eq!(word(object.status.as_ref().unwrap(), "Progressing"), ("False".into(), "Reconciled".into()));
+        let at = "2026-11-21T10:00:00Z";
+        let failed = seen_of(&object, &three(), Stage::Bootstrapped, at, |seen| {
+            seen.stopped = Some(Trouble::new(reasons::APPLY_FAILED, "refused"));
+        });
+        assert_eq!(word(&failed, "Progressing"), ("False".into(), "ApplyFailed".into()));
+        let busy = seen_of(&object, &three(), Stage::Bootstrapped, at, |seen| {
+            seen.stopped = Some(Trouble::new(reasons::APPLY_FAILED, "refused"));
+            seen.progress = Some(Trouble::new(reasons::SCALING, "new members join"));
+        });
+        assert_eq!(word(&busy, "Progressing"), ("True".into(), "Scaling".into()));
+        object.spec.plugins = serde_json::from_value(serde_json::json!([{
+            "type": "secret", "name": "p", "version": "1", "binaryName": "p", "sha256sum": "0"
+        }]))
+        .unwrap();
+        let invalid = status_of(&object, &three(), Stage::Bootstrapped, at);
+        assert_eq!(word(&invalid, "Progressing"), ("False".into(), word(&invalid, "Degraded").1));
     }
 
     #[test]
