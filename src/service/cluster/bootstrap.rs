@@ -15,10 +15,15 @@ use super::{
     facts::Facts,
     names,
     observe::Member,
+    status::{Trouble, reasons},
 };
 use crate::adapter::{kubernetes::owner::is_controlled_by, openbao::HealthState};
+use crate::service::upgrade::trouble::end_of;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+
+/// One end may be an accident of its surroundings.
+const RESTARTS: i32 = 2;
 
 /// Where a cluster stands between nothing and its first data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +147,32 @@ pub fn step(facts: &Facts, cluster: &str, cluster_uid: &str, members: &[Member])
         return Step::Discard { uid: object.uid().unwrap_or_default() };
     }
     Step::Lost(Lost { granted })
+}
+
+/// Why the first start does not get anywhere: ordinal 0's server was let go and ends again and again. In its own last words.
+pub fn failing(facts: &Facts, cluster: &str) -> Option<Trouble> {
+    let pod = facts.pods.get(&0).filter(|pod| pod.metadata.deletion_timestamp.is_none())?;
+    let mut containers = pod.status.as_ref()?.container_statuses.iter().flatten();
+    let server = containers.find(|container| container.name == statefulset::CONTAINER)?;
+    // A gated pod has no container, so all of these came after the grant.
+    if server.ready || server.restart_count < RESTARTS {
+        return None;
+    }
+    let states = [server.state.as_ref(), server.last_state.as_ref()].into_iter().flatten();
+    let ended = states.filter_map(|state| state.terminated.as_ref()).next();
+    let said = ended.and_then(|ended| ended.message.as_deref()).map(end_of).filter(|words| !words.is_empty());
+    let words = said.unwrap_or_else(|| "none; see the log of its previous container".to_owned());
+    let code = ended.map_or_else(String::new, |ended| format!(" with code {}", ended.exit_code));
+    Some(Trouble::new(
+        reasons::FIRST_START_FAILS,
+        format!(
+            "the server of pod {} ended{code} and was restarted {} times in the first start; its last words: {words}. What lies in \
+             spec.configuration or the seal can be corrected here; what spec.selfInit asks for was handed out once: delete \
+             OpenBaoCluster {cluster} and its volume claims, which hold nothing yet, correct it and apply it again",
+            pod.name_any(),
+            server.restart_count
+        ),
+    ))
 }
 
 /// Whether a pod waits for the operator.
@@ -286,6 +317,28 @@ mod tests {
     fn a_grant_of_an_earlier_cluster_object_is_discarded() {
         let stale = facts(&[(0, true)], "v2", Some(("v1", "earlier")));
         assert_eq!(step(&stale, "kelp", "c", &[]), Step::Discard { uid: "grant-uid".into() });
+    }
+
+    #[test]
+    fn a_server_that_ends_again_and_again_in_the_first_start_is_quoted() {
+        let with = |restarts: i32, ready: bool, state: serde_json::Value| {
+            let ended = json!({"terminated": {"exitCode": 1, "message": "starting\nError parsing config\n"}});
+            let status = json!({"containerStatuses": [{"name": "openbao", "ready": ready, "image": "", "imageID": "",
+                "restartCount": restarts, "state": state, "lastState": ended}]});
+            let pod = json!({"metadata": {"name": "kelp-0"}, "status": status});
+            Facts { pods: [(0, Arc::new(serde_json::from_value(pod).unwrap()))].into(), ..Facts::default() }
+        };
+        let back_off = || json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        assert_eq!(failing(&with(1, false, back_off()), "kelp"), None, "it may have been an accident");
+        assert_eq!(failing(&with(2, true, json!({"running": {}})), "kelp"), None, "it serves");
+        let trouble = failing(&with(2, false, back_off()), "kelp").unwrap();
+        assert_eq!(trouble.reason, reasons::FIRST_START_FAILS);
+        for words in ["kelp-0 ended with code 1", "2 times", "starting Error parsing config", "delete OpenBaoCluster kelp"] {
+            assert!(trouble.message.contains(words), "{words}: {}", trouble.message);
+        }
+        let runs = failing(&with(3, false, json!({"running": {}})), "kelp").unwrap();
+        assert!(runs.message.contains("Error parsing config"), "between two ends: {}", runs.message);
+        assert_eq!(failing(&facts(&[(0, true)], "v1", None), "kelp"), None);
     }
 
     #[test]

@@ -319,6 +319,7 @@ async fn act(
                 trouble => trouble,
             };
             acted.troubles.extend(trouble);
+            acted.troubles.extend(bootstrap::failing(facts, &spec.name));
             acted.progress = Some(Trouble::new(reasons::BOOTSTRAPPING, "the members start for the first time"));
         }
         Stage::Bootstrapped if servers.is_some() => {

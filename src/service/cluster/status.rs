@@ -61,6 +61,8 @@ pub mod reasons {
     pub const BOOTSTRAP_VOLUME_LOST: &str = "BootstrapVolumeLost";
     /// The API server's signing keys cannot be used.
     pub const ISSUER_KEYS_UNUSABLE: &str = "IssuerKeysUnusable";
+    /// The first server ends again and again.
+    pub const FIRST_START_FAILS: &str = "FirstStartFails";
     /// The first start is under way.
     pub const BOOTSTRAPPING: &str = "Bootstrapping";
     /// Pods are replaced one by one.
