@@ -158,8 +158,8 @@ pub fn failing(facts: &Facts, cluster: &str) -> Option<Trouble> {
     if server.ready || server.restart_count < RESTARTS {
         return None;
     }
-    let states = [server.state.as_ref(), server.last_state.as_ref()].into_iter().flatten();
-    let ended = states.filter_map(|state| state.terminated.as_ref()).next();
+    let mut states = [server.state.as_ref(), server.last_state.as_ref()].into_iter().flatten();
+    let ended = states.find_map(|state| state.terminated.as_ref());
     let said = ended.and_then(|ended| ended.message.as_deref()).map(end_of).filter(|words| !words.is_empty());
     let words = said.unwrap_or_else(|| "none; see the log of its previous container".to_owned());
     let code = ended.map_or_else(String::new, |ended| format!(" with code {}", ended.exit_code));
@@ -233,7 +233,8 @@ mod tests {
     }
 
     fn set(annotations: serde_json::Value) -> Option<Arc<StatefulSet>> {
-        let metadata = json!({"name": "kelp", "uid": "set", "annotations": annotations, "ownerReferences": owned_by("c")});
+        let metadata =
+            json!({"name": "kelp", "uid": "set", "annotations": annotations, "ownerReferences": owned_by("c")});
         Some(Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap()))
     }
 
@@ -333,7 +334,9 @@ mod tests {
         assert_eq!(failing(&with(2, true, json!({"running": {}})), "kelp"), None, "it serves");
         let trouble = failing(&with(2, false, back_off()), "kelp").unwrap();
         assert_eq!(trouble.reason, reasons::FIRST_START_FAILS);
-        for words in ["kelp-0 ended with code 1", "2 times", "starting Error parsing config", "delete OpenBaoCluster kelp"] {
+        for words in
+            ["kelp-0 ended with code 1", "2 times", "starting Error parsing config", "delete OpenBaoCluster kelp"]
+        {
             assert!(trouble.message.contains(words), "{words}: {}", trouble.message);
         }
         let runs = failing(&with(3, false, json!({"running": {}})), "kelp").unwrap();

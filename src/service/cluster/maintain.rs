@@ -218,7 +218,9 @@ fn words(step: &Step) -> String {
         Step::Wait(why) => why.clone(),
         Step::Grow => "new members join".to_owned(),
         Step::Restart { pod, why, .. } => format!("{pod} restarts because {why}"),
-        Step::Rejoin { pod, .. } => format!("{pod} was taken out of raft and is to stay: it joins anew with an empty volume"),
+        Step::Rejoin { pod, .. } => {
+            format!("{pod} was taken out of raft and is to stay: it joins anew with an empty volume")
+        }
         Step::Stranger { pod } => format!(
             "{pod} serves, raft does not know it, and the operator did not take it out: nothing is restarted or scaled. If its \
              volume holds nothing that the others lack, delete its volume claim and then its pod: it joins anew"

@@ -39,7 +39,8 @@ pub(super) fn worth(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus, 
     let troubled = is(&new, conditions::DEGRADED) && !is(&old, conditions::DEGRADED);
     let turned = new.phase != old.phase || is(&new, conditions::AVAILABLE) != is(&old, conditions::AVAILABLE);
     // Remembered nowhere else: it would be lost with this look.
-    let answered = new.handled_requests.iter().any(|one| old.handled_requests.iter().all(|known| known.nonce != one.nonce));
+    let answered =
+        new.handled_requests.iter().any(|one| old.handled_requests.iter().all(|known| known.nonce != one.nonce));
     match written {
         Some(ago) if ago < pace && !troubled && !turned && !answered => Worth::Later(pace.saturating_sub(ago)),
         _ => Worth::Now,

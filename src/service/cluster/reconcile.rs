@@ -171,6 +171,19 @@ struct Acted {
     last_restart_at: Option<String>,
 }
 
+impl Acted {
+    /// Nothing is done before something is gone.
+    fn waits_for(remnant: String) -> Self {
+        let waits = Trouble::new(reason::WAITING, remnant);
+        Self {
+            stage: Some(Stage::Bootstrapping),
+            tls: Some(TlsState::Bad(waits.clone())),
+            progress: Some(waits),
+            ..Self::default()
+        }
+    }
+}
+
 /// Looks at a cluster once and returns when to look again, whatever happens meanwhile.
 pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster) -> Result<Duration, Error> {
     let notes = memory.of(&cluster.uid().unwrap_or_default());
@@ -241,12 +254,7 @@ async fn act(
     };
     let stage = match stage(&applier, notes, &status, spec, facts, members).await? {
         Ok(stage) => stage,
-        Err(remnant) => {
-            let waits = Trouble::new(reason::WAITING, remnant);
-            let tls = Some(TlsState::Bad(waits.clone()));
-            let stage = Some(Stage::Bootstrapping);
-            return Ok(Acted { stage, tls, progress: Some(waits), ..Acted::default() });
-        }
+        Err(remnant) => return Ok(Acted::waits_for(remnant)),
     };
     let planes = planes::write(ad, cluster, spec, now).await?;
     let mut acted = Acted { stage: Some(stage), planes, ..Acted::default() };
@@ -297,11 +305,7 @@ async fn act(
         version: running.version,
         image: running.image,
         certificate_hash: certificates.hash.or_else(|| template_annotation(facts, statefulset::CERTIFICATE_HASH)),
-        restart_at: hash::restart(
-            spec,
-            status.last_restart_at.as_deref(),
-            template_annotation(facts, statefulset::CONFIG_HASH).as_deref(),
-        ),
+        restart_at: restart_at(spec, &status, facts),
         bootstrapping: stage == Stage::Bootstrapping,
         claim_templates: kept_claims(spec, facts),
     };
@@ -312,14 +316,7 @@ async fn act(
     match stage {
         Stage::Bootstrapping => {
             let wanted = statefulset::build(spec, &inputs);
-            applier.ensure(live, wanted.clone()).await?;
-            replace_stuck(&applier, facts, members, &wanted).await?;
-            let trouble = match start(ad, memory, &applier, spec, facts, members).await? {
-                None if !spec.self_init => init::run(ad, &applier, spec, facts, members).await?,
-                trouble => trouble,
-            };
-            acted.troubles.extend(trouble);
-            acted.troubles.extend(bootstrap::failing(facts, &spec.name));
+            acted.troubles.extend(begin(ad, memory, &applier, spec, facts, members, &wanted).await?);
             acted.progress = Some(Trouble::new(reasons::BOOTSTRAPPING, "the members start for the first time"));
         }
         Stage::Bootstrapped if servers.is_some() => {
@@ -386,6 +383,25 @@ fn at_work(status: &OpenBaoClusterStatus, planes: &Planes) -> Option<String> {
     planes.pending_restore.as_ref().map(|name| format!("restore {name}"))
 }
 
+/// The first start, one look further. Returns what is wrong with it.
+async fn begin(
+    ad: &Adapters,
+    memory: &Memory,
+    applier: &Applier,
+    spec: &ValidatedCluster,
+    facts: &Facts,
+    members: &[Member],
+    wanted: &StatefulSet,
+) -> Result<Vec<Trouble>, Error> {
+    applier.ensure(facts.stateful_set.as_deref(), wanted.clone()).await?;
+    replace_stuck(applier, facts, members, wanted).await?;
+    let trouble = match start(ad, memory, applier, spec, facts, members).await? {
+        None if !spec.self_init => init::run(ad, applier, spec, facts, members).await?,
+        trouble => trouble,
+    };
+    Ok(trouble.into_iter().chain(bootstrap::failing(facts, &spec.name)).collect())
+}
+
 /// During the first start a pod with old settings that never came up is in nobody's way: a corrected spec replaces it, as
 /// soon as the StatefulSet would make a better one.
 async fn replace_stuck(
@@ -405,6 +421,11 @@ async fn replace_stuck(
         }
     }
     Ok(())
+}
+
+fn restart_at(spec: &ValidatedCluster, status: &OpenBaoClusterStatus, facts: &Facts) -> Option<String> {
+    let live = template_annotation(facts, statefulset::CONFIG_HASH);
+    hash::restart(spec, status.last_restart_at.as_deref(), live.as_deref())
 }
 
 fn template_annotation(facts: &Facts, key: &str) -> Option<String> {
@@ -475,8 +496,11 @@ async fn stage(
         let claims = timed(api.list_metadata(&ListParams::default()))
             .await
             .map_err(|source| Error::Claims { namespace: spec.namespace.clone(), source })?;
-        let mut claims =
-            claims.items.iter().filter(|claim| names::ordinal_of_claim(&spec.name, &claim.name_any()).is_some()).peekable();
+        let mut claims = claims
+            .items
+            .iter()
+            .filter(|claim| names::ordinal_of_claim(&spec.name, &claim.name_any()).is_some())
+            .peekable();
         let exist = claims.peek().is_some();
         // Neither retained nor gone: whoever waits for it to go finds the one or the other.
         if let Some(going) = claims.find(|claim| claim.metadata.deletion_timestamp.is_some()) {

@@ -430,13 +430,14 @@ fn availability(
         let message = if silent.is_empty() { message.to_owned() } else { format!("{message} ({})", silent.join("; ")) };
         return Err(Trouble::new(why, message));
     };
-    // A leader that nobody contradicts has a majority, or will find out in a moment that it has none.
-    if let Some(voting) = voting(seen)
-        && serving <= voting / 2
-    {
+    // A leader that nobody contradicts has a majority, or will find out in a moment that it has none. Where raft cannot be
+    // asked, those that served a look ago tell a loss from members that are to join.
+    let served = |member: &&MemberStatus| matches!(member.state, MemberState::Active | MemberState::Standby);
+    let voting = voting(seen).unwrap_or_else(|| before.members.iter().filter(served).count().min(wanted));
+    if serving <= voting / 2 {
         return Err(Trouble::new(
             reason::NOT_READY,
-            format!("{serving} of {voting} voting members serve, which is no majority"),
+            format!("{serving} of {voting} members that vote serve, which is no majority"),
         ));
     }
     let all = serving == wanted && ready_count(seen) >= wanted;
@@ -788,7 +789,8 @@ mod tests {
 
     #[test]
     fn members_that_are_to_join_make_no_outage() {
-        let mut members = vec![member(0, Active, Some(0)), member(1, Uninitialized, None), member(2, Uninitialized, None)];
+        let mut members =
+            vec![member(0, Active, Some(0)), member(1, Uninitialized, None), member(2, Uninitialized, None)];
         for new in &mut members[1..] {
             new.ready = false;
             new.created = Some("2026-11-21T09:59:50Z".parse().unwrap());

@@ -124,7 +124,9 @@ pub fn decide(seen: &Situation<'_>) -> Step {
         return Step::Nothing;
     }
     if !applied {
-        return Step::Wait("the StatefulSet does not carry the new settings yet: no pod goes before it does".to_owned());
+        return Step::Wait(
+            "the StatefulSet does not carry the new settings yet: no pod goes before it does".to_owned(),
+        );
     }
     if let Some(why) = unsettled(seen).or_else(|| mistaken(seen)) {
         return Step::Wait(why);
@@ -251,7 +253,8 @@ fn behind<'a>(seen: &Situation<'a>) -> Option<&'a str> {
 /// or a policy, may have refused it.
 pub fn carries(facts: &Facts, template: &PodTemplateSpec) -> bool {
     let live = facts.stateful_set.as_ref().and_then(|set| Some(&set.spec.as_ref()?.template));
-    let of = |template: &PodTemplateSpec, key: &str| template.metadata.as_ref()?.annotations.as_ref()?.get(key).cloned();
+    let of =
+        |template: &PodTemplateSpec, key: &str| template.metadata.as_ref()?.annotations.as_ref()?.get(key).cloned();
     live.is_some_and(|live| {
         [CONFIG_HASH, CERTIFICATE_HASH, IMAGE].into_iter().all(|key| of(live, key) == of(template, key))
     })

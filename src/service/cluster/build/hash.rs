@@ -73,7 +73,9 @@ mod tests {
         let asks = valid(|s| s["maintenance"] = json!({"restartAt": "noon"}));
         let plain = valid(|_| {});
         let made = config(&asks);
-        let now = |cluster: &ValidatedCluster, live: &str| digest(cluster, restart(cluster, Some("noon"), Some(live)).as_deref());
+        let now = |cluster: &ValidatedCluster, live: &str| {
+            digest(cluster, restart(cluster, Some("noon"), Some(live)).as_deref())
+        };
         assert_eq!(now(&plain, &made), made, "as it was carried out");
         let silent = config(&plain);
         assert_ne!(silent, made);
