@@ -15,10 +15,15 @@ use super::{
     facts::Facts,
     names,
     observe::Member,
+    status::{Trouble, reasons},
 };
-use crate::adapter::openbao::HealthState;
+use crate::adapter::{kubernetes::owner::is_controlled_by, openbao::HealthState};
+use crate::service::upgrade::trouble::end_of;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+
+/// One end may be an accident of its surroundings.
+const RESTARTS: i32 = 2;
 
 /// Where a cluster stands between nothing and its first data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +35,43 @@ pub enum Stage {
 }
 
 /// Decides the stage. `claims_exist` is a fresh answer of the API server, needed only where no StatefulSet exists.
-pub fn stage(facts: &Facts, initialized: bool, claims_exist: bool) -> Stage {
-    let marked = facts.annotation(statefulset::BOOTSTRAPPED).is_some();
-    let retained = facts.stateful_set.is_none() && claims_exist;
+pub fn stage(facts: &Facts, cluster_uid: &str, initialized: bool, claims_exist: bool) -> Stage {
+    let own = facts.own_set(cluster_uid);
+    let marked = own.is_some_and(|set| set.annotations().contains_key(statefulset::BOOTSTRAPPED));
+    let retained = own.is_none() && claims_exist;
     if initialized || marked || retained { Stage::Bootstrapped } else { Stage::Bootstrapping }
+}
+
+/// What is still there of an earlier object of this name, and is about to go: it says nothing about this one, and while it
+/// is there nobody knows whether its volumes stay. `None` lets the stage be decided.
+pub fn remnant(facts: &Facts, cluster_uid: &str) -> Option<String> {
+    if let Some(set) = facts.stateful_set.as_deref().filter(|set| is_left_behind(*set, cluster_uid)) {
+        return Some(left_behind("StatefulSet", &set.name_any()));
+    }
+    let own = facts.own_set(cluster_uid).and_then(ResourceExt::uid);
+    // One without a controller is adopted by our StatefulSet, and its claim is retained.
+    let others = |pod: &Pod| controller(pod).is_some_and(|uid| Some(uid) != own.as_deref());
+    let pod = facts.pods.values().find(|pod| others(pod))?;
+    Some(left_behind("pod", &pod.name_any()))
+}
+
+/// Whether an object that should be ours goes with another owner. One that nobody owns does not go by itself.
+pub fn is_left_behind(object: &impl ResourceExt, cluster_uid: &str) -> bool {
+    let going = object.meta().deletion_timestamp.is_some();
+    !is_controlled_by(object, cluster_uid) && (going || controller(object).is_some())
+}
+
+fn controller(object: &impl ResourceExt) -> Option<&str> {
+    let owners = object.owner_references().iter();
+    owners.filter(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str()).next()
+}
+
+/// In words, with what to do if it does not go.
+pub fn left_behind(kind: &str, name: &str) -> String {
+    format!(
+        "{kind} {name} is left of an earlier object of this name and on its way out: nothing is started before it is gone. If it \
+         stays, see who owns it and what finalizers it has, and delete it"
+    )
 }
 
 /// Whether some member says that it holds data: the end of the bootstrap.
@@ -86,7 +124,7 @@ pub fn step(facts: &Facts, cluster: &str, cluster_uid: &str, members: &[Member])
     let Some(object) = facts.config_maps.get(&names::bootstrap_config_map(cluster)) else {
         return Step::Grant { volume_uid };
     };
-    let ours = crate::adapter::kubernetes::owner::is_controlled_by(object.as_ref(), cluster_uid);
+    let ours = is_controlled_by(object.as_ref(), cluster_uid);
     let granted = object.annotations().get(GRANTED_VOLUME).cloned().unwrap_or_default();
     if ours && granted == volume_uid {
         return Step::LetGo(names);
@@ -109,6 +147,32 @@ pub fn step(facts: &Facts, cluster: &str, cluster_uid: &str, members: &[Member])
         return Step::Discard { uid: object.uid().unwrap_or_default() };
     }
     Step::Lost(Lost { granted })
+}
+
+/// Why the first start does not get anywhere: ordinal 0's server was let go and ends again and again. In its own last words.
+pub fn failing(facts: &Facts, cluster: &str) -> Option<Trouble> {
+    let pod = facts.pods.get(&0).filter(|pod| pod.metadata.deletion_timestamp.is_none())?;
+    let mut containers = pod.status.as_ref()?.container_statuses.iter().flatten();
+    let server = containers.find(|container| container.name == statefulset::CONTAINER)?;
+    // A gated pod has no container, so all of these came after the grant.
+    if server.ready || server.restart_count < RESTARTS {
+        return None;
+    }
+    let mut states = [server.state.as_ref(), server.last_state.as_ref()].into_iter().flatten();
+    let ended = states.find_map(|state| state.terminated.as_ref());
+    let said = ended.and_then(|ended| ended.message.as_deref()).map(end_of).filter(|words| !words.is_empty());
+    let words = said.unwrap_or_else(|| "none; see the log of its previous container".to_owned());
+    let code = ended.map_or_else(String::new, |ended| format!(" with code {}", ended.exit_code));
+    Some(Trouble::new(
+        reasons::FIRST_START_FAILS,
+        format!(
+            "the server of pod {} ended{code} and was restarted {} times in the first start; its last words: {words}. What lies in \
+             spec.configuration or the seal can be corrected here; what spec.selfInit asks for was handed out once: delete \
+             OpenBaoCluster {cluster} and its volume claims, which hold nothing yet, correct it and apply it again",
+            pod.name_any(),
+            server.restart_count
+        ),
+    ))
 }
 
 /// Whether a pod waits for the operator.
@@ -164,26 +228,57 @@ mod tests {
         }
     }
 
+    fn owned_by(uid: &str) -> serde_json::Value {
+        json!([{"apiVersion": "v1", "kind": "K", "name": "kelp", "uid": uid, "controller": true}])
+    }
+
     fn set(annotations: serde_json::Value) -> Option<Arc<StatefulSet>> {
-        Some(Arc::new(
-            serde_json::from_value(json!({"metadata": {"name": "kelp", "annotations": annotations}})).unwrap(),
-        ))
+        let metadata =
+            json!({"name": "kelp", "uid": "set", "annotations": annotations, "ownerReferences": owned_by("c")});
+        Some(Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap()))
+    }
+
+    fn pod_of(owner: &str) -> Arc<Pod> {
+        let metadata = json!({"name": "kelp-0", "ownerReferences": owned_by(owner)});
+        Arc::new(serde_json::from_value(json!({"metadata": metadata})).unwrap())
+    }
+
+    #[test]
+    fn what_an_earlier_object_of_the_name_left_behind_decides_nothing() {
+        let mark = || set(json!({statefulset::BOOTSTRAPPED: "true"}));
+        let with = |stateful_set, pods: &[&str]| Facts {
+            stateful_set,
+            pods: pods.iter().map(|owner| (0, pod_of(owner))).collect(),
+            ..Facts::default()
+        };
+        assert_eq!(remnant(&with(mark(), &["set"]), "c"), None, "all of it is ours");
+        assert_eq!(remnant(&with(None, &[]), "c"), None);
+        let earlier = with(mark(), &["set"]);
+        assert!(remnant(&earlier, "new").is_some_and(|why| why.starts_with("StatefulSet kelp ")));
+        assert_eq!(stage(&earlier, "new", false, false), Stage::Bootstrapping, "its mark is not about us");
+        assert_eq!(stage(&earlier, "new", false, true), Stage::Bootstrapped, "its volumes are");
+        for (set, owner) in [(None, "earlier"), (mark(), "earlier")] {
+            assert!(remnant(&with(set, &[owner]), "c").is_some_and(|why| why.starts_with("pod kelp-0 ")));
+        }
+        let mut orphan = with(mark(), &[]);
+        Arc::make_mut(orphan.stateful_set.as_mut().unwrap()).metadata.owner_references = None;
+        assert_eq!(remnant(&orphan, "c"), None, "it does not go by itself: the name is taken");
     }
 
     #[test]
     fn a_cluster_is_fresh_only_without_volumes_marks_and_earlier_data() {
         let none = Facts::default();
-        assert_eq!(stage(&none, false, false), Stage::Bootstrapping);
-        assert_eq!(stage(&none, false, true), Stage::Bootstrapped, "retained volumes of an earlier object");
+        assert_eq!(stage(&none, "c", false, false), Stage::Bootstrapping);
+        assert_eq!(stage(&none, "c", false, true), Stage::Bootstrapped, "retained volumes of an earlier object");
         assert_eq!(
-            stage(&none, true, false),
+            stage(&none, "c", true, false),
             Stage::Bootstrapped,
             "it was initialised once: the StatefulSet was deleted"
         );
         let new = Facts { stateful_set: set(json!({})), ..Facts::default() };
-        assert_eq!(stage(&new, false, true), Stage::Bootstrapping, "its own volumes, made by its own StatefulSet");
+        assert_eq!(stage(&new, "c", false, true), Stage::Bootstrapping, "its own volumes, made by its own StatefulSet");
         let marked = Facts { stateful_set: set(json!({statefulset::BOOTSTRAPPED: "true"})), ..Facts::default() };
-        assert_eq!(stage(&marked, false, true), Stage::Bootstrapped);
+        assert_eq!(stage(&marked, "c", false, true), Stage::Bootstrapped);
     }
 
     #[test]
@@ -223,6 +318,30 @@ mod tests {
     fn a_grant_of_an_earlier_cluster_object_is_discarded() {
         let stale = facts(&[(0, true)], "v2", Some(("v1", "earlier")));
         assert_eq!(step(&stale, "kelp", "c", &[]), Step::Discard { uid: "grant-uid".into() });
+    }
+
+    #[test]
+    fn a_server_that_ends_again_and_again_in_the_first_start_is_quoted() {
+        let with = |restarts: i32, ready: bool, state: serde_json::Value| {
+            let ended = json!({"terminated": {"exitCode": 1, "message": "starting\nError parsing config\n"}});
+            let status = json!({"containerStatuses": [{"name": "openbao", "ready": ready, "image": "", "imageID": "",
+                "restartCount": restarts, "state": state, "lastState": ended}]});
+            let pod = json!({"metadata": {"name": "kelp-0"}, "status": status});
+            Facts { pods: [(0, Arc::new(serde_json::from_value(pod).unwrap()))].into(), ..Facts::default() }
+        };
+        let back_off = || json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        assert_eq!(failing(&with(1, false, back_off()), "kelp"), None, "it may have been an accident");
+        assert_eq!(failing(&with(2, true, json!({"running": {}})), "kelp"), None, "it serves");
+        let trouble = failing(&with(2, false, back_off()), "kelp").unwrap();
+        assert_eq!(trouble.reason, reasons::FIRST_START_FAILS);
+        for words in
+            ["kelp-0 ended with code 1", "2 times", "starting Error parsing config", "delete OpenBaoCluster kelp"]
+        {
+            assert!(trouble.message.contains(words), "{words}: {}", trouble.message);
+        }
+        let runs = failing(&with(3, false, json!({"running": {}})), "kelp").unwrap();
+        assert!(runs.message.contains("Error parsing config"), "between two ends: {}", runs.message);
+        assert_eq!(failing(&facts(&[(0, true)], "v1", None), "kelp"), None);
     }
 
     #[test]

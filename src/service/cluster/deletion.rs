@@ -110,10 +110,13 @@ pub async fn run(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<Duration, Er
             if let Some(claim) =
                 read::<PersistentVolumeClaim>(ad, &namespace, &names::data_claim(&name, ordinal)).await?
                 && claim.labels().get(names::CLUSTER_LABEL) == Some(&name)
-                && claim.metadata.deletion_timestamp.is_none()
             {
-                let claim_uid = claim.uid().unwrap_or_default();
-                delete::<PersistentVolumeClaim>(&ad.client, &namespace, &claim.name_any(), &claim_uid).await?;
+                // Also one that is going: an object of the same name must not find it and take it for retained data.
+                left = true;
+                if claim.metadata.deletion_timestamp.is_none() {
+                    let claim_uid = claim.uid().unwrap_or_default();
+                    delete::<PersistentVolumeClaim>(&ad.client, &namespace, &claim.name_any(), &claim_uid).await?;
+                }
             }
         }
         if left {

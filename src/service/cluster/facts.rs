@@ -2,7 +2,7 @@
 //! effect that must not rest on an old view carries a precondition or looks again.
 
 use super::{build::secrets::seal_credentials_name, names};
-use crate::adapter::Adapters;
+use crate::adapter::{Adapters, kubernetes::owner::is_controlled_by};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
@@ -85,6 +85,12 @@ impl Facts {
     pub fn secret_text(&self, secret: &str, field: &str) -> Option<String> {
         let data = self.secrets.get(secret)?.data.as_ref()?;
         String::from_utf8(data.get(field)?.0.clone()).ok().filter(|text| !text.is_empty())
+    }
+
+    /// The StatefulSet, if it is that of the cluster object with this UID: an earlier one of the same name leaves its own behind
+    /// for a moment.
+    pub fn own_set(&self, cluster_uid: &str) -> Option<&StatefulSet> {
+        self.stateful_set.as_deref().filter(|set| is_controlled_by(*set, cluster_uid))
     }
 
     /// An annotation of the StatefulSet.

@@ -121,7 +121,7 @@ pub async fn certificates(
 ) -> Result<Certificates, Error> {
     match &cluster.tls {
         TlsPlan::Off => Ok(Certificates { state: TlsState::Off, bundle: None, hash: None, secret: None }),
-        TlsPlan::External => external(applier, cluster, remembered, now).await,
+        TlsPlan::External => external(applier, cluster, facts, remembered, now).await,
         TlsPlan::Managed { rotation, extra_names } => {
             managed(applier, cluster, facts, *rotation, extra_names, now).await
         }
@@ -138,11 +138,7 @@ async fn managed(
 ) -> Result<Certificates, Error> {
     let authority = authority(applier, cluster, facts, now).await?;
     let server = names::server_secret(&cluster.name);
-    let older = facts
-        .config_maps
-        .get(&names::ca_config_map(&cluster.name))
-        .and_then(|map| map.data.as_ref()?.get("ca.crt").cloned())
-        .or_else(|| facts.secret_text(&server, "ca.crt"));
+    let older = published(facts, &cluster.name).or_else(|| facts.secret_text(&server, "ca.crt"));
     let bundle = bundle(&authority.cert, older.as_deref(), now);
     let needed = tls::serving_names(&cluster.name, &cluster.namespace, extra);
     let current = facts
@@ -219,23 +215,33 @@ async fn authority(
     }
 }
 
+/// The bundle that clients and the operator were given last.
+fn published(facts: &Facts, cluster: &str) -> Option<String> {
+    facts.config_maps.get(&names::ca_config_map(cluster))?.data.as_ref()?.get("ca.crt").cloned()
+}
+
 /// The current authority, and older ones that are still valid: until every pod was restarted, some serve certificates of
 /// an older one.
 fn bundle(current: &str, older: Option<&str>, now: DateTime<Utc>) -> String {
     let current = current.trim_end().to_owned() + "\n";
-    let current_der = CertificateDer::from_pem_slice(current.as_bytes()).ok();
+    // A user's bundle may hold several.
+    let known: Vec<_> = pem_blocks(&current).iter().filter_map(|block| der(block)).collect();
     let mut all = current;
     let mut kept = 0;
     for block in pem_blocks(older.unwrap_or_default()) {
-        let Ok(der) = CertificateDer::from_pem_slice(block.as_bytes()) else { continue };
+        let Some(der) = der(&block) else { continue };
         let valid = x509_parser::parse_x509_certificate(&der)
             .is_ok_and(|(_, cert)| cert.validity().not_after.timestamp() > now.timestamp());
-        if valid && Some(&der) != current_der.as_ref() && kept < OLDER_AUTHORITIES {
+        if valid && !known.contains(&der) && kept < OLDER_AUTHORITIES {
             all.push_str(&block);
             kept += 1;
         }
     }
     all
+}
+
+fn der(block: &str) -> Option<CertificateDer<'static>> {
+    CertificateDer::from_pem_slice(block.as_bytes()).ok()
 }
 
 fn pem_blocks(text: &str) -> Vec<String> {
@@ -249,6 +255,7 @@ fn pem_blocks(text: &str) -> Vec<String> {
 async fn external(
     applier: &Applier,
     cluster: &ValidatedCluster,
+    facts: &Facts,
     remembered: &Remembered,
     now: DateTime<Utc>,
 ) -> Result<Certificates, Error> {
@@ -284,6 +291,9 @@ async fn external(
         Ok(until) => {
             remembered.keep(&name, &secret, cluster.generation);
             let hash = Some(hash::certificate(&cert));
+            // Servers that were not restarted yet show what the authority before signed: whoever could not verify them
+            // would take them for dead.
+            let bundle = self::bundle(&bundle, published(facts, &cluster.name).as_deref(), now);
             Ok(Certificates { state: TlsState::Good(until), bundle: Some(bundle), hash, secret: None })
         }
         Err(flaw) => {
@@ -388,6 +398,17 @@ mod tests {
         assert_eq!(bundle(&new.cert, Some(&both), now), both, "stable");
         let later: DateTime<Utc> = "2040-01-01T00:00:00Z".parse().unwrap();
         assert_eq!(bundle(&new.cert, Some(&both), later).matches("BEGIN").count(), 1);
+    }
+
+    #[test]
+    fn a_users_bundle_stays_whole_beside_what_running_servers_were_signed_with() {
+        let now: DateTime<Utc> = "2026-11-21T09:00:00Z".parse().unwrap();
+        let [old, root, next] = [(); 3].map(|()| tls::new_authority("kelp", "reef", now).unwrap().cert);
+        let theirs = format!("{root}{next}");
+        let published = bundle(&theirs, Some(&old), now);
+        assert!(published.starts_with(theirs.trim_end()));
+        assert_eq!(published.matches("BEGIN").count(), 3, "two of theirs and the one before");
+        assert_eq!(bundle(&theirs, Some(&published), now), published, "stable");
     }
 
     #[test]

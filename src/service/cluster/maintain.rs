@@ -2,11 +2,11 @@
 
 use super::{
     facts::Facts,
-    memory::Notes,
+    memory::{Notes, Raft},
     names,
     observe::{self, Member},
     status::{Trouble, reasons},
-    upkeep::{Situation, Step, decide, unsettled},
+    upkeep::{REMOVED, Situation, Step, decide, is_given_up, outsiders, unmarked, unsettled},
     validate::ValidatedCluster,
     voters,
 };
@@ -17,9 +17,11 @@ use crate::{
             apply::{ApplyError, delete},
             client::{RequestError, timed},
         },
+        openbao::{Client, Token},
         operationlock::{self, Claim, Force, LockError, is_lock_held},
     },
     api::{LockMode, LockOperation, OpenBaoCluster, conditions::reason},
+    causes::chain,
 };
 use chrono::Utc;
 use k8s_openapi::api::{
@@ -38,8 +40,6 @@ use tokio::time::Instant;
 pub const HOLDER: &str = "openbaocluster/maintenance";
 /// A storage class does not change its mind by being asked again soon.
 const REFUSED_PACE: Duration = Duration::from_secs(600);
-/// Annotation of a claim whose member was removed from raft: its data never rejoins and must go before it is used again.
-pub const REMOVED: &str = "openbao.org/removed-from-raft";
 
 /// Why a step failed. It is decided again at the next look.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,8 @@ pub struct Outcome {
     pub replicas: u32,
     /// Everything the spec asks for is carried out.
     pub settled: bool,
+    /// What only a person can mend.
+    pub trouble: Option<Trouble>,
 }
 
 #[allow(clippy::too_many_arguments)] // what is known, what is wanted, and who else is at work
@@ -86,20 +88,29 @@ pub async fn run(
     busy: Option<String>,
 ) -> Result<Outcome, Error> {
     let current = replicas_of(facts).unwrap_or(spec.replicas);
-    let (voters, peers) = notes.voters.as_ref().map(|(_, raft)| (raft.voters.clone(), raft.peers.clone())).unzip();
+    let voters = notes.voters_of(members).cloned();
+    let peers = notes.raft_of(members).map(|raft| raft.peers.clone());
+    let outside = peers.as_ref().map(|peers| outsiders(members, peers)).unwrap_or_default();
+    let outside = notes.long_outside(outside);
+    if let Some(peers) = &peers {
+        for claim in unmarked(facts, peers, &spec.name, spec.replicas) {
+            mark(ad, spec, claim, false).await?;
+        }
+    }
     let template = wanted.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
     let situation = Situation {
         facts,
         members,
         voters: voters.as_ref(),
         peers: peers.as_ref(),
+        outside: &outside,
         template: &template,
         version,
         wanted: spec.replicas,
         current,
     };
     let step = decide(&situation);
-    let stay = |progress: Option<Trouble>| Outcome { progress, replicas: current, settled: false };
+    let stay = |progress: Option<Trouble>| Outcome { progress, replicas: current, ..Outcome::default() };
     if step == Step::Nothing {
         // Done only when the one that went last is back.
         if is_ours(cluster)
@@ -108,7 +119,7 @@ pub async fn run(
             return Ok(stay(Some(Trouble::new(reasons::RESTARTING, why))));
         }
         release(ad, cluster).await?;
-        return Ok(Outcome { progress: None, replicas: current, settled: true });
+        return Ok(Outcome { replicas: current, settled: true, ..Outcome::default() });
     }
     // A member that has left raft already is on its way out, whoever waits.
     let leaves = matches!(step, Step::Shrink { removed: true, .. }) && is_ours(cluster);
@@ -125,7 +136,7 @@ pub async fn run(
         Step::Grow => {
             forget_removed(ad, spec, facts, current).await?;
             let progress = Trouble::new(reasons::SCALING, words(&step));
-            Ok(Outcome { progress: Some(progress), replicas: spec.replicas, settled: false })
+            Ok(Outcome { progress: Some(progress), replicas: spec.replicas, ..Outcome::default() })
         }
         Step::Restart { pod, uid, .. } => {
             if let Some(held) = acquire(ad, cluster, &words(&step)).await? {
@@ -137,20 +148,68 @@ pub async fn run(
             }
             Ok(stay(Some(Trouble::new(reasons::RESTARTING, words(&step)))))
         }
-        Step::Shrink { pod, leads, removed } => {
+        Step::Stranger { .. } => {
+            release(ad, cluster).await?;
+            let trouble = Some(Trouble::new(reasons::NOT_IN_RAFT, words(&step)));
+            Ok(Outcome { trouble, ..stay(None) })
+        }
+        Step::Rejoin { pod, uid, ordinal } => {
             if let Some(held) = acquire(ad, cluster, &words(&step)).await? {
                 return Ok(stay(Some(held)));
             }
-            let mut outcome = stay(Some(Trouble::new(reasons::SCALING, words(&step))));
-            if *removed {
-                mark_removed(ad, spec, pod).await?;
-                outcome.replicas = current.saturating_sub(1);
-            } else if let Err(why) = take_out(ad, notes, cluster, members, pod, *leads).await {
-                outcome.progress = Some(Trouble::new(reasons::SCALING, format!("{}: {why}", words(&step))));
+            match raft_now(ad, notes, cluster, members).await {
+                Ok(raft) if !raft.peers.contains(pod) => {
+                    start_anew(ad, spec, facts, pod, uid, *ordinal).await?;
+                    Ok(stay(Some(Trouble::new(reasons::SCALING, words(&step)))))
+                }
+                Ok(_) => Ok(stay(waits(&step, "raft knows it again"))),
+                Err(why) => Ok(stay(waits(&step, &format!("raft could not be asked about it: {why}")))),
             }
-            Ok(outcome)
+        }
+        Step::Shrink { .. } => {
+            if let Some(held) = acquire(ad, cluster, &words(&step)).await? {
+                return Ok(stay(Some(held)));
+            }
+            leave(ad, notes, cluster, spec, members, &step, stay(None)).await
         }
     }
+}
+
+/// Takes the last member one step further out of the cluster. `outcome` is that of a look that changes nothing.
+async fn leave(
+    ad: &Adapters,
+    notes: &mut Notes,
+    cluster: &OpenBaoCluster,
+    spec: &ValidatedCluster,
+    members: &[Member],
+    step: &Step,
+    mut outcome: Outcome,
+) -> Result<Outcome, Error> {
+    let Step::Shrink { pod, leads, removed } = step else { return Ok(outcome) };
+    outcome.progress = Some(Trouble::new(reasons::SCALING, words(step)));
+    if *removed {
+        // A voter that is dropped counts as lost for ever, and its volume may go with it: memory does not do here.
+        match raft_now(ad, notes, cluster, members).await {
+            Ok(raft) if !raft.peers.contains(pod) => {
+                mark_removed(ad, spec, pod).await?;
+                outcome.replicas = outcome.replicas.saturating_sub(1);
+            }
+            Ok(_) => outcome.progress = waits(step, "raft knows it still"),
+            Err(why) => outcome.progress = waits(step, &format!("raft could not be asked about it: {why}")),
+        }
+        return Ok(outcome);
+    }
+    if !*leads {
+        mark_removed(ad, spec, pod).await?;
+    }
+    if let Err(why) = take_out(ad, notes, cluster, members, pod, *leads).await {
+        outcome.progress = Some(Trouble::new(reasons::SCALING, format!("{}: {why}", words(step))));
+    }
+    Ok(outcome)
+}
+
+fn waits(step: &Step, why: &str) -> Option<Trouble> {
+    Some(Trouble::new(reason::WAITING, format!("{}: waits, {why}", words(step))))
 }
 
 fn words(step: &Step) -> String {
@@ -159,6 +218,13 @@ fn words(step: &Step) -> String {
         Step::Wait(why) => why.clone(),
         Step::Grow => "new members join".to_owned(),
         Step::Restart { pod, why, .. } => format!("{pod} restarts because {why}"),
+        Step::Rejoin { pod, .. } => {
+            format!("{pod} was taken out of raft and is to stay: it joins anew with an empty volume")
+        }
+        Step::Stranger { pod } => format!(
+            "{pod} serves, raft does not know it, and the operator did not take it out: nothing is restarted or scaled. If its \
+             volume holds nothing that the others lack, delete its volume claim and then its pod: it joins anew"
+        ),
         Step::Shrink { pod, leads: true, .. } => format!("{pod} steps down, to leave"),
         Step::Shrink { pod, .. } => format!("{pod} leaves"),
     }
@@ -194,7 +260,7 @@ async fn acquire(ad: &Adapters, cluster: &OpenBaoCluster, message: &str) -> Resu
     match operationlock::of(&ad.client, cluster)?.acquire(&claim(cluster, message), Force::Never, Utc::now()).await {
         Ok(_) => Ok(None),
         Err(error) if is_lock_held(&error) => {
-            Ok(Some(Trouble::new(reason::WAITING, format!("{message}: waits, {}", crate::causes::chain(&error)))))
+            Ok(Some(Trouble::new(reason::WAITING, format!("{message}: waits, {}", chain(&error)))))
         }
         Err(error) => Err(error.into()),
     }
@@ -217,36 +283,88 @@ async fn take_out(
     pod: &str,
     leads: bool,
 ) -> Result<(), String> {
-    let text = |error: &(dyn std::error::Error + 'static)| crate::causes::chain(error);
-    let Some(leader) = observe::leader(members) else { return Err("no member leads".to_owned()) };
-    let token = voters::token(ad, notes, cluster, leader).await.map_err(|error| text(&error))?;
-    let client = match leader.client() {
-        Some(client) => client.map_err(|error| text(&error))?,
-        None => return Err("the leader cannot be dialled yet".to_owned()),
-    };
+    let (leader, client, token) = at_leader(ad, notes, cluster, members).await?;
     if !ad.leadership.still_leader() {
         return Err("this operator no longer leads".to_owned());
     }
     if leads {
-        return client.step_down(&token).await.map_err(|error| text(&error));
+        return client.step_down(&token).await.map_err(|error| chain(&error));
     }
-    client.remove_peer(&token, pod).await.map_err(|error| text(&error))?;
-    let raft = client.raft_configuration(&token).await.map_err(|error| text(&error))?;
+    // Whatever becomes of the answers: what was known is not so any more.
+    notes.voters = None;
+    client.remove_peer(&token, pod).await.map_err(|error| chain(&error))?;
+    let raft = client.raft_configuration(&token).await.map_err(|error| chain(&error))?;
     notes.learn(members, leader, &raft);
     Ok(())
+}
+
+/// Raft's members as the leader tells them at this moment.
+async fn raft_now(
+    ad: &Adapters,
+    notes: &mut Notes,
+    cluster: &OpenBaoCluster,
+    members: &[Member],
+) -> Result<Raft, String> {
+    let (leader, client, token) = at_leader(ad, notes, cluster, members).await?;
+    let answer = client.raft_configuration(&token).await;
+    if answer.is_err() {
+        notes.token = None;
+    }
+    notes.learn(members, leader, &answer.map_err(|error| chain(&error))?);
+    notes.raft_of(members).cloned().ok_or_else(|| "its answer is about other members".to_owned())
+}
+
+/// The leader, a client for it, and a token that it takes.
+async fn at_leader<'a>(
+    ad: &Adapters,
+    notes: &mut Notes,
+    cluster: &OpenBaoCluster,
+    members: &'a [Member],
+) -> Result<(&'a Member, Client, Token), String> {
+    let Some(leader) = observe::leader(members) else { return Err("no member leads".to_owned()) };
+    let token = voters::token(ad, notes, cluster, leader).await.map_err(|error| chain(&error))?;
+    match leader.client() {
+        Some(client) => Ok((leader, client.map_err(|error| chain(&error))?, token)),
+        None => Err("the leader cannot be dialled yet".to_owned()),
+    }
 }
 
 /// Remembers on the claim that its data is out of raft for good.
 async fn mark_removed(ad: &Adapters, spec: &ValidatedCluster, pod: &str) -> Result<(), Error> {
     let Some(ordinal) = names::ordinal_of(&spec.name, pod) else { return Ok(()) };
-    let claim = names::data_claim(&spec.name, ordinal);
+    mark(ad, spec, names::data_claim(&spec.name, ordinal), true).await
+}
+
+async fn mark(ad: &Adapters, spec: &ValidatedCluster, claim: String, removed: bool) -> Result<(), Error> {
     let api: Api<PersistentVolumeClaim> = Api::namespaced(ad.client.clone(), &spec.namespace);
-    let patch = json!({"metadata": {"annotations": {(REMOVED): "true"}}});
+    let patch = json!({"metadata": {"annotations": {(REMOVED): removed.then_some("true")}}});
     match timed(api.patch(&claim, &PatchParams::default(), &Patch::Merge(&patch))).await {
         Ok(_) => Ok(()),
         Err(error) if error.is_not_found() => Ok(()),
         Err(source) => Err(Error::Claim { claim, source }),
     }
+}
+
+/// Claim first: it stays until the pod is gone, and the pod's successor is not made before the claim's is.
+async fn start_anew(
+    ad: &Adapters,
+    spec: &ValidatedCluster,
+    facts: &Facts,
+    pod: &str,
+    uid: &str,
+    ordinal: u32,
+) -> Result<(), Error> {
+    if !ad.leadership.still_leader() {
+        return Ok(());
+    }
+    let Some(claim) = facts.claims.get(&ordinal) else { return Ok(()) };
+    tracing::info!(pod, "it was taken out of raft and joins anew with an empty volume");
+    if claim.metadata.deletion_timestamp.is_none() {
+        let claim_uid = claim.uid().unwrap_or_default();
+        delete::<PersistentVolumeClaim>(&ad.client, &spec.namespace, &claim.name_any(), &claim_uid).await?;
+    }
+    delete::<Pod>(&ad.client, &spec.namespace, pod, uid).await?;
+    Ok(())
 }
 
 /// Deletes claims of members that left raft, before a new member would start on their data and never join.
@@ -266,9 +384,10 @@ pub async fn sweep(ad: &Adapters, spec: &ValidatedCluster, facts: &Facts) -> Res
     if spec.spec.deletion_policy == crate::api::DeletionPolicy::Retain {
         return Ok(());
     }
+    let Some(current) = replicas_of(facts) else { return Ok(()) };
     for (ordinal, claim) in &facts.claims {
-        let gone = !facts.pods.contains_key(ordinal) && *ordinal >= spec.replicas;
-        if gone && claim.annotations().contains_key(REMOVED) && claim.metadata.deletion_timestamp.is_none() {
+        let given_up = is_given_up(facts, *ordinal, spec.replicas, current);
+        if given_up && claim.metadata.deletion_timestamp.is_none() {
             let uid = claim.uid().unwrap_or_default();
             delete::<PersistentVolumeClaim>(&ad.client, &spec.namespace, &claim.name_any(), &uid).await?;
         }
@@ -314,7 +433,7 @@ pub async fn grow_volumes(
                 tracing::info!(claim = name, size = wanted, "asked for a larger volume");
             }
             Err(error) if error.is_forbidden() || error.is_invalid() => {
-                notes.refused_size = Some((wanted.clone(), crate::causes::chain(&error), Instant::now()));
+                notes.refused_size = Some((wanted.clone(), chain(&error), Instant::now()));
             }
             Err(error) if error.is_not_found() => {}
             Err(source) => return Err(Error::Claim { claim: name, source }),

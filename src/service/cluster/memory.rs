@@ -1,7 +1,12 @@
 //! What the operator remembers about a cluster between two looks. All of it may be lost: it saves requests, it decides nothing
 //! that must not happen twice.
 
-use super::{apply::Settled, config::initialize::Identity, keys::Remembered, observe::Member};
+use super::{
+    apply::Settled,
+    config::initialize::Identity,
+    keys::Remembered,
+    observe::{self, Member},
+};
 use crate::adapter::openbao::{RaftConfiguration, Token};
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,6 +17,9 @@ use tokio::time::Instant;
 
 /// How long the API server's issuer and keys are believed.
 const IDENTITY_TRUST: Duration = Duration::from_secs(60);
+
+/// How long a member serves outside of raft before that is believed.
+const OUTSIDE: Duration = Duration::from_secs(30);
 
 /// Memory of all clusters of one scope.
 #[derive(Debug, Default)]
@@ -33,6 +41,8 @@ pub struct Notes {
     pub status_written: Option<Instant>,
     /// Raft's members, and for which constellation of ours they were asked.
     pub voters: Option<(Constellation, Raft)>,
+    /// Since when a pod serves that raft does not know, by its UID.
+    pub outside: HashMap<String, Instant>,
     /// When voters were last asked for, and for which constellation.
     pub voters_asked: Option<(Instant, Constellation)>,
     /// The operator's own token in this cluster.
@@ -68,6 +78,37 @@ impl Notes {
             servers.map(|server| server.node_id.clone()).collect()
         };
         self.voters = Some((constellation(members, leader), Raft { voters: ids(true), peers: ids(false) }));
+    }
+}
+
+impl Notes {
+    /// What raft said about exactly these members under this leader. What it said of others proves nothing: who joined since
+    /// is not among its members, and would be taken for one that was removed.
+    pub fn raft_of(&self, members: &[Member]) -> Option<&Raft> {
+        let leader = observe::leader(members)?;
+        let (about, raft) = self.voters.as_ref()?;
+        (*about == constellation(members, leader)).then_some(raft)
+    }
+
+    /// Remembers who serves outside of raft, by the UIDs of their pods, and returns those who have done so for a while. A
+    /// member that joins may be told by its own health a moment before the leader tells of it.
+    pub fn long_outside(&mut self, outside: BTreeSet<String>) -> BTreeSet<String> {
+        self.outside.retain(|uid, _| outside.contains(uid));
+        let now = Instant::now();
+        outside
+            .into_iter()
+            .filter(|uid| {
+                let since = self.outside.entry(uid.clone()).or_insert(now);
+                now.duration_since(*since) >= OUTSIDE
+            })
+            .collect()
+    }
+
+    /// Whom to wait for: older knowledge will do while newer is on its way, and none while the login is refused.
+    pub fn voters_of(&self, members: &[Member]) -> Option<&BTreeSet<String>> {
+        let refused = matches!(self.access, Some(Err(_)));
+        let older = self.voters.as_ref().map(|(_, raft)| raft).filter(|_| !refused);
+        self.raft_of(members).or(older).map(|raft| &raft.voters)
     }
 }
 
@@ -115,5 +156,56 @@ impl Memory {
     pub fn remember_identity(&self, identity: &Identity) {
         let mut known = self.identity.lock().unwrap_or_else(PoisonError::into_inner);
         *known = Some((Instant::now(), identity.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::openbao::HealthState::{Active, Sealed, Standby};
+    use observe::tests::member;
+
+    fn alone(ordinal: u32) -> Raft {
+        let names: BTreeSet<String> = [crate::service::cluster::names::pod("kelp", ordinal)].into();
+        Raft { voters: names.clone(), peers: names }
+    }
+
+    #[test]
+    fn what_raft_said_of_other_members_is_not_taken_for_what_it_would_say_now() {
+        let before = [member(0, Active, Some(0))];
+        let about = constellation(&before, &before[0]);
+        let notes = Notes { voters: Some((about, alone(0))), ..Notes::default() };
+        assert_eq!(notes.raft_of(&before), Some(&alone(0)));
+        let grown = [member(0, Active, Some(0)), member(1, Standby, Some(0))];
+        assert_eq!(notes.raft_of(&grown), None, "kelp-1 has joined since and was not removed");
+        let joins = [member(0, Active, Some(0)), member(1, Sealed, None)];
+        assert!(notes.raft_of(&joins).is_some(), "it does not serve yet");
+        let mut replaced = before.clone();
+        replaced[0].uid = "another".into();
+        assert_eq!(notes.raft_of(&replaced), None, "another pod");
+        assert_eq!(notes.raft_of(&[member(0, Standby, None)]), None, "nobody leads");
+    }
+
+    #[test]
+    fn a_member_is_outside_of_raft_only_after_it_was_seen_so_for_a_while() {
+        let one = || BTreeSet::from(["uid-4".to_owned()]);
+        let mut notes = Notes::default();
+        assert_eq!(notes.long_outside(one()), BTreeSet::new());
+        notes.outside.insert("uid-4".into(), Instant::now().checked_sub(OUTSIDE).unwrap());
+        assert_eq!(notes.long_outside(one()), one());
+        assert_eq!(notes.long_outside(BTreeSet::new()), BTreeSet::new());
+        assert_eq!(notes.long_outside(one()), BTreeSet::new(), "it was inside meanwhile: counted anew");
+    }
+
+    #[test]
+    fn older_votes_are_waited_for_until_the_login_is_refused() {
+        let before = [member(0, Active, Some(0))];
+        let about = constellation(&before, &before[0]);
+        let mut notes = Notes { voters: Some((about, alone(0))), ..Notes::default() };
+        let grown = [member(0, Active, Some(0)), member(1, Standby, Some(0))];
+        assert_eq!(notes.voters_of(&grown), Some(&alone(0).voters), "kelp-1 is not known to vote");
+        notes.access = Some(Err("refused".into()));
+        assert_eq!(notes.voters_of(&grown), None, "nobody will ever know");
+        assert_eq!(notes.voters_of(&before), Some(&alone(0).voters));
     }
 }

@@ -9,6 +9,7 @@ use crate::{
         Adapters,
         kubernetes::{
             client::{RequestError, timed},
+            owner::is_controlled_by,
             pods::unscheduled,
             time::from_kube,
             token::{self, TokenError},
@@ -19,7 +20,10 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Pod, Secret},
+};
 use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 use std::net::{IpAddr, SocketAddr};
 
@@ -115,8 +119,10 @@ pub fn is_caught_up(applied: Option<u64>, committed: Option<u64>) -> bool {
 pub async fn members(ad: &Adapters, cluster: &OpenBaoCluster) -> Vec<Member> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let ca = ca_bundle(ad, &namespace, &name);
+    let set = ad.caches.stateful_sets.get(&ObjectRef::new(&names::statefulset(&name)).within(&namespace));
     let pods = (0..MAX_MEMBERS)
         .filter_map(|n| ad.caches.pods.get(&ObjectRef::new(&names::pod(&name, n)).within(&namespace)))
+        .filter(|pod| is_own(pod, cluster, set.as_deref()))
         .filter_map(|pod| known(&pod, cluster, ca.as_deref()));
     let starting = cluster.spec.self_init.as_ref().is_some_and(|init| init.enabled)
         && cluster.status.as_ref().and_then(|status| status.initialized) != Some(true);
@@ -135,6 +141,17 @@ pub fn ca_bundle(ad: &Adapters, namespace: &str, cluster: &str) -> Option<String
     let name = names::ca_config_map(cluster);
     let map = ad.caches.config_maps.get(&ObjectRef::new(&name).within(namespace))?;
     map.data.as_ref()?.get("ca.crt").filter(|pem| !pem.is_empty()).cloned()
+}
+
+/// Whether a pod is of this very cluster object. Servers of an earlier one of the same name may still answer, and would be
+/// taken for its own data. Once it holds data there can be no others.
+fn is_own(pod: &Pod, cluster: &OpenBaoCluster, set: Option<&StatefulSet>) -> bool {
+    let initialized = cluster.status.as_ref().is_some_and(|status| status.initialized == Some(true));
+    let uid = cluster.uid().unwrap_or_default();
+    let made_by = |set: &StatefulSet| {
+        is_controlled_by(set, &uid) && is_controlled_by(pod, set.metadata.uid.as_deref().unwrap_or_default())
+    };
+    initialized || set.is_some_and(made_by)
 }
 
 /// What Kubernetes knows of a server pod. `None` for pods that are not servers of this cluster.
@@ -321,6 +338,7 @@ fn login_failed(source: BaoError, audience: &str, subject: &str) -> AccessError 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use serde_json::json;
 
     /// A member that says what it is and whom it follows.
     pub(crate) fn member(ordinal: u32, state: HealthState, follows: Option<u32>) -> Member {
@@ -396,6 +414,24 @@ pub(crate) mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+    }
+
+    #[test]
+    fn servers_of_an_earlier_object_of_the_same_name_are_not_its_members() {
+        let owned = |name: &str, uid: &str, owner: &str| {
+            let owner = json!([{"apiVersion": "v1", "kind": "K", "name": "o", "uid": owner, "controller": true}]);
+            json!({"metadata": {"name": name, "uid": uid, "ownerReferences": owner}})
+        };
+        let pod = |owner| serde_json::from_value::<Pod>(owned("kelp-0", "pod", owner)).unwrap();
+        let set = |uid, owner| serde_json::from_value::<StatefulSet>(owned("kelp", uid, owner)).unwrap();
+        let mut new = crate::service::cluster::validate::tests::cluster(|_| {});
+        new.metadata.uid = Some("new".into());
+        assert!(is_own(&pod("set"), &new, Some(&set("set", "new"))));
+        assert!(!is_own(&pod("set"), &new, Some(&set("set", "earlier"))), "its StatefulSet is not ours");
+        assert!(!is_own(&pod("earlier"), &new, Some(&set("set", "new"))), "made by the one before ours");
+        assert!(!is_own(&pod("set"), &new, None));
+        new.status = Some(crate::api::OpenBaoClusterStatus { initialized: Some(true), ..Default::default() });
+        assert!(is_own(&pod("set"), &new, None), "its StatefulSet was deleted and comes back");
     }
 
     #[test]

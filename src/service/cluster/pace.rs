@@ -25,7 +25,7 @@ pub(super) enum Worth {
 }
 
 /// `written`: how long ago this process wrote the status, if it ever did. Another phase, another answer to "is it
-/// available" and a new trouble never wait.
+/// available", a new trouble and the answer to a request never wait.
 pub(super) fn worth(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus, written: Option<Duration>) -> Worth {
     let (old, new) = (status::plane(before), status::plane(next));
     if old == new {
@@ -38,8 +38,11 @@ pub(super) fn worth(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus, 
     };
     let troubled = is(&new, conditions::DEGRADED) && !is(&old, conditions::DEGRADED);
     let turned = new.phase != old.phase || is(&new, conditions::AVAILABLE) != is(&old, conditions::AVAILABLE);
+    // Remembered nowhere else: it would be lost with this look.
+    let answered =
+        new.handled_requests.iter().any(|one| old.handled_requests.iter().all(|known| known.nonce != one.nonce));
     match written {
-        Some(ago) if ago < pace && !troubled && !turned => Worth::Later(pace.saturating_sub(ago)),
+        Some(ago) if ago < pace && !troubled && !turned && !answered => Worth::Later(pace.saturating_sub(ago)),
         _ => Worth::Now,
     }
 }
@@ -53,6 +56,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
     use super::*;
+    use crate::api::{HandledRequest, RequestAction, RequestOutcome};
 
     const SOON: Option<Duration> = Some(Duration::from_millis(100));
 
@@ -106,6 +110,16 @@ mod tests {
             let (old, new) = (with(conditions::AVAILABLE, !truth), with(conditions::AVAILABLE, truth));
             assert_eq!(worth(&old, &new, SOON), Worth::Now, "available: {truth}");
         }
+        let answer = HandledRequest {
+            nonce: "n".to_owned(),
+            action: RequestAction::Release,
+            outcome: RequestOutcome::Applied,
+            message: String::new(),
+            at: None,
+        };
+        let answered = OpenBaoClusterStatus { handled_requests: vec![answer], ..running.clone() };
+        assert_eq!(worth(&running, &answered, SOON), Worth::Now, "an answer that is not written is lost");
+        assert!(matches!(worth(&answered, &and_a_member(&answered), SOON), Worth::Later(_)), "it is told already");
         let (well, troubled) = (with(conditions::DEGRADED, false), with(conditions::DEGRADED, true));
         assert_eq!(worth(&well, &troubled, SOON), Worth::Now);
         assert!(matches!(worth(&troubled, &well, SOON), Worth::Later(_)), "good news of that kind can wait");

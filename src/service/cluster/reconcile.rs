@@ -3,7 +3,7 @@
 use super::{
     apply::{self, Applier, MANAGER},
     bootstrap::{self, Stage, Step},
-    build::{self, config_maps, secrets, statefulset},
+    build::{self, config_maps, hash, secrets, statefulset},
     config::initialize,
     deletion,
     facts::{Facts, MAX_MEMBERS},
@@ -164,10 +164,24 @@ impl Error {
 struct Acted {
     troubles: Vec<Trouble>,
     progress: Option<Trouble>,
+    stopped: Option<Trouble>,
     tls: Option<TlsState>,
     planes: Planes,
     stage: Option<Stage>,
     last_restart_at: Option<String>,
+}
+
+impl Acted {
+    /// Nothing is done before something is gone.
+    fn waits_for(remnant: String) -> Self {
+        let waits = Trouble::new(reason::WAITING, remnant);
+        Self {
+            stage: Some(Stage::Bootstrapping),
+            tls: Some(TlsState::Bad(waits.clone())),
+            progress: Some(waits),
+            ..Self::default()
+        }
+    }
 }
 
 /// Looks at a cluster once and returns when to look again, whatever happens meanwhile.
@@ -238,7 +252,10 @@ async fn act(
         uid: spec.uid.clone(),
         settled: memory.settled.clone(),
     };
-    let stage = stage(&applier, notes, &status, spec, facts, members).await?;
+    let stage = match stage(&applier, notes, &status, spec, facts, members).await? {
+        Ok(stage) => stage,
+        Err(remnant) => return Ok(Acted::waits_for(remnant)),
+    };
     let planes = planes::write(ad, cluster, spec, now).await?;
     let mut acted = Acted { stage: Some(stage), planes, ..Acted::default() };
     acted.troubles.append(&mut acted.planes.troubles);
@@ -250,6 +267,10 @@ async fn act(
     acted.tls = Some(certificates.state.clone());
     let seal = keys::unseal(&applier, spec, facts, stage, &notes.seal).await?;
     let may_start = seal.is_none() && !matches!(certificates.state, TlsState::Bad(_));
+    acted.stopped = match &certificates.state {
+        TlsState::Bad(bad) => Some(bad.clone()),
+        _ => seal.clone(),
+    };
     acted.troubles.extend(seal);
 
     if let Some(secret) = certificates.secret {
@@ -284,6 +305,7 @@ async fn act(
         version: running.version,
         image: running.image,
         certificate_hash: certificates.hash.or_else(|| template_annotation(facts, statefulset::CERTIFICATE_HASH)),
+        restart_at: restart_at(spec, &status, facts),
         bootstrapping: stage == Stage::Bootstrapping,
         claim_templates: kept_claims(spec, facts),
     };
@@ -294,13 +316,7 @@ async fn act(
     match stage {
         Stage::Bootstrapping => {
             let wanted = statefulset::build(spec, &inputs);
-            replace_stuck(&applier, facts, members, &wanted).await?;
-            applier.ensure(live, wanted).await?;
-            let trouble = match start(ad, memory, &applier, spec, facts, members).await? {
-                None if !spec.self_init => init::run(ad, &applier, spec, facts, members).await?,
-                trouble => trouble,
-            };
-            acted.troubles.extend(trouble);
+            acted.troubles.extend(begin(ad, memory, &applier, spec, facts, members, &wanted).await?);
             acted.progress = Some(Trouble::new(reasons::BOOTSTRAPPING, "the members start for the first time"));
         }
         Stage::Bootstrapped if servers.is_some() => {
@@ -316,6 +332,7 @@ async fn act(
             inputs.replicas = outcome.replicas;
             applier.ensure(live, statefulset::build(spec, &inputs)).await?;
             acted.progress = outcome.progress;
+            acted.troubles.extend(outcome.trouble);
             acted.last_restart_at = spec.spec.maintenance.restart_at.clone().filter(|_| outcome.settled);
             maintain::sweep(ad, spec, facts).await?;
             acted.troubles.extend(maintain::grow_volumes(ad, notes, spec, facts).await?);
@@ -366,7 +383,27 @@ fn at_work(status: &OpenBaoClusterStatus, planes: &Planes) -> Option<String> {
     planes.pending_restore.as_ref().map(|name| format!("restore {name}"))
 }
 
-/// During the first start a pod with old settings that never came up is in nobody's way: a corrected spec replaces it.
+/// The first start, one look further. Returns what is wrong with it.
+async fn begin(
+    ad: &Adapters,
+    memory: &Memory,
+    applier: &Applier,
+    spec: &ValidatedCluster,
+    facts: &Facts,
+    members: &[Member],
+    wanted: &StatefulSet,
+) -> Result<Vec<Trouble>, Error> {
+    applier.ensure(facts.stateful_set.as_deref(), wanted.clone()).await?;
+    replace_stuck(applier, facts, members, wanted).await?;
+    let trouble = match start(ad, memory, applier, spec, facts, members).await? {
+        None if !spec.self_init => init::run(ad, applier, spec, facts, members).await?,
+        trouble => trouble,
+    };
+    Ok(trouble.into_iter().chain(bootstrap::failing(facts, &spec.name)).collect())
+}
+
+/// During the first start a pod with old settings that never came up is in nobody's way: a corrected spec replaces it, as
+/// soon as the StatefulSet would make a better one.
 async fn replace_stuck(
     applier: &Applier,
     facts: &Facts,
@@ -374,6 +411,9 @@ async fn replace_stuck(
     wanted: &StatefulSet,
 ) -> Result<(), Error> {
     let Some(template) = wanted.spec.as_ref().map(|spec| &spec.template) else { return Ok(()) };
+    if !upkeep::carries(facts, template) {
+        return Ok(());
+    }
     for member in members.iter().filter(|member| !member.serves() && !member.ready && !member.terminating) {
         let Some(pod) = facts.pods.get(&member.ordinal) else { continue };
         if upkeep::difference(pod, template).is_some() {
@@ -381,6 +421,11 @@ async fn replace_stuck(
         }
     }
     Ok(())
+}
+
+fn restart_at(spec: &ValidatedCluster, status: &OpenBaoClusterStatus, facts: &Facts) -> Option<String> {
+    let live = template_annotation(facts, statefulset::CONFIG_HASH);
+    hash::restart(spec, status.last_restart_at.as_deref(), live.as_deref())
 }
 
 fn template_annotation(facts: &Facts, key: &str) -> Option<String> {
@@ -404,7 +449,8 @@ fn kept_claims(spec: &ValidatedCluster, facts: &Facts) -> Option<Vec<PersistentV
     Some(templates.into_iter().map(|template| PersistentVolumeClaim { status: None, ..template }).collect())
 }
 
-/// Whether this cluster may still be initialised. Asked of the API server itself where a mistake would cost data.
+/// Whether this cluster may still be initialised. Asked of the API server itself where a mistake would cost data. `Ok(Err(why))`:
+/// an earlier object of this name is not gone yet, so nothing can be said.
 async fn stage(
     applier: &Applier,
     notes: &mut Notes,
@@ -412,17 +458,23 @@ async fn stage(
     spec: &ValidatedCluster,
     facts: &Facts,
     members: &[Member],
-) -> Result<Stage, Error> {
+) -> Result<Result<Stage, String>, Error> {
     let initialized = status.initialized == Some(true);
+    if !initialized
+        && !notes.bootstrapped
+        && let Some(remnant) = bootstrap::remnant(facts, &spec.uid)
+    {
+        return Ok(Err(remnant));
+    }
     if notes.bootstrapped || bootstrap::is_done(members) {
         let marked = facts.annotation(statefulset::BOOTSTRAPPED).is_some();
         if !notes.bootstrapped && !initialized && !marked && !spec.self_init && init::is_pending(applier).await? {
-            return Ok(Stage::Bootstrapping);
+            return Ok(Ok(Stage::Bootstrapping));
         }
         notes.bootstrapped = true;
-        return Ok(Stage::Bootstrapped);
+        return Ok(Ok(Stage::Bootstrapped));
     }
-    let claims_exist = if facts.stateful_set.is_none() && !initialized {
+    let claims_exist = if facts.own_set(&spec.uid).is_none() && !initialized {
         // Right after its creation the watch does not show it yet, while its volumes exist already: not to be taken for
         // volumes of an earlier cluster.
         let sets: Api<StatefulSet> = Api::namespaced(applier.client.clone(), &spec.namespace);
@@ -432,20 +484,35 @@ async fn stage(
             name,
             source,
         })?;
-        if found.is_some_and(|found| is_controlled_by(&found, &spec.uid)) {
-            return Err(Error::Behind);
+        if let Some(found) = found {
+            if is_controlled_by(&found, &spec.uid) {
+                return Err(Error::Behind);
+            }
+            if bootstrap::is_left_behind(&found, &spec.uid) {
+                return Ok(Err(bootstrap::left_behind("StatefulSet", &found.name_any())));
+            }
         }
         let api: Api<PersistentVolumeClaim> = Api::namespaced(applier.client.clone(), &spec.namespace);
         let claims = timed(api.list_metadata(&ListParams::default()))
             .await
             .map_err(|source| Error::Claims { namespace: spec.namespace.clone(), source })?;
-        claims.items.iter().any(|claim| names::ordinal_of_claim(&spec.name, &claim.name_any()).is_some())
+        let mut claims = claims
+            .items
+            .iter()
+            .filter(|claim| names::ordinal_of_claim(&spec.name, &claim.name_any()).is_some())
+            .peekable();
+        let exist = claims.peek().is_some();
+        // Neither retained nor gone: whoever waits for it to go finds the one or the other.
+        if let Some(going) = claims.find(|claim| claim.metadata.deletion_timestamp.is_some()) {
+            return Ok(Err(bootstrap::left_behind("volume claim", &going.name_any())));
+        }
+        exist
     } else {
         false
     };
-    let stage = bootstrap::stage(facts, initialized, claims_exist);
+    let stage = bootstrap::stage(facts, &spec.uid, initialized, claims_exist);
     notes.bootstrapped = stage == Stage::Bootstrapped;
-    Ok(stage)
+    Ok(Ok(stage))
 }
 
 /// Grants the first start to one volume and lets waiting pods go.
@@ -563,21 +630,25 @@ async fn report(
 ) -> Result<Duration, Error> {
     let before = cluster.status.clone().unwrap_or_default();
     let mut troubles = acted.troubles;
-    troubles.extend(failure.filter(|error| !error.is_conflict()).map(Error::trouble));
+    let failed = failure.filter(|error| !error.is_conflict()).map(Error::trouble);
+    let stopped = failed.clone().or(acted.stopped);
+    troubles.extend(failed);
     let known_tls = || before.conditions.iter().find(|known| known.type_ == crate::api::conditions::cluster::TLS_READY);
     let tls = acted.tls.unwrap_or_else(|| match known_tls() {
         Some(known) if known.status == "True" => TlsState::Good(until_of(&known.message)),
         _ if !cluster.spec.tls.enabled => TlsState::Off,
         _ => TlsState::Bad(Trouble::new(reason::WAITING, "not looked at yet")),
     });
+    let uid = cluster.uid().unwrap_or_default();
     let seen = Observed {
         cluster,
         spec: valid.as_ref(),
         members,
-        stage: acted.stage.unwrap_or_else(|| bootstrap::stage(facts, before.initialized == Some(true), true)),
+        stage: acted.stage.unwrap_or_else(|| bootstrap::stage(facts, &uid, before.initialized == Some(true), true)),
         tls,
         troubles,
         progress: acted.progress,
+        stopped,
         voters: notes.voters.as_ref().map(|(_, raft)| &raft.voters),
         current_version: acted.planes.current_version.as_deref(),
         upgrading: acted.planes.upgrading.as_ref(),

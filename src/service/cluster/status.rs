@@ -61,10 +61,14 @@ pub mod reasons {
     pub const BOOTSTRAP_VOLUME_LOST: &str = "BootstrapVolumeLost";
     /// The API server's signing keys cannot be used.
     pub const ISSUER_KEYS_UNUSABLE: &str = "IssuerKeysUnusable";
+    /// The first server ends again and again.
+    pub const FIRST_START_FAILS: &str = "FirstStartFails";
     /// The first start is under way.
     pub const BOOTSTRAPPING: &str = "Bootstrapping";
     /// Pods are replaced one by one.
     pub const RESTARTING: &str = "Restarting";
+    /// A member serves outside of raft, and it was not we who took it out.
+    pub const NOT_IN_RAFT: &str = "NotInRaft";
     /// Members join or leave.
     pub const SCALING: &str = "Scaling";
     /// No member holds data, and none may be initialised again.
@@ -101,6 +105,8 @@ pub struct Observed<'a> {
     pub troubles: Vec<Trouble>,
     /// What the operator is about, if anything.
     pub progress: Option<Trouble>,
+    /// What keeps the spec from being carried out, if anything does.
+    pub stopped: Option<Trouble>,
     /// Raft's voters by node id, if they were asked.
     pub voters: Option<&'a BTreeSet<String>>,
     /// The version finished last, as the upgrade manager knows it.
@@ -335,9 +341,12 @@ impl Judgement {
             Some(bad) => out.set(kind::DEGRADED, "True", bad.reason, &bad.message),
             None => out.set(kind::DEGRADED, "False", reason::RECONCILED, "nothing needs attention"),
         }
-        match &seen.progress {
-            Some(progress) => out.set(kind::PROGRESSING, "True", progress.reason, &progress.message),
-            None => out.set(kind::PROGRESSING, "False", reason::RECONCILED, "everything is as the spec says"),
+        match (&seen.progress, refused(seen).or_else(|| seen.stopped.clone())) {
+            (Some(progress), _) => out.set(kind::PROGRESSING, "True", progress.reason, &progress.message),
+            (None, Some(stopped)) => out.set(kind::PROGRESSING, "False", stopped.reason, &stopped.message),
+            (None, None) => {
+                out.set(kind::PROGRESSING, "False", reason::RECONCILED, "everything is as the spec says");
+            }
         }
         match &seen.tls {
             TlsState::Off => {
@@ -410,7 +419,7 @@ fn availability(
             .collect();
         let (why, message) = if serving == 0 && ready_count(seen) == 0 {
             (reason::NO_REPLICAS_READY, "no member serves yet")
-        } else if serving > 0 && serving <= wanted / 2 {
+        } else if serving > 0 && serving <= voting(seen).unwrap_or(wanted) / 2 {
             (
                 reason::QUORUM_LOST,
                 "a majority of members is down, so nobody can lead: bring their pods and volumes back; the operator starts nothing drastic by itself",
@@ -421,10 +430,14 @@ fn availability(
         let message = if silent.is_empty() { message.to_owned() } else { format!("{message} ({})", silent.join("; ")) };
         return Err(Trouble::new(why, message));
     };
-    if serving <= wanted / 2 && wanted > 1 {
+    // A leader that nobody contradicts has a majority, or will find out in a moment that it has none. Where raft cannot be
+    // asked, those that served a look ago tell a loss from members that are to join.
+    let served = |member: &&MemberStatus| matches!(member.state, MemberState::Active | MemberState::Standby);
+    let voting = voting(seen).unwrap_or_else(|| before.members.iter().filter(served).count().min(wanted));
+    if serving <= voting / 2 {
         return Err(Trouble::new(
             reason::NOT_READY,
-            format!("{serving} of {wanted} members serve, which is no majority"),
+            format!("{serving} of {voting} members that vote serve, which is no majority"),
         ));
     }
     let all = serving == wanted && ready_count(seen) >= wanted;
@@ -441,6 +454,13 @@ fn availability(
     }
 }
 
+/// How many members' votes make the majority, if raft was asked. Members that are to join do not vote yet, and what is known may
+/// speak of some that have left.
+fn voting(seen: &Observed<'_>) -> Option<usize> {
+    let wanted = usize::try_from(seen.cluster.spec.replicas).unwrap_or(1);
+    seen.voters.map(|voters| voters.len().min(wanted))
+}
+
 fn ready_count(seen: &Observed<'_>) -> usize {
     seen.members.iter().filter(|member| member.ready && !member.terminating).count()
 }
@@ -449,15 +469,21 @@ fn condition_is(status: &OpenBaoClusterStatus, type_: &str, value: &str) -> bool
     status.conditions.iter().any(|condition| condition.type_ == type_ && condition.status == value)
 }
 
+/// What is wrong with the spec, if anything is.
+fn refused(seen: &Observed<'_>) -> Option<Trouble> {
+    let invalid = seen.spec.err()?;
+    let why = if invalid.is_unsupported() { reason::NOT_SUPPORTED } else { reason::INVALID };
+    Some(Trouble::new(why, invalid.to_string()))
+}
+
 fn degradation(
     seen: &Observed<'_>,
     before: &OpenBaoClusterStatus,
     available: &Result<Trouble, Trouble>,
     now: DateTime<Utc>,
 ) -> Option<Trouble> {
-    if let Err(invalid) = &seen.spec {
-        let why = if invalid.is_unsupported() { reason::NOT_SUPPORTED } else { reason::INVALID };
-        return Some(Trouble::new(why, invalid.to_string()));
+    if let Some(refused) = refused(seen) {
+        return Some(refused);
     }
     if let Some(first) = seen.troubles.first() {
         return Some(first.clone());
@@ -492,10 +518,12 @@ fn degradation(
             ),
         ));
     }
+    // One that is to vote and does not yet takes nothing away.
+    let is_new = |member: &Member| joins(member) && seen.voters.is_some_and(|voters| !voters.contains(&member.name));
     let down: Vec<String> = seen
         .members
         .iter()
-        .filter(|member| !member.serves())
+        .filter(|member| !member.serves() && !is_new(member))
         .map(|member| match &member.silence {
             Some(why) => format!("{} ({why})", member.name),
             None => member.name.clone(),
@@ -672,8 +700,18 @@ mod tests {
     use HealthState::{Active, Sealed, Standby, Uninitialized};
 
     fn status_of(object: &OpenBaoCluster, members: &[Member], stage: Stage, at: &str) -> OpenBaoClusterStatus {
+        seen_of(object, members, stage, at, |_| {})
+    }
+
+    fn seen_of(
+        object: &OpenBaoCluster,
+        members: &[Member],
+        stage: Stage,
+        at: &str,
+        more: impl FnOnce(&mut Observed<'_>),
+    ) -> OpenBaoClusterStatus {
         let valid = validate::validate(object);
-        let seen = Observed {
+        let mut seen = Observed {
             cluster: object,
             spec: valid.as_ref(),
             members,
@@ -681,6 +719,7 @@ mod tests {
             tls: TlsState::Good("2027-01-01T00:00:00Z".parse().unwrap()),
             troubles: vec![],
             progress: None,
+            stopped: None,
             voters: None,
             current_version: None,
             upgrading: None,
@@ -689,6 +728,7 @@ mod tests {
             access: None,
             last_restart_at: None,
         };
+        more(&mut seen);
         build(&seen, at.parse().unwrap())
     }
 
@@ -739,6 +779,43 @@ mod tests {
         assert_eq!(status.phase, Some(ClusterPhase::Failed));
     }
 
+    /// Three replicas are wanted of a cluster that ran, in which `voters` vote.
+    fn scaled(members: &[Member], voters: &'static [&'static str]) -> OpenBaoClusterStatus {
+        let object = running(&three());
+        let voters: BTreeSet<String> = voters.iter().map(|name| (*name).to_owned()).collect();
+        let voters: &'static BTreeSet<String> = Box::leak(Box::new(voters));
+        seen_of(&object, members, Stage::Bootstrapped, "2026-11-21T10:00:00Z", |seen| seen.voters = Some(voters))
+    }
+
+    #[test]
+    fn members_that_are_to_join_make_no_outage() {
+        let mut members =
+            vec![member(0, Active, Some(0)), member(1, Uninitialized, None), member(2, Uninitialized, None)];
+        for new in &mut members[1..] {
+            new.ready = false;
+            new.created = Some("2026-11-21T09:59:50Z".parse().unwrap());
+        }
+        let grows = scaled(&members, &["kelp-0"]);
+        assert_eq!(word(&grows, "Available"), ("True".into(), "Ready".into()));
+        assert_eq!(word(&grows, "Degraded").0, "False");
+        assert_eq!(grows.phase, Some(ClusterPhase::Running));
+        for new in &mut members[1..] {
+            new.created = Some("2026-11-21T09:50:00Z".parse().unwrap());
+        }
+        assert_eq!(word(&scaled(&members, &["kelp-0"]), "Degraded"), ("True".into(), "NotReady".into()), "too long");
+    }
+
+    #[test]
+    fn a_majority_that_is_lost_is_no_joining() {
+        let all = &["kelp-0", "kelp-1", "kelp-2"];
+        let leads = scaled(&[member(0, Active, Some(0))], all);
+        assert_eq!(word(&leads, "Available"), ("False".into(), "NotReady".into()), "it has not found out yet");
+        let lost = scaled(&[member(0, Standby, None)], all);
+        assert_eq!(word(&lost, "Available"), ("False".into(), "QuorumLost".into()));
+        let restarts = scaled(&[member(0, Standby, None)], &["kelp-0"]);
+        assert_eq!(word(&restarts, "Available"), ("False".into(), "LeaderUnknown".into()), "the only one that votes");
+    }
+
     #[test]
     fn members_of_two_clusters_are_never_available() {
         let object = running(&three());
@@ -746,6 +823,28 @@ mod tests {
         members[0].health.as_mut().unwrap().cluster_id = Some("another".into());
         let status = status_of(&object, &members, Stage::Bootstrapped, "2026-11-21T10:00:00Z");
         assert_eq!(word(&status, "Available"), ("False".into(), "ClusterIDMismatch".into()));
+    }
+
+    #[test]
+    fn nothing_is_called_as_the_spec_says_while_it_is_not_carried_out() {
+        let mut object = running(&three());
+        assert_eq!(word(object.status.as_ref().unwrap(), "Progressing"), ("False".into(), "Reconciled".into()));
+        let at = "2026-11-21T10:00:00Z";
+        let failed = seen_of(&object, &three(), Stage::Bootstrapped, at, |seen| {
+            seen.stopped = Some(Trouble::new(reasons::APPLY_FAILED, "refused"));
+        });
+        assert_eq!(word(&failed, "Progressing"), ("False".into(), "ApplyFailed".into()));
+        let busy = seen_of(&object, &three(), Stage::Bootstrapped, at, |seen| {
+            seen.stopped = Some(Trouble::new(reasons::APPLY_FAILED, "refused"));
+            seen.progress = Some(Trouble::new(reasons::SCALING, "new members join"));
+        });
+        assert_eq!(word(&busy, "Progressing"), ("True".into(), "Scaling".into()));
+        object.spec.plugins = serde_json::from_value(serde_json::json!([{
+            "type": "secret", "name": "p", "version": "1", "binaryName": "p", "sha256sum": "0"
+        }]))
+        .unwrap();
+        let invalid = status_of(&object, &three(), Stage::Bootstrapped, at);
+        assert_eq!(word(&invalid, "Progressing"), ("False".into(), word(&invalid, "Degraded").1));
     }
 
     #[test]

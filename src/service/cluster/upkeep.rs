@@ -7,12 +7,17 @@
 use super::{
     build::statefulset::{CERTIFICATE_HASH, CONFIG_HASH, CONTAINER, IMAGE},
     facts::Facts,
+    names,
     observe::{self, Member},
 };
 use crate::service::upgrade::versions;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use kube::ResourceExt;
 use std::collections::BTreeSet;
+
+/// Annotation of a claim whose member was removed from raft, or is about to be: its data never rejoins and must go before the
+/// claim is used again. Written before raft is asked, so that a member outside of raft without it was removed by others.
+pub const REMOVED: &str = "openbao.org/removed-from-raft";
 
 /// What upkeep looks at.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub struct Situation<'a> {
     pub voters: Option<&'a BTreeSet<String>>,
     /// Everybody raft knows, voting or not; known together with the voters.
     pub peers: Option<&'a BTreeSet<String>>,
+    /// Pods that serve though raft has not known them for a while, by UID.
+    pub outside: &'a BTreeSet<String>,
     /// The template that pods should have been made from.
     pub template: &'a PodTemplateSpec,
     /// The version that the template's image is to be.
@@ -53,6 +60,20 @@ pub enum Step {
     },
     /// Let the StatefulSet have more members at once: they only join.
     Grow,
+    /// We took this member out and it is to stay after all: its data never rejoins, so it starts with an empty volume.
+    Rejoin {
+        /// The pod.
+        pod: String,
+        /// Guards the deletion.
+        uid: String,
+        /// Whose claim goes with it.
+        ordinal: u32,
+    },
+    /// Raft does not know this member, and it was not we who took it out: its volume is for a person to judge.
+    Stranger {
+        /// The pod.
+        pod: String,
+    },
     /// Take the last member out: step-down if it leads, remove it from raft, then one replica less.
     Shrink {
         /// The member that goes.
@@ -75,15 +96,37 @@ pub fn decide(seen: &Situation<'_>) -> Step {
             Some((member, pod.as_ref(), difference(pod, seen.template)?))
         })
         .collect();
+    // A pod that goes before the StatefulSet can make a better one comes back as it was, and goes again.
+    let applied = carries(seen.facts, seen.template);
     // Whoever does not serve loses nothing by a restart, and a bad setting may be why.
-    if let Some((member, _, why)) = stale.iter().find(|(member, ..)| !member.serves() && !member.terminating) {
+    // Silence alone does not mean that: the operator may be who is cut off, or who does not believe the certificate.
+    let useless = |member: &Member| {
+        let answers_or_is_down = member.health.is_some() || !member.ready;
+        applied && answers_or_is_down && !member.serves() && !member.terminating
+    };
+    if let Some((member, _, why)) = stale.iter().find(|(member, ..)| useless(member)) {
         return Step::Restart { pod: member.name.clone(), uid: member.uid.clone(), why: why.clone() };
     }
     if seen.wanted > seen.current {
         return Step::Grow;
     }
+    let stays = |member: &&Member| member.ordinal < seen.wanted && !member.terminating;
+    if let Some(member) = seen.members.iter().filter(stays).find(|member| seen.outside.contains(&member.uid)) {
+        let pod = member.name.clone();
+        return match seen.facts.claims.get(&member.ordinal) {
+            Some(claim) if claim.annotations().contains_key(REMOVED) => {
+                Step::Rejoin { pod, uid: member.uid.clone(), ordinal: member.ordinal }
+            }
+            _ => Step::Stranger { pod },
+        };
+    }
     if stale.is_empty() && seen.wanted == seen.current {
         return Step::Nothing;
+    }
+    if !applied {
+        return Step::Wait(
+            "the StatefulSet does not carry the new settings yet: no pod goes before it does".to_owned(),
+        );
     }
     if let Some(why) = unsettled(seen).or_else(|| mistaken(seen)) {
         return Step::Wait(why);
@@ -105,12 +148,35 @@ fn shrink(seen: &Situation<'_>, leader: &Member) -> Step {
     let pod = format!("{}-{last}", leader.name.rsplit_once('-').map_or("", |(cluster, _)| cluster));
     let Some(peers) = seen.peers else {
         return Step::Wait(
-            "raft's members are not known, because the operator cannot log in: a member that is not removed from raft first \
-             would count as lost for ever"
+            "raft's members as they are now are not known yet, or the operator cannot log in (see condition OperatorAccess): a \
+             member that is not removed from raft first would count as lost for ever"
                 .to_owned(),
         );
     };
     Step::Shrink { leads: last == leader.ordinal, removed: !peers.contains(&pod), pod }
+}
+
+/// The pods, by UID, that serve by their own word although raft does not know them.
+pub fn outsiders(members: &[Member], peers: &BTreeSet<String>) -> BTreeSet<String> {
+    let outside = members.iter().filter(|member| member.serves() && !peers.contains(&member.name));
+    outside.map(|member| member.uid.clone()).collect()
+}
+
+/// Claims that say their member leaves, while raft knows it and it is to stay: it was asked for again before it had gone.
+pub fn unmarked(facts: &Facts, peers: &BTreeSet<String>, cluster: &str, wanted: u32) -> Vec<String> {
+    let marked = facts.claims.iter().filter(|(ordinal, claim)| {
+        **ordinal < wanted
+            && claim.annotations().contains_key(REMOVED)
+            && peers.contains(&names::pod(cluster, **ordinal))
+    });
+    marked.map(|(_, claim)| claim.name_any()).collect()
+}
+
+/// Whether a claim may go with its member, where the policy gives volumes up. Not while the StatefulSet counts the member: a
+/// voter's pod may be away for a moment, and its mark may be about what did not happen.
+pub fn is_given_up(facts: &Facts, ordinal: u32, wanted: u32, current: u32) -> bool {
+    let marked = facts.claims.get(&ordinal).is_some_and(|claim| claim.annotations().contains_key(REMOVED));
+    marked && ordinal >= wanted && ordinal >= current && !facts.pods.contains_key(&ordinal)
 }
 
 /// Why nothing may be disrupted now.
@@ -121,6 +187,9 @@ pub fn unsettled(seen: &Situation<'_>) -> Option<String> {
     let current = usize::try_from(seen.current).unwrap_or(usize::MAX);
     // A member that was already taken out of raft may say what it likes.
     let leaving = usize::from(seen.wanted < seen.current && seen.peers.is_some_and(|peers| peers.len() + 1 == current));
+    if let Some(silent) = silent(seen) {
+        return Some(silent);
+    }
     if serving + leaving < current {
         return Some(format!("{serving} of {current} members serve; the next one waits for all"));
     }
@@ -129,6 +198,23 @@ pub fn unsettled(seen: &Situation<'_>) -> Option<String> {
     }
     let voting = seen.voters.is_none_or(|voters| voters.len() + leaving >= current);
     (!voting).then(|| "not all members vote yet; the next one waits for them".to_owned())
+}
+
+/// A member that Kubernetes calls Ready and that the operator hears nothing from. Whether it serves is not known.
+fn silent(seen: &Situation<'_>) -> Option<String> {
+    let silent = |member: &&Member| {
+        member.ordinal < seen.current && member.ready && member.health.is_none() && !member.terminating
+    };
+    let member = seen.members.iter().find(silent)?;
+    Some(format!(
+        "{} is Ready and does not answer the operator ({}): no member is restarted before it does. Look whether a \
+         NetworkPolicy keeps the operator from port {}, whether ca.crt in ConfigMap {} verifies the certificate that it \
+         serves, and whether the server is slow",
+        member.name,
+        member.silence.as_deref().unwrap_or("no reason is known"),
+        names::API_PORT,
+        names::ca_config_map(member.name.rsplit_once('-').map_or("", |(cluster, _)| cluster)),
+    ))
 }
 
 /// A member that runs the template's image and is another version by its own word. Two of them may be one too many: an older
@@ -163,6 +249,17 @@ fn behind<'a>(seen: &Situation<'a>) -> Option<&'a str> {
     seen.members.iter().filter(follows).find(lags).map(|member| member.name.as_str())
 }
 
+/// Whether the StatefulSet that exists would make pods as the template wants them, in what needs a restart. The API server,
+/// or a policy, may have refused it.
+pub fn carries(facts: &Facts, template: &PodTemplateSpec) -> bool {
+    let live = facts.stateful_set.as_ref().and_then(|set| Some(&set.spec.as_ref()?.template));
+    let of =
+        |template: &PodTemplateSpec, key: &str| template.metadata.as_ref()?.annotations.as_ref()?.get(key).cloned();
+    live.is_some_and(|live| {
+        [CONFIG_HASH, CERTIFICATE_HASH, IMAGE].into_iter().all(|key| of(live, key) == of(template, key))
+    })
+}
+
 /// How a pod differs from the template in what needs a restart; `None` if it does not.
 pub fn difference(pod: &Pod, template: &PodTemplateSpec) -> Option<String> {
     let wanted = template.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
@@ -190,12 +287,21 @@ mod tests {
     use super::*;
     use crate::{
         adapter::openbao::HealthState::{self, Active, Sealed, Standby},
-        service::cluster::{build::statefulset, names, observe::tests::member, validate::tests::valid},
+        service::cluster::{build::statefulset, observe::tests::member, validate::tests::valid},
+    };
+    use k8s_openapi::api::{
+        apps::v1::{StatefulSet, StatefulSetSpec},
+        core::v1::PersistentVolumeClaim,
     };
     use std::sync::Arc;
 
     fn template() -> PodTemplateSpec {
         statefulset::build(&valid(|_| {}), &statefulset::tests::inputs()).spec.unwrap().template
+    }
+
+    fn set(template: PodTemplateSpec) -> Option<Arc<StatefulSet>> {
+        let spec = StatefulSetSpec { template, ..StatefulSetSpec::default() };
+        Some(Arc::new(StatefulSet { spec: Some(spec), ..StatefulSet::default() }))
     }
 
     fn facts(stale: &[u32], count: u32) -> Facts {
@@ -208,7 +314,7 @@ mod tests {
             }
             (ordinal, Arc::new(pod))
         });
-        Facts { pods: pods.collect(), ..Facts::default() }
+        Facts { pods: pods.collect(), stateful_set: set(template()), ..Facts::default() }
     }
 
     fn members(states: &[HealthState], leader: u32) -> Vec<Member> {
@@ -226,6 +332,7 @@ mod tests {
             members,
             voters,
             peers: voters,
+            outside: &BTreeSet::new(),
             template: &template,
             version: "2.7.2",
             wanted,
@@ -306,6 +413,100 @@ mod tests {
     }
 
     #[test]
+    fn no_pod_goes_while_the_statefulset_would_make_it_again_as_it_was() {
+        let broken = members(&[Active, Standby, Sealed], 0);
+        let mut refused = facts(&[2], 3);
+        for key in [CONFIG_HASH, CERTIFICATE_HASH, IMAGE] {
+            let mut old = template();
+            old.metadata.as_mut().unwrap().annotations.as_mut().unwrap().insert(key.into(), "old".into());
+            refused.stateful_set = set(old);
+            let step = next(&refused, &broken, Some(&voters(3)), 3, 3);
+            assert!(matches!(&step, Step::Wait(why) if why.contains("StatefulSet")), "{key}: {step:?}");
+            let leaves = next(&refused, &members(&[Active, Standby, Standby], 0), Some(&voters(3)), 1, 3);
+            assert!(matches!(leaves, Step::Wait(_)), "one replica less would be refused too: {leaves:?}");
+            assert_eq!(next(&refused, &broken, Some(&voters(3)), 5, 3), Step::Grow, "that is one write with it");
+        }
+        refused.stateful_set = None;
+        assert!(matches!(next(&refused, &broken, Some(&voters(3)), 3, 3), Step::Wait(_)), "nobody would make it again");
+        assert_eq!(restarted(next(&facts(&[2], 3), &broken, Some(&voters(3)), 3, 3)), "kelp-2");
+    }
+
+    #[test]
+    fn a_member_that_is_ready_and_silent_is_not_taken_for_one_that_does_not_serve() {
+        let mut silent = members(&[Active, Standby, Standby], 0);
+        for member in &mut silent {
+            member.health = None;
+            member.silence = Some("unknown issuer".into());
+        }
+        let step = |members: &[Member]| next(&facts(&[0, 1, 2], 3), members, Some(&voters(3)), 3, 3);
+        let waits = step(&silent);
+        assert!(matches!(&waits, Step::Wait(why) if why.contains("kelp-0 is Ready") && why.contains("unknown issuer")));
+        silent[1].ready = false;
+        assert_eq!(restarted(step(&silent)), "kelp-1", "Kubernetes says the same");
+        silent[1].terminating = true;
+        assert!(matches!(step(&silent), Step::Wait(_)));
+        let sealed = members(&[Sealed, Standby, Active], 2);
+        assert_eq!(restarted(step(&sealed)), "kelp-0", "by its own word");
+    }
+
+    fn claims(marked: &[u32], count: u32) -> std::collections::BTreeMap<u32, Arc<PersistentVolumeClaim>> {
+        let claim = |ordinal| {
+            let mut claim = PersistentVolumeClaim::default();
+            claim.metadata.name = Some(names::data_claim("kelp", ordinal));
+            if marked.contains(&ordinal) {
+                claim.annotations_mut().insert(REMOVED.into(), "true".into());
+            }
+            (ordinal, Arc::new(claim))
+        };
+        (0..count).map(claim).collect()
+    }
+
+    #[test]
+    fn a_member_that_we_took_out_and_that_is_to_stay_after_all_starts_anew_and_nobody_elses_is_wiped() {
+        let members = members(&[Active, Standby, Standby, Standby, Standby], 0);
+        let (four, template) = (voters(4), template());
+        let outside = outsiders(&members, &four);
+        assert_eq!(outside, BTreeSet::from(["uid-4".to_owned()]));
+        let step = |marked: &[u32], outside: &BTreeSet<String>, wanted| {
+            let facts = Facts { claims: claims(marked, 5), ..facts(&[], 5) };
+            decide(&Situation {
+                facts: &facts,
+                members: &members,
+                voters: Some(&four),
+                peers: Some(&four),
+                outside,
+                template: &template,
+                version: "2.7.2",
+                wanted,
+                current: 5,
+            })
+        };
+        let rejoin = Step::Rejoin { pod: "kelp-4".into(), uid: "uid-4".into(), ordinal: 4 };
+        assert_eq!(step(&[4], &outside, 5), rejoin);
+        assert_eq!(step(&[], &outside, 5), Step::Stranger { pod: "kelp-4".into() });
+        assert_eq!(step(&[3], &outside, 5), Step::Stranger { pod: "kelp-4".into() }, "another one's mark");
+        assert_eq!(step(&[4], &BTreeSet::new(), 5), Step::Nothing, "not for long enough");
+        assert!(matches!(step(&[4], &outside, 3), Step::Shrink { removed: true, .. }), "it is to go");
+    }
+
+    #[test]
+    fn the_mark_of_a_member_that_stays_is_taken_back_while_raft_knows_it() {
+        let facts = Facts { claims: claims(&[3, 4], 5), ..facts(&[], 5) };
+        assert_eq!(unmarked(&facts, &voters(4), "kelp", 5), ["data-kelp-3"], "kelp-4 has left raft");
+        assert_eq!(unmarked(&facts, &voters(5), "kelp", 3), [""; 0], "they are about to go");
+    }
+
+    #[test]
+    fn a_claim_goes_only_after_the_statefulset_counts_its_member_no_more() {
+        let pods = |count| Facts { claims: claims(&[4], 5), ..facts(&[], count) };
+        assert!(is_given_up(&pods(4), 4, 3, 4));
+        assert!(!is_given_up(&pods(4), 4, 3, 5), "its pod was evicted, and it may vote still");
+        assert!(!is_given_up(&pods(5), 4, 3, 4), "its pod is there");
+        assert!(!is_given_up(&pods(3), 3, 3, 3), "not marked");
+        assert!(!is_given_up(&pods(4), 4, 5, 4), "it is wanted again");
+    }
+
+    #[test]
     fn a_member_leaves_after_it_left_raft_and_steps_down_before() {
         let all = voters(5);
         let leading = members(&[Standby, Standby, Standby, Standby, Active], 4);
@@ -327,13 +528,14 @@ mod tests {
     #[test]
     fn a_member_that_does_not_vote_yet_is_in_raft_all_the_same() {
         let members = members(&[Active, Standby, Standby], 0);
-        let (two, three, template) = (voters(2), voters(3), template());
+        let (two, three, template, nobody) = (voters(2), voters(3), template(), BTreeSet::new());
         let facts = facts(&[], 3);
         let seen = |peers| Situation {
             facts: &facts,
             members: &members,
             voters: Some(&two),
             peers: Some(peers),
+            outside: &nobody,
             template: &template,
             version: "2.7.2",
             wanted: 1,

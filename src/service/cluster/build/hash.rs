@@ -7,8 +7,16 @@ use crate::service::cluster::validate::ValidatedCluster;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-/// Digest of everything in the spec that a running server would have to be restarted for.
-pub fn config(cluster: &ValidatedCluster) -> String {
+/// The `restartAt` that the digest speaks of: the spec's, or without one the last that was carried out, so that taking it out of
+/// the spec asks for nothing. `live` is the digest of now: one that never spoke of any goes on so.
+pub fn restart(cluster: &ValidatedCluster, carried_out: Option<&str>, live: Option<&str>) -> Option<String> {
+    let asked = cluster.spec.maintenance.restart_at.clone();
+    let silent = || live.is_some_and(|live| live == config(cluster, None));
+    asked.or_else(|| carried_out.filter(|_| !silent()).map(str::to_owned))
+}
+
+/// Digest of everything in the spec that a running server would have to be restarted for. `restart_at`: see [`restart`].
+pub fn config(cluster: &ValidatedCluster, restart_at: Option<&str>) -> String {
     let spec = &cluster.spec;
     let metrics =
         spec.observability.as_ref().and_then(|all| all.metrics.as_ref()).is_some_and(|metrics| metrics.enabled);
@@ -34,7 +42,7 @@ pub fn config(cluster: &ValidatedCluster) -> String {
         "serviceAccount": cluster.service_account,
         "imagePullSecrets": spec.image_pull_secrets,
         "appArmor": spec.workload_hardening,
-        "restartAt": spec.maintenance.restart_at,
+        "restartAt": restart_at,
     });
     digest(inputs.to_string().as_bytes())
 }
@@ -52,9 +60,31 @@ fn digest(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::config;
-    use crate::service::cluster::validate::tests::valid;
+    use super::{config as digest, restart};
+    use crate::service::cluster::validate::{ValidatedCluster, tests::valid};
     use serde_json::json;
+
+    fn config(cluster: &ValidatedCluster) -> String {
+        digest(cluster, restart(cluster, None, None).as_deref())
+    }
+
+    #[test]
+    fn taking_back_a_restart_that_was_carried_out_restarts_nothing() {
+        let asks = valid(|s| s["maintenance"] = json!({"restartAt": "noon"}));
+        let plain = valid(|_| {});
+        let made = config(&asks);
+        let now = |cluster: &ValidatedCluster, live: &str| {
+            digest(cluster, restart(cluster, Some("noon"), Some(live)).as_deref())
+        };
+        assert_eq!(now(&plain, &made), made, "as it was carried out");
+        let silent = config(&plain);
+        assert_ne!(silent, made);
+        assert_eq!(now(&plain, &silent), silent, "its pods were made when absence meant none");
+        let again = valid(|s| s["maintenance"] = json!({"restartAt": "midnight"}));
+        assert_ne!(now(&again, &made), made, "another one is another restart");
+        let changed = valid(|s| s["configuration"] = json!({"logLevel": "debug"}));
+        assert_ne!(now(&changed, &made), made);
+    }
 
     #[test]
     fn what_a_server_reads_at_its_start_changes_the_digest() {

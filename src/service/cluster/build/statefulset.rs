@@ -58,6 +58,8 @@ pub struct Inputs {
     pub image: String,
     /// Of the serving certificate; `None` without TLS.
     pub certificate_hash: Option<String>,
+    /// The restart that the pods' digest speaks of: see [`hash::restart`].
+    pub restart_at: Option<String>,
     /// The first start is not over.
     pub bootstrapping: bool,
     /// What the claims' template says in a StatefulSet that exists already: Kubernetes lets nobody change it.
@@ -123,7 +125,7 @@ fn template(cluster: &ValidatedCluster, inputs: &Inputs) -> PodTemplateSpec {
     labels.extend(names::labels(&cluster.name));
     labels.insert(names::COMPONENT_LABEL.into(), names::SERVER_COMPONENT.into());
     let mut annotations = settings.annotations.clone();
-    annotations.insert(CONFIG_HASH.into(), hash::config(cluster));
+    annotations.insert(CONFIG_HASH.into(), hash::config(cluster, inputs.restart_at.as_deref()));
     annotations.insert(IMAGE.into(), inputs.image.clone());
     if let Some(hash) = &inputs.certificate_hash {
         annotations.insert(CERTIFICATE_HASH.into(), hash.clone());
@@ -421,6 +423,7 @@ pub(crate) mod tests {
             version: "2.7.2".into(),
             image: "openbao/openbao:2.7.2".into(),
             certificate_hash: Some("cert".into()),
+            restart_at: None,
             bootstrapping: false,
             claim_templates: None,
         }
