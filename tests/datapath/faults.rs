@@ -13,7 +13,7 @@ use super::slow::Slow;
 use super::stores::{self, Running};
 use crate::harness::{eventually, oracle};
 
-fn port(address: &str) -> u16 {
+pub fn port(address: &str) -> u16 {
     address.rsplit(':').next().unwrap().parse().unwrap()
 }
 

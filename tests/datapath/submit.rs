@@ -15,7 +15,9 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::bao::Bao;
+use super::faults::port;
 use super::mover::{Mover, Started};
+use super::slow::Slow;
 use super::stores::{self, Running};
 use crate::harness::{Cluster, Namespace, eventually};
 
@@ -124,6 +126,25 @@ async fn a_snapshot_is_sent_once_under_a_claim_and_the_data_comes_back() {
     desk.write(GRANT, &Grant::Granted(permit(&bao, "pod-2").await)).await;
     let ended = second.wait().await;
     assert_eq!((ended.code, ended.reason()), (11, ("Claimed", "AlreadyClaimed")), "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: cargo xtask test --soak"]
+async fn a_store_that_goes_away_during_the_download_is_no_verdict_on_the_snapshot() {
+    let desk = Desk::new("download").await;
+    let bao = Bao::start("2.7.2", 1).await;
+    bao.fill(24).await;
+    let mut store = stores::seaweed(false).await;
+    Mover::backup(&bao, &store).run().await.done::<BackupDone>();
+    let line = Slow::to(port(store.target.endpoint.as_deref().unwrap()), 2 << 20).await;
+    store.target.endpoint = Some(format!("http://{}", line.address));
+    let mut started = desk.mover(&bao, &store, "pod-1").start();
+    started.spools(4 << 20).await;
+    store.kill();
+    let ended = started.wait().await;
+    assert_eq!(ended.result["cause"], "Store", "{}", ended.result);
+    let report = desk.read::<Report>(REPORT).await;
+    assert!(report.is_none_or(|report| report.kind == ReportKind::Failed), "the snapshot itself was not judged");
 }
 
 async fn started_and_reported_again(desk: &Desk, bao: &Bao, store: &Running) -> Started {
