@@ -117,6 +117,7 @@ impl Caches {
     ) -> Self {
         let notes = Notes::default();
         let everything = watcher::Config::default;
+        let ours = || watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
         macro_rules! feed {
             ($config:expr, $ties:expr) => {
                 feed!($config, $ties, feed::forget_managers)
@@ -253,11 +254,6 @@ impl Caches {
         let label = operation_label(operation);
         self.jobs.state_filter(|job| belongs(job, namespace, OPERATION_LABEL, &label))
     }
-}
-
-/// What is made of a cluster: only what carries our label.
-fn ours() -> watcher::Config {
-    watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"))
 }
 
 /// The operation of a restore says who asked for it, which the restore's managers tell.

@@ -3,12 +3,11 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, future};
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
-use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use tokio::time::Instant;
@@ -63,25 +62,7 @@ impl Leases {
     }
 
     pub(super) fn watch(&self) -> Changes {
-        let only = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
-        let changes = watcher(self.api.clone(), only).scan(false, |listed, event| {
-            future::ready(Some(match event {
-                Ok(Event::Init) => {
-                    *listed = false;
-                    None
-                }
-                Ok(Event::InitApply(lease)) => {
-                    *listed = true;
-                    Some(Ok(Some(lease)))
-                }
-                Ok(Event::Apply(lease)) => Some(Ok(Some(lease))),
-                Ok(Event::Delete(_)) => Some(Ok(None)),
-                // A list without the lease says that there is none.
-                Ok(Event::InitDone) => (!*listed).then_some(Ok(None)),
-                Err(error) => Some(Err(error)),
-            }))
-        });
-        Changes(changes.filter_map(future::ready).default_backoff().boxed())
+        Changes(watcher::watch_object(self.api.clone(), &self.name).default_backoff().boxed())
     }
 
     pub(super) async fn read(&self) -> Result<Option<Lease>, Error> {

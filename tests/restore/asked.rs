@@ -95,9 +95,7 @@ async fn scheduled_backups_stand_back_while_a_restore_is_on_its_way() {
     let namespace = cluster.namespace("restore-ticks").await;
     let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (token, key) = bay.backed_up().await;
     bay.put(&token, "pearl", "after").await;
     bay.patch(json!({"spec": {"backup": {"schedule": "* * * * *"}}})).await;
     // In the middle of a backup: it is waited for. Then minute after minute restores, with ticks among them.
@@ -134,9 +132,7 @@ async fn a_sealed_cluster_and_one_that_is_not_there_are_waited_for_and_named() {
     let namespace = cluster.namespace("restore-sealed").await;
     let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (token, key) = bay.backed_up().await;
     let posts = bay.posts(1).await;
     bay.seal(&token).await;
     let ghost = Bay { namespace: &namespace, name: "ghost".to_owned() };

@@ -18,9 +18,7 @@ async fn a_deleted_restore_leaves_no_job_no_lock_and_whole_data_at_every_stage()
     let namespace = cluster.namespace("restore-deleted").await;
     let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (_, key) = bay.backed_up().await;
     for stage in ["Preflight", "SafetyBackup", "PlaceMarker", "claim", "RestartVoters"] {
         let token = bay.login().await;
         bay.put(&token, "pearl", "after").await;

@@ -23,9 +23,7 @@ async fn a_fresh_cluster_with_the_same_key_gets_the_data_of_the_lost_one_across_
     let namespace = cluster.namespace("restore-fresh").await;
     let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.6.1").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (token, key) = bay.backed_up().await;
 
     // Another name, a newer version, three servers, the same seal key; cluster and restore in one apply.
     let unseal = same_seal(&namespace).await;
@@ -54,9 +52,7 @@ async fn a_token_of_the_lost_cluster_which_the_new_one_does_not_know_gives_the_o
     let namespace = cluster.namespace("restore-token").await;
     let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (token, key) = bay.backed_up().await;
     let unseal = same_seal(&namespace).await;
     namespace.apply(&format!("{unseal}\n---\n{}", manifest("coral", 1, "2.7.2", ""))).await;
     let coral = Bay { namespace: &namespace, name: "coral".to_owned() };
@@ -106,9 +102,7 @@ async fn a_cluster_that_lost_every_volume_is_told_the_way_and_gets_its_data_back
     let namespace = cluster.namespace("restore-empty").await;
     let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 3, "2.7.2").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (token, key) = bay.backed_up().await;
 
     let claims = ["data-kelp-0", "data-kelp-1", "data-kelp-2"];
     namespace.kubectl(&[&["delete", "pvc", "--wait=false"][..], &claims].concat()).await;

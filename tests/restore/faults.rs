@@ -42,9 +42,7 @@ async fn the_latest_stays_the_backup_that_was_judged_when_its_mover_dies_after_t
     let namespace = cluster.namespace("restore-latest").await;
     let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (token, key) = bay.backed_up().await;
     bay.put(&token, "pearl", "after").await;
     bay.restore("rescue", json!({"source": {"latest": true}})).await;
     // Its backup becomes the newest; the mover that stood ready with the one that was judged is gone by then.
@@ -67,9 +65,7 @@ async fn a_leader_killed_after_it_accepted_never_makes_a_false_success() {
     let namespace = cluster.namespace("restore-leader").await;
     let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 3, "2.7.2").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (_, key) = bay.backed_up().await;
     // From right at the answer to the middle of the others' taking it over.
     let delays = [20_u64, 20, 700, 3000, 5500, 7000];
     for round in 0..rounds(2) {
@@ -94,9 +90,7 @@ async fn a_mover_killed_at_any_stage_is_replaced_before_its_claim_and_proven_aft
     let namespace = cluster.namespace("restore-mover").await;
     let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (_, key) = bay.backed_up().await;
     for (round, stage) in ["Preflight", "SafetyBackup", "claim", "answer"].into_iter().enumerate() {
         let token = bay.login().await;
         bay.put(&token, "pearl", "after").await;
@@ -121,9 +115,7 @@ async fn an_operator_killed_after_any_write_goes_on_where_it_was() {
     let namespace = cluster.namespace("restore-operator").await;
     let mut running = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (_, key) = bay.backed_up().await;
     for round in 0..rounds(2) {
         let token = bay.login().await;
         bay.put(&token, "pearl", "after").await;
@@ -150,9 +142,7 @@ async fn two_restores_at_once_go_one_after_the_other_and_a_foreign_lock_is_waite
     let namespace = cluster.namespace("restore-two").await;
     let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (token, key) = bay.backed_up().await;
     bay.put(&token, "pearl", "after").await;
     let spec = json!({"source": {"key": key}, "preRestoreBackup": false});
     bay.restore("one", spec.clone()).await;

@@ -22,9 +22,7 @@ async fn a_lock_in_other_hands_is_waited_for_and_taken_only_by_force_and_with_a_
     let namespace = cluster.namespace("restore-force").await;
     let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (token, key) = bay.backed_up().await;
     bay.put(&token, "pearl", "after").await;
 
     // A backup that never ends: nobody answers at that address.
@@ -82,9 +80,7 @@ async fn an_outcome_that_nobody_can_tell_waits_for_a_person_with_the_lock_held()
     let namespace = cluster.namespace("restore-unknown").await;
     let running = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (_, key) = bay.backed_up().await;
     let spec = json!({"source": {"key": key}, "preRestoreBackup": false});
 
     for (name, action) in [("resumed", "Resume"), ("abandoned", "Abandon")] {
@@ -137,9 +133,7 @@ async fn servers_without_room_for_the_snapshot_keep_their_data_and_the_restore_s
     let namespace = cluster.namespace("restore-tmp").await;
     let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (token, key) = bay.backed_up().await;
     bay.put(&token, "pearl", "after").await;
     let pods: Api<Pod> = namespace.api();
     let uid = pods.get("kelp-0").await.unwrap().uid().unwrap();
@@ -223,9 +217,7 @@ async fn five_servers_get_the_data_back_one_after_the_other() {
     let bay = Bay { namespace: &namespace, name: "kelp".to_owned() };
     namespace.apply(&format!("{}---\n{}", super::setup::CLAIM, manifest("kelp", 5, "2.7.2", ""))).await;
     bay.whole(5).await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (token, key) = bay.backed_up().await;
     bay.put(&token, "pearl", "after").await;
     bay.restore("five", json!({"source": {"key": key}})).await;
     let restore = bay.ended("five", LONG).await;

@@ -32,9 +32,7 @@ async fn damaged_foreign_and_newer_snapshots_are_refused_before_the_lock() {
     let _operator = operator(&namespace).await;
     let bay = Bay::named(&namespace, "kelp", 1, "2.7.2", "").await;
     namespace.apply(&manifest("coral", 1, "2.6.1", "")).await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (token, key) = bay.backed_up().await;
     let snap = format!("/store/{key}");
 
     // Copies of the one good snapshot, each damaged in its own way, none with a manifest.
@@ -113,9 +111,7 @@ async fn a_dry_run_judges_and_touches_nothing_and_a_waived_manifest_restores() {
     let namespace = cluster.namespace("restore-dry").await;
     let _operator = operator(&namespace).await;
     let bay = Bay::start(&namespace, 1, "2.7.2").await;
-    let token = bay.login().await;
-    bay.put(&token, "pearl", "before").await;
-    let key = bay.backup("first").await;
+    let (token, key) = bay.backed_up().await;
     bay.put(&token, "pearl", "after").await;
 
     bay.restore("dry", json!({"source": {"latest": true}, "dryRun": true})).await;

@@ -280,6 +280,14 @@ impl<'a> Bay<'a> {
         self.namespace.apply(&operation.to_string()).await;
     }
 
+    /// Writes the word that a restore is to bring back and takes a backup of it; returns a token and the backup's key.
+    pub async fn backed_up(&self) -> (String, String) {
+        let token = self.login().await;
+        self.put(&token, "pearl", "before").await;
+        let key = self.backup("first").await;
+        (token, key)
+    }
+
     /// Takes a backup and returns its key.
     pub async fn backup(&self, name: &str) -> String {
         self.ask_for_backup(name).await;

@@ -39,20 +39,8 @@ fn shortened(mut value: Value) -> String {
     let steps: [fn(&mut Value); 6] = [
         |value| value["inspection"]["keysPerMount"] = json!({}),
         |value| value["inspection"]["members"] = json!([]),
-        |value| {
-            for list in ["removed", "finished", "cleaned", "kept"] {
-                if let Some(list) = value.get_mut(list).and_then(Value::as_array_mut) {
-                    list.truncate(8);
-                }
-            }
-        },
-        |value| {
-            for list in ["removed", "finished", "cleaned", "kept"] {
-                if let Some(list) = value.get_mut(list).and_then(Value::as_array_mut) {
-                    list.clear();
-                }
-            }
-        },
+        |value| shorten_lists(value, 8),
+        |value| shorten_lists(value, 0),
         |value| {
             for field in ["sealedSums", "sums"] {
                 if let Some(field) = value.get_mut(field) {
@@ -82,6 +70,15 @@ fn shortened(mut value: Value) -> String {
         text = value.to_string();
     }
     text
+}
+
+/// Leaves the first few of each list of keys.
+fn shorten_lists(value: &mut Value, most: usize) {
+    for list in ["removed", "finished", "cleaned", "kept"] {
+        if let Some(list) = value.get_mut(list).and_then(Value::as_array_mut) {
+            list.truncate(most);
+        }
+    }
 }
 
 /// An inspection for people.

@@ -79,9 +79,7 @@ impl Notes {
         };
         self.voters = Some((constellation(members, leader), Raft { voters: ids(true), peers: ids(false) }));
     }
-}
 
-impl Notes {
     /// What raft said about exactly these members under this leader. What it said of others proves nothing: who joined since
     /// is not among its members, and would be taken for one that was removed.
     pub fn raft_of(&self, members: &[Member]) -> Option<&Raft> {

@@ -85,6 +85,11 @@ pub fn ordinal_of_claim(cluster: &str, claim: &str) -> Option<u32> {
     ordinal_of(cluster, claim.strip_prefix(DATA_VOLUME)?.strip_prefix('-')?)
 }
 
+/// The cluster that a server's pod is of, by its name.
+pub fn cluster_of(pod: &str) -> &str {
+    pod.rsplit_once('-').map_or("", |(cluster, _)| cluster)
+}
+
 /// The name that pod's certificate carries and that clients must ask for when they dial it by address.
 pub fn tls_name(cluster: &str, namespace: &str, pod: &str) -> String {
     format!("{pod}.{cluster}.{namespace}.svc")

@@ -69,17 +69,15 @@ pub fn decide(records: &[&OpenBaoOperation], upgrade: Option<&str>, now: DateTim
             if turned_back {
                 protected.push("named by rollbackOf".to_owned());
             }
-            let children = || {
-                let is_child = |other: &&&OpenBaoOperation| {
-                    other.owner_references().iter().any(|owner| Some(&owner.uid) == record.uid().as_ref())
-                };
-                records.iter().filter(is_child)
+            let owned = |other: &OpenBaoOperation| {
+                other.owner_references().iter().any(|owner| Some(&owner.uid) == record.uid().as_ref())
             };
-            if children().any(|child| !child.has_ended()) {
+            let mut children = records.iter().filter(|other| owned(other));
+            if children.clone().any(|child| !child.has_ended()) {
                 protected.push("a child has not ended".to_owned());
             }
             // With the record its children go, and with a child its pin.
-            if children().any(|child| child.is_pinned()) {
+            if children.any(|child| child.is_pinned()) {
                 protected.push("a child is pinned".to_owned());
             }
             let created = record.metadata.creation_timestamp.as_ref().map_or(now, from_kube);

@@ -34,7 +34,7 @@ use state::{has_ended, state};
 use super::plan::Inputs;
 use crate::adapter::kubernetes::{
     client::{RequestError, timed},
-    owner::{controller_of, is_controlled_by},
+    owner::is_controlled_by,
     shorten::operation_label,
 };
 use crate::api::{OpenBaoOperation, Waiver};
@@ -159,7 +159,7 @@ impl Movers {
         number: i32,
         now: DateTime<Utc>,
     ) -> Result<(), MoverError> {
-        let described = self.described(operation, inputs)?;
+        let described = Operation::of(operation, &inputs.cluster_uid).map_err(|_| MoverError::NoUid)?;
         let waive: Vec<String> = inputs.waive.iter().map(|waiver| waiver_word(*waiver).to_owned()).collect();
         let pull_secrets: Vec<LocalObjectReference> =
             inputs.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect();
@@ -193,23 +193,9 @@ impl Movers {
     /// Gives a mover that runs the right to speak, should it lack it: whoever made its Job ended right then, or somebody
     /// deleted the binding.
     pub async fn let_speak(&self, operation: &OpenBaoOperation, inputs: &Inputs) -> Result<(), MoverError> {
-        let described = self.described(operation, inputs)?;
+        let described = Operation::of(operation, &inputs.cluster_uid).map_err(|_| MoverError::NoUid)?;
         self.create("Role", jobs::mover_role(&described)).await?;
         self.create("RoleBinding", jobs::mover_binding(&described, &inputs.service_account)).await
-    }
-
-    fn described(&self, operation: &OpenBaoOperation, inputs: &Inputs) -> Result<Operation, MoverError> {
-        Ok(Operation {
-            name: self.operation.clone(),
-            uid: self.uid.clone(),
-            namespace: self.namespace.clone(),
-            cluster: operation.spec.cluster.clone(),
-            cluster_uid: inputs.cluster_uid.clone(),
-            intent: operation.spec.intent.clone().unwrap_or_default(),
-            role: String::new(),
-            actor: operation.spec.actor.as_ref().map(|actor| actor.identity.clone()).unwrap_or_default(),
-            owner: controller_of(operation).ok_or(MoverError::NoUid)?,
-        })
     }
 
     /// Gives leave to submit, against exactly what was read: a claim written meanwhile, or any other change, refuses it.

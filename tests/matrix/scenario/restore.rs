@@ -26,9 +26,7 @@ impl Scenario for Restore {
         place.namespace.apply(&format!("{CLAIM}---\n{}", manifest("kelp", 1, "2.7.2", TO_CLAIM))).await;
         let bay = place.bay("kelp");
         bay.whole(1).await;
-        let token = bay.login().await;
-        bay.put(&token, "pearl", "before").await;
-        let key = bay.backup("first").await;
+        let (_, key) = bay.backed_up().await;
         Self { place, key }
     }
 

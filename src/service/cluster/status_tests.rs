@@ -1,0 +1,206 @@
+use super::*;
+use crate::service::cluster::{observe::tests::member, validate::tests::cluster};
+use HealthState::{Active, Sealed, Standby, Uninitialized};
+
+fn status_of(object: &OpenBaoCluster, members: &[Member], stage: Stage, at: &str) -> OpenBaoClusterStatus {
+    seen_of(object, members, stage, at, |_| {})
+}
+
+fn seen_of(
+    object: &OpenBaoCluster,
+    members: &[Member],
+    stage: Stage,
+    at: &str,
+    more: impl FnOnce(&mut Observed<'_>),
+) -> OpenBaoClusterStatus {
+    let valid = validate::validate(object);
+    let mut seen = Observed {
+        cluster: object,
+        spec: valid.as_ref(),
+        members,
+        stage,
+        tls: TlsState::Good("2027-01-01T00:00:00Z".parse().unwrap()),
+        troubles: vec![],
+        progress: None,
+        stopped: None,
+        voters: None,
+        current_version: None,
+        upgrading: None,
+        handled: &[],
+        lock_orphaned: false,
+        access: None,
+        last_restart_at: None,
+    };
+    more(&mut seen);
+    build(&seen, at.parse().unwrap())
+}
+
+fn word(status: &OpenBaoClusterStatus, type_: &str) -> (String, String) {
+    let found = status.conditions.iter().find(|condition| condition.type_ == type_).unwrap();
+    (found.status.clone(), found.reason.clone())
+}
+
+fn running(members: &[Member]) -> OpenBaoCluster {
+    let mut object = cluster(|_| {});
+    object.status = Some(status_of(&object, members, Stage::Bootstrapped, "2026-11-21T09:00:00Z"));
+    object
+}
+
+fn three() -> Vec<Member> {
+    vec![member(0, Active, Some(0)), member(1, Standby, Some(0)), member(2, Standby, Some(0))]
+}
+
+#[test]
+fn a_new_cluster_is_available_only_when_all_its_members_serve() {
+    let object = cluster(|_| {});
+    let early = status_of(&object, &three()[..2], Stage::Bootstrapped, "2026-11-21T09:00:00Z");
+    assert_eq!(word(&early, "Available"), ("False".into(), "NotReady".into()));
+    let full = status_of(&object, &three(), Stage::Bootstrapped, "2026-11-21T09:00:00Z");
+    assert_eq!(word(&full, "Available"), ("True".into(), "AllReplicasReady".into()));
+    assert_eq!(full.phase, Some(ClusterPhase::Running));
+    assert_eq!(full.active_leader.as_deref(), Some("kelp-0"));
+}
+
+#[test]
+fn a_member_lost_leaves_the_cluster_available_and_degraded() {
+    let object = running(&three());
+    let mut members = three();
+    members[2].health = None;
+    members[2].ready = false;
+    members[2].silence = Some("CrashLoopBackOff".into());
+    let status = status_of(&object, &members, Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+    assert_eq!(word(&status, "Available").0, "True");
+    assert_eq!(word(&status, "Degraded"), ("True".into(), "NotReady".into()));
+}
+
+#[test]
+fn a_lost_majority_is_called_by_its_name() {
+    let object = running(&three());
+    let status = status_of(&object, &[member(0, Standby, None)], Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+    assert_eq!(word(&status, "Available"), ("False".into(), "QuorumLost".into()));
+    assert_eq!(word(&status, "Degraded"), ("True".into(), "QuorumLost".into()));
+    assert_eq!(status.phase, Some(ClusterPhase::Failed));
+}
+
+/// Three replicas are wanted of a cluster that ran, in which `voters` vote.
+fn scaled(members: &[Member], voters: &'static [&'static str]) -> OpenBaoClusterStatus {
+    let object = running(&three());
+    let voters: BTreeSet<String> = voters.iter().map(|name| (*name).to_owned()).collect();
+    let voters: &'static BTreeSet<String> = Box::leak(Box::new(voters));
+    seen_of(&object, members, Stage::Bootstrapped, "2026-11-21T10:00:00Z", |seen| seen.voters = Some(voters))
+}
+
+#[test]
+fn members_that_are_to_join_make_no_outage() {
+    let mut members = vec![member(0, Active, Some(0)), member(1, Uninitialized, None), member(2, Uninitialized, None)];
+    for new in &mut members[1..] {
+        new.ready = false;
+        new.created = Some("2026-11-21T09:59:50Z".parse().unwrap());
+    }
+    let grows = scaled(&members, &["kelp-0"]);
+    assert_eq!(word(&grows, "Available"), ("True".into(), "Ready".into()));
+    assert_eq!(word(&grows, "Degraded").0, "False");
+    assert_eq!(grows.phase, Some(ClusterPhase::Running));
+    for new in &mut members[1..] {
+        new.created = Some("2026-11-21T09:50:00Z".parse().unwrap());
+    }
+    assert_eq!(word(&scaled(&members, &["kelp-0"]), "Degraded"), ("True".into(), "NotReady".into()), "too long");
+}
+
+#[test]
+fn a_majority_that_is_lost_is_no_joining() {
+    let all = &["kelp-0", "kelp-1", "kelp-2"];
+    let leads = scaled(&[member(0, Active, Some(0))], all);
+    assert_eq!(word(&leads, "Available"), ("False".into(), "NotReady".into()), "it has not found out yet");
+    let lost = scaled(&[member(0, Standby, None)], all);
+    assert_eq!(word(&lost, "Available"), ("False".into(), "QuorumLost".into()));
+    let restarts = scaled(&[member(0, Standby, None)], &["kelp-0"]);
+    assert_eq!(word(&restarts, "Available"), ("False".into(), "LeaderUnknown".into()), "the only one that votes");
+}
+
+#[test]
+fn members_of_two_clusters_are_never_available() {
+    let object = running(&three());
+    let mut members = three();
+    members[0].health.as_mut().unwrap().cluster_id = Some("another".into());
+    let status = status_of(&object, &members, Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+    assert_eq!(word(&status, "Available"), ("False".into(), "ClusterIDMismatch".into()));
+}
+
+#[test]
+fn nothing_is_called_as_the_spec_says_while_it_is_not_carried_out() {
+    let mut object = running(&three());
+    assert_eq!(word(object.status.as_ref().unwrap(), "Progressing"), ("False".into(), "Reconciled".into()));
+    let at = "2026-11-21T10:00:00Z";
+    let failed = seen_of(&object, &three(), Stage::Bootstrapped, at, |seen| {
+        seen.stopped = Some(Trouble::new(reasons::APPLY_FAILED, "refused"));
+    });
+    assert_eq!(word(&failed, "Progressing"), ("False".into(), "ApplyFailed".into()));
+    let busy = seen_of(&object, &three(), Stage::Bootstrapped, at, |seen| {
+        seen.stopped = Some(Trouble::new(reasons::APPLY_FAILED, "refused"));
+        seen.progress = Some(Trouble::new(reasons::SCALING, "new members join"));
+    });
+    assert_eq!(word(&busy, "Progressing"), ("True".into(), "Scaling".into()));
+    object.spec.plugins = serde_json::from_value(serde_json::json!([{
+        "type": "secret", "name": "p", "version": "1", "binaryName": "p", "sha256sum": "0"
+    }]))
+    .unwrap();
+    let invalid = status_of(&object, &three(), Stage::Bootstrapped, at);
+    assert_eq!(word(&invalid, "Progressing"), ("False".into(), word(&invalid, "Degraded").1));
+}
+
+#[test]
+fn sealed_members_are_named_and_joining_ones_are_not_called_sealed() {
+    let object = running(&three());
+    let mut members = three();
+    members[1] = member(1, Sealed, None);
+    members[2] = member(2, Uninitialized, None);
+    let status = status_of(&object, &members, Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+    let sealed = status.conditions.iter().find(|condition| condition.type_ == "OpenBaoSealed").unwrap();
+    assert_eq!((sealed.status.as_str(), sealed.message.as_str()), ("True", "sealed: kelp-1"));
+    assert_eq!(status.members[2].state, MemberState::Joining);
+}
+
+#[test]
+fn an_event_is_told_once_for_each_new_reason() {
+    let calm = running(&three()).status.unwrap();
+    let mut object = running(&three());
+    let degraded = status_of(&object, &three()[..1], Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+    let told: Vec<String> = news(&calm, &degraded).into_iter().map(|(reason, _)| reason).collect();
+    assert_eq!(told, ["NotReady"]);
+    assert_eq!(news(&degraded, &degraded), []);
+    object.spec.plugins = serde_json::from_value(serde_json::json!([{
+        "type": "secret", "name": "p", "version": "1", "binaryName": "p", "sha256sum": "0"
+    }]))
+    .unwrap();
+    let refused = status_of(&object, &three(), Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+    assert_eq!(news(&calm, &refused).len(), 1, "two conditions with the same words are one event");
+}
+
+#[test]
+fn an_idle_cluster_has_the_same_status_an_hour_later() {
+    let object = running(&three());
+    let later = status_of(&object, &three(), Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+    assert_eq!(plane(&later), plane(object.status.as_ref().unwrap()));
+}
+
+#[test]
+fn a_transition_changes_its_time_and_a_new_reason_alone_does_not() {
+    let object = running(&three());
+    let status = status_of(&object, &[], Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+    let find = |status: &OpenBaoClusterStatus, type_: &str| {
+        status.conditions.iter().find(|condition| condition.type_ == type_).unwrap().last_transition_time.clone()
+    };
+    let before = object.status.as_ref().unwrap();
+    assert_ne!(find(&status, "Available"), find(before, "Available"));
+    assert_eq!(find(&status, "TLSReady"), find(before, "TLSReady"));
+}
+
+#[test]
+fn the_number_of_failures_it_bears_counts_voters_that_serve() {
+    let voters: BTreeSet<String> = ["kelp-0", "kelp-1", "kelp-2"].map(str::to_owned).into();
+    assert_eq!(tolerance(&voters, &three()), 1);
+    assert_eq!(tolerance(&voters, &three()[..2]), 0);
+    let alone: BTreeSet<String> = ["kelp-0"].map(str::to_owned).into();
+    assert_eq!(tolerance(&alone, &three()), 0, "joiners that do not vote yet bear nothing");
+}

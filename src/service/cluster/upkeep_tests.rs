@@ -1,0 +1,292 @@
+use super::*;
+use crate::{
+    adapter::openbao::HealthState::{self, Active, Sealed, Standby},
+    service::cluster::{build::statefulset, observe::tests::member, validate::tests::valid},
+};
+use k8s_openapi::api::{
+    apps::v1::{StatefulSet, StatefulSetSpec},
+    core::v1::PersistentVolumeClaim,
+};
+use std::sync::Arc;
+
+fn template() -> PodTemplateSpec {
+    statefulset::build(&valid(|_| {}), &statefulset::tests::inputs()).spec.unwrap().template
+}
+
+fn set(template: PodTemplateSpec) -> Option<Arc<StatefulSet>> {
+    let spec = StatefulSetSpec { template, ..StatefulSetSpec::default() };
+    Some(Arc::new(StatefulSet { spec: Some(spec), ..StatefulSet::default() }))
+}
+
+fn facts(stale: &[u32], count: u32) -> Facts {
+    let pods = (0..count).map(|ordinal| {
+        let template = template();
+        let mut pod = Pod { metadata: template.metadata.unwrap(), spec: template.spec, ..Pod::default() };
+        pod.metadata.name = Some(names::pod("kelp", ordinal));
+        if stale.contains(&ordinal) {
+            pod.annotations_mut().insert(CONFIG_HASH.into(), "old".into());
+        }
+        (ordinal, Arc::new(pod))
+    });
+    Facts { pods: pods.collect(), stateful_set: set(template()), ..Facts::default() }
+}
+
+fn members(states: &[HealthState], leader: u32) -> Vec<Member> {
+    (0..).zip(states).map(|(ordinal, state)| member(ordinal, *state, Some(leader))).collect()
+}
+
+fn voters(count: u32) -> BTreeSet<String> {
+    (0..count).map(|ordinal| names::pod("kelp", ordinal)).collect()
+}
+
+fn next(facts: &Facts, members: &[Member], voters: Option<&BTreeSet<String>>, wanted: u32, current: u32) -> Step {
+    let template = template();
+    decide(&Situation {
+        facts,
+        members,
+        voters,
+        peers: voters,
+        outside: &BTreeSet::new(),
+        template: &template,
+        version: "2.7.2",
+        wanted,
+        current,
+    })
+}
+
+fn restarted(step: Step) -> String {
+    match step {
+        Step::Restart { pod, .. } => pod,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn standbys_are_restarted_from_the_last_one_down_and_the_leader_at_the_end() {
+    let members = members(&[Standby, Standby, Active], 2);
+    let all = voters(3);
+    for (stale, expected) in [(&[0, 1, 2][..], "kelp-1"), (&[0, 2], "kelp-0"), (&[2], "kelp-2")] {
+        assert_eq!(restarted(next(&facts(stale, 3), &members, Some(&all), 3, 3)), expected);
+    }
+    assert_eq!(next(&facts(&[], 3), &members, Some(&all), 3, 3), Step::Nothing);
+}
+
+#[test]
+fn nobody_is_restarted_while_another_does_not_serve_or_vote() {
+    let one_sealed = members(&[Active, Standby, Sealed], 0);
+    assert!(matches!(next(&facts(&[1], 3), &one_sealed, Some(&voters(3)), 3, 3), Step::Wait(_)));
+    let all_serve = members(&[Active, Standby, Standby], 0);
+    assert!(matches!(next(&facts(&[1], 3), &all_serve, Some(&voters(2)), 3, 3), Step::Wait(_)));
+    let mut unready = members(&[Active, Standby, Standby], 0);
+    unready[2].ready = false;
+    assert!(matches!(next(&facts(&[1], 3), &unready, Some(&voters(3)), 3, 3), Step::Wait(_)));
+}
+
+#[test]
+fn nobody_is_restarted_while_another_lacks_what_the_leader_committed() {
+    let mut lagging = members(&[Active, Standby, Standby], 0);
+    let log = |member: &mut Member, committed, applied| {
+        let view = member.view.as_mut().unwrap();
+        (view.raft_committed_index, view.raft_applied_index) = (committed, applied);
+    };
+    log(&mut lagging[0], 1000, 1000);
+    log(&mut lagging[1], 1000, 990);
+    log(&mut lagging[2], 900, 900);
+    let waits = next(&facts(&[1], 3), &lagging, Some(&voters(3)), 3, 3);
+    assert!(matches!(&waits, Step::Wait(why) if why.contains("kelp-2")), "{waits:?}");
+    log(&mut lagging[2], 1000, 940);
+    assert_eq!(restarted(next(&facts(&[1], 3), &lagging, Some(&voters(3)), 3, 3)), "kelp-1");
+}
+
+#[test]
+fn an_image_that_is_another_version_stops_at_the_first_member_that_runs_it() {
+    let mut rolled = members(&[Active, Standby, Standby], 0);
+    let next = |members: &[Member]| next(&facts(&[0, 1], 3), members, Some(&voters(3)), 3, 3);
+    assert_eq!(restarted(next(&rolled)), "kelp-1");
+    rolled[2].health.as_mut().unwrap().version = "2.6.1".into();
+    let waits = next(&rolled);
+    assert!(matches!(&waits, Step::Wait(why) if why.contains("kelp-2") && why.contains("spec.image")), "{waits:?}");
+    rolled[2].health.as_mut().unwrap().version = "2.7.2".into();
+    rolled[1].health.as_mut().unwrap().version = "2.6.1".into();
+    assert_eq!(restarted(next(&rolled)), "kelp-1", "one that is still to be restarted may be what it likes");
+}
+
+#[test]
+fn a_member_that_left_raft_holds_up_nobody_by_being_behind() {
+    let mut leaving = members(&[Active, Standby, Standby], 0);
+    leaving[0].view.as_mut().unwrap().raft_committed_index = 1000;
+    leaving[1].view.as_mut().unwrap().raft_applied_index = 1000;
+    let removed = next(&facts(&[], 3), &leaving, Some(&voters(2)), 2, 3);
+    assert!(matches!(removed, Step::Shrink { removed: true, .. }), "{removed:?}");
+}
+
+#[test]
+fn a_stale_pod_that_does_not_serve_is_restarted_first_whatever_the_others_do() {
+    let broken = members(&[Active, Sealed, Sealed], 0);
+    assert_eq!(restarted(next(&facts(&[0, 2], 3), &broken, None, 3, 3)), "kelp-2");
+}
+
+#[test]
+fn no_pod_goes_while_the_statefulset_would_make_it_again_as_it_was() {
+    let broken = members(&[Active, Standby, Sealed], 0);
+    let mut refused = facts(&[2], 3);
+    for key in [CONFIG_HASH, CERTIFICATE_HASH, IMAGE] {
+        let mut old = template();
+        old.metadata.as_mut().unwrap().annotations.as_mut().unwrap().insert(key.into(), "old".into());
+        refused.stateful_set = set(old);
+        let step = next(&refused, &broken, Some(&voters(3)), 3, 3);
+        assert!(matches!(&step, Step::Wait(why) if why.contains("StatefulSet")), "{key}: {step:?}");
+        let leaves = next(&refused, &members(&[Active, Standby, Standby], 0), Some(&voters(3)), 1, 3);
+        assert!(matches!(leaves, Step::Wait(_)), "one replica less would be refused too: {leaves:?}");
+        assert_eq!(next(&refused, &broken, Some(&voters(3)), 5, 3), Step::Grow, "that is one write with it");
+    }
+    refused.stateful_set = None;
+    assert!(matches!(next(&refused, &broken, Some(&voters(3)), 3, 3), Step::Wait(_)), "nobody would make it again");
+    assert_eq!(restarted(next(&facts(&[2], 3), &broken, Some(&voters(3)), 3, 3)), "kelp-2");
+}
+
+#[test]
+fn a_member_that_is_ready_and_silent_is_not_taken_for_one_that_does_not_serve() {
+    let mut silent = members(&[Active, Standby, Standby], 0);
+    for member in &mut silent {
+        member.health = None;
+        member.silence = Some("unknown issuer".into());
+    }
+    let step = |members: &[Member]| next(&facts(&[0, 1, 2], 3), members, Some(&voters(3)), 3, 3);
+    let waits = step(&silent);
+    assert!(matches!(&waits, Step::Wait(why) if why.contains("kelp-0 is Ready") && why.contains("unknown issuer")));
+    silent[1].ready = false;
+    assert_eq!(restarted(step(&silent)), "kelp-1", "Kubernetes says the same");
+    silent[1].terminating = true;
+    assert!(matches!(step(&silent), Step::Wait(_)));
+    let sealed = members(&[Sealed, Standby, Active], 2);
+    assert_eq!(restarted(step(&sealed)), "kelp-0", "by its own word");
+}
+
+fn claims(marked: &[u32], count: u32) -> std::collections::BTreeMap<u32, Arc<PersistentVolumeClaim>> {
+    let claim = |ordinal| {
+        let mut claim = PersistentVolumeClaim::default();
+        claim.metadata.name = Some(names::data_claim("kelp", ordinal));
+        if marked.contains(&ordinal) {
+            claim.annotations_mut().insert(REMOVED.into(), "true".into());
+        }
+        (ordinal, Arc::new(claim))
+    };
+    (0..count).map(claim).collect()
+}
+
+#[test]
+fn a_member_that_we_took_out_and_that_is_to_stay_after_all_starts_anew_and_nobody_elses_is_wiped() {
+    let members = members(&[Active, Standby, Standby, Standby, Standby], 0);
+    let (four, template) = (voters(4), template());
+    let outside = outsiders(&members, &four);
+    assert_eq!(outside, BTreeSet::from(["uid-4".to_owned()]));
+    let step = |marked: &[u32], outside: &BTreeSet<String>, wanted| {
+        let facts = Facts { claims: claims(marked, 5), ..facts(&[], 5) };
+        decide(&Situation {
+            facts: &facts,
+            members: &members,
+            voters: Some(&four),
+            peers: Some(&four),
+            outside,
+            template: &template,
+            version: "2.7.2",
+            wanted,
+            current: 5,
+        })
+    };
+    let rejoin = Step::Rejoin { pod: "kelp-4".into(), uid: "uid-4".into(), ordinal: 4 };
+    assert_eq!(step(&[4], &outside, 5), rejoin);
+    assert_eq!(step(&[], &outside, 5), Step::Stranger { pod: "kelp-4".into() });
+    assert_eq!(step(&[3], &outside, 5), Step::Stranger { pod: "kelp-4".into() }, "another one's mark");
+    assert_eq!(step(&[4], &BTreeSet::new(), 5), Step::Nothing, "not for long enough");
+    assert!(matches!(step(&[4], &outside, 3), Step::Shrink { removed: true, .. }), "it is to go");
+}
+
+#[test]
+fn the_mark_of_a_member_that_stays_is_taken_back_while_raft_knows_it() {
+    let facts = Facts { claims: claims(&[3, 4], 5), ..facts(&[], 5) };
+    assert_eq!(unmarked(&facts, &voters(4), "kelp", 5), ["data-kelp-3"], "kelp-4 has left raft");
+    assert_eq!(unmarked(&facts, &voters(5), "kelp", 3), [""; 0], "they are about to go");
+}
+
+#[test]
+fn a_claim_goes_only_after_the_statefulset_counts_its_member_no_more() {
+    let pods = |count| Facts { claims: claims(&[4], 5), ..facts(&[], count) };
+    assert!(is_given_up(&pods(4), 4, 3, 4));
+    assert!(!is_given_up(&pods(4), 4, 3, 5), "its pod was evicted, and it may vote still");
+    assert!(!is_given_up(&pods(5), 4, 3, 4), "its pod is there");
+    assert!(!is_given_up(&pods(3), 3, 3, 3), "not marked");
+    assert!(!is_given_up(&pods(4), 4, 5, 4), "it is wanted again");
+}
+
+#[test]
+fn a_member_leaves_after_it_left_raft_and_steps_down_before() {
+    let all = voters(5);
+    let leading = members(&[Standby, Standby, Standby, Standby, Active], 4);
+    let shrink = |leads, removed| Step::Shrink { pod: "kelp-4".into(), leads, removed };
+    assert_eq!(next(&facts(&[], 5), &leading, Some(&all), 3, 5), shrink(true, false));
+    let following = members(&[Active, Standby, Standby, Standby, Standby], 0);
+    assert_eq!(next(&facts(&[], 5), &following, Some(&all), 3, 5), shrink(false, false));
+    assert_eq!(next(&facts(&[], 5), &following, Some(&voters(4)), 3, 5), shrink(false, true));
+}
+
+#[test]
+fn a_member_that_is_still_terminating_is_not_taken_out_twice() {
+    let mut five = members(&[Active, Standby, Standby, Standby, Standby], 0);
+    five[4].terminating = true;
+    let step = next(&facts(&[], 5), &five, Some(&voters(4)), 3, 4);
+    assert_eq!(step, Step::Shrink { pod: "kelp-3".into(), leads: false, removed: false });
+}
+
+#[test]
+fn a_member_that_does_not_vote_yet_is_in_raft_all_the_same() {
+    let members = members(&[Active, Standby, Standby], 0);
+    let (two, three, template, nobody) = (voters(2), voters(3), template(), BTreeSet::new());
+    let facts = facts(&[], 3);
+    let seen = |peers| Situation {
+        facts: &facts,
+        members: &members,
+        voters: Some(&two),
+        peers: Some(peers),
+        outside: &nobody,
+        template: &template,
+        version: "2.7.2",
+        wanted: 1,
+        current: 3,
+    };
+    assert!(matches!(decide(&seen(&three)), Step::Wait(_)), "it may become a voter at any moment");
+    assert_eq!(decide(&seen(&two)), Step::Shrink { pod: "kelp-2".into(), leads: false, removed: true });
+}
+
+#[test]
+fn nobody_leaves_while_raft_cannot_be_asked() {
+    let members = members(&[Active, Standby, Standby], 0);
+    assert!(matches!(next(&facts(&[], 3), &members, None, 1, 3), Step::Wait(_)));
+}
+
+#[test]
+fn growing_waits_for_nobody() {
+    let members = members(&[Active], 0);
+    assert_eq!(next(&facts(&[0], 1), &members, None, 3, 1), Step::Grow);
+}
+
+#[test]
+fn an_image_rewritten_by_a_webhook_restarts_nothing_and_another_image_does() {
+    let mut pod = facts(&[], 1).pods[&0].as_ref().clone();
+    pod.spec.as_mut().unwrap().containers[0].image = Some("mirror.example.org/openbao@sha256:0".into());
+    assert_eq!(difference(&pod, &template()), None);
+    pod.annotations_mut().insert(IMAGE.into(), "earlier".into());
+    assert!(difference(&pod, &template()).is_some());
+    pod.annotations_mut().remove(IMAGE);
+    assert!(difference(&pod, &template()).is_some(), "a pod of an earlier operator: the image itself");
+}
+
+#[test]
+fn another_version_of_the_operator_restarts_nothing() {
+    // Everything but the three things that are compared may differ.
+    let mut pod = facts(&[], 1).pods[&0].as_ref().clone();
+    pod.spec.as_mut().unwrap().termination_grace_period_seconds = Some(99);
+    pod.labels_mut().insert("new".into(), "label".into());
+    assert_eq!(difference(&pod, &template()), None);
+}
