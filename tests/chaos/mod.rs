@@ -1,5 +1,5 @@
 //! Everything at once, for minutes: scheduled backups, restores and upgrades at random, and all that dies meanwhile:
-//! operator, servers, Jobs, store. What was acknowledged is written down by an [`oracle`]; at the end every secret of
+//! operator, servers, Jobs, store, API server, containerd (so it has a devcluster of its own). What was acknowledged is written down by an [`oracle`]; at the end every secret of
 //! it is there, or a restore that was asked for explains why not, and nothing is left lying about.
 //!
 //! `cargo xtask test --chaos 10` or, by hand, `OPENBAO_CHAOS_MINUTES=10 OPENBAO_CHAOS_SEED=7 cargo test --workspace --test
@@ -24,7 +24,7 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 async fn whatever_dies_every_acknowledged_secret_is_there_or_a_restore_explains_it() {
     let minutes = number("OPENBAO_CHAOS_MINUTES", 5);
     let seed = number("OPENBAO_CHAOS_SEED", 1);
-    let clusters = usize::try_from(number("OPENBAO_CHAOS_CLUSTERS", 3)).unwrap();
+    let clusters = usize::try_from(number("OPENBAO_CHAOS_CLUSTERS", 5)).unwrap();
     eprintln!("chaos: seed {seed}, {minutes} minutes, {clusters} clusters");
     let mut dice = StdRng::seed_from_u64(seed);
     let mut world = World::open(clusters).await;
@@ -37,8 +37,10 @@ async fn whatever_dies_every_acknowledged_secret_is_there_or_a_restore_explains_
             0..20 => world.kill_operator(Duration::from_millis(dice.random_range(0..6_000))).await,
             20..45 => world.kill_server(cluster, dice.random_range(0..16)).await,
             45..65 => world.kill_job(dice.random_range(0..16)).await,
-            65..75 => world.kill_store().await,
-            75..90 => world.restore(cluster, dice.random_range(0..16)).await,
+            65..72 => world.kill_store().await,
+            72..76 => world.kill_node_program("kube-apiserver").await,
+            76..80 => world.kill_node_program("containerd").await,
+            80..92 => world.restore(cluster, dice.random_range(0..16)).await,
             _ => world.upgrade(cluster).await,
         }
     }

@@ -11,10 +11,11 @@ use kube::api::{Api, ListParams};
 use openbao_operator::api::{
     OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind, OperationPhase, RestorePhase,
 };
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::oracle::{Oracle, Restored};
-use crate::harness::{Cluster, Namespace, Operator, Store, eventually};
+use crate::harness::{Namespace, Operator, Own, Store, eventually};
 use crate::restore::setup::{Bay, manifest};
 
 const VERSIONS: [&str; 5] = ["2.6.1", "2.6.2", "2.7.0", "2.7.1", "2.7.2"];
@@ -30,6 +31,7 @@ struct Island {
     oracle: Oracle,
 }
 
+/// Dropped in this order: the node goes last.
 pub struct World {
     namespace: Namespace,
     operator: Operator,
@@ -37,13 +39,15 @@ pub struct World {
     restores: usize,
     told: BTreeMap<&'static str, usize>,
     secrets: usize,
+    own: Own,
 }
 
 impl World {
     /// The store, the operator, and so many clusters, the first of them with three servers.
     pub async fn open(clusters: usize) -> Self {
-        let cluster = Cluster::get().await;
-        let namespace = cluster.namespace("chaos").await;
+        let own = Own::start("chaos").await;
+        own.cluster().apply_kinds().await;
+        let namespace = own.cluster().namespace("chaos").await;
         let store = Store::start(&namespace).await;
         namespace.apply(&store.secret("s3-credentials")).await;
         let operator = Operator::start(&namespace, &[]).await;
@@ -67,7 +71,7 @@ impl World {
             );
             namespace.apply(&text.replace(target, &backup)).await;
         }
-        let world = Self { namespace, operator, islands, restores: 0, told: BTreeMap::new(), secrets: 0 };
+        let world = Self { namespace, operator, islands, restores: 0, told: BTreeMap::new(), secrets: 0, own };
         for island in &world.islands {
             world.bay(&island.name).whole(island.replicas).await;
         }
@@ -151,6 +155,23 @@ impl World {
         let name = self.namespace.name();
         cluster.inside(&["kubectl", "-n", name, "exec", "deployment/s3", "--", "kill", "1"]).await;
         self.tell("store ended", "");
+    }
+
+    /// Kubernetes' own: the API server or containerd. It is started again at once, and the run goes on when it answers.
+    pub async fn kill_node_program(&mut self, program: &'static str) {
+        self.own.signal(program, Signal::KILL);
+        self.tell("node's program killed", program);
+        eventually("the node is ready again", Duration::from_secs(120), async || {
+            let cluster = self.namespace.cluster();
+            for words in [&["kubectl", "get", "--raw", "/readyz"][..], &["ctr", "version"]] {
+                let output = cluster.inside(words).await;
+                if !output.status.success() {
+                    return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+                }
+            }
+            Ok(())
+        })
+        .await;
     }
 
     /// One of the newest backups back into its cluster.

@@ -105,7 +105,12 @@ impl Bench {
         let mut command = inside(&kwok);
         command.arg(format!("--kubeconfig={}", cluster.devcluster().inner_kubeconfig().display()));
         command.args(["--manage-all-nodes=false", "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake"]);
-        command.args(["--cidr=10.199.0.1/16", "--node-ip=127.0.0.1", "--node-lease-duration-seconds=0"]);
+        command.args(["--cidr=10.199.0.1/16", "--node-ip=127.0.0.1", "--node-lease-duration-seconds=40"]);
+        command.arg(concat!("--config=", env!("CARGO_MANIFEST_DIR"), "/tests/cluster/stages.yaml"));
+        let log = namespaces[0].folder().join("kwok.log");
+        let out = std::fs::File::create(&log).expect("kwok's log");
+        eprintln!("kwok's log: {}", log.display());
+        command.stdout(out.try_clone().expect("its log")).stderr(out);
         let nodes = Ended(command.spawn().expect("kwok starts"));
         let me = std::env::current_exe().expect("this program");
         let mut command = inside(&me.display().to_string());
@@ -229,9 +234,8 @@ impl Bench {
 #[ignore = "a benchmark"]
 async fn bench_scale() {
     let bench = Bench::start().await;
-    let watched: Vec<&str> = bench.namespaces.iter().map(Namespace::name).collect();
-    let watched = watched.join(",");
-    let env = [("OPENBAO_WATCH_NAMESPACES", watched.as_str()), ("OPENBAO_LEADER_ELECT", "false"), ("RUST_LOG", "warn")];
+    // As the chart has it: every namespace, by one watch for each kind.
+    let env = [("OPENBAO_WATCH_NAMESPACES", ""), ("OPENBAO_LEADER_ELECT", "false"), ("RUST_LOG", "warn")];
     bench.make_volumes().await;
     let mut operator = Operator::start_released(&bench.namespaces[0], &env).await;
     let empty = operator.memory() >> 20;

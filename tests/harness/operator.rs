@@ -187,7 +187,7 @@ async fn identity(namespace: &Namespace, watched: &str) -> PathBuf {
     path
 }
 
-/// The chart's service account and rights, as it renders them for a list of namespaces.
+/// The chart's service account and rights, as it renders them for a list of namespaces; for an empty one, for all.
 pub fn rights(namespace: &Namespace, watched: &str) -> String {
     let devcluster = namespace.cluster().devcluster();
     parts::build(devcluster, &["helm"]).expect("helm");
@@ -195,7 +195,8 @@ pub fn rights(namespace: &Namespace, watched: &str) -> String {
     let mut helm = Command::new("helm");
     helm.env("PATH", devcluster.path().expect("a path")).args(["template", ACCOUNT]).arg(chart);
     helm.args(["--namespace", namespace.name()]);
-    let watch = format!("watchNamespaces={{{watched}}}");
+    let watch =
+        if watched.is_empty() { "watchNamespaces=null".to_owned() } else { format!("watchNamespaces={{{watched}}}") };
     for set in [watch.as_str(), "crds.install=false", "rbac.aggregate=false", "rbac.issuerDiscovery=false"] {
         helm.args(["--set", set]);
     }

@@ -105,24 +105,21 @@ impl Own {
         serde_json::from_str(&self.kubectl(&words).await).expect("JSON")
     }
 
-    /// Sends a signal to the node's API server. Stopped, it answers nobody; killed, it is started again at once.
-    pub fn signal_api_server(&self, signal: Signal) {
-        let mark = format!("--advertise-address={}", xtask::devcluster::NODE_ADDRESS);
+    /// Sends a signal to one of the node's programs. Stopped, it answers nobody; killed, it is started again at once.
+    pub fn signal(&self, program: &str, signal: Signal) {
+        let begins = format!("{program}\0");
+        // Of this devcluster only: its paths say so.
+        let of_node = format!("{}/", self.devcluster().root().display());
         let mut found = 0;
-        let node = self.devcluster().root().display().to_string();
         for entry in fs::read_dir("/proc").expect("/proc").flatten() {
             let command = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-            // Of this devcluster only: its paths say so.
-            if command.starts_with("kube-apiserver\0")
-                && command.contains(&mark)
-                && command.contains(&format!("{node}/"))
-            {
+            if command.starts_with(&begins) && command.contains(&of_node) {
                 let pid = entry.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw).expect("a process");
                 kill_process(pid, signal).expect("a signal");
                 found += 1;
             }
         }
-        assert_eq!(found, 1, "one API server of {node}");
+        assert_eq!(found, 1, "one {program} of {of_node}");
     }
 
     /// What the operator said last, for failures.

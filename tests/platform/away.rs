@@ -29,7 +29,7 @@ async fn while_the_api_server_is_away_openbao_serves_and_the_operator_waits_for_
     let before = started(&own).await;
 
     // Once as a network does it (nobody answers), once as a crash does it (nobody listens for a moment).
-    own.signal_api_server(Signal::STOP);
+    own.signal("kube-apiserver", Signal::STOP);
     let ip =
         before.lines().find_map(|line| line.strip_prefix("main-0 ")?.split(' ').next()).expect("an address").to_owned();
     for _ in 0..away / 10 {
@@ -37,8 +37,8 @@ async fn while_the_api_server_is_away_openbao_serves_and_the_operator_waits_for_
         own.cluster().expect_inside(&["curl", "-sSkf", "--max-time", "5", &url]).await;
         tokio::time::sleep(Duration::from_secs(10)).await;
     }
-    own.signal_api_server(Signal::CONT);
-    own.signal_api_server(Signal::KILL);
+    own.signal("kube-apiserver", Signal::CONT);
+    own.signal("kube-apiserver", Signal::KILL);
 
     eventually("both replicas are ready again", Duration::from_secs(120), async || {
         let output = own.cluster().inside(&["kubectl", "get", "pods", "-n", SYSTEM, "-o", READY]).await;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use openbao_operator::api::{OpenBaoOperation, OperationKind, OperationPhase, StepState};
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::{LONG, ended, nothing_lost, took, wish};
@@ -96,6 +97,52 @@ async fn an_upgrade_waits_while_quorum_is_lost_and_goes_on_when_it_is_back() {
         assert_eq!(status.phase, OperationPhase::Succeeded, "{version}, quorum lost at {step}: {:?}", status.message);
         bay.whole(3).await;
     }
+}
+
+/// Leadership goes back to the last server of the old version before it is replaced: raft forbids that to nobody.
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn an_old_leader_that_wins_again_is_replaced_all_the_same() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("upgrade-again").await;
+    // It is stopped for longer than a lease lasts.
+    let operator = Operator::start(&namespace, &[("OPENBAO_LEADER_ELECT", "false")]).await;
+    let bay = Bay::named(&namespace, "kelp", 3, "2.6.1", "upgrade: {soak: 1s}").await;
+    let token = bay.login().await;
+    bay.put(&token, "before", "kept").await;
+    let old = bay.leader().await;
+    wish(&bay, json!({ "version": "2.7.2" })).await;
+    at_step(&bay, 1, "StepDown").await;
+    operator.signal(Signal::STOP);
+    // It may have been stopped before it asked for the step-down, or after.
+    let lost = eventually("the old leader has given up", Duration::from_secs(60), async || {
+        let leads = bay.leader().await;
+        if leads == old {
+            bay.step_down(&token).await;
+        }
+        if leads == old { Err(format!("{leads} leads")) } else { Ok(leads) }
+    });
+    lost.await;
+    eventually("the old leader wins again", Duration::from_secs(240), async || {
+        let leads = bay.leader().await;
+        if leads == old {
+            return Ok(());
+        }
+        // Who gave up sits out 10 s; of the other two one wins.
+        bay.step_down(&token).await;
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        Err(format!("{leads} led"))
+    })
+    .await;
+    let image = ["get", "pod", &old, "-o", "jsonpath={.spec.containers[0].image}"];
+    assert!(namespace.kubectl(&image).await.ends_with(":2.6.1"), "{old} leads on the old version");
+    operator.signal(Signal::CONT);
+    let upgrade = ended(&bay, 1).await;
+    assert_eq!(upgrade.status.clone().unwrap().phase, OperationPhase::Succeeded, "{:?}", upgrade.status);
+    println!("{}", took(&upgrade));
+    bay.whole(3).await;
+    assert!(namespace.kubectl(&image).await.ends_with(":2.7.2"));
+    assert_eq!(bay.word(&token, "before").await.as_deref(), Some("kept"));
 }
 
 #[tokio::test]

@@ -39,6 +39,8 @@ pub struct Notes {
     pub stanza_removed: Option<String>,
     /// When the status was last written.
     pub status_written: Option<Instant>,
+    /// When the plane of an upgrade was last written.
+    pub upgrade_told: Option<Instant>,
     /// Raft's members, and for which constellation of ours they were asked.
     pub voters: Option<(Constellation, Raft)>,
     /// Since when a pod serves that raft does not know, by its UID.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::status;
-use crate::api::{ClusterPhase, OpenBaoClusterStatus, conditions::cluster as conditions};
+use crate::api::{ClusterPhase, OpenBaoClusterStatus, UpgradeStatus, conditions::cluster as conditions};
 
 /// Changes that come one after the other within this are written together.
 const GATHER: Duration = Duration::from_secs(1);
@@ -47,6 +47,21 @@ pub(super) fn worth(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus, 
     }
 }
 
+/// The same for the plane of an upgrade: which step it is at is gathered, everything else tells somebody what to do.
+pub(super) fn worth_telling(before: Option<&UpgradeStatus>, next: &UpgradeStatus, written: Option<Duration>) -> Worth {
+    let Some(before) = before else { return Worth::Now };
+    if before == next {
+        return Worth::Nothing;
+    }
+    let told = UpgradeStatus { step: before.step.clone(), message: before.message.clone(), ..next.clone() };
+    match written {
+        Some(ago) if ago < UPGRADING && told == *before && next.step.is_some() => {
+            Worth::Later(UPGRADING.saturating_sub(ago))
+        }
+        _ => Worth::Now,
+    }
+}
+
 fn is(status: &OpenBaoClusterStatus, condition: &str) -> bool {
     status.conditions.iter().any(|one| one.type_ == condition && one.status == "True")
 }
@@ -56,7 +71,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
     use super::*;
-    use crate::api::{HandledRequest, RequestAction, RequestOutcome};
+    use crate::api::{HandledRequest, RequestAction, RequestOutcome, UpgradeDirective};
 
     const SOON: Option<Duration> = Some(Duration::from_millis(100));
 
@@ -79,6 +94,20 @@ mod tests {
     /// The same status with one member more that is ready: a small change.
     fn and_a_member(status: &OpenBaoClusterStatus) -> OpenBaoClusterStatus {
         OpenBaoClusterStatus { ready_replicas: Some(1), ..status.clone() }
+    }
+
+    #[test]
+    fn the_steps_of_an_upgrade_are_told_together_and_what_it_means_at_once() {
+        let at = |step: &str| UpgradeStatus { step: Some(step.to_owned()), ..UpgradeStatus::default() };
+        let (gate, template) = (at("GateHealth"), at("UpdateTemplate"));
+        assert_eq!(worth_telling(Some(&gate), &gate, None), Worth::Nothing);
+        assert_eq!(worth_telling(Some(&gate), &template, SOON), Worth::Later(UPGRADING.saturating_sub(SOON.unwrap())));
+        assert_eq!(worth_telling(Some(&gate), &template, Some(UPGRADING)), Worth::Now);
+        assert_eq!(worth_telling(Some(&gate), &template, None), Worth::Now, "a new process knows of no write");
+        assert_eq!(worth_telling(None, &gate, SOON), Worth::Now, "it begins");
+        assert_eq!(worth_telling(Some(&gate), &UpgradeStatus::default(), SOON), Worth::Now, "it ends");
+        let directed = UpgradeStatus { directive: Some(UpgradeDirective::default()), ..template.clone() };
+        assert_eq!(worth_telling(Some(&gate), &directed, SOON), Worth::Now, "the template waits for it");
     }
 
     #[test]

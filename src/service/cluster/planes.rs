@@ -4,7 +4,12 @@
 //! a decision asks to be created is created first and then told, so that a crash between the two repeats a creation
 //! whose name makes it harmless. A plane that says what it said before is not written.
 
-use super::{status::Trouble, validate::ValidatedCluster};
+use super::{
+    memory::Notes,
+    pace::{self, Worth},
+    status::Trouble,
+    validate::ValidatedCluster,
+};
 use crate::{
     adapter::{
         Adapters,
@@ -28,6 +33,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 const BACKUP: &str = "openbao-operator-backup";
 const RESTORE: &str = "openbao-operator-restore";
@@ -108,6 +114,7 @@ pub struct Planes {
 /// Decides and writes all three. Before OpenBao holds data there is nothing to back up, restore or upgrade.
 pub async fn write(
     ad: &Adapters,
+    notes: &mut Notes,
     cluster: &OpenBaoCluster,
     spec: &ValidatedCluster,
     now: DateTime<Utc>,
@@ -128,7 +135,7 @@ pub async fn write(
         put(ad, cluster, RESTORE, body).await?;
     }
     backups(ad, cluster, &operations, &mut planes, now).await?;
-    upgrades(ad, cluster, spec, &operations, &mut planes, now).await?;
+    upgrades(ad, notes, cluster, spec, &operations, &mut planes, now).await?;
     Ok(planes)
 }
 
@@ -159,6 +166,7 @@ async fn backups(
 
 async fn upgrades(
     ad: &Adapters,
+    notes: &mut Notes,
     cluster: &OpenBaoCluster,
     spec: &ValidatedCluster,
     operations: &[Arc<OpenBaoOperation>],
@@ -193,8 +201,14 @@ async fn upgrades(
     if let Some(turn_back) = &decision.turn_back {
         ask_back(ad, spec, operations, turn_back).await?;
     }
-    if Some(&decision.status) != status.upgrade.as_ref() {
-        put(ad, cluster, UPGRADE, json!({"upgrade": decision.status})).await?;
+    let told = notes.upgrade_told.map(|at| at.elapsed());
+    match pace::worth_telling(status.upgrade.as_ref(), &decision.status, told) {
+        Worth::Nothing => {}
+        Worth::Later(left) => planes.wake = Some(planes.wake.map_or(left, |wake| wake.min(left))),
+        Worth::Now => {
+            put(ad, cluster, UPGRADE, json!({"upgrade": decision.status})).await?;
+            notes.upgrade_told = Some(Instant::now());
+        }
     }
     let live = |kind: OperationKind| {
         operations.iter().any(|operation| operation.spec.operation == kind && !operation.has_ended())

@@ -256,7 +256,7 @@ async fn act(
         Ok(stage) => stage,
         Err(remnant) => return Ok(Acted::waits_for(remnant)),
     };
-    let planes = planes::write(ad, cluster, spec, now).await?;
+    let planes = planes::write(ad, notes, cluster, spec, now).await?;
     let mut acted = Acted { stage: Some(stage), planes, ..Acted::default() };
     acted.troubles.append(&mut acted.planes.troubles);
 
