@@ -260,8 +260,8 @@ impl<'a> Bay<'a> {
     /// The pod that leads, by the servers' own word.
     pub async fn leader(&self) -> String {
         eventually("a leader", Duration::from_secs(60), async || {
-            let status = self.cluster().await.status.unwrap_or_default();
-            for ordinal in 0..status.ready_replicas.unwrap_or(1) {
+            // As many as there may be: the status is no newer than its operator.
+            for ordinal in 0..self.cluster().await.spec.replicas {
                 let pod = format!("{}-{ordinal}", self.name);
                 let answer = self.call(&format!("{pod}.{}", self.name), "", "GET", "sys/health", None).await;
                 if matches!(answer, Some((200, _))) {

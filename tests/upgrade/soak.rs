@@ -99,7 +99,8 @@ async fn an_upgrade_waits_while_quorum_is_lost_and_goes_on_when_it_is_back() {
     }
 }
 
-/// Leadership goes back to the last server of the old version before it is replaced: raft forbids that to nobody.
+/// Leadership goes back to the last server of the old version before it is replaced: raft forbids that to nobody. (Not
+/// from 2.6 to 2.7: where 2.7 has led, a 2.6 wins elections and fails to start as the active server.)
 #[tokio::test]
 #[ignore = "long: cargo xtask test --soak"]
 async fn an_old_leader_that_wins_again_is_replaced_all_the_same() {
@@ -107,7 +108,7 @@ async fn an_old_leader_that_wins_again_is_replaced_all_the_same() {
     let namespace = cluster.namespace("upgrade-again").await;
     // It is stopped for longer than a lease lasts.
     let operator = Operator::start(&namespace, &[("OPENBAO_LEADER_ELECT", "false")]).await;
-    let bay = Bay::named(&namespace, "kelp", 3, "2.6.1", "upgrade: {soak: 1s}").await;
+    let bay = Bay::named(&namespace, "kelp", 3, "2.7.1", "upgrade: {soak: 1s}").await;
     let token = bay.login().await;
     bay.put(&token, "before", "kept").await;
     let old = bay.leader().await;
@@ -135,7 +136,7 @@ async fn an_old_leader_that_wins_again_is_replaced_all_the_same() {
     })
     .await;
     let image = ["get", "pod", &old, "-o", "jsonpath={.spec.containers[0].image}"];
-    assert!(namespace.kubectl(&image).await.ends_with(":2.6.1"), "{old} leads on the old version");
+    assert!(namespace.kubectl(&image).await.ends_with(":2.7.1"), "{old} leads on the old version");
     operator.signal(Signal::CONT);
     let upgrade = ended(&bay, 1).await;
     assert_eq!(upgrade.status.clone().unwrap().phase, OperationPhase::Succeeded, "{:?}", upgrade.status);
