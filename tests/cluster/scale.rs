@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -24,6 +26,8 @@ use crate::harness::{Audit, Namespace, Operator, Own, eventually};
 const NODES: usize = 20;
 /// Namespaces that the clusters are spread over.
 const NAMESPACES: usize = 20;
+/// Clusters whose servers fall silent.
+const SILENT: usize = 10;
 /// Requests that the test itself has under way at a time.
 const AT_ONCE: usize = 16;
 const LONG: Duration = Duration::from_secs(1800);
@@ -45,6 +49,19 @@ async fn answers_for_every_server() {
     if std::env::var_os("OPENBAO_BENCH_RESPONDER").is_none() {
         return;
     }
+    // Once told so, the servers of the first clusters take a connection and never answer.
+    let slow = Arc::new(AtomicBool::new(false));
+    let told = slow.clone();
+    let turn_slow = move || async move { told.store(true, Ordering::Relaxed) };
+    let patience = move |cluster: &str| {
+        let number = cluster.trim_start_matches('c').parse().unwrap_or(usize::MAX);
+        let hangs = number < SILENT && slow.load(Ordering::Relaxed);
+        async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
     // `<cluster>-<ordinal>.<cluster>.<namespace>.svc:8200`
     let split = |headers: &HeaderMap| -> (String, String, String) {
         let host = headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
@@ -53,6 +70,7 @@ async fn answers_for_every_server() {
     };
     let health = move |headers: HeaderMap| async move {
         let (pod, cluster, namespace) = split(&headers);
+        patience(&cluster).await;
         let code = if pod.ends_with("-0") { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS };
         let id = format!("{namespace}-{cluster}");
         (code, json!({"initialized": true, "sealed": false, "version": "2.7.2", "cluster_id": id}).to_string())
@@ -68,6 +86,7 @@ async fn answers_for_every_server() {
         json!({"data": {"config": {"servers": [server]}}}).to_string()
     };
     let app = Router::new()
+        .route("/slow", post(turn_slow))
         .route("/v1/sys/health", get(health))
         .route("/v1/sys/leader", get(leader))
         .route("/v1/sys/storage/raft/configuration", get(raft))
@@ -215,6 +234,43 @@ impl Bench {
         }
     }
 
+    /// Changes every cluster, and waits until it is done for those that `counts` tells.
+    async fn change_all(&self, word: &str, operator: &Operator, counts: impl Fn(&OpenBaoCluster) -> bool) -> Value {
+        let audit = self.own.cluster().audit();
+        let start = Instant::now();
+        self.each(|namespace, name| {
+            let api = namespace.api::<OpenBaoCluster>();
+            let patch = json!({"spec": {"service": {"annotations": {"changed": word}}}});
+            async move {
+                api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+            }
+        })
+        .await;
+        let asked = start.elapsed().as_secs_f64();
+        self.all("a change of all", |cluster| {
+            let seen = cluster.status.as_ref().and_then(|status| status.observed_generation);
+            !counts(cluster) || seen == cluster.metadata.generation
+        })
+        .await;
+        json!({
+            "seconds_to_ask": asked, "seconds_to_all_done": start.elapsed().as_secs_f64(), "costs": self.costs(&audit),
+            "resident_mib": operator.memory() >> 20
+        })
+    }
+
+    /// Changes the one that was made last, and waits until that is done while all the others are looked at.
+    async fn change_one(&self, word: &str) {
+        let last = self.count - 1;
+        let (namespace, name) = (&self.namespaces[last % NAMESPACES], format!("c{last}"));
+        super::change(namespace, &name, json!({"service": {"annotations": {"again": word}}})).await;
+        eventually("one change is done among the others", LONG, async || {
+            let cluster = super::get(namespace, &name).await?;
+            let seen = cluster.status.as_ref().and_then(|status| status.observed_generation);
+            if seen == cluster.metadata.generation { Ok(()) } else { Err(format!("{seen:?}")) }
+        })
+        .await;
+    }
+
     fn costs(&self, audit: &Audit) -> Value {
         let mut kinds: BTreeMap<String, u32> = BTreeMap::new();
         let (mut requests, mut writes) = (0, 0);
@@ -228,6 +284,11 @@ impl Bench {
         }
         json!({"requests": requests, "writes": writes, "kinds": kinds})
     }
+}
+
+/// The number in its name.
+fn number(cluster: &OpenBaoCluster) -> usize {
+    kube::ResourceExt::name_any(cluster).trim_start_matches('c').parse().unwrap_or_default()
 }
 
 #[tokio::test]
@@ -261,54 +322,53 @@ async fn bench_scale() {
     let steady = json!({"minutes": 2, "costs": bench.costs(&audit), "resident_mib": operator.memory() >> 20});
     println!("BENCH {steady}");
 
-    let audit = bench.own.cluster().audit();
-    let start = Instant::now();
-    bench
-        .each(|namespace, name| {
-            let api = namespace.api::<OpenBaoCluster>();
-            async move {
-                let patch = json!({"spec": {"service": {"annotations": {"changed": "yes"}}}});
-                api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
-            }
-        })
-        .await;
-    let asked = start.elapsed().as_secs_f64();
-    bench
-        .all("a change of all", |cluster| {
-            cluster.status.as_ref().and_then(|status| status.observed_generation) == cluster.metadata.generation
-        })
-        .await;
-    let change = json!({
-        "seconds_to_ask": asked, "seconds_to_all_done": start.elapsed().as_secs_f64(), "costs": bench.costs(&audit),
-        "resident_mib": operator.memory() >> 20
-    });
+    let change = bench.change_all("once", &operator, |_| true).await;
     println!("BENCH {change}");
+
+    // Some servers take connections and say nothing, and everybody is asked for something again.
+    let told = bench.own.cluster().inside(&["curl", "-sSf", "-X", "POST", "http://127.0.0.1:8200/slow"]).await;
+    assert!(told.status.success(), "{told:?}");
+    let speaks = |cluster: &OpenBaoCluster| number(cluster) >= SILENT;
+    let beside_silence = bench.change_all("twice", &operator, speaks).await;
+    println!("BENCH {beside_silence}");
 
     tokio::time::sleep(Duration::from_secs(30)).await;
     operator.kill();
     let audit = bench.own.cluster().audit();
     let start = Instant::now();
-    let operator = Operator::start_released(&bench.namespaces[0], &env).await;
-    // The last one made comes last in nobody's queue: a change of it is answered while all the others are looked at.
-    let last = bench.count - 1;
-    let namespace = &bench.namespaces[last % NAMESPACES];
-    super::change(namespace, &format!("c{last}"), json!({"service": {"annotations": {"again": "yes"}}})).await;
-    eventually("one change is done among the others", LONG, async || {
-        let cluster = super::get(namespace, &format!("c{last}")).await?;
-        let seen = cluster.status.as_ref().and_then(|status| status.observed_generation);
-        if seen == cluster.metadata.generation { Ok(()) } else { Err(format!("{seen:?}")) }
-    })
-    .await;
+    let mut operator = Operator::start_released(&bench.namespaces[0], &env).await;
+    bench.change_one("restart").await;
     let answered = start.elapsed().as_secs_f64();
     tokio::time::sleep(Duration::from_secs(90)).await;
     let restart = json!({
         "seconds_to_answer_one": answered, "costs_in_90_s": bench.costs(&audit), "resident_mib": operator.memory() >> 20
     });
+    println!("BENCH {restart}");
+
+    // Two replicas, as the chart has it: the leader is told to go, and the standby has seen nothing yet but objects.
+    operator.kill();
+    let env = [("OPENBAO_WATCH_NAMESPACES", ""), ("RUST_LOG", "warn")];
+    let mut leader = Operator::start_released(&bench.namespaces[0], &env).await;
+    bench.change_one("leader").await;
+    let standby = Operator::start_released(&bench.namespaces[0], &env).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let waiting = standby.memory() >> 20;
+    let audit = bench.own.cluster().audit();
+    let start = Instant::now();
+    leader.stop(Duration::from_secs(30)).await;
+    bench.change_one("handover").await;
+    let answered = start.elapsed().as_secs_f64();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let handover = json!({
+        "seconds_to_answer_one": answered, "costs_in_60_s": bench.costs(&audit), "resident_mib_standby": waiting,
+        "resident_mib": standby.memory() >> 20
+    });
     println!(
         "BENCH {}",
         json!({
             "name": "scale", "clusters": bench.count, "responder": "one program answers for every OpenBao; pods by kwok",
-            "resident_mib_empty": empty, "first_start": first, "steady": steady, "change_of_all": change, "restart": restart
+            "resident_mib_empty": empty, "first_start": first, "steady": steady, "change_of_all": change,
+            "change_beside_ten_silent": beside_silence, "restart": restart, "handover": handover
         })
     );
     assert_eq!(steady["costs"]["writes"], 0, "nothing is written when nothing changes");
