@@ -11,7 +11,10 @@ use kube::{Resource, ResourceExt};
 use sha2::{Digest, Sha256};
 
 use crate::adapter::kubernetes::{owner, time};
-use crate::api::{Actor, ActorSource, Lineage, OpenBaoCluster, OpenBaoOperation, OpenBaoOperationSpec, OperationKind};
+use crate::api::{
+    Actor, ActorSource, Lineage, OPERATION_FINALIZER, OpenBaoCluster, OpenBaoOperation, OpenBaoOperationSpec,
+    OperationKind,
+};
 use crate::service::cluster::names;
 
 /// Parameter: [`VERIFY`], or absent for taking a backup.
@@ -148,6 +151,8 @@ fn operation(
             namespace: Some(namespace),
             labels: Some(names::labels(cluster)),
             owner_references: Some(vec![owner]),
+            // Here, the driver need not write it.
+            finalizers: Some(vec![OPERATION_FINALIZER.to_owned()]),
             ..ObjectMeta::default()
         },
         spec: OpenBaoOperationSpec { cluster: cluster.to_owned(), operation: OperationKind::Backup, ..spec },

@@ -4,8 +4,8 @@ use super::{steps, versions};
 use crate::{
     adapter::kubernetes::owner,
     api::{
-        Actor, ActorSource, Direction, OpenBaoCluster, OpenBaoOperation, OpenBaoOperationSpec, OperationKind,
-        OperationPhase, ServersDirective, StepState, StepStatus, UpgradeDirective,
+        Actor, ActorSource, Direction, OPERATION_FINALIZER, OpenBaoCluster, OpenBaoOperation, OpenBaoOperationSpec,
+        OperationKind, OperationPhase, ServersDirective, StepState, StepStatus, UpgradeDirective,
     },
     service::cluster::names,
 };
@@ -239,6 +239,8 @@ pub fn upgrade(
         namespace: cluster.namespace(),
         labels: Some(labels),
         owner_references: Some(vec![owner::controller_of(cluster)?]),
+        // Here, the driver need not write it.
+        finalizers: Some(vec![OPERATION_FINALIZER.to_owned()]),
         ..operation.metadata
     };
     Some(operation)
