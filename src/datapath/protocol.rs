@@ -86,7 +86,7 @@ pub enum Grant {
     Refused { refused: String },
 }
 
-/// Leave for one pod to send one snapshot to one leader, once, before a time.
+/// Leave for one pod to send one snapshot to one leader, once, as long as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Permit {
@@ -96,6 +96,8 @@ pub struct Permit {
     pub fence: i64,
     pub leader: Peer,
     pub endpoint: Endpoint,
+    /// Around when the operator takes it back, by the operator's clock. For people, and to tell one permit from another:
+    /// clocks differ, so nobody acts on it.
     pub expires_at: DateTime<Utc>,
 }
 
@@ -143,8 +145,8 @@ pub struct Claim {
     pub at: DateTime<Utc>,
 }
 
-/// A mover whose claim took longer than this to be written sends nothing: whoever looks at the claim later must know when the
-/// POST can have begun.
+/// A mover whose claim took longer than this to be written, by its own steady clock, sends nothing: the leader that it logged
+/// in at was a moment ago.
 pub const POST_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why a pod may not claim.

@@ -183,14 +183,8 @@ async fn submit(
         Ok(token)
     };
     let token = until(plan, "logging in at the leader", prepare).await?;
-    let expires_in = (permit.expires_at - Utc::now()).to_std().unwrap_or(Duration::ZERO);
-    if expires_in.is_zero() {
-        let now = Utc::now();
-        return Err(MoverError::BadGrant(format!(
-            "expired at {}; this node's clock says {now}: is it right?",
-            permit.expires_at
-        )));
-    }
+    // When a permit ends is the operator's to say: it takes it back, and then it cannot be claimed under. This node's clock
+    // may be any other one's past or future.
     let claim = Claim {
         pod_uid: plan.pod_uid.clone(),
         fence: permit.fence,

@@ -3,16 +3,24 @@
 //! never comes, a second operator that begins while the first is at work. A failover or a restart of the server comes on top.
 //! The engine, the mover's decision to claim and the proof are the real ones.
 //!
+//! No clock of a mover is ever right here, and nothing hangs on it. The operators see everything in the very moment in which
+//! it happens: one that sees it later waits longer, and decides nothing that this one does not (a property test beside the
+//! proof says so).
+//!
 //! Three reductions that hide nothing: what an operator only thinks, without reading or writing anything shared, is one move
 //! with the deed that follows it; so is a write that only says something else; and two operators that have changed places are
 //! the same state.
 
 use std::hash::{Hash, Hasher};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use stateright::{Checker, Model, Property};
 
-use super::prove::{self, Facts as ProofFacts, LeaderSeen, Marker, MemberSeen, MemberState, Mover, Outcome, Witness};
+use super::prove::{
+    self, Answer, Claimed, Facts as ProofFacts, LeaderSeen, Marker, MemberSeen, MemberState, Mover, Outcome, Witness,
+};
 use crate::{
     api::operation::{
         Backoff, OpenBaoOperationStatus, OperationKind, OperationPhase, Plan, RetryPolicy, StepKind, StepSpec,
@@ -31,9 +39,9 @@ use crate::{
     },
 };
 
-const STANDARD: std::time::Duration = std::time::Duration::from_secs(60);
-/// One tick of the model's clock: longer than a permit and its margin, and than a server takes to begin applying.
-const TICK: TimeDelta = TimeDelta::seconds(120);
+const STANDARD: Duration = Duration::from_secs(60);
+/// One tick of the model's clock: longer than an unused permit is left to stand, and than a server takes to begin applying.
+const TICK: Duration = Duration::from_secs(120);
 const TICKS: i32 = 2;
 /// Movers, one after the other.
 const PODS: usize = 2;
@@ -49,8 +57,8 @@ enum Pod {
     Permitted(Permit),
     /// It has read the object again and found that it may claim.
     Claiming(Permit, u32),
-    /// Its claim was written.
-    Claimed(Permit),
+    /// Its claim was written at this tick, which the mover measures by a steady clock of its own.
+    Claimed(Permit, i32),
     /// It is connected to this process of the server, and the snapshot is on its way, however long that takes.
     Sending(u8),
     /// It has sent the snapshot and not yet said so.
@@ -74,6 +82,9 @@ struct Mailbox {
     grant: Option<Grant>,
     claim: Option<Claim>,
     result: Option<Submission>,
+    /// When the permit and the claim were written, which nobody can read there.
+    granted: i32,
+    claimed: i32,
     /// The attempts that are over, and whether each was claimed.
     past: Vec<(i32, bool)>,
 }
@@ -83,8 +94,8 @@ struct Mailbox {
 struct Server {
     /// Another pod than in the beginning.
     other: bool,
-    /// Another process than in the beginning, since this tick.
-    restarted: Option<i32>,
+    /// Another process than in the beginning.
+    restarted: bool,
 }
 
 impl Server {
@@ -93,7 +104,7 @@ impl Server {
     }
 
     fn process(self) -> u8 {
-        u8::from(self.other) + u8::from(self.restarted.is_some())
+        u8::from(self.other) + u8::from(self.restarted)
     }
 }
 
@@ -159,15 +170,26 @@ enum Act {
 struct Submissions;
 
 fn at(clock: i32) -> DateTime<Utc> {
-    DateTime::from_timestamp(1_800_000_000, 0).unwrap() + TICK * clock
+    DateTime::from_timestamp(1_800_000_000, 0).unwrap() + TimeDelta::from_std(TICK).unwrap() * clock
+}
+
+/// The same by the steady clock of the operators.
+fn moment(clock: i32) -> Instant {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *BEGAN + TICK * u32::try_from(clock).unwrap()
+}
+
+/// What a mover's node takes for the time, always.
+fn wrong_clock() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_000_000_000, 0).unwrap()
 }
 
 fn uid(pod: usize) -> String {
     format!("p{pod}")
 }
 
-fn submission(pod: usize, outcome: SubmissionOutcome, at: DateTime<Utc>) -> Submission {
-    Submission { pod_uid: uid(pod), fence: 1, outcome, status: None, message: String::new(), at }
+fn submission(pod: usize, outcome: SubmissionOutcome) -> Submission {
+    Submission { pod_uid: uid(pod), fence: 1, outcome, status: None, message: String::new(), at: wrong_clock() }
 }
 
 fn plan() -> Plan {
@@ -302,6 +324,7 @@ impl State {
         let expires_at = at(self.clock) + TimeDelta::seconds(60);
         let permit = Permit { pod_uid: uid(pod), fence: 1, leader, endpoint: Endpoint::Snapshot, expires_at };
         self.mailbox.grant = Some(Grant::Granted(permit));
+        self.mailbox.granted = self.clock;
         self.mailbox.version += 1;
         Some(StepOutcome::in_progress("waiting for the mover to claim"))
     }
@@ -320,40 +343,40 @@ impl State {
             return Some(self.again(submitted));
         }
         let applied = self.posts.contains(&Post::Applied);
-        // When it ended, as its container says.
         let mine = self.pods.iter().enumerate().find(|(pod, _)| match &read.claim {
             Some(claim) => claim.pod_uid == uid(*pod),
             None => Some(*pod) == self.ready(),
         });
-        let mover = match mine {
-            Some((_, Pod::Ended(since))) => Mover::Gone { at: at(*since) },
-            Some(_) => Mover::Running,
-            None => Mover::Gone { at: at(self.clock) },
+        let gone = match mine {
+            Some((_, Pod::Ended(since))) => Some(moment(*since)),
+            Some(_) => None,
+            None => Some(moment(self.clock)),
+        };
+        let claimed = |claim: &Claim| {
+            // A mover ends with the word that it writes.
+            Claimed { leader_pod_uid: claim.leader_pod_uid.clone(), since: moment(read.claimed), over: gone }
         };
         let leader = LeaderSeen {
             pod: "c-0".into(),
             pod_uid: self.server.uid(),
-            process_since: self.server.restarted.map(at),
             marker: if applied { Marker::Gone } else { Marker::Present },
             token: if applied { Witness::Denied } else { Witness::Valid },
             cluster_id: None,
         };
+        let permitted = matches!(read.grant, Some(Grant::Granted(_)));
         let facts = ProofFacts {
-            permit_until: match &read.grant {
-                Some(Grant::Granted(permit)) => Some(permit.expires_at),
-                _ => None,
-            },
-            revoked: !matches!(read.grant, Some(Grant::Granted(_))),
-            claim: read.claim.clone(),
-            submission: read.result.clone(),
-            mover,
+            permit: permitted.then(|| moment(read.granted)),
+            revoked: !permitted,
+            claim: read.claim.as_ref().map(claimed),
+            submission: read.result.as_ref().map(Answer::from),
+            mover: gone.map_or(Mover::Running, |_| Mover::Gone),
             leader: read.claim.as_ref().map(|_| leader),
             members: vec![MemberSeen { pod: "c-0".into(), state: MemberState::Active }],
             new_cluster_id: None,
-            restarted_at: None,
+            restarted: None,
         };
         let fresh = read.version == self.mailbox.version;
-        Some(match prove::prove(&facts, at(self.clock)) {
+        Some(match prove::prove(&facts, moment(self.clock)) {
             Outcome::Wait(what) => StepOutcome::in_progress(what),
             Outcome::Revoke => {
                 if fresh && read.claim.is_none() {
@@ -394,7 +417,6 @@ impl State {
 
     /// One thing that a mover does.
     fn moves(&mut self, pod: usize) {
-        let now = at(self.clock);
         let ended = Pod::Ended(self.clock);
         let standing = |mailbox: &Mailbox, permit: &Permit| {
             may_claim(mailbox.claim.as_ref(), mailbox.grant.as_ref(), permit).is_ok()
@@ -405,23 +427,25 @@ impl State {
                 Some(Grant::Granted(_) | Grant::Refused { .. }) => ended,
                 None => Pod::Ready,
             },
-            Pod::Permitted(permit) if now >= permit.expires_at || !standing(&self.mailbox, &permit) => ended,
+            Pod::Permitted(permit) if !standing(&self.mailbox, &permit) => ended,
             Pod::Permitted(permit) => Pod::Claiming(permit, self.mailbox.version),
             Pod::Claiming(_, version) if version != self.mailbox.version => ended,
             Pod::Claiming(permit, _) => {
                 let leader_pod_uid = permit.leader.pod_uid.clone();
-                self.mailbox.claim = Some(Claim { pod_uid: uid(pod), fence: permit.fence, leader_pod_uid, at: now });
+                let claim = Claim { pod_uid: uid(pod), fence: permit.fence, leader_pod_uid, at: wrong_clock() };
+                self.mailbox.claim = Some(claim);
+                self.mailbox.claimed = self.clock;
                 self.mailbox.version += 1;
-                Pod::Claimed(permit)
+                Pod::Claimed(permit, self.clock)
             }
             // A tick is longer than a claim may be old when the POST begins.
-            Pod::Claimed(_) if self.mailbox.claim.as_ref().is_some_and(|claim| claim.at < now) => {
-                self.mailbox.result = Some(submission(pod, SubmissionOutcome::Refused, now));
+            Pod::Claimed(_, since) if since < self.clock => {
+                self.mailbox.result = Some(submission(pod, SubmissionOutcome::Refused));
                 self.mailbox.version += 1;
                 ended
             }
             // A server that is gone takes nothing; one that was restarted does.
-            Pod::Claimed(permit) => {
+            Pod::Claimed(permit, _) => {
                 Pod::Sending(if permit.leader.pod_uid == self.server.uid() { self.server.process() } else { u8::MAX })
             }
             Pod::Sending(process) => {
@@ -433,7 +457,7 @@ impl State {
                 Pod::Sent
             }
             Pod::Sent => {
-                self.mailbox.result = Some(submission(pod, SubmissionOutcome::Unknown, now));
+                self.mailbox.result = Some(submission(pod, SubmissionOutcome::Unknown));
                 self.mailbox.version += 1;
                 ended
             }
@@ -522,7 +546,7 @@ impl Model for Submissions {
             }
             Act::FailOver | Act::Restart => {
                 match act {
-                    Act::Restart => state.server.restarted = Some(state.clock),
+                    Act::Restart => state.server.restarted = true,
                     _ => state.server.other = true,
                 }
                 for post in state.posts.iter_mut().filter(|post| **post == Post::Accepted) {

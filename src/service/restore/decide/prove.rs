@@ -4,45 +4,72 @@
 //! it silently. So the outcome is read from the data itself, on the leader: a marker policy written before the POST, and
 //! a token minted right before it, exist only in the old data. Each attempt has one claim; whoever finds one must assume
 //! that the POST happened, and nothing here ever leads to a second POST under the same claim.
+//!
+//! The mover, the servers and the API server run on other machines with clocks of their own, so no time that one of them
+//! wrote down is compared with anything. Every moment here is one at which this process first saw something, by its own
+//! steady clock. What it saw had happened by then: it may wait longer than it must, and never shorter. After a restart it
+//! sees everything for the first time again.
 
-use crate::datapath::protocol::{Claim, Submission, SubmissionOutcome};
-use chrono::{DateTime, Duration, Utc};
+use std::time::{Duration, Instant};
 
-/// The marker still readable this long after the POST ended: nothing is going on. While a server applies a snapshot,
+use crate::datapath::protocol::{Submission, SubmissionOutcome};
+
+/// A permit that nobody has used this long after it was first seen is taken back. The mover claims within seconds, or hangs;
+/// the write that takes it back conflicts with a claim, so that nothing depends on this being right.
+pub const PERMIT: Duration = Duration::from_secs(60);
+/// The marker still readable this long after the POST was seen to be over: nothing is going on. While a server applies a snapshot,
 /// calls with a token hang, however large the snapshot is.
-pub const SETTLE: Duration = Duration::seconds(60);
+pub const SETTLE: Duration = Duration::from_secs(60);
 /// A server that is sealed this long after the POST is not passing through.
-pub const SEALED_AFTER: Duration = Duration::seconds(30);
+pub const SEALED_AFTER: Duration = Duration::from_secs(30);
 /// No leader for this long: waiting alone does not help.
-pub const LEADERLESS_AFTER: Duration = Duration::minutes(3);
+pub const LEADERLESS_AFTER: Duration = Duration::from_mins(3);
 /// How long a restarted server gets before it is judged again.
-pub const RESTART_GRACE: Duration = Duration::seconds(90);
-/// Past this nobody can say any more what happened. Counted from the claim.
-pub const PROOF_DEADLINE: Duration = Duration::minutes(30);
-/// A connection for the POST is made this long after the claim or never: a process that began later took nothing under it.
-/// Covers [`POST_WITHIN`](crate::datapath::protocol::POST_WITHIN), the time to connect, and clocks that differ.
-pub const TAKEN_WITHIN: Duration = Duration::seconds(30);
-/// Clocks differ: a process that began this long after the server's answer is not the one that gave it.
-pub const PROCESS_MARGIN: Duration = Duration::seconds(5);
-/// Clocks differ: a permit is surely over only this long after its end.
-pub const PERMIT_MARGIN: Duration = Duration::seconds(15);
+pub const RESTART_GRACE: Duration = Duration::from_secs(90);
+/// Past this nobody can say any more what happened. Counted from the first sight of the claim.
+pub const PROOF_DEADLINE: Duration = Duration::from_mins(30);
 
 /// Everything that is known about one attempt.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// When the permit ends, while one stands.
-    pub permit_until: Option<DateTime<Utc>>,
+    /// Since when the permit is seen to stand, while one does.
+    pub permit: Option<Instant>,
     /// The permit was taken back by a write that a claim would have conflicted with.
     pub revoked: bool,
-    pub claim: Option<Claim>,
-    pub submission: Option<Submission>,
+    pub claim: Option<Claimed>,
+    pub submission: Option<Answer>,
     pub mover: Mover,
     pub leader: Option<LeaderSeen>,
     pub members: Vec<MemberSeen>,
     /// The cluster id that must be seen afterwards, when it has to change.
     pub new_cluster_id: Option<String>,
-    /// When the servers were restarted after harm was seen, if they were: it happens once.
-    pub restarted_at: Option<DateTime<Utc>>,
+    /// Since when the servers are seen to have been restarted after harm, if they were: it happens once.
+    pub restarted: Option<Instant>,
+}
+
+/// The submission was claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The pod that it was claimed for.
+    pub leader_pod_uid: String,
+    /// When that was first seen.
+    pub since: Instant,
+    /// When the POST was first seen to be over: its mover had an answer, gave up, or was gone.
+    pub over: Option<Instant>,
+}
+
+/// What the mover says of the POST.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub outcome: SubmissionOutcome,
+    pub status: Option<u16>,
+    pub message: String,
+}
+
+impl From<&Submission> for Answer {
+    fn from(said: &Submission) -> Self {
+        Self { outcome: said.outcome, status: said.status, message: said.message.clone() }
+    }
 }
 
 /// The Job's pod.
@@ -50,8 +77,8 @@ pub struct Facts {
 pub enum Mover {
     #[default]
     Running,
-    /// It is seen gone, or its containers have ended, at this time.
-    Gone { at: DateTime<Utc> },
+    /// It is seen gone, or its containers have ended.
+    Gone,
 }
 
 /// The one server that leads, and what it says.
@@ -59,8 +86,6 @@ pub enum Mover {
 pub struct LeaderSeen {
     pub pod: String,
     pub pod_uid: String,
-    /// When the server process in that pod began.
-    pub process_since: Option<DateTime<Utc>>,
     pub marker: Marker,
     pub token: Witness,
     pub cluster_id: Option<String>,
@@ -134,35 +159,27 @@ pub enum Outcome {
 }
 
 /// Decides what came of one attempt.
-pub fn prove(facts: &Facts, now: DateTime<Utc>) -> Outcome {
+pub fn prove(facts: &Facts, now: Instant) -> Outcome {
     let Some(claim) = &facts.claim else { return unclaimed(facts, now) };
-    let Some(ended) = ended(facts) else { return still_sending(facts, claim, now) };
+    let Some(over) = claim.over else { return still_sending(facts, claim, now) };
     if let Some(submission) = &facts.submission
         && submission.outcome == SubmissionOutcome::Refused
         && !contradicted(facts)
     {
         return refused(submission);
     }
-    let late = now - claim.at > PROOF_DEADLINE;
+    let late = now.saturating_duration_since(claim.since) > PROOF_DEADLINE;
     match &facts.leader {
-        Some(leader) => with_leader(facts, claim, leader, ended, late, now),
-        None => without_leader(facts, ended, late, now),
-    }
-}
-
-/// When the POST was over: the server's answer, or the end of the process that was sending.
-fn ended(facts: &Facts) -> Option<DateTime<Utc>> {
-    match (&facts.submission, facts.mover) {
-        (Some(submission), _) => Some(submission.at),
-        (None, Mover::Gone { at }) => Some(at),
-        (None, Mover::Running) => None,
+        Some(leader) => with_leader(facts, claim, leader, over, late, now),
+        None => without_leader(facts, over, late, now),
     }
 }
 
 /// A mover that has not ended may hang on a server that is gone. What the leader shows decides without it: the restored
-/// data, or the old data under another process than the one that it is sending to. (Whoever acts on the latter stops the
-/// mover first.)
-fn still_sending(facts: &Facts, claim: &Claim, now: DateTime<Utc>) -> Outcome {
+/// data, or the old data in another pod than the one that it is sending to. (Whoever acts on the latter stops the mover
+/// first. A server that went away in its own pod closes the connection, or leaves it to keep-alives that find nobody: then
+/// the mover itself says that it is over.)
+fn still_sending(facts: &Facts, claim: &Claimed, now: Instant) -> Outcome {
     let sending = Outcome::Wait("the mover to hand the snapshot to the leader".into());
     let Some(leader) = &facts.leader else { return sending };
     match with_leader(facts, claim, leader, now, false, now) {
@@ -179,8 +196,8 @@ fn contradicted(facts: &Facts) -> bool {
         .is_some_and(|leader| matches!(leader.marker, Marker::Gone | Marker::Silent) && leader.token != Witness::Valid)
 }
 
-fn unclaimed(facts: &Facts, now: DateTime<Utc>) -> Outcome {
-    if let Mover::Gone { .. } = facts.mover {
+fn unclaimed(facts: &Facts, now: Instant) -> Outcome {
+    if facts.mover == Mover::Gone {
         return Outcome::NothingPosted("the mover ended before it claimed the submission".into());
     }
     if facts.revoked {
@@ -188,15 +205,15 @@ fn unclaimed(facts: &Facts, now: DateTime<Utc>) -> Outcome {
             "the mover did not claim the submission in time; its permit was taken back".into(),
         );
     }
-    match facts.permit_until {
-        Some(until) if now > until + PERMIT_MARGIN => Outcome::Revoke,
+    match facts.permit {
+        Some(since) if now.saturating_duration_since(since) > PERMIT => Outcome::Revoke,
         Some(_) => Outcome::Wait("the mover is about to claim the submission".into()),
         None => Outcome::Wait("no permit stands".into()),
     }
 }
 
 /// The server's refusals of a snapshot come back for the same bytes; those of its state may not.
-fn refused(submission: &Submission) -> Outcome {
+fn refused(submission: &Answer) -> Outcome {
     let text = submission.message.clone();
     match submission.status {
         // Without a status no connection was made.
@@ -209,11 +226,11 @@ fn refused(submission: &Submission) -> Outcome {
 
 fn with_leader(
     facts: &Facts,
-    claim: &Claim,
+    claim: &Claimed,
     leader: &LeaderSeen,
-    ended: DateTime<Utc>,
+    over: Instant,
     late: bool,
-    now: DateTime<Utc>,
+    now: Instant,
 ) -> Outcome {
     let pod = &leader.pod;
     let identity = match (&facts.new_cluster_id, &leader.cluster_id) {
@@ -224,7 +241,7 @@ fn with_leader(
     };
     let unproven = |what: &str| {
         if late {
-            Outcome::Unknown(format!("{what}, {} minutes after the submission", PROOF_DEADLINE.num_minutes()))
+            Outcome::Unknown(format!("{what}, {} minutes after the submission", PROOF_DEADLINE.as_secs() / 60))
         } else {
             Outcome::Wait(what.to_owned())
         }
@@ -251,16 +268,12 @@ fn with_leader(
             proof: Proof::ClusterId,
             text: format!("leader {pod} shows the cluster id of the snapshot, which is not that of the data before"),
         },
-        (Marker::Present, _, _) | (Marker::NoAccess, Witness::Valid, _) => {
-            still_there(facts, claim, leader, ended, now)
-        }
+        (Marker::Present, _, _) | (Marker::NoAccess, Witness::Valid, _) => still_there(claim, leader, over, now),
         (Marker::NoAccess, Witness::Denied, Identity::Old) => {
             unproven("the leader does not know our token any more, but the cluster id is not that of the snapshot")
         }
         // The id of the old data, where it would have to be another.
-        (Marker::NoAccess, Witness::Lost | Witness::Silent, Identity::Old) => {
-            still_there(facts, claim, leader, ended, now)
-        }
+        (Marker::NoAccess, Witness::Lost | Witness::Silent, Identity::Old) => still_there(claim, leader, over, now),
         (Marker::NoAccess, Witness::Lost | Witness::Silent, Identity::NotAsked | Identity::NotSeen) => {
             unproven("nobody of ours can log in at the leader, so whose data it serves cannot be seen")
         }
@@ -276,37 +289,27 @@ enum Identity {
     NotSeen,
 }
 
-/// The old data is served. By another process than the one that took the request, that is final; by the same one it is
-/// final once nothing can be under way any more.
-fn still_there(facts: &Facts, claim: &Claim, leader: &LeaderSeen, ended: DateTime<Utc>, now: DateTime<Utc>) -> Outcome {
+/// The old data is served. In another pod than the one that took the request, that is final; in the same one it is final
+/// once nothing can be under way any more. (Which process in a pod took the request nobody can tell: it may have been
+/// restarted right before it did.)
+fn still_there(claim: &Claimed, leader: &LeaderSeen, over: Instant, now: Instant) -> Outcome {
     let pod = &leader.pod;
     if leader.pod_uid != claim.leader_pod_uid {
         return Outcome::NotApplied(format!(
             "the leader that took the snapshot is gone, and {pod}, which leads now, serves the old data"
         ));
     }
-    // Between the claim and the POST a server may restart, and take it after all.
-    let taken_by = match &facts.submission {
-        Some(submission) => submission.at + PROCESS_MARGIN,
-        None => claim.at + TAKEN_WITHIN,
-    };
-    if leader.process_since.is_some_and(|since| since > taken_by) {
-        return Outcome::NotApplied(format!(
-            "leader {pod} was restarted after it took the snapshot, and serves the old data"
-        ));
-    }
-    if now - ended > SETTLE {
-        let waited = SETTLE.num_seconds();
+    if now.saturating_duration_since(over) > SETTLE {
+        let waited = SETTLE.as_secs();
         return Outcome::NotApplied(format!("leader {pod} still serves the old data {waited} s after the submission"));
     }
     Outcome::Wait(format!("leader {pod} to begin applying the snapshot"))
 }
 
-fn without_leader(facts: &Facts, ended: DateTime<Utc>, late: bool, now: DateTime<Utc>) -> Outcome {
+fn without_leader(facts: &Facts, over: Instant, late: bool, now: Instant) -> Outcome {
     let sealed: Vec<String> = names(&facts.members, |state| state == MemberState::Sealed);
-    let since = facts.restarted_at.unwrap_or(ended);
-    let elapsed = now - since;
-    match (sealed.is_empty(), facts.restarted_at) {
+    let elapsed = now.saturating_duration_since(facts.restarted.unwrap_or(over));
+    match (sealed.is_empty(), facts.restarted) {
         (false, None) if elapsed > SEALED_AFTER => {
             Outcome::Restart { pods: sealed, why: "sealed themselves after the submission".into() }
         }

@@ -1,11 +1,10 @@
 //! What the leader says about whose data it serves. Only looks.
 
-use chrono::{DateTime, Utc};
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
 
 use super::Step;
-use crate::adapter::kubernetes::{client::timed, time::from_kube};
+use crate::adapter::kubernetes::client::timed;
 use crate::adapter::openbao::{Error as BaoError, HealthState, Token};
 use crate::api::OpenBaoCluster;
 use crate::service::cluster::observe::{self, AccessError, Member};
@@ -55,7 +54,6 @@ pub async fn leader(step: &Step<'_>, cluster: &OpenBaoCluster, members: &[Member
     let described = |member: &Member, marker, token| LeaderSeen {
         pod: member.name.clone(),
         pod_uid: member.uid.clone(),
-        process_since: process_since(step, cluster, member),
         marker,
         token,
         cluster_id: member.health.as_ref().and_then(|health| health.cluster_id.clone()),
@@ -93,18 +91,4 @@ async fn witness(step: &Step<'_>, leader: &Member) -> Witness {
         Err(BaoError::Denied { .. }) => Witness::Denied,
         Err(_) => Witness::Silent,
     }
-}
-
-/// When the server process in this pod began, as the kubelet says.
-fn process_since(step: &Step<'_>, cluster: &OpenBaoCluster, member: &Member) -> Option<DateTime<Utc>> {
-    let pods = step.call.ad.caches.pods_of(&cluster.namespace()?, &cluster.name_any());
-    let pod = pods.iter().find(|pod| pod.uid().as_deref() == Some(&member.uid))?;
-    running_since(pod)
-}
-
-fn running_since(pod: &Pod) -> Option<DateTime<Utc>> {
-    let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
-    let since =
-        |running: &k8s_openapi::api::core::v1::ContainerStateRunning| running.started_at.as_ref().map(from_kube);
-    containers.iter().filter_map(|one| one.state.as_ref()?.running.as_ref().and_then(since)).max()
 }

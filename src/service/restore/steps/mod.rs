@@ -12,6 +12,7 @@ pub mod submit;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use kube::ResourceExt;
@@ -39,10 +40,23 @@ pub struct Witnesses(Mutex<HashMap<String, Known>>);
 struct Known {
     /// Minted right before the submission.
     token: Option<(Token, DateTime<Utc>)>,
-    /// The attempt whose mover was gone without anyone to say since when, and when that was first seen.
-    gone: Option<(i32, DateTime<Utc>)>,
-    /// When the step began whose servers have to be restarted, and when that was first seen.
-    harmed: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// What was seen, and when for the first time.
+    seen: HashMap<Sight, Instant>,
+}
+
+/// What time is counted from. Others could say when it happened, by clocks of their own; see [`super::decide::prove`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Sight {
+    /// A permit stands, in this attempt.
+    Permit(i32),
+    /// This pod has claimed the submission.
+    Claim(String),
+    /// The POST of the pod that claimed is over.
+    Over(String),
+    /// Servers have to be restarted, in the step that began then.
+    Harm(Option<DateTime<Utc>>),
+    /// All that could be helped by it were restarted, the last one then.
+    Restarted(DateTime<Utc>),
 }
 
 impl Witnesses {
@@ -66,20 +80,9 @@ impl Witnesses {
         (now - *minted < WITNESS_LIFE).then(|| token.clone())
     }
 
-    /// When the mover of this attempt was first seen to be gone, `now` being one such time.
-    pub fn gone_since(&self, operation_uid: &str, attempt: i32, now: DateTime<Utc>) -> DateTime<Utc> {
-        self.of(operation_uid, |known| match known.gone {
-            Some((of, since)) if of == attempt => since,
-            _ => known.gone.insert((attempt, now)).1,
-        })
-    }
-
-    /// When it was first seen that servers have to be restarted, in the step that began then, `now` being one such time.
-    pub fn harmed_since(&self, operation_uid: &str, began: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
-        self.of(operation_uid, |known| match known.harmed {
-            Some((of, since)) if of == began => since,
-            _ => known.harmed.insert((began, now)).1,
-        })
+    /// When this was first seen, `now` being one such time.
+    pub fn since(&self, operation_uid: &str, sight: Sight, now: Instant) -> Instant {
+        self.of(operation_uid, |known| *known.seen.entry(sight).or_insert(now))
     }
 
     pub fn forget(&self, operation_uid: &str) {
@@ -161,6 +164,8 @@ pub fn trouble(error: &MoverError) -> StepOutcome {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -194,25 +199,36 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_to_be_restarted_since_that_was_first_seen_and_a_resume_counts_anew() {
+    fn what_is_seen_counts_from_the_first_time_and_anew_for_another_attempt_pod_or_operation() {
         let witnesses = Witnesses::default();
-        let began: DateTime<Utc> = "2026-11-21T03:00:00Z".parse().unwrap();
-        let (seen, later) = (began + TimeDelta::minutes(1), began + TimeDelta::minutes(40));
-        assert_eq!(witnesses.harmed_since("u", began, seen), seen);
-        assert_eq!(witnesses.harmed_since("u", began, later), seen);
-        assert_eq!(witnesses.harmed_since("u", later, later), later);
+        let now = Instant::now();
+        let later = now + Duration::from_secs(60);
+        assert_eq!(witnesses.since("u", Sight::Permit(1), now), now);
+        assert_eq!(witnesses.since("u", Sight::Permit(1), later), now);
+        assert_eq!(witnesses.since("u", Sight::Permit(2), later), later);
+        assert_eq!(witnesses.since("v", Sight::Permit(1), later), later);
+        assert_eq!(witnesses.since("u", Sight::Claim("m".into()), now), now);
+        assert_eq!(witnesses.since("u", Sight::Over("m".into()), later), later, "the end of a POST is not its claim");
     }
 
     #[test]
-    fn a_mover_is_gone_since_it_was_first_missed_and_each_attempt_has_its_own() {
+    fn an_operator_that_was_restarted_counts_anew_and_never_from_earlier() {
+        let (before, after) = (Witnesses::default(), Witnesses::default());
+        let now = Instant::now();
+        let later = now + Duration::from_secs(60);
+        assert_eq!(before.since("u", Sight::Over("m".into()), now), now);
+        assert_eq!(after.since("u", Sight::Over("m".into()), later), later);
+        before.forget("u");
+        assert_eq!(before.since("u", Sight::Over("m".into()), later), later);
+    }
+
+    #[test]
+    fn a_resume_gives_servers_that_have_to_be_restarted_their_whole_time_again() {
         let witnesses = Witnesses::default();
-        let now: DateTime<Utc> = "2026-11-21T03:00:00Z".parse().unwrap();
-        let later = now + TimeDelta::minutes(1);
-        assert_eq!(witnesses.gone_since("u", 1, now), now);
-        assert_eq!(witnesses.gone_since("u", 1, later), now);
-        assert_eq!(witnesses.gone_since("v", 1, later), later);
-        assert_eq!(witnesses.gone_since("u", 2, later), later);
-        witnesses.forget("v");
-        assert_eq!(witnesses.gone_since("v", 1, now), now);
+        let began = |minute: i64| DateTime::from_timestamp(1_795_000_000 + minute * 60, 0);
+        let now = Instant::now();
+        let later = now + Duration::from_secs(60);
+        assert_eq!(witnesses.since("u", Sight::Harm(began(0)), now), now);
+        assert_eq!(witnesses.since("u", Sight::Harm(began(40)), later), later);
     }
 }

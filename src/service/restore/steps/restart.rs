@@ -284,7 +284,6 @@ async fn healthy(step: &Step<'_>) -> StepOutcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::protocol::Claim;
     use crate::service::cluster::observe::tests::member;
     use crate::service::restore::decide::prove;
     use HealthState::{Active, Sealed, Standby};
@@ -357,6 +356,7 @@ mod tests {
     #[test]
     fn a_server_that_says_nothing_does_not_keep_the_sealed_ones_from_being_named() {
         let at = |seconds: i64| DateTime::from_timestamp(1_795_000_000 + seconds, 0).unwrap();
+        let begun = std::time::Instant::now();
         // On a dead node, or crashing again and again in the same pod: the claim was at 0, the other two were restarted at 40.
         let mut silent = member(2, Sealed, None);
         silent.health = None;
@@ -367,16 +367,17 @@ mod tests {
             one.created = Some(at(40));
         }
         assert_eq!(all_restarted_at(&members, &recorded()), Some(at(40)));
+        let seen = |seconds| begun + Duration::from_secs(seconds);
         let facts = prove::Facts {
-            claim: Some(Claim { pod_uid: "m".into(), fence: 1, leader_pod_uid: "uid-0".into(), at: at(0) }),
-            mover: prove::Mover::Gone { at: at(1) },
+            claim: Some(prove::Claimed { leader_pod_uid: "uid-0".into(), since: seen(0), over: Some(seen(1)) }),
+            mover: prove::Mover::Gone,
             members: evidence::seen(&members),
-            restarted_at: all_restarted_at(&members, &recorded()),
+            restarted: all_restarted_at(&members, &recorded()).map(|_| seen(40)),
             ..prove::Facts::default()
         };
-        assert!(matches!(prove::prove(&facts, at(100)), prove::Outcome::Wait(_)));
+        assert!(matches!(prove::prove(&facts, seen(100)), prove::Outcome::Wait(_)));
         let sealed = prove::Outcome::Sealed { pods: vec!["kelp-0".into(), "kelp-1".into()] };
-        assert_eq!(prove::prove(&facts, at(131)), sealed);
+        assert_eq!(prove::prove(&facts, seen(131)), sealed);
         // One of the two seals itself again in its old pod: that one has not had its turn.
         members[1] = member(1, Sealed, None);
         assert_eq!(all_restarted_at(&members, &recorded()), None);

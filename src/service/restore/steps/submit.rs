@@ -2,22 +2,21 @@
 //! became of it. Nothing here posts anything, and no permit is given twice under one claim.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use tokio::time::Instant;
 
-use super::{Step, chain, evidence, judge, marker, preflight, restart, servers, trouble};
+use super::{Sight, Step, chain, evidence, judge, marker, preflight, restart, servers, trouble};
 use crate::adapter::openbao::Error as BaoError;
 use crate::api::OpenBaoCluster;
-use crate::datapath::protocol::{Endpoint, Grant, Peer, Permit};
+use crate::datapath::protocol::{Claim, Endpoint, Grant, Peer, Permit};
 use crate::service::cluster::observe::{self, Member};
 use crate::service::opslifecycle::manager::StepOutcome;
-use crate::service::restore::decide::prove::{self, Facts, Marker, Mover, Outcome, Proof};
+use crate::service::restore::decide::prove::{self, Answer, Claimed, Facts, Marker, Mover, Outcome, Proof};
 use crate::service::restore::mover::{Current, Exchange, MoverError, Past, State};
 use crate::service::restore::plan;
 
-/// How long a mover may wait before it claims.
+/// What a permit says of its end; it is taken back [`prove::PERMIT`] after it was first seen.
 const PERMIT: TimeDelta = TimeDelta::seconds(60);
 
 /// How long an election is waited for when everything else is ready; a killed leader is followed after some 14 s.
@@ -261,23 +260,22 @@ async fn looked(step: &Step<'_>) -> Result<Looked, StepOutcome> {
         // One that was never there is no proof when it is not there.
         leader.marker = Marker::NoAccess;
     }
+    let now = Instant::now();
+    let since = |sight| step.witnesses.since(&step.uid, sight, now);
+    let permitted = matches!(read.grant, Some(Grant::Granted(_)));
+    let mover = mover_of(&read, current.as_ref());
     let facts = Facts {
-        permit_until: match &read.grant {
-            Some(Grant::Granted(permit)) => Some(permit.expires_at),
-            Some(Grant::Refused { .. }) | None => None,
-        },
-        revoked: !matches!(read.grant, Some(Grant::Granted(_))),
-        claim: read.claim.clone(),
-        submission: read.result.clone(),
-        mover: mover_of(&read, current.as_ref(), || {
-            step.witnesses.gone_since(&step.uid, step.call.state.attempt, Utc::now())
-        }),
+        permit: permitted.then(|| since(Sight::Permit(step.call.state.attempt))),
+        revoked: !permitted,
+        claim: read.claim.as_ref().map(|claim| claimed(claim, read.result.is_some() || mover == Mover::Gone, since)),
+        submission: read.result.as_ref().map(Answer::from),
+        mover,
         leader,
         members: evidence::seen(&members),
         new_cluster_id: step.call.output(plan::PLACE_MARKER, marker::NEW_CLUSTER_ID).map(str::to_owned),
-        restarted_at: restart::all_restarted_at(&members, &read.servers),
+        restarted: restart::all_restarted_at(&members, &read.servers).map(|at| since(Sight::Restarted(at))),
     };
-    let settled = match prove::prove(&facts, Utc::now()) {
+    let settled = match prove::prove(&facts, now) {
         Outcome::Wait(what) => match (&read.claim, &read.result) {
             (Some(claim), Some(_)) => {
                 let taker = members.into_iter().find(|member| member.uid == claim.leader_pod_uid);
@@ -305,8 +303,10 @@ async fn looked(step: &Step<'_>) -> Result<Looked, StepOutcome> {
         Outcome::Restart { why, .. } if step.call.fence.is_none() => {
             unknown(&format!("the servers {why}, and the cluster's lock is in other hands: nobody is restarted"))
         }
-        Outcome::Restart { why, .. } if since_harm(step, Utc::now()) > prove::PROOF_DEADLINE => {
-            let minutes = prove::PROOF_DEADLINE.num_minutes();
+        Outcome::Restart { why, .. }
+            if now.duration_since(since(Sight::Harm(step.call.state.started_at))) > prove::PROOF_DEADLINE =>
+        {
+            let minutes = prove::PROOF_DEADLINE.as_secs() / 60;
             unknown(&format!("the servers {why}, and could not be restarted within {minutes} minutes"))
         }
         Outcome::Restart { pods: names, why } => {
@@ -319,10 +319,13 @@ async fn looked(step: &Step<'_>) -> Result<Looked, StepOutcome> {
     Ok(Looked::Settled(settled))
 }
 
-/// For how long servers have been to be restarted. A `Resume` begins a wait of its own.
-fn since_harm(step: &Step<'_>, now: DateTime<Utc>) -> TimeDelta {
-    let began = step.call.state.started_at.unwrap_or(now);
-    now - step.witnesses.harmed_since(&step.uid, began, now)
+/// The claim as this process has seen it. What the mover wrote down of its own times is for people.
+fn claimed(claim: &Claim, over: bool, since: impl Fn(Sight) -> Instant) -> Claimed {
+    Claimed {
+        leader_pod_uid: claim.leader_pod_uid.clone(),
+        since: since(Sight::Claim(claim.pod_uid.clone())),
+        over: over.then(|| since(Sight::Over(claim.pod_uid.clone()))),
+    }
 }
 
 fn unknown(message: &str) -> StepOutcome {
@@ -334,18 +337,14 @@ fn unknown(message: &str) -> StepOutcome {
     }
 }
 
-/// The mover that was given the permit, as far as the submission goes. One whose Job is gone can send nothing any more; until
-/// when it did is nowhere to be read then, and it may have sent for long after its claim: `missed` tells when it was first
-/// seen to be gone.
-fn mover_of(read: &Exchange, current: Option<&Current>, missed: impl FnOnce() -> DateTime<Utc>) -> Mover {
-    let gone = |at: Option<DateTime<Utc>>| Mover::Gone { at: at.unwrap_or_else(missed) };
+/// The mover that was given the permit, as far as the submission goes. One whose Job is gone can send nothing any more.
+fn mover_of(read: &Exchange, current: Option<&Current>) -> Mover {
     match current.map(|current| &current.state) {
-        None => gone(None),
-        Some(State::Ended { at, .. }) => gone(*at),
+        None | Some(State::Ended { .. }) => Mover::Gone,
         Some(State::Starting(_)) => Mover::Running,
         Some(State::Running { pod_uid }) => match &read.claim {
             // Another pod runs now: the one that claimed is gone.
-            Some(claim) if claim.pod_uid != *pod_uid => gone(None),
+            Some(claim) if claim.pod_uid != *pod_uid => Mover::Gone,
             _ => Mover::Running,
         },
     }
@@ -450,7 +449,6 @@ async fn again(step: &Step<'_>, why: &str, submitted: usize) -> StepOutcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::protocol::Claim;
 
     fn read(claimed_by: Option<&str>) -> Exchange {
         let claim = claimed_by.map(|pod| Claim {
@@ -483,14 +481,25 @@ mod tests {
 
     #[test]
     fn a_claim_belongs_to_the_pod_that_made_it_and_to_no_later_one() {
-        let missed = || DateTime::from_timestamp(200, 0).unwrap();
-        let at = |seconds| Mover::Gone { at: DateTime::from_timestamp(seconds, 0).unwrap() };
         let running = current(State::Running { pod_uid: "m2".into() });
-        assert_eq!(mover_of(&read(Some("m1")), Some(&running), missed), at(200), "another pod runs");
-        assert_eq!(mover_of(&read(Some("m2")), Some(&running), missed), Mover::Running);
-        assert_eq!(mover_of(&read(Some("m1")), None, missed), at(200), "it may have sent until a moment ago");
-        assert_eq!(mover_of(&read(None), None, missed), at(200));
-        let ended = State::Ended { at: DateTime::from_timestamp(150, 0), failure: None, why: String::new() };
-        assert_eq!(mover_of(&read(Some("m1")), Some(&current(ended)), missed), at(150));
+        assert_eq!(mover_of(&read(Some("m1")), Some(&running)), Mover::Gone, "another pod runs");
+        assert_eq!(mover_of(&read(Some("m2")), Some(&running)), Mover::Running);
+        assert_eq!(mover_of(&read(Some("m1")), None), Mover::Gone);
+        assert_eq!(mover_of(&read(None), None), Mover::Gone);
+        let ended = State::Ended { at: None, failure: None, why: String::new() };
+        assert_eq!(mover_of(&read(Some("m1")), Some(&current(ended))), Mover::Gone);
+    }
+
+    #[test]
+    fn whatever_the_movers_clock_says_a_claim_is_as_old_as_our_sight_of_it() {
+        let now = Instant::now();
+        let by =
+            |seconds| Claim { at: DateTime::from_timestamp(seconds, 0).unwrap(), ..read(Some("m")).claim.unwrap() };
+        let sights = |over| [claimed(&by(0), over, |_| now), claimed(&by(4_000_000_000), over, |_| now)];
+        for over in [false, true] {
+            let [behind, ahead] = sights(over);
+            assert_eq!(behind, ahead);
+            assert_eq!((ahead.since, ahead.over), (now, over.then_some(now)));
+        }
     }
 }

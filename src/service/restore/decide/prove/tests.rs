@@ -1,34 +1,30 @@
 use super::*;
 use proptest::prelude::*;
+use std::sync::LazyLock;
 
-fn at(seconds: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp(1_795_000_000 + seconds, 0).unwrap()
+/// Seconds after the claim was first seen.
+fn at(seconds: u64) -> Instant {
+    static CLAIMED: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *CLAIMED + Duration::from_secs(seconds)
 }
 
 fn leader(marker: Marker, token: Witness) -> LeaderSeen {
-    LeaderSeen {
-        pod: "c-0".into(),
-        pod_uid: "u0".into(),
-        process_since: Some(at(-1000)),
-        marker,
-        token,
-        cluster_id: Some("old".into()),
-    }
+    LeaderSeen { pod: "c-0".into(), pod_uid: "u0".into(), marker, token, cluster_id: Some("old".into()) }
 }
 
-fn claim() -> Claim {
-    Claim { pod_uid: "m".into(), fence: 7, leader_pod_uid: "u0".into(), at: at(0) }
+fn claim(over: Option<u64>) -> Claimed {
+    Claimed { leader_pod_uid: "u0".into(), since: at(0), over: over.map(at) }
 }
 
-fn submission(outcome: SubmissionOutcome, status: Option<u16>) -> Submission {
-    Submission { pod_uid: "m".into(), fence: 7, outcome, status, message: "said so".into(), at: at(1) }
+fn submission(outcome: SubmissionOutcome, status: Option<u16>) -> Answer {
+    Answer { outcome, status, message: "said so".into() }
 }
 
 /// Claimed at 0, answered with 204 at 1, old leader in office.
 fn accepted(marker: Marker, token: Witness) -> Facts {
     Facts {
-        permit_until: Some(at(30)),
-        claim: Some(claim()),
+        permit: Some(at(0)),
+        claim: Some(claim(Some(1))),
         submission: Some(submission(SubmissionOutcome::Accepted, Some(204))),
         leader: Some(leader(marker, token)),
         ..Facts::default()
@@ -63,27 +59,6 @@ fn a_marker_seen_by_another_leader_means_that_the_snapshot_was_lost() {
     let mut facts = accepted(Marker::Present, Witness::Valid);
     facts.leader.as_mut().unwrap().pod_uid = "u1".into();
     assert!(matches!(prove(&facts, at(2)), Outcome::NotApplied(_)));
-    let mut facts = accepted(Marker::Present, Witness::Lost);
-    facts.leader.as_mut().unwrap().process_since = Some(at(3));
-    assert!(
-        matches!(prove(&facts, at(8)), Outcome::Wait(_)),
-        "it began too near the answer to be told from the one that gave it"
-    );
-    facts.leader.as_mut().unwrap().process_since = Some(at(7));
-    assert!(matches!(prove(&facts, at(8)), Outcome::NotApplied(_)), "the same pod, another process");
-}
-
-#[test]
-fn a_server_restarted_between_the_claim_and_the_post_may_have_taken_it() {
-    let mut facts = accepted(Marker::Present, Witness::Valid);
-    facts.submission = None;
-    facts.leader.as_mut().unwrap().process_since = Some(at(20));
-    assert!(matches!(prove(&facts, at(25)), Outcome::Wait(_)), "the mover may be sending to it");
-    facts.mover = Mover::Gone { at: at(26) };
-    assert!(matches!(prove(&facts, at(86)), Outcome::Wait(_)));
-    assert!(matches!(prove(&facts, at(87)), Outcome::NotApplied(_)));
-    facts.leader.as_mut().unwrap().process_since = Some(at(31));
-    assert!(matches!(prove(&facts, at(32)), Outcome::NotApplied(_)), "no connection is made so late");
 }
 
 #[test]
@@ -127,12 +102,12 @@ fn without_access_and_without_evidence_it_is_unknown_in_the_end() {
 
 #[test]
 fn without_a_claim_nothing_was_posted_once_the_mover_is_gone_or_its_permit_was_taken_back() {
-    let waiting = Facts { permit_until: Some(at(30)), ..Facts::default() };
-    assert!(matches!(prove(&waiting, at(45)), Outcome::Wait(_)));
-    assert_eq!(prove(&waiting, at(46)), Outcome::Revoke);
+    let waiting = Facts { permit: Some(at(0)), ..Facts::default() };
+    assert!(matches!(prove(&waiting, at(60)), Outcome::Wait(_)));
+    assert_eq!(prove(&waiting, at(61)), Outcome::Revoke);
     let revoked = Facts { revoked: true, ..waiting.clone() };
-    assert!(matches!(prove(&revoked, at(46)), Outcome::NothingPosted(_)));
-    let gone = Facts { mover: Mover::Gone { at: at(3) }, ..waiting };
+    assert!(matches!(prove(&revoked, at(61)), Outcome::NothingPosted(_)));
+    let gone = Facts { mover: Mover::Gone, ..waiting };
     assert!(matches!(prove(&gone, at(4)), Outcome::NothingPosted(_)));
 }
 
@@ -140,11 +115,12 @@ fn without_a_claim_nothing_was_posted_once_the_mover_is_gone_or_its_permit_was_t
 fn a_claim_whose_mover_died_is_proven_and_never_posted_again() {
     let mut facts = accepted(Marker::Present, Witness::Valid);
     facts.submission = None;
+    facts.claim = Some(claim(None));
     assert!(matches!(prove(&facts, at(300)), Outcome::Wait(_)), "the mover still runs: it may be sending");
     let mut elsewhere = facts.clone();
     elsewhere.leader.as_mut().unwrap().pod_uid = "u1".into();
     assert!(matches!(prove(&elsewhere, at(5)), Outcome::NotApplied(_)), "what it sends to leads no more");
-    facts.mover = Mover::Gone { at: at(5) };
+    (facts.mover, facts.claim) = (Mover::Gone, Some(claim(Some(5))));
     assert!(matches!(prove(&facts, at(60)), Outcome::Wait(_)));
     assert!(matches!(prove(&facts, at(66)), Outcome::NotApplied(_)));
     facts.leader = Some(leader(Marker::Gone, Witness::Lost));
@@ -191,7 +167,7 @@ fn sealed_servers_are_restarted_once_and_then_named() {
     assert!(matches!(prove(&facts, at(31)), Outcome::Wait(_)));
     let Outcome::Restart { pods, .. } = prove(&facts, at(32)) else { panic!("no restart") };
     assert_eq!(pods, ["c-0", "c-1"]);
-    facts.restarted_at = Some(at(40));
+    facts.restarted = Some(at(40));
     assert!(matches!(prove(&facts, at(130)), Outcome::Wait(_)));
     assert!(matches!(prove(&facts, at(131)), Outcome::Sealed { .. }));
 }
@@ -203,7 +179,7 @@ fn servers_without_a_leader_are_restarted_once_and_then_unknown() {
     facts.members = members(&[MemberState::Standby, MemberState::Standby]);
     assert!(matches!(prove(&facts, at(100)), Outcome::Wait(_)));
     assert!(matches!(prove(&facts, at(182)), Outcome::Restart { .. }));
-    facts.restarted_at = Some(at(190));
+    facts.restarted = Some(at(190));
     assert!(matches!(prove(&facts, at(300)), Outcome::Wait(_)));
     assert!(matches!(prove(&facts, at(371)), Outcome::Unknown(_)));
 }
@@ -222,33 +198,48 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         Just(SubmissionOutcome::Refused),
         Just(SubmissionOutcome::Unknown)
     ];
-    let since = prop_oneof![Just(-1000), 0i64..60];
-    let who = proptest::option::of((marker, token, any::<bool>(), since, any::<bool>()));
+    let who = proptest::option::of((marker, token, any::<bool>(), any::<bool>()));
     let posted = (any::<bool>(), proptest::option::of((outcome, proptest::option::of(200u16..599))));
     (who, posted, any::<bool>(), any::<bool>(), proptest::collection::vec(state, 1..4), any::<bool>(), any::<bool>())
         .prop_map(|(who, (claimed, posted), gone, revoked, states, must_change, restarted)| Facts {
-            permit_until: Some(at(30)),
+            permit: Some(at(0)),
             revoked,
-            claim: claimed.then(claim),
+            claim: claimed.then(|| claim((gone || posted.is_some()).then_some(4))),
             submission: posted.filter(|_| claimed).map(|(outcome, status)| submission(outcome, status)),
-            mover: if gone { Mover::Gone { at: at(4) } } else { Mover::Running },
-            leader: who.map(|(marker, token, same, since, new_id)| LeaderSeen {
+            mover: if gone { Mover::Gone } else { Mover::Running },
+            leader: who.map(|(marker, token, same, new_id)| LeaderSeen {
                 pod: "c-0".into(),
                 pod_uid: if same { "u0" } else { "u1" }.into(),
-                process_since: Some(at(since)),
                 marker,
                 token,
                 cluster_id: Some(if new_id { "new" } else { "old" }.into()),
             }),
             members: members(&states),
             new_cluster_id: must_change.then(|| "new".to_owned()),
-            restarted_at: restarted.then(|| at(50)),
+            restarted: restarted.then(|| at(50)),
         })
 }
 
 proptest! {
     #[test]
-    fn success_is_never_claimed_while_the_old_data_is_seen(facts in any_facts(), seconds in 0i64..10_000) {
+    fn what_is_seen_later_than_it_happened_is_never_decided_earlier(
+        facts in any_facts(), late in 0u64..100, seconds in 0u64..400,
+    ) {
+        // The same world, looked at by an operator that saw each thing `late` seconds after another one did.
+        let mut slow = facts.clone();
+        let later = |at: Instant| at + Duration::from_secs(late);
+        slow.permit = slow.permit.map(later);
+        slow.restarted = slow.restarted.map(later);
+        if let Some(claim) = &mut slow.claim {
+            (claim.since, claim.over) = (later(claim.since), claim.over.map(later));
+        }
+        let (early, slow) = (prove(&facts, at(seconds)), prove(&slow, at(seconds)));
+        let irrevocable = |outcome: &Outcome| !matches!(outcome, Outcome::Wait(_));
+        prop_assert!(!irrevocable(&slow) || slow == early, "{early:?}, and seen later {slow:?}");
+    }
+
+    #[test]
+    fn success_is_never_claimed_while_the_old_data_is_seen(facts in any_facts(), seconds in 0u64..10_000) {
         if let Outcome::Applied { .. } = prove(&facts, at(seconds)) {
             let leader = facts.leader.expect("proven without looking at a leader");
             prop_assert!(facts.claim.is_some());
@@ -259,14 +250,13 @@ proptest! {
     }
 
     #[test]
-    fn another_attempt_is_never_allowed_while_the_first_may_still_be_sending(facts in any_facts(), seconds in 0i64..10_000) {
+    fn another_attempt_is_never_allowed_while_the_first_may_still_be_sending(facts in any_facts(), seconds in 0u64..10_000) {
         let again = matches!(prove(&facts, at(seconds)), Outcome::NotApplied(_) | Outcome::NothingPosted(_));
         if let (true, Some(claim)) = (again, &facts.claim) {
-            let ended = facts.submission.is_some() || facts.mover != Mover::Running;
-            let elsewhere = facts.leader.as_ref().is_some_and(|leader| {
-                leader.pod_uid != claim.leader_pod_uid || leader.process_since.is_some_and(|since| since > claim.at + TAKEN_WITHIN)
-            });
-            prop_assert!(ended || elsewhere);
+            let elsewhere = facts.leader.as_ref().is_some_and(|leader| leader.pod_uid != claim.leader_pod_uid);
+            let refused = facts.submission.as_ref().is_some_and(|said| said.outcome == SubmissionOutcome::Refused);
+            let settled = claim.over.is_some_and(|over| at(seconds).saturating_duration_since(over) > SETTLE);
+            prop_assert!(elsewhere || refused || settled);
         }
         if again && facts.claim.is_none() {
             prop_assert!(facts.revoked || facts.mover != Mover::Running);
@@ -275,14 +265,15 @@ proptest! {
 
     #[test]
     fn it_never_waits_for_ever_once_the_mover_is_gone(facts in any_facts()) {
-        let facts = Facts { mover: Mover::Gone { at: at(4) }, ..facts };
+        let claim = facts.claim.as_ref().map(|_| claim(Some(4)));
+        let facts = Facts { mover: Mover::Gone, claim, ..facts };
         let outcome = prove(&facts, at(100_000));
         prop_assert!(!matches!(outcome, Outcome::Wait(_)), "{outcome:?}");
     }
 
     #[test]
-    fn servers_are_restarted_for_harm_at_most_once(facts in any_facts(), seconds in 0i64..10_000) {
-        let facts = Facts { restarted_at: Some(at(5)), ..facts };
+    fn servers_are_restarted_for_harm_at_most_once(facts in any_facts(), seconds in 0u64..10_000) {
+        let facts = Facts { restarted: Some(at(5)), ..facts };
         let restarts = matches!(prove(&facts, at(seconds)), Outcome::Restart { .. });
         prop_assert!(!restarts);
     }
