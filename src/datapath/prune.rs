@@ -275,7 +275,7 @@ mod tests {
     }
 
     async fn left(store: &Store) -> Vec<String> {
-        let mut keys: Vec<_> = store.list(PREFIX).await.unwrap().into_iter().map(|object| object.key).collect();
+        let mut keys: Vec<_> = store.list(PREFIX).await.unwrap().objects.into_iter().map(|object| object.key).collect();
         keys.sort();
         keys
     }

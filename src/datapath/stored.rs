@@ -49,10 +49,19 @@ impl Pieces {
     }
 }
 
-/// Every backup of one cluster by key. Foreign objects are passed over.
+/// What a line for people, among those that a program reads, begins with.
+pub const NOTE: &str = "note: ";
+/// So many odd keys are named.
+const NAMED: usize = 5;
+
+/// Every backup of one cluster by key. Foreign objects are passed over, and never touched.
 pub(super) async fn survey(store: &Store, cluster_prefix: &str) -> Result<BTreeMap<String, Pieces>, MoverError> {
     let mut found: BTreeMap<String, Pieces> = BTreeMap::new();
-    for object in store.list(cluster_prefix).await? {
+    let listed = store.list(cluster_prefix).await?;
+    if let Some(note) = oddities(&listed.odd) {
+        eprintln!("{NOTE}{note}");
+    }
+    for object in listed.objects {
         let Some((name, kind)) = keys::parse(cluster_prefix, &object.key) else { continue };
         let pieces = found.entry(name.key).or_default();
         pieces.taken_at = name.taken_at;
@@ -64,6 +73,17 @@ pub(super) async fn survey(store: &Store, cluster_prefix: &str) -> Result<BTreeM
         }
     }
     Ok(found)
+}
+
+/// Says which keys are no paths: somebody may look for what is under them.
+fn oddities(odd: &[String]) -> Option<String> {
+    let named: Vec<String> = odd.iter().take(NAMED).map(|key| format!("{key:?}")).collect();
+    let others = odd.len().saturating_sub(NAMED);
+    let others = if others > 0 { format!(" and {others} more") } else { String::new() };
+    (!odd.is_empty()).then(|| {
+        let keys = if odd.len() == 1 { "key is" } else { "keys are" };
+        format!("{} {keys} no backup's and no path, and passed over: {}{others}", odd.len(), named.join(", "))
+    })
 }
 
 /// The key that a source comes to. A key's own time is when its backup was planned, the manifest's when the snapshot was
@@ -234,6 +254,17 @@ pub(super) mod tests {
     use super::*;
     use crate::adapter::objectstore::target::{FileTarget, Provider};
     use crate::adapter::objectstore::{Credentials, Target};
+
+    #[test]
+    fn odd_keys_are_counted_and_the_first_are_named() {
+        assert_eq!(oddities(&[]), None);
+        let one = oddities(&["p//x".to_owned()]).unwrap();
+        assert!(one.starts_with("1 key is") && one.ends_with(r#""p//x""#), "{one}");
+        let many: Vec<String> = (0..9).map(|n| format!("p/\n{n}")).collect();
+        let told = oddities(&many).unwrap();
+        assert!(told.starts_with("9 keys are") && told.contains(r#""p/\n4""#) && !told.contains("n5"), "{told}");
+        assert!(told.ends_with(" and 4 more"), "{told}");
+    }
 
     fn pieces(hour: u32, manifest: bool, deleting: bool) -> (String, Pieces) {
         let taken_at: DateTime<Utc> = format!("2026-11-21T{hour:02}:00:00Z").parse().unwrap();

@@ -15,6 +15,7 @@ use super::{Error, here, say};
 use crate::adapter::kubernetes::client::timed;
 use crate::api::{OpenBaoCluster, OpenBaoOperation};
 use crate::datapath::protocol::{BackupState, ListedBackup};
+use crate::datapath::stored::NOTE;
 use crate::service::backup::jobs::{self, Mover, Operation, Source, Task};
 use crate::service::backup::store::Store;
 use crate::service::cluster::names;
@@ -27,6 +28,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(300);
 pub async fn list(connection: &Connection, cluster: &str, image: Option<String>) -> Result<(), Error> {
     let (now, paint) = here();
     let text = run(connection, cluster, image, &Task::List).await?;
+    for note in text.lines().filter(|line| line.starts_with(NOTE)) {
+        eprintln!("{note}");
+    }
     let found: Vec<ListedBackup> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     if let Some(text) = connection.encode(&found)? {
         return say(&text);

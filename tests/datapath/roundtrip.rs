@@ -37,7 +37,7 @@ async fn there_and_back(bao: &Bao, store: &Running) {
     let pruned: PruneDone = prune.run().await.done();
     assert_eq!(pruned.removed, [done.key.as_str()]);
     let prefix = keys::cluster_prefix("prod", "test", "c");
-    assert_eq!(opened.list(&prefix).await.unwrap(), [], "nothing is left");
+    assert_eq!(opened.list(&prefix).await.unwrap().objects, [], "nothing is left");
 }
 
 #[tokio::test(flavor = "multi_thread")]

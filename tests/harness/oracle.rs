@@ -13,7 +13,7 @@ use openbao_operator::datapath::archive::{self, Limits};
 pub async fn sound(store: &Store, prefix: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut found: BTreeMap<String, Vec<ObjectKind>> = BTreeMap::new();
-    for object in store.list(prefix).await.expect("the store lists") {
+    for object in store.list(prefix).await.expect("the store lists").objects {
         match keys::parse(prefix, &object.key) {
             Some((name, kind)) => found.entry(name.key).or_default().push(kind),
             None => wrong.push(format!("{} is nothing of ours", object.key)),

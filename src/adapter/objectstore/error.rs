@@ -40,8 +40,8 @@ pub enum StoreError {
     #[error("{target} has no room left for {key}: {detail}")]
     Full { target: String, key: String, detail: String },
     #[error(
-        "{target}: an object under {prefix} has a key that is no path (an empty part, a dot or a control character), and \
-         nothing there can be listed until it is renamed or removed: {detail}"
+        "{target}: an object under {prefix} has a key that is no path (an empty part, a dot or a control character), this \
+         store cannot list what comes behind it, and somebody has to rename or remove it: {detail}"
     )]
     OddKey { target: String, prefix: String, detail: String },
     #[error("{target} failed at {key}: {detail}")]

@@ -20,5 +20,5 @@ pub use credentials::Credentials;
 pub use error::StoreError;
 pub use keys::{BackupName, ObjectKind};
 pub use manifest::Manifest;
-pub use store::Store;
+pub use store::{Listed, Store};
 pub use target::{Provider, Target};

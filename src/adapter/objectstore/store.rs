@@ -1,5 +1,8 @@
 //! A target made usable: an `object_store` client with our timeouts, our trust and our errors around it.
 
+mod list;
+
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -21,6 +25,8 @@ use super::credentials::{Credentials, Identity, key};
 use super::error::{StoreError, detail};
 use super::manifest::{MAX_MANIFEST_BYTES, Manifest};
 use super::target::{Provider, Target};
+
+pub use list::Listed;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time without a byte before a request counts as dead. Not a limit for a whole transfer.
@@ -41,11 +47,27 @@ pub struct Stored {
 }
 
 /// A store, ready for requests. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
+    /// The same, for lists. A folder has none.
+    pages: Option<Arc<dyn PaginatedListStore>>,
     target: Arc<Target>,
     name: Arc<str>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+/// A client, and the same once more for lists where it has pages.
+type Client = (Arc<dyn ObjectStore>, Option<Arc<dyn PaginatedListStore>>);
+
+fn paged<S: ObjectStore + PaginatedListStore>(store: S) -> Client {
+    let store = Arc::new(store);
+    (Arc::clone(&store) as Arc<dyn ObjectStore>, Some(store))
 }
 
 impl Store {
@@ -56,13 +78,13 @@ impl Store {
     pub fn open(target: &Target, credentials: &Credentials) -> Result<Self, StoreError> {
         target.validate()?;
         let identity = credentials.identity(target)?;
-        let inner: Arc<dyn ObjectStore> = match target.provider {
+        let (inner, pages) = match target.provider {
             Provider::S3 => s3(target, credentials, identity)?,
             Provider::Gcs => gcs(target, credentials, identity)?,
             Provider::Azure => azure(target, credentials, identity)?,
             Provider::File => file(target)?,
         };
-        Ok(Self { inner, target: Arc::new(target.clone()), name: target.describe().into() })
+        Ok(Self { inner, pages, target: Arc::new(target.clone()), name: target.describe().into() })
     }
 
     pub fn target(&self) -> &Target {
@@ -192,19 +214,6 @@ impl Store {
         Ok(found.into_stream().map_err(move |error| store.failed(&key, &error)).boxed())
     }
 
-    /// Everything under a prefix that ends in `/`, in no particular order.
-    pub async fn list(&self, prefix: &str) -> Result<Vec<Stored>, StoreError> {
-        let path = self.path(prefix.trim_end_matches('/'))?;
-        let all = self.inner.list(Some(&path));
-        let all = all.map_ok(|meta| Stored { key: meta.location.to_string(), size: meta.size });
-        all.try_collect().await.map_err(|error| match error {
-            object_store::Error::InvalidPath { .. } => {
-                StoreError::OddKey { target: self.name.to_string(), prefix: prefix.to_owned(), detail: detail(&error) }
-            }
-            error => self.failed(&format!("the list of {prefix}"), &error),
-        })
-    }
-
     /// Removes an object; one that is not there is removed already.
     pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
         match self.inner.delete(&self.path(key)?).await {
@@ -302,7 +311,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn s3(target: &Target, credentials: &Credentials, identity: Identity) -> Result<Arc<dyn ObjectStore>, StoreError> {
+fn s3(target: &Target, credentials: &Credentials, identity: Identity) -> Result<Client, StoreError> {
     let bucket = target.bucket_or_container().unwrap_or_default();
     let region = target.region(credentials.get(key::REGION));
     let mut builder = AmazonS3Builder::new()
@@ -347,7 +356,7 @@ fn s3(target: &Target, credentials: &Credentials, identity: Identity) -> Result<
             }
         }
     };
-    Ok(Arc::new(builder.build().map_err(|error| setup(target, &error))?))
+    Ok(paged(builder.build().map_err(|error| setup(target, &error))?))
 }
 
 /// The cluster's pod-identity agent, where it has set its variables. Nothing else may follow: the next in the client's
@@ -384,7 +393,7 @@ fn s3_endpoint(endpoint: &str, bucket: &str, path_style: bool) -> (String, bool)
     }
 }
 
-fn gcs(target: &Target, credentials: &Credentials, identity: Identity) -> Result<Arc<dyn ObjectStore>, StoreError> {
+fn gcs(target: &Target, credentials: &Credentials, identity: Identity) -> Result<Client, StoreError> {
     let mut builder = GoogleCloudStorageBuilder::new()
         .with_bucket_name(target.bucket_or_container().unwrap_or_default())
         .with_client_options(client_options(target, credentials)?)
@@ -398,10 +407,10 @@ fn gcs(target: &Target, credentials: &Credentials, identity: Identity) -> Result
     } else if let Some(file) = variable("GOOGLE_APPLICATION_CREDENTIALS") {
         builder = builder.with_application_credentials(file);
     }
-    Ok(Arc::new(builder.build().map_err(|error| setup(target, &error))?))
+    Ok(paged(builder.build().map_err(|error| setup(target, &error))?))
 }
 
-fn azure(target: &Target, credentials: &Credentials, identity: Identity) -> Result<Arc<dyn ObjectStore>, StoreError> {
+fn azure(target: &Target, credentials: &Credentials, identity: Identity) -> Result<Client, StoreError> {
     let connection = credentials.connection_string()?;
     let account = target.azure.as_ref().and_then(|azure| azure.storage_account.clone());
     let account = account.or_else(|| connection.as_ref().and_then(|connection| connection.account.clone()));
@@ -444,7 +453,7 @@ fn azure(target: &Target, credentials: &Credentials, identity: Identity) -> Resu
             }
         }
     };
-    Ok(Arc::new(builder.build().map_err(|error| setup(target, &error))?))
+    Ok(paged(builder.build().map_err(|error| setup(target, &error))?))
 }
 
 /// `https://account.blob.core.windows.net` names its account.
@@ -454,12 +463,12 @@ fn account_in_host(endpoint: &str) -> Option<String> {
     rest.starts_with("blob.").then(|| account.to_owned())
 }
 
-fn file(target: &Target) -> Result<Arc<dyn ObjectStore>, StoreError> {
+fn file(target: &Target) -> Result<Client, StoreError> {
     let root = target.file.as_ref().map(|file| file.root.as_str()).unwrap_or_default();
     std::fs::create_dir_all(root).map_err(|error| setup(target, &error))?;
     // Flushed to the disk before a manifest says so: a power cut must not leave a manifest without its object.
     let store = LocalFileSystem::new_with_prefix(root).map_err(|error| setup(target, &error))?.with_fsync(true);
-    Ok(Arc::new(store))
+    Ok((Arc::new(store), None))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ fn folder() -> (tempfile::TempDir, Store) {
 async fn a_folder_is_a_store() {
     let (_keep, store) = folder();
     assert!(store.preflight("p/ns/c/.preflight").await.unwrap(), "a folder honours create-only");
-    assert_eq!(store.list("p/ns/c/").await.unwrap(), []);
+    assert_eq!(store.list("p/ns/c/").await.unwrap(), Listed::default());
     store.create("p/ns/c/a", Bytes::from_static(b"one")).await.unwrap();
     assert_eq!(store.head("p/ns/c/a").await.unwrap(), Some(3));
     assert_eq!(store.head("p/ns/c/b").await.unwrap(), None);
@@ -24,6 +24,21 @@ async fn a_folder_is_a_store() {
     assert!(matches!(store.small("p/ns/c/a", 2).await, Err(StoreError::Size { .. })));
     store.delete("p/ns/c/a").await.unwrap();
     store.delete("p/ns/c/a").await.unwrap();
+}
+
+#[tokio::test]
+async fn odd_files_in_a_folder_hide_no_backup() {
+    use std::os::unix::ffi::OsStrExt;
+    let (keep, store) = folder();
+    store.create("p/ns/c/a.snap", Bytes::from_static(b"one")).await.unwrap();
+    let folder = keep.path().join("backups/p/ns/c");
+    std::fs::write(folder.join("b\n.snap"), "").unwrap();
+    std::fs::write(folder.join(std::ffi::OsStr::from_bytes(b"c\xff.snap")), "").unwrap();
+    std::fs::create_dir(folder.join("old")).unwrap();
+    let mut listed = store.list("p/ns/c/").await.unwrap();
+    listed.odd.sort();
+    assert_eq!(listed.objects, [Stored { key: "p/ns/c/a.snap".into(), size: 3 }]);
+    assert_eq!(listed.odd, ["p/ns/c/b\n.snap", "p/ns/c/c\u{fffd}.snap"]);
 }
 
 #[tokio::test]
