@@ -3,10 +3,8 @@
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
 use kube::ResourceExt;
-use kube::runtime::{WatchStreamExt, watcher};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Error;
 use super::args::Wait;
@@ -16,6 +14,12 @@ use super::view::operation::{current_step, phase_of, progress};
 use super::view::restore as restore_view;
 use crate::adapter::kubernetes::client::RequestError;
 use crate::api::{OpenBaoOperation, OpenBaoRestore, OperationPhase, RestorePhase};
+
+/// How often it is looked at. A watch would tell sooner and cost less, but one whose connection died without a word tells
+/// nothing for minutes, and a person waits here.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// An answer that takes longer does not come. Giving up closes the connection, so that the next look takes another one.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -76,33 +80,28 @@ pub async fn follow<K: Followed>(connection: &Connection, created: K, wait: &Wai
     if !wait.wait {
         return Ok((Ended::NotAwaited, created));
     }
-    let changes = watcher::watch_object(connection.api::<K>(), &created.name_any()).default_backoff();
-    to_the_end(Box::pin(changes), created, wait.timeout).await
+    let (api, name) = (connection.api::<K>(), created.name_any());
+    to_the_end(async || Ok(api.get_opt(&name).await?), created, wait.timeout).await
 }
 
 async fn to_the_end<K: Followed>(
-    mut changes: impl Stream<Item = Result<Option<K>, watcher::Error>> + Unpin,
+    look: impl AsyncFn() -> Result<Option<K>, RequestError>,
     created: K,
     limit: Duration,
 ) -> Result<(Ended, K), Error> {
     let deadline = Instant::now() + limit;
     let mut last = created;
     let mut shown = Shown::default();
-    while let Ok(Some(change)) = timeout_at(deadline, changes.next()).await {
-        match change {
-            Err(error) => {
-                let (error, lasts) = judge(error);
-                if lasts {
-                    shown.finish();
-                    return Err(Error::Watch { what: format!("{} {}", K::NAME, last.name_any()), source: error });
-                }
-                // The watch reconnects by itself; the last thing said about the object still holds.
-                shown.show(&format!("out of sight, trying again: {error}"));
+    while Instant::now() < deadline {
+        match timeout_at(deadline.min(Instant::now() + PATIENCE), look()).await {
+            // The last thing said about the object still holds.
+            Err(_) => shown.show(&format!("out of sight, trying again: no answer within {PATIENCE:?}")),
+            Ok(Err(source)) if lasts(&source) => {
+                shown.finish();
+                return Err(Error::Watch { what: format!("{} {}", K::NAME, last.name_any()), source });
             }
-            Ok(None) => {
-                return Err(Error::Missing(K::NAME, last.name_any(), last.namespace().unwrap_or_default()));
-            }
-            Ok(Some(object)) => {
+            Ok(Err(error)) => shown.show(&format!("out of sight, trying again: {error}")),
+            Ok(Ok(Some(object))) if object.uid() == last.uid() => {
                 shown.show(&object.line(Paint::Off));
                 last = object;
                 if let Some(ended) = last.ended() {
@@ -110,24 +109,22 @@ async fn to_the_end<K: Followed>(
                     return Ok((ended, last));
                 }
             }
+            Ok(Ok(_)) => {
+                shown.finish();
+                return Err(Error::Missing(K::NAME, last.name_any(), last.namespace().unwrap_or_default()));
+            }
         }
+        let _ = timeout_at(deadline, sleep(LOOK_AGAIN)).await;
     }
     shown.finish();
     eprintln!("still under way after {}: nothing was stopped", seconds(limit));
     Ok((Ended::NotYet, last))
 }
 
-/// A watch's error, and whether it lasts: who has no right to watch has none a second later.
-fn judge(error: watcher::Error) -> (RequestError, bool) {
-    let error = match error {
-        watcher::Error::InitialListFailed(error)
-        | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => error,
-        watcher::Error::WatchError(status) => kube::Error::Api(status),
-        none @ watcher::Error::NoResourceVersion => kube::Error::Service(Box::new(none)),
-    };
-    let lasts = matches!(&error, kube::Error::Api(status) if matches!(status.code, 401 | 403));
-    (error.into(), lasts)
+/// Who has no right to look has none a second later; everything else may pass.
+fn lasts(error: &RequestError) -> bool {
+    let RequestError::Kube(error) = error else { return false };
+    matches!(&**error, kube::Error::Api(status) if matches!(status.code, 401 | 403))
 }
 
 fn seconds(duration: Duration) -> String {
@@ -165,56 +162,95 @@ impl Shown {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::stream;
+    use std::cell::RefCell;
+    use std::future::pending;
 
-    type Change = Result<Option<OpenBaoOperation>, watcher::Error>;
+    /// What a look comes to; `None` is no answer at all.
+    type Look = Option<Result<Option<OpenBaoOperation>, RequestError>>;
 
     const LIMIT: Duration = Duration::from_secs(60);
 
     fn operation(phase: &str) -> OpenBaoOperation {
         serde_saphyr::from_str(&format!(
-            "metadata: {{name: fern-backup-1, namespace: vault}}\n\
+            "metadata: {{name: fern-backup-1, namespace: vault, uid: u}}\n\
              spec: {{cluster: fern, operation: Backup}}\nstatus: {{phase: {phase}}}"
         ))
         .unwrap()
     }
 
-    fn refusal(code: u16) -> watcher::Error {
-        let status = kube::core::Status::failure("not yours", "Refused").with_code(code);
-        watcher::Error::WatchStartFailed(kube::Error::Api(Box::new(status)))
+    fn is(phase: &str) -> Look {
+        Some(Ok(Some(operation(phase))))
     }
 
-    async fn seen(changes: Vec<Change>) -> Result<(Ended, OpenBaoOperation), Error> {
-        let changes = stream::iter(changes).chain(stream::pending());
-        to_the_end(Box::pin(changes), operation("Pending"), LIMIT).await
+    fn refusal(code: u16) -> Look {
+        let status = kube::core::Status::failure("not yours", "Refused").with_code(code);
+        Some(Err(kube::Error::Api(Box::new(status)).into()))
+    }
+
+    /// Each look in turn; after the last one nothing answers any more.
+    async fn seen(looks: Vec<Look>) -> Result<(Ended, OpenBaoOperation), Error> {
+        let looks = RefCell::new(looks.into_iter());
+        let look = async || {
+            let next = looks.borrow_mut().next().flatten();
+            match next {
+                Some(answer) => answer,
+                None => pending().await,
+            }
+        };
+        to_the_end(look, operation("Pending"), LIMIT).await
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_object_that_ended_is_the_one_that_is_shown() {
-        let changes = vec![Ok(Some(operation("Running"))), Err(refusal(500)), Ok(Some(operation("Failed")))];
-        let (ended, last) = seen(changes).await.unwrap();
+        let looks = vec![is("Running"), refusal(500), is("Failed")];
+        let (ended, last) = seen(looks).await.unwrap();
         assert_eq!((ended, phase_of(&last)), (Ended::Badly, OperationPhase::Failed));
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_end_behind_a_connection_that_died_silently_is_seen_within_ten_seconds() {
+        let start = Instant::now();
+        let (ended, _) = seen(vec![is("Running"), None, is("Succeeded")]).await.unwrap();
+        assert_eq!(ended, Ended::Well);
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_is_away_for_a_while_does_not_end_the_wait() {
+        let away = (0..6).flat_map(|_| [None, refusal(503), Some(Err(RequestError::TimedOut))]);
+        let (ended, _) = seen(away.chain([is("Succeeded")]).collect()).await.unwrap();
+        assert_eq!(ended, Ended::Well);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn time_that_is_over_is_told_as_such_whatever_the_api_server_says_by_then() {
-        for (changes, phase) in [
-            (vec![], OperationPhase::Pending),
-            (vec![Ok(Some(operation("Running"))), Err(refusal(503))], OperationPhase::Running),
-        ] {
-            let (ended, last) = seen(changes).await.unwrap();
+        for (looks, phase) in
+            [(vec![], OperationPhase::Pending), (vec![is("Running"), refusal(503)], OperationPhase::Running)]
+        {
+            let start = Instant::now();
+            let (ended, last) = seen(looks).await.unwrap();
             assert_eq!((ended, phase_of(&last)), (Ended::NotYet, phase));
+            assert_eq!(start.elapsed(), LIMIT);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_may_not_watch_is_told_so_at_once() {
+    async fn who_may_not_look_is_told_so_at_once() {
         for code in [401, 403] {
             let start = Instant::now();
-            let error = seen(vec![Err(refusal(code))]).await.unwrap_err();
+            let error = seen(vec![refusal(code)]).await.unwrap_err();
             let told = crate::causes::chain(&error);
             assert!(told.contains("openbaooperation fern-backup-1") && told.contains("not yours"), "{told}");
             assert!(start.elapsed() < LIMIT, "{code}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_is_gone_or_was_replaced_is_missing() {
+        let mut other = operation("Succeeded");
+        other.metadata.uid = Some("another".into());
+        for look in [None, Some(other)] {
+            assert!(matches!(seen(vec![Some(Ok(look))]).await, Err(Error::Missing(..))));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What is in the store itself, whatever records there are: a Job of the mover looks, because nobody else holds the
 //! store's credentials. It is made with the person's own rights, read, and removed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::batch::v1::Job;
@@ -12,7 +12,7 @@ use kube::{Resource, ResourceExt};
 use super::connection::Connection;
 use super::table::{Cell, Paint, Table, Tone, ago, bytes};
 use super::{Error, here, say};
-use crate::adapter::kubernetes::client::timed;
+use crate::adapter::kubernetes::client::{RequestError, timed};
 use crate::api::{OpenBaoCluster, OpenBaoOperation};
 use crate::datapath::protocol::{BackupState, ListedBackup};
 use crate::datapath::stored::NOTE;
@@ -20,6 +20,8 @@ use crate::service::backup::jobs::{self, Mover, Operation, Source, Task};
 use crate::service::backup::store::Store;
 use crate::service::cluster::names;
 
+/// How long the API server may be away while an answer is awaited.
+const AWAY: Duration = Duration::from_secs(30);
 /// From the Job's start to its last word. Reading one backup back may take a while.
 const LIMIT: TimeDelta = TimeDelta::minutes(15);
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
@@ -86,20 +88,22 @@ async fn run(connection: &Connection, cluster: &str, image: Option<String>, task
 
 async fn await_answer(connection: &Connection, name: &str) -> Result<String, Error> {
     let (jobs, pods): (Api<Job>, Api<Pod>) = (connection.objects(), connection.objects());
-    let read = |source| Error::Read { what: format!("job {name}"), source };
     let deadline = Utc::now() + LIMIT;
     let mut said = String::new();
+    let mut answered = Instant::now();
     loop {
-        let status = timed(jobs.get(name)).await.map_err(read)?.status.unwrap_or_default();
-        let (done, failed) = (status.succeeded.unwrap_or(0) > 0, status.failed.unwrap_or(0) > 0);
-        let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
-        let pod = timed(pods.list(&selector)).await.map_err(read)?.items.into_iter().next();
-        if done || failed {
-            let Some(pod) = pod else { return Err(Error::Mover(format!("its pod of job {name} is gone already"))) };
-            let text = timed(pods.logs(&pod.name_any(), &LogParams::default())).await.map_err(read)?;
-            return if done { Ok(text) } else { Err(Error::Mover(complaint(&text))) };
-        }
-        if let Some(why) = pod.as_ref().and_then(stuck)
+        let waiting = match look(&jobs, &pods, name).await {
+            Ok(Looked::Ended(answer)) => return answer,
+            Ok(Looked::Waiting(why)) => {
+                answered = Instant::now();
+                why
+            }
+            Err(source) if source.is_forbidden() || source.is_not_found() || answered.elapsed() > AWAY => {
+                return Err(Error::Read { what: format!("job {name}"), source });
+            }
+            Err(source) => Some(format!("out of sight, trying again: {source}")),
+        };
+        if let Some(why) = waiting
             && why != said
         {
             eprintln!("waiting: {why}");
@@ -110,6 +114,27 @@ async fn await_answer(connection: &Connection, name: &str) -> Result<String, Err
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+}
+
+enum Looked {
+    Ended(Result<String, Error>),
+    /// And what keeps it from starting, if that is known.
+    Waiting(Option<String>),
+}
+
+async fn look(jobs: &Api<Job>, pods: &Api<Pod>, name: &str) -> Result<Looked, RequestError> {
+    let status = timed(jobs.get(name)).await?.status.unwrap_or_default();
+    let (done, failed) = (status.succeeded.unwrap_or(0) > 0, status.failed.unwrap_or(0) > 0);
+    let selector = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
+    let pod = timed(pods.list(&selector)).await?.items.into_iter().next();
+    if !done && !failed {
+        return Ok(Looked::Waiting(pod.as_ref().and_then(stuck)));
+    }
+    let Some(pod) = pod else {
+        return Ok(Looked::Ended(Err(Error::Mover(format!("its pod of job {name} is gone already")))));
+    };
+    let text = timed(pods.logs(&pod.name_any(), &LogParams::default())).await?;
+    Ok(Looked::Ended(if done { Ok(text) } else { Err(Error::Mover(complaint(&text))) }))
 }
 
 /// The mover's own sentence among its lines.
