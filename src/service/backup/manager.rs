@@ -117,8 +117,8 @@ fn decide(known: &Known<'_>) -> Result<Planned, Refusal> {
         (backup_steps(false), None)
     } else {
         may_start(known)?;
-        frozen.leftovers = tidy::leftovers(request::backups_of(cluster, known.operations));
-        frozen.disproven = tidy::disproven(request::backups_of(cluster, known.operations));
+        let uncleaned = tidy::uncleaned(request::backups_of(cluster, known.operations));
+        (frozen.leftovers, frozen.disproven) = (uncleaned.leftovers, uncleaned.disproven);
         let prunes = frozen.retention.is_some() || !frozen.leftovers.is_empty() || !frozen.disproven.is_empty();
         (backup_steps(prunes), own_lock(cluster, uid))
     };

@@ -49,39 +49,34 @@ pub fn outdated<J: AsRef<Job>>(jobs: &[J], live: &BTreeSet<String>) -> Vec<Job> 
 /// No more keys than this are looked after at once.
 const LOOKED_AFTER: usize = 20;
 
-/// Keys under which failed backups may have left an object: their movers died while the store could not be reached, so
-/// that cleaning up failed as well. Those since the last backup that cleaned up; the cleaning spares whatever has a
-/// manifest.
-pub fn leftovers<'a>(operations: impl Iterator<Item = &'a OpenBaoOperation>) -> Vec<String> {
-    uncleaned(operations, |status| !is_disproven(status))
-}
-
-/// Keys of whole backups that this cluster's key does not open, and that could not be removed then. They go although they
-/// have a manifest: a restore of the latest would find them on the worst day.
-pub fn disproven<'a>(operations: impl Iterator<Item = &'a OpenBaoOperation>) -> Vec<String> {
-    uncleaned(operations, is_disproven)
+/// What failed backups left behind since the last one that cleaned up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uncleaned {
+    /// Keys under which there may be an object: their movers died while the store could not be reached, so that cleaning up
+    /// failed as well. The cleaning spares whatever has a manifest.
+    pub leftovers: Vec<String>,
+    /// Keys of whole backups that this cluster's key does not open, and that could not be removed then. They go although
+    /// they have a manifest: a restore of the latest would find them on the worst day.
+    pub disproven: Vec<String>,
 }
 
 fn is_disproven(status: &OpenBaoOperationStatus) -> bool {
     status.reason.as_deref().is_some_and(|reason| reason == SEAL_OTHER_TYPE || SealError::REASONS.contains(&reason))
 }
 
-fn uncleaned<'a>(
-    operations: impl Iterator<Item = &'a OpenBaoOperation>,
-    which: impl Fn(&OpenBaoOperationStatus) -> bool,
-) -> Vec<String> {
+pub fn uncleaned<'a>(operations: impl Iterator<Item = &'a OpenBaoOperation>) -> Uncleaned {
     let mut ended: Vec<_> = operations
         .filter(|op| op.spec.operation == OperationKind::Backup && !is_verification(op))
         .filter_map(|op| Some((ended_at(op)?, op, op.status.as_ref()?)))
         .collect();
     ended.sort_by_key(|(at, ..)| Reverse(*at));
-    ended
-        .into_iter()
-        .take_while(|(_, op, status)| !cleaned_up(op, status))
-        .filter(|(_, _, status)| status.phase != OperationPhase::Succeeded && which(status))
-        .filter_map(|(_, _, status)| status.inputs.get(KEY).filter(|key| !key.is_empty()).cloned())
-        .take(LOOKED_AFTER)
-        .collect()
+    let mut found = Uncleaned::default();
+    for (_, _, status) in ended.into_iter().take_while(|(_, op, status)| !cleaned_up(op, status)) {
+        let list = if is_disproven(status) { &mut found.disproven } else { &mut found.leftovers };
+        let key = status.inputs.get(KEY).filter(|key| !key.is_empty() && status.phase != OperationPhase::Succeeded);
+        list.extend(key.filter(|_| list.len() < LOOKED_AFTER).cloned());
+    }
+    found
 }
 
 /// Whether nothing that failed before this backup is left. One that a restore or an upgrade takes cleans nothing; an own
@@ -140,7 +135,7 @@ mod tests {
             operation("Succeeded", 5, "", Some("Verify")),
             operation("Failed", 6, "", None),
         ];
-        assert_eq!(leftovers(operations.iter()), ["d", "c"]);
+        assert_eq!(uncleaned(operations.iter()).leftovers, ["d", "c"]);
     }
 
     #[test]
@@ -154,8 +149,8 @@ mod tests {
             .unwrap()
         };
         let operations = [failed("a", "SealOtherType"), failed("b", "MoverLost"), failed("c", SealError::REASONS[0])];
-        assert_eq!(disproven(operations.iter()), ["a", "c"]);
-        assert_eq!(leftovers(operations.iter()), ["b"]);
+        let found = uncleaned(operations.iter());
+        assert_eq!((found.disproven, found.leftovers), (vec!["a".to_owned(), "c".into()], vec!["b".to_owned()]));
     }
 
     #[test]
@@ -175,12 +170,12 @@ mod tests {
             |state: &str, output: serde_json::Value| json!([{"name": "Retention", "state": state, "output": output}]);
         let failed = || operation("Failed", 1, "a", None, json!([]));
         let child = operation("Succeeded", 2, "b", Some("PreUpgrade"), json!([]));
-        assert_eq!(leftovers([failed(), child].iter()), ["a"]);
+        assert_eq!(uncleaned([failed(), child].iter()).leftovers, ["a"]);
         let warned =
             operation("Succeeded", 2, "b", None, retention("completed", json!({"warning": "the store is away"})));
-        assert_eq!(leftovers([failed(), warned].iter()), ["a"]);
+        assert_eq!(uncleaned([failed(), warned].iter()).leftovers, ["a"]);
         let good = operation("Succeeded", 2, "b", None, retention("completed", json!({"removed": "0"})));
-        assert_eq!(leftovers([failed(), good].iter()), [""; 0]);
+        assert_eq!(uncleaned([failed(), good].iter()).leftovers, [""; 0]);
     }
 
     #[test]
