@@ -33,7 +33,7 @@ fn apply(request: &Request, policy: Policy, status: &mut OpenBaoRolloutStatus) -
         return Err("the rollout was cancelled, which is final: create another OpenBaoRollout".to_owned());
     }
     match request.action {
-        RequestAction::Stop => stop(status),
+        RequestAction::Stop => stop(policy, status),
         RequestAction::Cancel => cancel(step, status),
         RequestAction::Resume => resume(step, policy, status),
         RequestAction::Release => release(step, policy, status),
@@ -45,16 +45,20 @@ fn apply(request: &Request, policy: Policy, status: &mut OpenBaoRolloutStatus) -
 
 /// A stop takes hold where a member has a safe point before it. One that runs through has none left, and turning that stop
 /// into an undo is not what was asked for.
-fn stop(status: &mut OpenBaoRolloutStatus) -> Result<String, String> {
+fn stop(policy: Policy, status: &mut OpenBaoRolloutStatus) -> Result<String, String> {
     use RolloutMemberState::{Pending, Preparing, WaitingForCutover};
     if status.stop.is_some() {
         return Ok("the rollout is stopped already".to_owned());
     }
-    if !status.members.iter().any(|member| matches!(member.state, Pending | Preparing | WaitingForCutover)) {
-        return Err("nothing is left to stop: every member has ended or moves its leadership".to_owned());
+    let runs_through = |state| state == Preparing && policy.cutover == Cutover::Inline;
+    let can_stop = |state| matches!(state, Pending | Preparing | WaitingForCutover) && !runs_through(state);
+    if !status.members.iter().any(|member| can_stop(member.state)) {
+        return Err("nothing is left to stop: every member has ended, or runs through to its end".to_owned());
     }
     status.stop = Some(RolloutStop::Stop);
-    Ok("no further member begins or moves its leadership; Resume goes on, Cancel undoes".to_owned())
+    let through = status.members.iter().find(|member| runs_through(member.state));
+    let through = through.map(|member| format!("; {} runs through to its end", member.cluster)).unwrap_or_default();
+    Ok(format!("no further member begins or moves its leadership{through}; Resume goes on, Cancel undoes"))
 }
 
 fn cancel(step: &str, status: &mut OpenBaoRolloutStatus) -> Result<String, String> {

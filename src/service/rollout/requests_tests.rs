@@ -60,6 +60,17 @@ fn a_stop_is_refused_when_nothing_is_left_to_stop_and_resumed_by_name() {
     let policy = policy("rolling", "halt", false);
     let (outcome, _) = asked(&status([State::Completed, State::Soaking]), policy, RequestAction::Stop, "");
     assert_eq!(outcome, RequestOutcome::Refused);
+    let (outcome, _) = asked(&status([State::Completed, State::Preparing]), policy, RequestAction::Stop, "");
+    assert_eq!(
+        outcome,
+        RequestOutcome::Refused,
+        "it runs through: leadership would move after a stop that was applied"
+    );
+    let (_, stopped) = asked(&status([State::Preparing, State::Pending]), policy, RequestAction::Stop, "");
+    assert!(stopped.handled_requests[0].message.contains("kelp runs through"), "{:?}", stopped.handled_requests);
+    let deferred = self::policy("rolling", "halt", true);
+    let (outcome, _) = asked(&status([State::Completed, State::Preparing]), deferred, RequestAction::Stop, "");
+    assert_eq!(outcome, RequestOutcome::Applied, "it parks, and does not go on");
     let (outcome, stopped) = asked(&status([State::CuttingOver, State::Pending]), policy, RequestAction::Stop, "");
     assert_eq!((outcome, stopped.stop), (RequestOutcome::Applied, Some(RolloutStop::Stop)));
     let mut again = stopped;
