@@ -252,9 +252,9 @@ async fn act(
         uid: spec.uid.clone(),
         settled: memory.settled.clone(),
     };
-    let stage = match stage(&applier, notes, &status, spec, facts, members).await? {
-        Ok(stage) => stage,
-        Err(remnant) => return Ok(Acted::waits_for(remnant)),
+    let stage = match standing(&applier, notes, &status, spec, facts, members).await? {
+        Standing::At(stage) => stage,
+        Standing::Unclear(remnant) => return Ok(Acted::waits_for(remnant)),
     };
     let planes = planes::write(ad, notes, cluster, spec, now).await?;
     let mut acted = Acted { stage: Some(stage), planes, ..Acted::default() };
@@ -449,30 +449,37 @@ fn kept_claims(spec: &ValidatedCluster, facts: &Facts) -> Option<Vec<PersistentV
     Some(templates.into_iter().map(|template| PersistentVolumeClaim { status: None, ..template }).collect())
 }
 
-/// Whether this cluster may still be initialised. Asked of the API server itself where a mistake would cost data. `Ok(Err(why))`:
-/// an earlier object of this name is not gone yet, so nothing can be said.
-async fn stage(
+/// Whether this cluster may still be initialised, if that can be said.
+enum Standing {
+    /// It is known.
+    At(Stage),
+    /// An earlier object of this name is not gone yet, so nobody knows: what is left of it, in words.
+    Unclear(String),
+}
+
+/// Whether this cluster may still be initialised. Asked of the API server itself where a mistake would cost data.
+async fn standing(
     applier: &Applier,
     notes: &mut Notes,
     status: &OpenBaoClusterStatus,
     spec: &ValidatedCluster,
     facts: &Facts,
     members: &[Member],
-) -> Result<Result<Stage, String>, Error> {
+) -> Result<Standing, Error> {
     let initialized = status.initialized == Some(true);
     if !initialized
         && !notes.bootstrapped
         && let Some(remnant) = bootstrap::remnant(facts, &spec.uid)
     {
-        return Ok(Err(remnant));
+        return Ok(Standing::Unclear(remnant));
     }
     if notes.bootstrapped || bootstrap::is_done(members) {
         let marked = facts.annotation(statefulset::BOOTSTRAPPED).is_some();
         if !notes.bootstrapped && !initialized && !marked && !spec.self_init && init::is_pending(applier).await? {
-            return Ok(Ok(Stage::Bootstrapping));
+            return Ok(Standing::At(Stage::Bootstrapping));
         }
         notes.bootstrapped = true;
-        return Ok(Ok(Stage::Bootstrapped));
+        return Ok(Standing::At(Stage::Bootstrapped));
     }
     let claims_exist = if facts.own_set(&spec.uid).is_none() && !initialized {
         // Right after its creation the watch does not show it yet, while its volumes exist already: not to be taken for
@@ -489,7 +496,7 @@ async fn stage(
                 return Err(Error::Behind);
             }
             if bootstrap::is_left_behind(&found, &spec.uid) {
-                return Ok(Err(bootstrap::left_behind("StatefulSet", &found.name_any())));
+                return Ok(Standing::Unclear(bootstrap::left_behind("StatefulSet", &found.name_any())));
             }
         }
         let api: Api<PersistentVolumeClaim> = Api::namespaced(applier.client.clone(), &spec.namespace);
@@ -504,7 +511,7 @@ async fn stage(
         let exist = claims.peek().is_some();
         // Neither retained nor gone: whoever waits for it to go finds the one or the other.
         if let Some(going) = claims.find(|claim| claim.metadata.deletion_timestamp.is_some()) {
-            return Ok(Err(bootstrap::left_behind("volume claim", &going.name_any())));
+            return Ok(Standing::Unclear(bootstrap::left_behind("volume claim", &going.name_any())));
         }
         exist
     } else {
@@ -512,7 +519,7 @@ async fn stage(
     };
     let stage = bootstrap::stage(facts, &spec.uid, initialized, claims_exist);
     notes.bootstrapped = stage == Stage::Bootstrapped;
-    Ok(Ok(stage))
+    Ok(Standing::At(stage))
 }
 
 /// Grants the first start to one volume and lets waiting pods go.
