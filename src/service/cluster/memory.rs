@@ -21,6 +21,9 @@ const IDENTITY_TRUST: Duration = Duration::from_secs(60);
 /// How long a member serves outside of raft before that is believed.
 const OUTSIDE: Duration = Duration::from_secs(30);
 
+/// How long looks may be cut short by other writers, or by a watch that is behind, before somebody is told.
+const CUT_SHORT: Duration = Duration::from_secs(30);
+
 /// Memory of all clusters of one scope.
 #[derive(Debug, Default)]
 pub struct Memory {
@@ -61,6 +64,8 @@ pub struct Notes {
     pub refused_size: Option<(String, String, Instant)>,
     /// Failed reconciles in a row.
     pub failures: u32,
+    /// Since when no look has got to its end because another writer was faster.
+    pub cut_short: Option<Instant>,
 }
 
 /// Raft's members by node id.
@@ -102,6 +107,15 @@ impl Notes {
                 now.duration_since(*since) >= OUTSIDE
             })
             .collect()
+    }
+
+    /// Remembers whether a look was cut short, and returns whether all have been for so long that it should be said.
+    pub fn is_cut_short_for_long(&mut self, cut_short: bool) -> bool {
+        if !cut_short {
+            self.cut_short = None;
+            return false;
+        }
+        self.cut_short.get_or_insert_with(Instant::now).elapsed() >= CUT_SHORT
     }
 
     /// Whom to wait for: older knowledge will do while newer is on its way, and none while the login is refused.
@@ -195,6 +209,16 @@ mod tests {
         assert_eq!(notes.long_outside(one()), one());
         assert_eq!(notes.long_outside(BTreeSet::new()), BTreeSet::new());
         assert_eq!(notes.long_outside(one()), BTreeSet::new(), "it was inside meanwhile: counted anew");
+    }
+
+    #[test]
+    fn being_cut_short_is_told_only_when_it_has_lasted_and_is_forgotten_with_the_first_look_that_was_not() {
+        let mut notes = Notes::default();
+        assert!(!notes.is_cut_short_for_long(true), "the next look may get to its end");
+        notes.cut_short = Instant::now().checked_sub(CUT_SHORT);
+        assert!(notes.is_cut_short_for_long(true));
+        assert!(!notes.is_cut_short_for_long(false));
+        assert!(!notes.is_cut_short_for_long(true), "counted anew");
     }
 
     #[test]

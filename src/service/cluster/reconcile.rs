@@ -115,6 +115,9 @@ pub enum Error {
     /// Deletion could not be finished.
     #[error(transparent)]
     Deletion(#[from] deletion::Error),
+    /// No look has got to its end for a while.
+    #[error("no look gets to its end: what it is about to change has always just been changed, or is not there")]
+    CutShort(#[source] Box<Error>),
 }
 
 impl Error {
@@ -133,6 +136,7 @@ impl Error {
             Self::Init(_) => "Initialize",
             Self::Requests(_) => "Requests",
             Self::Deletion(_) => "Deletion",
+            Self::CutShort(_) => "CutShort",
         }
     }
 
@@ -210,6 +214,14 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
             (Acted { progress: Some(paused), ..Acted::default() }, None)
         }
         Err(_) => (Acted::default(), None),
+    };
+    let cut_short = failure.as_ref().is_some_and(Error::is_conflict);
+    let lasts = notes.is_cut_short_for_long(cut_short);
+    let failure = match failure {
+        // It did not see the rest of its way, so it has nothing to say about it. The next one follows in a moment.
+        Some(error) if cut_short && !lasts => return Err(error),
+        Some(error) if cut_short => Some(Error::CutShort(Box::new(error))),
+        other => other,
     };
     // During the first start there are better things to do than to ask who votes.
     let started = cluster.status.as_ref().is_some_and(|status| status.phase != Some(ClusterPhase::Initializing));
@@ -637,7 +649,7 @@ async fn report(
 ) -> Result<Duration, Error> {
     let before = cluster.status.clone().unwrap_or_default();
     let mut troubles = acted.troubles;
-    let failed = failure.filter(|error| !error.is_conflict()).map(Error::trouble);
+    let failed = failure.map(Error::trouble);
     let stopped = failed.clone().or(acted.stopped);
     troubles.extend(failed);
     let known_tls = || before.conditions.iter().find(|known| known.type_ == crate::api::conditions::cluster::TLS_READY);
