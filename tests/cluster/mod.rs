@@ -270,6 +270,21 @@ async fn a_statefulset_of_somebody_else_is_never_taken_over() {
 }
 
 #[tokio::test]
+async fn the_first_start_names_a_config_map_of_somebody_else_that_is_in_its_way_and_goes_on_without_it() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-foreign-grant").await;
+    namespace.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kelp-bootstrap}\ndata: {theirs: kept}\n").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    namespace.apply(&manifest("kelp", "  replicas: 1\n")).await;
+    let told = says(&namespace, "kelp", "Degraded", "True", "NameTaken").await;
+    assert!(condition(&told, "Degraded").1.contains("ConfigMap kelp-bootstrap"), "{:?}", condition(&told, "Degraded"));
+    let theirs = namespace.kubectl(&["get", "configmap", "kelp-bootstrap", "-o", "jsonpath={.data.theirs}"]).await;
+    assert_eq!(theirs, "kept");
+    namespace.kubectl(&["delete", "configmap", "kelp-bootstrap"]).await;
+    available(&namespace, "kelp").await;
+}
+
+#[tokio::test]
 async fn an_impossible_spec_is_said_in_a_condition_and_leaves_the_running_cluster_alone() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-spec").await;

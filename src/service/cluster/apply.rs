@@ -185,6 +185,26 @@ impl Applier {
         }
     }
 
+    /// Looks at what was in the way of [`Self::create`]: an error if it is somebody else's. What was made for a cluster of this
+    /// name the watch shows in a moment.
+    pub async fn must_be_of_this_name<K>(&self, name: &str) -> Result<(), Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
+        let found = timed(api.get_opt(name)).await.map_err(|source| Error::Look {
+            kind: K::kind(&()).into_owned(),
+            name: name.to_owned(),
+            source,
+        })?;
+        match found {
+            Some(found) if !is_of_cluster(&found, &self.cluster) => {
+                Err(Error::NotOurs { kind: K::kind(&()).into_owned(), name: name.to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Deletes an object of ours that is no longer wanted.
     pub async fn remove<K>(&self, live: &K) -> Result<(), Error>
     where
@@ -200,7 +220,7 @@ impl Applier {
     /// Owned by this very cluster object; or, for what has no owner on purpose, labelled with its name.
     fn must_be_ours<K: Resource<DynamicType = ()>>(&self, found: &K, wanted: &K) -> Result<(), Error> {
         let ours = if wanted.owner_references().is_empty() {
-            found.labels().get(names::CLUSTER_LABEL) == Some(&self.cluster)
+            is_of_cluster(found, &self.cluster)
         } else {
             is_controlled_by(found, &self.uid)
         };
@@ -260,6 +280,32 @@ impl Applier {
         for object in wanted {
             let live = live.get(&object.name_any()).map(AsRef::as_ref);
             writes.push(self.ensure(live, object).boxed());
+        }
+    }
+}
+
+/// Whether an object says that it was made for a cluster of this name: for this very object, or for an earlier one.
+fn is_of_cluster(found: &impl ResourceExt, cluster: &str) -> bool {
+    found.labels().get(names::CLUSTER_LABEL).is_some_and(|label| label == cluster)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
+    #[test]
+    fn an_object_is_of_a_cluster_only_if_its_label_says_so() {
+        for (labels, expected) in [
+            (json!({names::CLUSTER_LABEL: "kelp"}), true),
+            (json!({names::CLUSTER_LABEL: "moss"}), false),
+            (json!({"app": "kelp"}), false),
+            (json!(null), false),
+        ] {
+            let object = json!({"metadata": {"name": "kelp-bootstrap", "labels": labels}});
+            let object: ConfigMap = serde_json::from_value(object).unwrap();
+            assert_eq!(is_of_cluster(&object, "kelp"), expected, "{object:?}");
         }
     }
 }

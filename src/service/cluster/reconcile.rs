@@ -553,6 +553,9 @@ async fn start(
                 let waiting: Vec<String> =
                     facts.pods.values().filter(|pod| bootstrap::is_gated(pod)).map(|pod| pod.name_any()).collect();
                 let_go(applier, facts, &waiting).await?;
+            } else {
+                // Nobody starts before it is gone, and the watch never shows what does not carry our label.
+                applier.must_be_of_this_name::<ConfigMap>(&names::bootstrap_config_map(&spec.name)).await?;
             }
             Ok(None)
         }
