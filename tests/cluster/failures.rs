@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 
-use super::{PATIENCE, available, bao, condition, get, keeping, login, manifest, must_hold, put, settled, uid};
+use super::{PATIENCE, available, bao, change, condition, get, keeping, login, manifest, must_hold, put, settled, uid};
 use crate::harness::{Cluster, Operator, eventually};
 
 #[tokio::test]
@@ -115,6 +115,27 @@ async fn members_join_and_leave_and_none_is_left_behind_in_raft() {
         assert_eq!(raft.matches("node_id").count(), usize::try_from(replicas).unwrap(), "{raft}");
         must_hold(&namespace, "kelp", &token, "kept").await;
     }
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn members_leave_by_way_of_raft_although_the_statefulset_was_deleted_with_the_wish() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-set-gone").await;
+    let mut operator = Operator::start(&namespace, &[]).await;
+    let token = keeping(&namespace, "  replicas: 3\n", 1).await;
+    // Nobody is there to see the one before the other, and nothing is remembered.
+    operator.stop(Duration::from_secs(30)).await;
+    namespace.kubectl(&["delete", "statefulset", "kelp", "--cascade=foreground"]).await;
+    change(&namespace, "kelp", serde_json::json!({"replicas": 1})).await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    eventually("one member is left in raft", PATIENCE, async || {
+        let raft = bao(&namespace, "kelp", &token, &["GET", "sys/storage/raft/configuration"]).await?;
+        if raft.matches("node_id").count() == 1 { Ok(()) } else { Err(raft) }
+    })
+    .await;
+    settled(&namespace, 0).await;
+    must_hold(&namespace, "kelp", &token, "kept").await;
 }
 
 #[tokio::test]

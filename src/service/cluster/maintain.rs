@@ -6,7 +6,7 @@ use super::{
     names,
     observe::{self, Member},
     status::{Trouble, reasons},
-    upkeep::{REMOVED, Situation, Step, decide, is_given_up, outsiders, unmarked, unsettled},
+    upkeep::{REMOVED, Situation, Step, decide, is_given_up, members_left, outsiders, unmarked, unsettled},
     validate::ValidatedCluster,
     voters,
 };
@@ -87,7 +87,8 @@ pub async fn run(
     version: &str,
     busy: Option<String>,
 ) -> Result<Outcome, Error> {
-    let current = replicas_of(facts).unwrap_or(spec.replicas);
+    let known = notes.voters.as_ref().map(|(_, raft)| &raft.peers);
+    let current = replicas_of(facts).or_else(|| members_left(facts, known, &spec.name)).unwrap_or(spec.replicas);
     let voters = notes.voters_of(members).cloned();
     let peers = notes.raft_of(members).map(|raft| raft.peers.clone());
     let outside = peers.as_ref().map(|peers| outsiders(members, peers)).unwrap_or_default();

@@ -11,9 +11,9 @@ use super::{
     observe::{self, Member},
 };
 use crate::service::upgrade::versions;
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
 use kube::ResourceExt;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Annotation of a claim whose member was removed from raft, or is about to be: its data never rejoins and must go before the
 /// claim is used again. Written before raft is asked, so that a member outside of raft without it was removed by others.
@@ -160,6 +160,20 @@ fn shrink(seen: &Situation<'_>, leader: &Member) -> Step {
 pub fn outsiders(members: &[Member], peers: &BTreeSet<String>) -> BTreeSet<String> {
     let outside = members.iter().filter(|member| member.serves() && !peers.contains(&member.name));
     outside.map(|member| member.uid.clone()).collect()
+}
+
+/// How many members a StatefulSet that is made anew must have: the spec may ask for fewer by now, and whoever is in raft leaves
+/// by way of it, or counts as lost for ever. `peers` are those that raft had when it was last asked; where nobody knows, volumes
+/// speak for their members. `None` where no volume is left.
+pub fn members_left(facts: &Facts, peers: Option<&BTreeSet<String>>, cluster: &str) -> Option<u32> {
+    let holds = |(ordinal, claim): (&u32, &Arc<PersistentVolumeClaim>)| {
+        (!claim.annotations().contains_key(REMOVED)).then_some(*ordinal)
+    };
+    let last = match peers.filter(|_| !facts.claims.is_empty()) {
+        Some(peers) => peers.iter().filter_map(|peer| names::ordinal_of(cluster, peer)).max(),
+        None => facts.claims.iter().filter_map(holds).max(),
+    };
+    last.map(|last| last + 1)
 }
 
 /// Claims that say their member leaves, while raft knows it and it is to stay: it was asked for again before it had gone.

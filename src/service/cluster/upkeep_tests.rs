@@ -221,6 +221,30 @@ fn a_claim_goes_only_after_the_statefulset_counts_its_member_no_more() {
 }
 
 #[test]
+fn a_statefulset_that_was_deleted_comes_back_with_everybody_who_is_still_in_raft() {
+    let left = |marked: &[u32], count, peers: Option<u32>| {
+        let facts = Facts { claims: claims(marked, count), ..Facts::default() };
+        members_left(&facts, peers.map(voters).as_ref(), "kelp")
+    };
+    assert_eq!(left(&[], 5, None), Some(5), "whatever the spec asks for by now");
+    assert_eq!(left(&[3, 4], 5, None), Some(3), "two have left, and their volumes are retained");
+    assert_eq!(left(&[2], 5, None), Some(5), "members are the first ones without a gap");
+    assert_eq!(left(&[4], 5, Some(5)), Some(5), "it was about to leave and had not");
+    assert_eq!(left(&[], 5, Some(3)), Some(3), "volumes of members that somebody took out by hand");
+    assert_eq!(left(&[], 3, Some(5)), Some(5), "a voter whose volume is gone joins anew, and then leaves");
+    assert_eq!(left(&[], 0, Some(5)), None, "nothing is left of any");
+    assert_eq!(left(&[0], 1, None), None);
+}
+
+#[test]
+fn nobody_leaves_before_the_statefulset_is_back() {
+    let mut facts = facts(&[], 5);
+    facts.stateful_set = None;
+    let members = members(&[Active, Standby, Standby, Standby, Standby], 0);
+    assert!(matches!(next(&facts, &members, Some(&voters(5)), 3, 5), Step::Wait(_)));
+}
+
+#[test]
 fn a_member_leaves_after_it_left_raft_and_steps_down_before() {
     let all = voters(5);
     let leading = members(&[Standby, Standby, Standby, Standby, Active], 4);
