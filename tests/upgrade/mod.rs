@@ -177,3 +177,35 @@ async fn three_servers_go_to_a_newer_version_keep_their_secrets_and_turn_back_fr
     .await;
     assert_eq!(ended(&bay, 3).await.name_any(), failed.name_any(), "no fourth upgrade");
 }
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn an_upgrade_comes_to_its_end_although_the_spec_becomes_one_that_cannot_be_carried_out() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("upgrade-broken-spec").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let bay = Bay::named(&namespace, "kelp", 3, "2.6.1", "upgrade: {soak: 2s}").await;
+    // An image that is not what the version says, so that the way goes on, and back again.
+    wish(&bay, json!({ "version": "2.7.9", "image": "docker.io/openbao/openbao:2.7.2" })).await;
+    soak::at_step(&bay, 1, "UpdateTemplate").await;
+    let plugin = json!({
+        "type": "secret", "name": "p", "version": "1", "binaryName": "p", "command": "p", "sha256sum": "0".repeat(64)
+    });
+    wish(&bay, json!({ "plugins": [plugin] })).await;
+    eventually("it is told", Duration::from_secs(60), async || {
+        let status = bay.cluster().await.status.unwrap_or_default();
+        let says = |kind: &str, word: &str| {
+            status.conditions.iter().any(|one| one.type_ == kind && one.message.contains(word))
+        };
+        let told = says("Progressing", "goes on with the spec from before") && says("Degraded", "spec.plugins");
+        if told { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
+    })
+    .await;
+    let turned = ended(&bay, 1).await;
+    let status = turned.status.clone().unwrap();
+    assert_eq!(status.phase, OperationPhase::RolledBack, "{:?}", status.message);
+    bay.whole(3).await;
+    wish(&bay, json!({ "plugins": null, "version": "2.6.1", "image": null })).await;
+    bay.whole(3).await;
+    bay.free().await;
+}

@@ -15,7 +15,7 @@ use crate::upgrade::traffic::Traffic;
 const VERSIONS: [&str; 5] = ["2.6.1", "2.6.2", "2.7.0", "2.7.1", "2.7.2"];
 
 /// Waits until the newest upgrade has `step` under way (by the beginning of its name).
-async fn at_step(bay: &Bay<'_>, count: usize, step: &str) {
+pub async fn at_step(bay: &Bay<'_>, count: usize, step: &str) {
     eventually(&format!("the upgrade reaches {step}"), LONG, async || {
         let all = bay.namespace.api::<OpenBaoOperation>().list(&kube::api::ListParams::default()).await;
         let all = all.map_err(|error| error.to_string())?.items;

@@ -7,7 +7,10 @@ use super::{
     keys::Remembered,
     observe::{self, Member},
 };
-use crate::adapter::openbao::{RaftConfiguration, Token};
+use crate::{
+    adapter::openbao::{RaftConfiguration, Token},
+    api::OpenBaoClusterSpec,
+};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
@@ -62,6 +65,8 @@ pub struct Notes {
     pub seal: Remembered,
     /// A size that the storage class refused, its words, and when.
     pub refused_size: Option<(String, String, Instant)>,
+    /// The spec that was last good. Only while an upgrade or a rollback is under way, which may have to go on with it.
+    pub last_good: Option<Arc<OpenBaoClusterSpec>>,
     /// Failed reconciles in a row.
     pub failures: u32,
     /// Since when no look has got to its end because another writer was faster.

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod bootstrap;
 pub mod build;
+mod carry;
 pub mod config;
 pub mod deletion;
 pub mod facts;

@@ -4,6 +4,7 @@ use super::{
     apply::{self, Applier, MANAGER},
     bootstrap::{self, Stage, Step},
     build::{self, config_maps, hash, secrets, statefulset},
+    carry,
     config::initialize,
     deletion,
     facts::{Facts, MAX_MEMBERS},
@@ -31,9 +32,8 @@ use crate::{
         metrics::metrics,
         openbao::HealthState,
     },
-    api::{ClusterPhase, Direction, LockMode, OpenBaoCluster, OpenBaoClusterStatus, OperationKind, conditions::reason},
+    api::{ClusterPhase, OpenBaoCluster, OpenBaoClusterStatus, conditions::reason},
     causes::chain,
-    service::upgrade::request,
 };
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::{
@@ -197,24 +197,41 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
     }
     deletion::guard(ad, cluster).await?;
     let valid = validate::validate(cluster);
+    let upgrade = valid.as_ref().err().and_then(|_| carry::under_way(ad, cluster));
+    let earlier = upgrade.as_ref().and_then(|_| carry::carried(cluster, notes.last_good.as_ref()));
+    let wish = match (&valid, &earlier) {
+        (Ok(spec), _) => Some((cluster, spec)),
+        (Err(_), Some((cluster, spec))) => Some((cluster, spec)),
+        (Err(_), None) => None,
+    };
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let account = valid.as_ref().map_or_else(|_| name.clone(), |valid| valid.service_account.clone());
+    let account = wish.map_or_else(|| name.clone(), |(_, spec)| spec.service_account.clone());
     let facts = Facts::gather(ad, &namespace, &name, &account);
     let members = observe::members(ad, cluster).await;
-    let (acted, failure) = match &valid {
-        Ok(spec) if !cluster.spec.paused || carries_on(ad, cluster) => {
-            match act(ad, memory, &mut notes, cluster, spec, &facts, &members).await {
+    let (mut acted, failure) = match wish {
+        Some((wished, spec)) if !cluster.spec.paused || carry::has_begun(ad, cluster) => {
+            match act(ad, memory, &mut notes, wished, spec, &facts, &members).await {
                 Ok(acted) => (acted, None),
                 Err(error) => (Acted::default(), Some(error)),
             }
         }
-        Ok(_) => {
+        Some(_) => {
             maintain::release(ad, cluster).await?;
             let paused = Trouble::new(reason::PAUSED, "spec.paused is true: nothing is changed");
             (Acted { progress: Some(paused), ..Acted::default() }, None)
         }
-        Err(_) => (Acted::default(), None),
+        None => (Acted::default(), None),
     };
+    let looked = acted.stage.is_some();
+    match (&valid, &upgrade) {
+        (Ok(spec), _) => {
+            let runs = if looked { acted.planes.upgrade_runs } else { notes.last_good.is_some() };
+            notes.last_good = runs.then(|| spec.spec.clone());
+        }
+        (Err(_), Some(upgrade)) if looked => acted.progress = Some(carry::goes_on(upgrade)),
+        (Err(invalid), Some(upgrade)) if wish.is_none() => acted.progress = Some(carry::waits(upgrade, invalid)),
+        (Err(_), _) => {}
+    }
     let cut_short = failure.as_ref().is_some_and(Error::is_conflict);
     let lasts = notes.is_cut_short_for_long(cut_short);
     let failure = match failure {
@@ -233,7 +250,6 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
     // Also of a paused or badly specified cluster: this is a way out.
     requests::free_orphan(ad, cluster).await?;
     let answers = requests::answer(ad, cluster, Utc::now()).await?;
-    let mut acted = acted;
     acted.planes.handled.extend(answers);
     let wait = report(ad, &mut notes, cluster, &valid, &facts, &members, acted, failure.as_ref()).await?;
     match failure {
@@ -364,22 +380,6 @@ fn all_empty(members: &[Member]) -> Option<Trouble> {
             "every member runs on an empty volume, and a cluster that was started once is never started anew by itself: bring the \
              old volumes back; or delete this object and its volume claims, apply it again, and restore a backup into it",
         )
-    })
-}
-
-/// Whether an upgrade or a rollback is between two safe points: it waits for what only this reconcile renders, and a
-/// cluster that is left there has neither its old nor its new servers. A parked upgrade stands at such a point.
-fn carries_on(ad: &Adapters, cluster: &OpenBaoCluster) -> bool {
-    let lock = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref());
-    let parked = lock.is_some_and(|lock| lock.mode == LockMode::Parked);
-    let operations = ad.caches.operations_of(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
-    operations.iter().any(|operation| {
-        let kind = operation.spec.operation;
-        let turns_back = operation.status.as_ref().is_some_and(|status| status.direction == Direction::Unwinding);
-        matches!(kind, OperationKind::Upgrade | OperationKind::Rollback)
-            && request::has_begun(operation)
-            && !operation.has_ended()
-            && (!parked || turns_back)
     })
 }
 

@@ -1,0 +1,93 @@
+//! An upgrade that is under way waits for what only the cluster's reconcile renders. A cluster that is left between two safe
+//! points has neither its old nor its new servers, so neither a pause nor a spec that cannot be carried out stops it there.
+
+use super::{
+    status::Trouble,
+    validate::{self, Invalid, ValidatedCluster},
+};
+use crate::{
+    adapter::Adapters,
+    api::{
+        Direction, LockMode, OpenBaoCluster, OpenBaoClusterSpec, OpenBaoOperation, OperationKind, conditions::reason,
+    },
+    service::upgrade::request,
+};
+use kube::ResourceExt;
+use std::sync::Arc;
+
+/// The upgrade or rollback on record that has not ended, by name. It may not have touched anything yet.
+pub fn under_way(ad: &Adapters, cluster: &OpenBaoCluster) -> Option<String> {
+    live(ad, cluster).first().map(|operation| operation.name_any())
+}
+
+/// Whether one is between two safe points. A parked upgrade stands at such a point.
+pub fn has_begun(ad: &Adapters, cluster: &OpenBaoCluster) -> bool {
+    let lock = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref());
+    let parked = lock.is_some_and(|lock| lock.mode == LockMode::Parked);
+    live(ad, cluster).iter().any(|operation| {
+        let turns_back = operation.status.as_ref().is_some_and(|status| status.direction == Direction::Unwinding);
+        request::has_begun(operation) && (!parked || turns_back)
+    })
+}
+
+fn live(ad: &Adapters, cluster: &OpenBaoCluster) -> Vec<Arc<OpenBaoOperation>> {
+    let mut operations = ad.caches.operations_of(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
+    operations.retain(|operation| {
+        matches!(operation.spec.operation, OperationKind::Upgrade | OperationKind::Rollback) && !operation.has_ended()
+    });
+    operations
+}
+
+/// The cluster as it is, with the spec that was last good: what an upgrade goes on with. `None` where none is remembered, or
+/// where it is not good any more.
+pub fn carried(
+    cluster: &OpenBaoCluster,
+    last_good: Option<&Arc<OpenBaoClusterSpec>>,
+) -> Option<(OpenBaoCluster, ValidatedCluster)> {
+    let cluster = OpenBaoCluster { spec: OpenBaoClusterSpec::clone(last_good?), ..cluster.clone() };
+    let valid = validate::validate(&cluster).ok()?;
+    Some((cluster, valid))
+}
+
+/// What is told of an upgrade that goes on with an earlier spec.
+pub fn goes_on(upgrade: &str) -> Trouble {
+    Trouble::new(
+        reason::RECONCILING,
+        format!("{upgrade} goes on with the spec from before the last change, which cannot be carried out"),
+    )
+}
+
+/// What is told of an upgrade that cannot: nobody remembers an earlier spec.
+pub fn waits(upgrade: &str, invalid: &Invalid) -> Trouble {
+    Trouble::new(
+        reason::WAITING,
+        format!("{upgrade} is under way and waits for a spec that can be carried out: {invalid}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::cluster::validate::tests::cluster;
+    use serde_json::json;
+
+    #[test]
+    fn what_goes_on_is_the_cluster_of_now_with_the_last_spec_that_was_good() {
+        let good = Arc::new(cluster(|s| s["replicas"] = json!(5)).spec);
+        let mut broken = cluster(|s| s["audit"] = json!([{"type": "file", "path": "f"}]));
+        broken.metadata.generation = Some(9);
+        assert!(validate::validate(&broken).is_err());
+        let (going, valid) = carried(&broken, Some(&good)).expect("it was good");
+        assert_eq!((going.metadata.generation, valid.generation, valid.replicas), (Some(9), 9, 5));
+        assert!(going.spec.audit.is_empty());
+    }
+
+    #[test]
+    fn nothing_goes_on_by_guessing() {
+        let broken = cluster(|s| s["audit"] = json!([{"type": "file", "path": "f"}]));
+        assert!(carried(&broken, None).is_none(), "nothing is remembered");
+        assert!(carried(&broken, Some(&Arc::new(broken.spec.clone()))).is_none(), "not good any more");
+        let told = waits("kelp-upgrade-2-7-2-1", &validate::validate(&broken).unwrap_err());
+        assert!(told.message.contains("kelp-upgrade-2-7-2-1") && told.message.contains("spec.audit"), "{told:?}");
+    }
+}
