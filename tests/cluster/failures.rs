@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 
-use super::{PATIENCE, available, bao, change, condition, get, keeping, login, manifest, must_hold, put, settled, uid};
+use super::{
+    PATIENCE, available, bao, change, condition, get, keeping, login, manifest, must_hold, put, says, settled, uid,
+};
 use crate::harness::{Cluster, Operator, eventually};
 
 #[tokio::test]
@@ -136,6 +138,36 @@ async fn members_leave_by_way_of_raft_although_the_statefulset_was_deleted_with_
     .await;
     settled(&namespace, 0).await;
     must_hold(&namespace, "kelp", &token, "kept").await;
+}
+
+#[tokio::test]
+async fn autopilot_is_set_as_the_spec_says_whenever_it_or_the_leader_changes() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-autopilot").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let token = keeping(&namespace, "  replicas: 1\n", 0).await;
+    let path = "sys/storage/raft/autopilot/configuration";
+    let shows = async |logs: &str| {
+        eventually(&format!("OpenBao shows {logs}"), PATIENCE, async || {
+            let found = bao(&namespace, "kelp", &token, &["GET", path]).await?;
+            if found.contains(&format!("\"max_trailing_logs\":{logs}")) { Ok(()) } else { Err(found) }
+        })
+        .await;
+    };
+    let before = uid(&namespace, "kelp-0").await;
+    let raft = |settings: serde_json::Value| serde_json::json!({"configuration": {"raft": {"autopilot": settings}}});
+    change(&namespace, "kelp", raft(serde_json::json!({"maxTrailingLogs": 777, "cleanupDeadServers": true}))).await;
+    shows("777").await;
+    assert_eq!(uid(&namespace, "kelp-0").await, before, "nobody was restarted for it");
+    // As after a restore: the next leader knows something else.
+    bao(&namespace, "kelp", &token, &["POST", path, r#"{"max_trailing_logs":888}"#]).await.unwrap();
+    namespace.kubectl(&["delete", "pod", "kelp-0"]).await;
+    shows("777").await;
+    // OpenBao removes no server that was away for less than a minute.
+    change(&namespace, "kelp", raft(serde_json::json!({"deadServerLastContactThreshold": "5s"}))).await;
+    says(&namespace, "kelp", "Degraded", "True", "AutopilotRefused").await;
+    change(&namespace, "kelp", raft(serde_json::json!({"deadServerLastContactThreshold": "2m"}))).await;
+    says(&namespace, "kelp", "Degraded", "False", "").await;
 }
 
 #[tokio::test]

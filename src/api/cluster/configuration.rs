@@ -166,7 +166,9 @@ pub struct RaftSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10))]
     pub performance_multiplier: Option<i32>,
-    /// Autopilot, set through the API once the cluster is initialised.
+    /// Autopilot. Set at the first start, and through OpenBao's API when this changes or another member leads, which includes
+    /// every restore. Without `selfInit.oidc` a cluster that initialised itself has it from the first start only, and
+    /// `Supported` says so. What is not set here stays as it is in OpenBao: taking a field out brings no default back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autopilot: Option<Autopilot>,
 }
@@ -175,10 +177,10 @@ pub struct RaftSettings {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Autopilot {
-    /// Remove servers that are gone. Default true with three servers or more.
+    /// Remove servers that are gone from raft. Default false. One that was removed never rejoins with its volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cleanup_dead_servers: Option<bool>,
-    /// How long a server must be gone. Default `5m`.
+    /// How long a server must be gone before it is removed, at least `1m`. Default `24h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
     #[x_kube(validation = rules::openbao_duration("configuration.raft.autopilot.deadServerLastContactThreshold"))]
@@ -192,7 +194,7 @@ pub struct Autopilot {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub max_trailing_logs: Option<i64>,
-    /// Servers that cleaning never goes below; at least 3.
+    /// Servers that cleaning never goes below; at least 3. Default where dead servers are removed: `spec.replicas`, at least 3.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 3, max = 9))]
     pub min_quorum: Option<i32>,

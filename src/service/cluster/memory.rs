@@ -3,6 +3,7 @@
 
 use super::{
     apply::Settled,
+    autopilot,
     config::initialize::Identity,
     keys::Remembered,
     observe::{self, Member},
@@ -55,6 +56,8 @@ pub struct Notes {
     pub voters_asked: Option<(Instant, Constellation)>,
     /// The operator's own token in this cluster.
     pub token: Option<(Instant, Token)>,
+    /// What the leader was told of autopilot's settings.
+    pub(super) autopilot: Option<autopilot::Told>,
     /// The last login's result.
     pub access: Option<Result<(), String>>,
     /// Since when a pod's label contradicts its server.

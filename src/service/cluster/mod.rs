@@ -1,6 +1,7 @@
 //! The desired cluster: observe, validate, build, apply, status.
 
 pub mod apply;
+mod autopilot;
 pub mod bootstrap;
 pub mod build;
 mod carry;

@@ -2,6 +2,7 @@
 
 use super::{
     apply::{self, Applier, MANAGER},
+    autopilot::{self, Open},
     bootstrap::{self, Stage, Step},
     build::{self, config_maps, hash, secrets, statefulset},
     carry,
@@ -176,6 +177,18 @@ struct Acted {
 }
 
 impl Acted {
+    /// What is still open about autopilot. Whatever else is under way is told first.
+    fn adds(&mut self, open: Option<Open>) {
+        match open {
+            None => {}
+            Some(Open::Waits(waits)) => self.progress = self.progress.take().or(Some(waits)),
+            Some(Open::Refused(trouble)) => {
+                self.stopped = self.stopped.take().or_else(|| Some(trouble.clone()));
+                self.troubles.push(trouble);
+            }
+        }
+    }
+
     /// Nothing is done before something is gone.
     fn waits_for(remnant: String) -> Self {
         let waits = Trouble::new(reason::WAITING, remnant);
@@ -246,6 +259,9 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
         && started
     {
         voters::refresh(ad, &mut notes, cluster, spec, &members).await;
+        if !cluster.spec.paused {
+            acted.adds(autopilot::keep(ad, &mut notes, cluster, spec, &members).await);
+        }
     }
     // Also of a paused or badly specified cluster: this is a way out.
     requests::free_orphan(ad, cluster).await?;

@@ -73,6 +73,8 @@ pub mod reasons {
     pub const SCALING: &str = "Scaling";
     /// No member holds data, and none may be initialised again.
     pub const ALL_VOLUMES_EMPTY: &str = "AllVolumesEmpty";
+    /// OpenBao refused the settings of autopilot.
+    pub const AUTOPILOT_REFUSED: &str = "AutopilotRefused";
     /// The answer to the first initialisation was lost.
     pub const INIT_ANSWER_LOST: &str = "InitAnswerLost";
 }

@@ -69,6 +69,14 @@ const LIST: &[Entry] = &[
     }),
     ignored("spec.upgrade.strategy BlueGreen", |spec| spec.upgrade.strategy == UpgradeStrategy::BlueGreen),
     ignored("spec.maintenance.enabled", |spec| spec.maintenance.enabled),
+    ignored(
+        "a change of spec.configuration.raft.autopilot after the first start (without spec.selfInit.oidc the operator cannot log in)",
+        |spec| {
+            let autopilot = spec.configuration.raft.as_ref().and_then(|raft| raft.autopilot.as_ref());
+            let init = spec.self_init.as_ref().filter(|init| init.enabled);
+            autopilot.is_some() && init.is_some_and(|init| !init.oidc.as_ref().is_some_and(|oidc| oidc.enabled))
+        },
+    ),
     ignored("spec.configuration.acmeCARoot", |spec| spec.configuration.acme_ca_root.is_some()),
     ignored("spec.configuration.listener.tlsDisable (spec.tls.enabled decides)", |spec| {
         let listener = spec.configuration.listener.as_ref();
@@ -131,7 +139,8 @@ mod tests {
             "gateway": {"enabled": false, "gatewayRef": {"name": "g"}, "hostname": "a"},
             "imageVerification": {"enabled": false, "failurePolicy": "Block"},
             "observability": {"metrics": {"enabled": false, "serviceMonitor": {"enabled": true}}},
-            "configuration": {"listener": {"tlsDisable": false}},
+            "configuration": {"listener": {"tlsDisable": false}, "raft": {"autopilot": {"minQuorum": 3}}},
+            "selfInit": {"enabled": true, "oidc": {"enabled": true}},
         });
         assert_eq!(found(&off), []);
     }
@@ -154,6 +163,7 @@ mod tests {
             json!({"observability": {"metrics": {"enabled": true, "serviceMonitor": {"enabled": true}}}}),
             json!({"upgrade": {"strategy": "BlueGreen"}}),
             json!({"maintenance": {"enabled": true}}),
+            json!({"configuration": {"raft": {"autopilot": {"minQuorum": 3}}}, "selfInit": {"enabled": true}}),
             json!({"configuration": {"acmeCARoot": "/ca"}}),
             json!({"configuration": {"listener": {"tlsDisable": true}}}),
             json!({"breakGlassAck": "a"}),

@@ -33,8 +33,7 @@ pub async fn refresh(
     spec: &ValidatedCluster,
     members: &[Member],
 ) {
-    // Without JWT login and without a root token of ours nobody of ours can ask.
-    if spec.self_init && spec.oidc.is_none() {
+    if !may_log_in(spec) {
         return;
     }
     let Some(leader) = observe::leader(members) else { return };
@@ -57,17 +56,28 @@ pub async fn refresh(
         return;
     }
     notes.voters_asked = Some((Instant::now(), constellation.clone()));
+    let Some(token) = login(ad, notes, cluster, leader).await else { return };
+    let Some(Ok(client)) = leader.client() else { return };
+    match client.raft_configuration(&token).await {
+        Ok(raft) => notes.learn(members, leader, &raft),
+        Err(error) => {
+            notes.token = None;
+            tracing::debug!(error = %error, "raft's configuration is not known");
+        }
+    }
+}
+
+/// Without JWT login and without a root token of ours nobody of ours can ever ask.
+pub fn may_log_in(spec: &ValidatedCluster) -> bool {
+    !spec.self_init || spec.oidc.is_some()
+}
+
+/// The operator's token, with what came of the login put down for the condition `OperatorAccess`.
+pub async fn login(ad: &Adapters, notes: &mut Notes, cluster: &OpenBaoCluster, leader: &Member) -> Option<Token> {
     match token(ad, notes, cluster, leader).await {
         Ok(token) => {
             notes.access = Some(Ok(()));
-            let Some(Ok(client)) = leader.client() else { return };
-            match client.raft_configuration(&token).await {
-                Ok(raft) => notes.learn(members, leader, &raft),
-                Err(error) => {
-                    notes.token = None;
-                    tracing::debug!(error = %error, "raft's configuration is not known");
-                }
-            }
+            Some(token)
         }
         Err(error) => {
             notes.token = None;
@@ -75,6 +85,7 @@ pub async fn refresh(
                 notes.access = Some(Err(crate::causes::chain(&error)));
             }
             tracing::info!(error = crate::causes::chain(&error), "cannot log in to OpenBao");
+            None
         }
     }
 }

@@ -4,9 +4,11 @@
 //! that backups, restores and restarts need. Then the requests of the spec, in their order.
 
 use crate::service::cluster::{
+    autopilot,
     hcl::{Body, Value},
     names,
     validate::{Invalid, ValidatedCluster, request_body},
+    voters,
 };
 
 /// What the stanza needs beside the spec.
@@ -61,7 +63,7 @@ pub fn render(cluster: &ValidatedCluster, identity: Option<&Identity>) -> Result
         let issuer = oidc.issuer.as_deref().unwrap_or(&identity.issuer);
         body = body.block("initialize", &["openbao-operator"], access(cluster, identity, issuer, &oidc.audience));
     }
-    if let Some(request) = autopilot(cluster) {
+    if let Some(request) = autopilot_request(cluster) {
         body = body.block("initialize", &["autopilot"], request);
     }
     let requests = cluster.spec.self_init.as_ref().map(|init| init.requests.as_slice()).unwrap_or_default();
@@ -155,21 +157,11 @@ pub fn access_requests(
     requests
 }
 
-/// Autopilot is configured through the API only.
-fn autopilot(cluster: &ValidatedCluster) -> Option<Body> {
-    let settings = cluster.spec.configuration.raft.as_ref()?.autopilot.as_ref()?;
-    let mut data: Vec<(String, Value)> = Vec::new();
-    let mut add = |key: &str, value: Option<Value>| data.extend(value.map(|value| (key.to_owned(), value)));
-    add("cleanup_dead_servers", settings.cleanup_dead_servers.map(Value::from));
-    add("dead_server_last_contact_threshold", settings.dead_server_last_contact_threshold.as_ref().map(Value::from));
-    add("last_contact_threshold", settings.last_contact_threshold.as_ref().map(Value::from));
-    add("max_trailing_logs", settings.max_trailing_logs.map(Value::from));
-    add("min_quorum", settings.min_quorum.map(Value::from));
-    add("server_stabilization_time", settings.server_stabilization_time.as_ref().map(Value::from));
-    if data.is_empty() {
-        return None;
-    }
-    let request = update("sys/storage/raft/autopilot/configuration", Value::Object(data));
+/// Autopilot is configured through the API only. Where the operator can log in it tells the settings again when OpenBao serves,
+/// with a condition if they are refused; a refusal here would end the first start for good.
+fn autopilot_request(cluster: &ValidatedCluster) -> Option<Body> {
+    let request = update(autopilot::PATH, autopilot::settings(cluster)?)
+        .maybe("allow_failure", voters::may_log_in(cluster).then_some(true));
     Some(Body::new().block("request", &["configuration"], request))
 }
 
