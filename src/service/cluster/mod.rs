@@ -8,6 +8,7 @@ mod carry;
 pub mod config;
 pub mod deletion;
 pub mod facts;
+mod first_start;
 pub mod hcl;
 pub mod identity;
 pub mod init;

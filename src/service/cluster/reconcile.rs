@@ -3,12 +3,11 @@
 use super::{
     apply::{self, Applier, MANAGER},
     autopilot::{self, Open},
-    bootstrap::{self, Stage, Step},
-    build::{self, config_maps, hash, secrets, statefulset},
-    carry,
-    config::initialize,
-    deletion,
+    bootstrap::{self, Stage},
+    build::{self, hash, secrets, statefulset},
+    carry, deletion,
     facts::{Facts, MAX_MEMBERS},
+    first_start::{self, Standing},
     identity, init, keys, labels, maintain,
     memory::{Memory, Notes},
     names,
@@ -17,7 +16,7 @@ use super::{
     planes::{self, Planes},
     requests,
     status::{self, Observed, TlsState, Trouble, reasons},
-    traffic, upkeep,
+    traffic,
     validate::{self, Invalid, ValidatedCluster},
     version, voters,
 };
@@ -25,10 +24,9 @@ use crate::{
     adapter::{
         Adapters,
         kubernetes::{
-            apply::{ApplyError, delete},
+            apply::ApplyError,
             client::{RequestError, timed},
             events::{News, Severity},
-            owner::is_controlled_by,
         },
         metrics::metrics,
         openbao::HealthState,
@@ -37,13 +35,10 @@ use crate::{
     causes::chain,
 };
 use chrono::{DateTime, Utc};
-use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
-};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::{
     Api, Client, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{Patch, PatchParams},
 };
 use serde_json::json;
 use std::time::Duration;
@@ -296,7 +291,7 @@ async fn act(
         uid: spec.uid.clone(),
         settled: memory.settled.clone(),
     };
-    let stage = match standing(&applier, notes, &status, spec, facts, members).await? {
+    let stage = match first_start::standing(&applier, notes, &status, spec, facts, members).await? {
         Standing::At(stage) => stage,
         Standing::Unclear(remnant) => return Ok(Acted::waits_for(remnant)),
     };
@@ -360,13 +355,13 @@ async fn act(
     match stage {
         Stage::Bootstrapping => {
             let wanted = statefulset::build(spec, &inputs);
-            acted.troubles.extend(begin(ad, memory, &applier, spec, facts, members, &wanted).await?);
+            acted.troubles.extend(first_start::begin(ad, memory, &applier, spec, facts, members, &wanted).await?);
             acted.progress = Some(Trouble::new(reasons::BOOTSTRAPPING, "the members start for the first time"));
         }
         Stage::Bootstrapped if servers.is_some() => {
             applier.ensure(live, statefulset::build(spec, &inputs)).await?;
             acted.progress = Some(Trouble::new(reason::WAITING, "an upgrade is being rolled back"));
-            tidy(&applier, notes, facts).await?;
+            first_start::tidy(&applier, notes, facts).await?;
         }
         Stage::Bootstrapped => {
             let busy = at_work(&status, &acted.planes);
@@ -381,7 +376,7 @@ async fn act(
             maintain::sweep(ad, spec, facts).await?;
             acted.troubles.extend(maintain::grow_volumes(ad, notes, spec, facts).await?);
             acted.troubles.extend(all_empty(members));
-            tidy(&applier, notes, facts).await?;
+            first_start::tidy(&applier, notes, facts).await?;
         }
     }
     Ok(acted)
@@ -411,46 +406,6 @@ fn at_work(status: &OpenBaoClusterStatus, planes: &Planes) -> Option<String> {
     planes.pending_restore.as_ref().map(|name| format!("restore {name}"))
 }
 
-/// The first start, one look further. Returns what is wrong with it.
-async fn begin(
-    ad: &Adapters,
-    memory: &Memory,
-    applier: &Applier,
-    spec: &ValidatedCluster,
-    facts: &Facts,
-    members: &[Member],
-    wanted: &StatefulSet,
-) -> Result<Vec<Trouble>, Error> {
-    applier.ensure(facts.stateful_set.as_deref(), wanted.clone()).await?;
-    replace_stuck(applier, facts, members, wanted).await?;
-    let trouble = match start(ad, memory, applier, spec, facts, members).await? {
-        None if !spec.self_init => init::run(ad, applier, spec, facts, members).await?,
-        trouble => trouble,
-    };
-    Ok(trouble.into_iter().chain(bootstrap::failing(facts, &spec.name)).collect())
-}
-
-/// During the first start a pod with old settings that never came up is in nobody's way: a corrected spec replaces it, as
-/// soon as the StatefulSet would make a better one.
-async fn replace_stuck(
-    applier: &Applier,
-    facts: &Facts,
-    members: &[Member],
-    wanted: &StatefulSet,
-) -> Result<(), Error> {
-    let Some(template) = wanted.spec.as_ref().map(|spec| &spec.template) else { return Ok(()) };
-    if !upkeep::carries(facts, template) {
-        return Ok(());
-    }
-    for member in members.iter().filter(|member| !member.serves() && !member.ready && !member.terminating) {
-        let Some(pod) = facts.pods.get(&member.ordinal) else { continue };
-        if upkeep::difference(pod, template).is_some() {
-            delete::<Pod>(&applier.client, &applier.namespace, &member.name, &member.uid).await?;
-        }
-    }
-    Ok(())
-}
-
 fn restart_at(spec: &ValidatedCluster, status: &OpenBaoClusterStatus, facts: &Facts) -> Option<String> {
     let live = template_annotation(facts, statefulset::CONFIG_HASH);
     hash::restart(spec, status.last_restart_at.as_deref(), live.as_deref())
@@ -475,183 +430,6 @@ fn kept_claims(spec: &ValidatedCluster, facts: &Facts) -> Option<Vec<PersistentV
         return None;
     }
     Some(templates.into_iter().map(|template| PersistentVolumeClaim { status: None, ..template }).collect())
-}
-
-/// Whether this cluster may still be initialised, if that can be said.
-enum Standing {
-    /// It is known.
-    At(Stage),
-    /// An earlier object of this name is not gone yet, so nobody knows: what is left of it, in words.
-    Unclear(String),
-}
-
-/// Whether this cluster may still be initialised. Asked of the API server itself where a mistake would cost data.
-async fn standing(
-    applier: &Applier,
-    notes: &mut Notes,
-    status: &OpenBaoClusterStatus,
-    spec: &ValidatedCluster,
-    facts: &Facts,
-    members: &[Member],
-) -> Result<Standing, Error> {
-    let initialized = status.initialized == Some(true);
-    if !initialized
-        && !notes.bootstrapped
-        && let Some(remnant) = bootstrap::remnant(facts, &spec.uid)
-    {
-        return Ok(Standing::Unclear(remnant));
-    }
-    if notes.bootstrapped || bootstrap::is_done(members) {
-        let marked = facts.annotation(statefulset::BOOTSTRAPPED).is_some();
-        if !notes.bootstrapped && !initialized && !marked && !spec.self_init && init::is_pending(applier).await? {
-            return Ok(Standing::At(Stage::Bootstrapping));
-        }
-        notes.bootstrapped = true;
-        return Ok(Standing::At(Stage::Bootstrapped));
-    }
-    let claims_exist = if facts.own_set(&spec.uid).is_none() && !initialized {
-        // Right after its creation the watch does not show it yet, while its volumes exist already: not to be taken for
-        // volumes of an earlier cluster.
-        let sets: Api<StatefulSet> = Api::namespaced(applier.client.clone(), &spec.namespace);
-        let name = names::statefulset(&spec.name);
-        let found = timed(sets.get_metadata_opt(&name)).await.map_err(|source| apply::Error::Look {
-            kind: "StatefulSet".to_owned(),
-            name,
-            source,
-        })?;
-        if let Some(found) = found {
-            if is_controlled_by(&found, &spec.uid) {
-                return Err(Error::Behind);
-            }
-            if bootstrap::is_left_behind(&found, &spec.uid) {
-                return Ok(Standing::Unclear(bootstrap::left_behind("StatefulSet", &found.name_any())));
-            }
-        }
-        let api: Api<PersistentVolumeClaim> = Api::namespaced(applier.client.clone(), &spec.namespace);
-        let claims = timed(api.list_metadata(&ListParams::default()))
-            .await
-            .map_err(|source| Error::Claims { namespace: spec.namespace.clone(), source })?;
-        let mut claims = claims
-            .items
-            .iter()
-            .filter(|claim| names::ordinal_of_claim(&spec.name, &claim.name_any()).is_some())
-            .peekable();
-        let exist = claims.peek().is_some();
-        // Neither retained nor gone: whoever waits for it to go finds the one or the other.
-        if let Some(going) = claims.find(|claim| claim.metadata.deletion_timestamp.is_some()) {
-            return Ok(Standing::Unclear(bootstrap::left_behind("volume claim", &going.name_any())));
-        }
-        exist
-    } else {
-        false
-    };
-    let stage = bootstrap::stage(facts, &spec.uid, initialized, claims_exist);
-    notes.bootstrapped = stage == Stage::Bootstrapped;
-    Ok(Standing::At(stage))
-}
-
-/// Grants the first start to one volume and lets waiting pods go.
-async fn start(
-    ad: &Adapters,
-    memory: &Memory,
-    applier: &Applier,
-    spec: &ValidatedCluster,
-    facts: &Facts,
-    members: &[Member],
-) -> Result<Option<Trouble>, Error> {
-    match bootstrap::step(facts, &spec.name, &spec.uid, members) {
-        Step::Nothing => Ok(None),
-        Step::Grant { volume_uid } => {
-            let stanza = stanza(ad, memory, spec).await?;
-            let object = config_maps::bootstrap(spec, stanza, &volume_uid);
-            // Created, never applied: a second grant for another volume must fail here.
-            if applier.create(object).await? {
-                let waiting: Vec<String> =
-                    facts.pods.values().filter(|pod| bootstrap::is_gated(pod)).map(|pod| pod.name_any()).collect();
-                let_go(applier, facts, &waiting).await?;
-            } else {
-                // Nobody starts before it is gone, and the watch never shows what does not carry our label.
-                applier.must_be_of_this_name::<ConfigMap>(&names::bootstrap_config_map(&spec.name)).await?;
-            }
-            Ok(None)
-        }
-        Step::LetGo(pods) => {
-            let_go(applier, facts, &pods).await?;
-            Ok(None)
-        }
-        Step::Discard { uid } => {
-            let name = names::bootstrap_config_map(&spec.name);
-            delete::<ConfigMap>(&applier.client, &applier.namespace, &name, &uid).await.map_err(apply::Error::from)?;
-            Ok(None)
-        }
-        Step::Lost(lost) => Ok(Some(Trouble::new(
-            reasons::BOOTSTRAP_VOLUME_LOST,
-            format!(
-                "the volume of {} (UID {}) was replaced in the middle of the first start, and other members may hold data of it. To start over, delete the cluster with its volumes; it holds nothing but what was written in its first seconds",
-                names::pod(&spec.name, 0),
-                lost.granted
-            ),
-        ))),
-    }
-}
-
-/// The stanza of the first start; empty where the operator initialises through the API.
-async fn stanza(ad: &Adapters, memory: &Memory, spec: &ValidatedCluster) -> Result<String, Error> {
-    if !spec.self_init {
-        return Ok("# The operator initialises this cluster through the API.\n".to_owned());
-    }
-    let identity = match (&spec.oidc, memory.identity()) {
-        (None, _) => None,
-        (Some(_), Some(known)) => Some(known),
-        (Some(_), None) => {
-            let subject = names::subject(&ad.settings.operator_namespace, &ad.settings.operator_service_account);
-            let fetched = identity::fetch(&ad.client, subject).await?;
-            memory.remember_identity(&fetched);
-            Some(fetched)
-        }
-    };
-    // Its requests were validated with the spec.
-    Ok(initialize::render(spec, identity.as_ref()).unwrap_or_default())
-}
-
-/// Takes the gate off pods. Guarded by their UIDs: a pod made since waits for its own decision.
-async fn let_go(applier: &Applier, facts: &Facts, pods: &[String]) -> Result<(), Error> {
-    let waiting = facts.pods.values().filter(|pod| pods.contains(&pod.name_any()));
-    futures::future::try_join_all(waiting.map(|pod| async move {
-        let gates = pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.clone()).unwrap_or_default();
-        let Some(at) = gates.iter().position(|gate| gate.name == statefulset::BOOTSTRAP_GATE) else { return Ok(()) };
-        let name = pod.name_any();
-        let api: Api<Pod> = Api::namespaced(applier.client.clone(), &applier.namespace);
-        let patch = json!([
-            {"op": "test", "path": "/metadata/uid", "value": pod.uid()},
-            {"op": "test", "path": format!("/spec/schedulingGates/{at}/name"), "value": statefulset::BOOTSTRAP_GATE},
-            {"op": "remove", "path": format!("/spec/schedulingGates/{at}")},
-        ]);
-        let Ok(patch) = serde_json::from_value(patch) else { return Ok(()) };
-        match timed(api.patch(&name, &PatchParams::default(), &Patch::<Pod>::Json(patch))).await {
-            Ok(_) => Ok(()),
-            // The pod was replaced, or somebody else took the gate off: the next event tells.
-            Err(error) if error.is_not_found() || error.is_invalid() || error.is_conflict() => Ok(()),
-            Err(source) => Err(Error::LetGo { pod: name, source }),
-        }
-    }))
-    .await
-    .map(drop)
-}
-
-/// After the first start: the stanza goes, and whoever still waits at the gate of the old template may start, to join.
-async fn tidy(applier: &Applier, notes: &mut Notes, facts: &Facts) -> Result<(), Error> {
-    if let Some(object) = facts.config_maps.get(&names::bootstrap_config_map(&applier.cluster)) {
-        if notes.stanza_removed != object.uid() {
-            applier.remove(object.as_ref()).await?;
-            notes.stanza_removed = object.uid();
-        }
-        // Pods behind the gate wait until the watch has seen it gone.
-        return Ok(());
-    }
-    let waiting: Vec<String> =
-        facts.pods.values().filter(|pod| bootstrap::is_gated(pod)).map(|pod| pod.name_any()).collect();
-    let_go(applier, facts, &waiting).await
 }
 
 /// Writes the status if it says anything new. Returns when to look again.
