@@ -277,6 +277,7 @@ impl World {
                     wrong.push(format!("{}: nobody knows how it ended: {}", restore.name_any(), status.message));
                 }
                 if status.phase != RestorePhase::Completed {
+                    summary.push(format!("{}: {:?}: {}", restore.name_any(), status.phase, status.message));
                     continue;
                 }
                 let key = status.source.map(|source| source.key).unwrap_or_default();
