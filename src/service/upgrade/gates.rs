@@ -14,12 +14,12 @@ use crate::{
             mover::{self, Clear},
         },
         cluster::names,
-        opslifecycle::{StepCall, StepOutcome, lineage},
+        opslifecycle::{FinishCall, StepCall, StepOutcome, lineage},
     },
 };
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
-/// Has the target's image pulled and started once, by a Job that goes again.
+/// Has the target's image pulled and started once, by a Job.
 pub async fn image(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &UpgradeDirective) -> StepOutcome {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let operation = match Operation::of(call.op, mover::uid_of(Some(cluster))) {
@@ -51,22 +51,23 @@ pub async fn image(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &UpgradeDi
             continue;
         };
         let pods = mover::known_pods(call.ad, &operation, &job_name);
-        let outcome = match check::judge(job, &pods, to) {
-            Turn::Done(record) => StepOutcome::done_with([("observed", record)]),
-            Turn::Fail { reason, message } => StepOutcome::fatal(reason, message),
-            Turn::Wait(awaited) => {
-                reason = awaited;
-                continue;
-            }
-            Turn::Delete { .. } | Turn::StepDown { .. } | Turn::Overtaken(_) => continue,
-        };
-        // Best effort: what stays has a deadline, and goes by itself.
-        if let Err(error) = mover::clear(call.ad, &operation, Clear::All).await {
-            tracing::warn!(error = %error.text(), job = %job_name, "failed to remove a Job that has done its work");
+        match check::judge(job, &pods, to) {
+            Turn::Done(record) => return StepOutcome::done_with([("observed", record)]),
+            Turn::Fail { reason, message } => return StepOutcome::fatal(reason, message),
+            Turn::Wait(awaited) => reason = awaited,
+            Turn::Delete { .. } | Turn::StepDown { .. } | Turn::Overtaken(_) => {}
         }
-        return outcome;
     }
     StepOutcome::in_progress(reason)
+}
+
+/// Removes the Job of [`image`] when its operation ends: before the journal knows what it said, an operator that dies would make
+/// it again. Best effort: what stays has a deadline, and goes by itself.
+pub async fn clear(call: &FinishCall<'_>) {
+    let Ok(operation) = Operation::of(call.op, mover::uid_of(call.cluster)) else { return };
+    if let Err(error) = mover::clear(call.ad, &operation, Clear::All).await {
+        tracing::warn!(error = %error.text(), operation = %operation.name, "failed to remove a Job that has done its work");
+    }
 }
 
 /// Compares the volumes with what the backup just found.

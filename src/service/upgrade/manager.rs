@@ -100,7 +100,14 @@ impl Manager for UpgradeManager {
     }
 
     fn finish<'a>(&'a self, call: FinishCall<'a>) -> BoxFuture<'a, StepOutcome> {
-        async move { stop_children(&call).await }.boxed()
+        async move {
+            let stopped = stop_children(&call).await;
+            if matches!(stopped, StepOutcome::Done { .. }) {
+                gates::clear(&call).await;
+            }
+            stopped
+        }
+        .boxed()
     }
 }
 
