@@ -11,3 +11,4 @@ mod slow;
 mod stores;
 mod submit;
 mod tools;
+mod writes;

@@ -16,6 +16,8 @@ pub enum How {
     Frozen(usize),
     /// Every event comes late: what a reconcile finds in its cache is what was true a few writes ago.
     Late,
+    /// Of each object the cache knows what was true one write ago.
+    OneBehind,
     /// Every event comes twice.
     Doubled,
     /// Neighbouring events of different objects change places.
@@ -26,12 +28,13 @@ pub enum How {
 
 impl How {
     /// Everything that one operator can meet.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::TwoOperators,
         Self::Frozen(0),
         Self::Frozen(40),
         Self::Frozen(75),
         Self::Late,
+        Self::OneBehind,
         Self::Doubled,
         Self::Swapped,
         Self::Cut,
@@ -42,6 +45,7 @@ impl How {
             Self::TwoOperators => return json!([]),
             Self::Frozen(_) => json!({"fault": "freeze", "seconds": 30}),
             Self::Late => json!({"fault": "behind", "millis": 1500}),
+            Self::OneBehind => json!({"fault": "one-behind", "millis": 4000}),
             Self::Doubled => json!({"fault": "duplicate"}),
             Self::Swapped => json!({"fault": "swap"}),
             Self::Cut => json!({"fault": "cut"}),

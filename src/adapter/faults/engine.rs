@@ -181,6 +181,7 @@ where
             Fault::Cut
             | Fault::Freeze { .. }
             | Fault::Behind { .. }
+            | Fault::OneBehind { .. }
             | Fault::Duplicate
             | Fault::Swap
             | Fault::Skip { .. },

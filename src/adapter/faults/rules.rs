@@ -67,9 +67,10 @@ pub enum Server {
 pub struct Match {
     /// Whom the request is for.
     pub server: Option<Server>,
-    /// RBAC's verb; for OpenBao the method in lower case; for a store `create`, `upload`, `complete`, `delete`, `read`, `list`.
+    /// RBAC's verb; for OpenBao the method in lower case; for a store `create`, `put`, `begin`,
+    /// `upload`, `complete`, `abort`, `delete`, `read`, `head`, `list`.
     pub verb: Option<String>,
-    /// With its subresource; for OpenBao the path, for a store the key.
+    /// With its subresource; for OpenBao the path, for a store the bucket and the key.
     pub resource: Option<String>,
     /// The object's name.
     pub name: Option<String>,
@@ -125,6 +126,12 @@ pub enum Fault {
         /// How much later.
         millis: u64,
     },
+    /// An event comes with the next one of its object, or so much later: of each object the cache knows what was true one
+    /// write ago.
+    OneBehind {
+        /// How long it waits for the next.
+        millis: u64,
+    },
     /// Every event comes twice.
     Duplicate,
     /// Events of different objects change places with their neighbours.
@@ -143,6 +150,7 @@ impl Fault {
             Self::Cut
             | Self::Freeze { .. }
             | Self::Behind { .. }
+            | Self::OneBehind { .. }
             | Self::Duplicate
             | Self::Swap
             | Self::Skip { .. } => true,
@@ -203,7 +211,8 @@ impl Call {
 
     /// A request to a store.
     pub fn store(verb: &str, key: &str) -> Self {
-        let write = !matches!(verb, "read" | "list" | "head");
+        // What is no object's is about an identity.
+        let write = !matches!(verb, "read" | "list" | "head" | "other");
         Self { server: Server::Store, verb: verb.to_owned(), resource: key.to_owned(), name: String::new(), write }
     }
 }

@@ -62,6 +62,12 @@ impl fmt::Debug for Store {
     }
 }
 
+/// What opens a store's connections: the library's own, but for the faults that tests put in.
+#[cfg(not(feature = "fault-injection"))]
+type Connector = object_store::client::ReqwestConnector;
+#[cfg(feature = "fault-injection")]
+type Connector = crate::adapter::faults::FaultyConnector;
+
 /// A client, and the same once more for lists where it has pages.
 type Client = (Arc<dyn ObjectStore>, Option<Arc<dyn PaginatedListStore>>);
 
@@ -321,6 +327,7 @@ fn s3(target: &Target, credentials: &Credentials, identity: Identity) -> Result<
         .with_disable_tagging(true)
         .with_disable_bulk_delete(true)
         .with_client_options(client_options(target, credentials)?)
+        .with_http_connector(Connector::default())
         .with_retry(retry());
     builder = match &target.endpoint {
         None => builder.with_virtual_hosted_style_request(!target.use_path_style),
@@ -397,6 +404,7 @@ fn gcs(target: &Target, credentials: &Credentials, identity: Identity) -> Result
     let mut builder = GoogleCloudStorageBuilder::new()
         .with_bucket_name(target.bucket_or_container().unwrap_or_default())
         .with_client_options(client_options(target, credentials)?)
+        .with_http_connector(Connector::default())
         .with_retry(retry());
     if let Some(endpoint) = &target.endpoint {
         builder = builder.with_base_url(endpoint);
@@ -424,6 +432,7 @@ fn azure(target: &Target, credentials: &Credentials, identity: Identity) -> Resu
         .with_container_name(target.bucket_or_container().unwrap_or_default())
         .with_disable_tagging(true)
         .with_client_options(client_options(target, credentials)?.with_allow_http(plain))
+        .with_http_connector(Connector::default())
         .with_retry(retry());
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint);
