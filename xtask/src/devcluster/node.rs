@@ -185,6 +185,9 @@ fn cgroups(cluster: &Devcluster) -> Result<()> {
             }
             sleep(Duration::from_millis(50));
         }
+        if let Some(top) = folder.parent() {
+            move_back(top, cluster);
+        }
     }
     Ok(())
 }
@@ -223,6 +226,19 @@ fn make_cgroups(cluster: &Devcluster) -> Result<()> {
     for folder in cgroup_folders(cluster)? {
         fs::create_dir_all(&folder).with_context(|| format!("could not create the cgroup {}", folder.display()))?;
         let Some(parent) = folder.parent() else { continue };
+        // v2: controllers are handed down level by level.
+        if folder.join("cgroup.controllers").exists() {
+            make_room(parent, cluster)?;
+            let all = fs::read_to_string(parent.join("cgroup.controllers"))?;
+            for level in [parent, &folder] {
+                for controller in all.split_whitespace() {
+                    // One at a time: a controller that cannot be handed down must not keep the others from it.
+                    let _ = fs::write(level.join("cgroup.subtree_control"), format!("+{controller}"));
+                }
+            }
+            handed_down(&folder, &all)?;
+            continue;
+        }
         // v1: a cpuset without processors takes no process.
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if let Ok(value) = fs::read_to_string(parent.join(file)) {
@@ -230,18 +246,65 @@ fn make_cgroups(cluster: &Devcluster) -> Result<()> {
                     .with_context(|| format!("could not write {file} of {}", folder.display()))?;
             }
         }
-        // v2: controllers are handed down level by level.
-        if let Ok(controllers) = fs::read_to_string(folder.join("cgroup.controllers")) {
-            for level in [parent, &folder] {
-                for controller in fs::read_to_string(parent.join("cgroup.controllers"))?.split_whitespace() {
-                    // One at a time: a controller that cannot be handed down must not keep the others from it.
-                    let _ = fs::write(level.join("cgroup.subtree_control"), format!("+{controller}"));
-                }
-            }
-            drop(controllers);
+    }
+    Ok(())
+}
+
+/// In a container the top of the cgroups that we see is somebody's leaf: it holds processes, and a cgroup with processes hands
+/// no controller down. They move one level down, as every Kubernetes in a container does it. The machine's own root is exempt.
+fn make_room(top: &Path, cluster: &Devcluster) -> Result<()> {
+    if !top.join("cgroup.type").exists() {
+        return Ok(());
+    }
+    let aside = beside(top, cluster);
+    // What is started meanwhile is found the next time.
+    for _ in 0..10 {
+        let processes = fs::read_to_string(top.join("cgroup.procs")).unwrap_or_default();
+        if processes.trim().is_empty() {
+            break;
+        }
+        fs::create_dir_all(&aside).with_context(|| format!("could not create the cgroup {}", aside.display()))?;
+        for process in processes.split_whitespace() {
+            // One that has ended needs no place.
+            let _ = fs::write(aside.join("cgroup.procs"), process);
         }
     }
     Ok(())
+}
+
+/// Where the processes are that [`make_room`] moved.
+fn beside(top: &Path, cluster: &Devcluster) -> PathBuf {
+    top.join(format!("{}-beside", cluster.id()))
+}
+
+/// Undoes [`make_room`]. Where somebody else hands controllers down by now, all stays as it is.
+fn move_back(top: &Path, cluster: &Devcluster) {
+    let aside = beside(top, cluster);
+    let Ok(processes) = fs::read_to_string(aside.join("cgroup.procs")) else { return };
+    for controller in fs::read_to_string(top.join("cgroup.subtree_control")).unwrap_or_default().split_whitespace() {
+        let _ = fs::write(top.join("cgroup.subtree_control"), format!("-{controller}"));
+    }
+    for process in processes.split_whitespace() {
+        let _ = fs::write(top.join("cgroup.procs"), process);
+    }
+    let _ = fs::remove_dir(&aside);
+}
+
+/// Fails when pods would run without limits because the machine keeps these controllers for itself. `offered` are those that this
+/// hierarchy has: beside one of version 1 it has none of them.
+fn handed_down(folder: &Path, offered: &str) -> Result<()> {
+    let got = fs::read_to_string(folder.join("cgroup.subtree_control")).unwrap_or_default();
+    let has = |text: &str, name: &str| text.split_whitespace().any(|word| word == name);
+    let kept: Vec<&str> =
+        ["cpu", "memory", "pids"].into_iter().filter(|name| has(offered, name) && !has(&got, name)).collect();
+    if kept.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "the cgroup controllers {} cannot be used below {}: they must be in cgroup.subtree_control of every level above it",
+        kept.join(", "),
+        folder.display()
+    )
 }
 
 /// Starts a node and waits until it is Ready.
