@@ -105,7 +105,7 @@ pub struct HeldError {
     pub message: String,
     /// The fence of the holder's lock.
     pub fence: i64,
-    /// Whether something that must not happen twice may have been done under it; `None` if nobody knows.
+    /// Whether something that must not happen twice, or has no way back, may have been done under it; `None` if nobody knows.
     pub committed: Option<bool>,
 }
 
@@ -233,9 +233,17 @@ impl From<&OpenBaoCluster> for View {
     }
 }
 
+/// A lock that was replaced, for the record. It stands in the lock that replaced it: whoever took that may die before it can tell.
+fn in_words(before: &OperationLock) -> String {
+    format!(
+        "{} {} (UID {}, fence {}, since {})",
+        before.operation, before.holder, before.holder_uid, before.fence, before.acquired_at
+    )
+}
+
 /// What becomes of the lock when `claim` asks for it. Pure: the table of the lock, row by row.
 fn decide(current: &View, claim: &Claim, force: Force<'_>, now: DateTime<Utc>) -> Result<Acquired, HeldError> {
-    let fresh = |how| {
+    let fresh = |how: How| {
         let fence = current.fence.unwrap_or(0).max(current.lock.as_ref().map_or(0, |lock| lock.fence)) + 1;
         let lock = OperationLock {
             operation: claim.operation,
@@ -245,6 +253,10 @@ fn decide(current: &View, claim: &Claim, force: Force<'_>, now: DateTime<Utc>) -
             message: claim.message.clone(),
             mode: claim.mode,
             committed: Some(false),
+            replaced: match &how {
+                How::Replaced(before) => Some(in_words(before)),
+                How::Taken | How::Renewed => None,
+            },
             fence,
             acquired_at: now,
             renewed_at: now,

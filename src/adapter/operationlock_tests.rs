@@ -77,6 +77,25 @@ fn force_replaces_with_fresh_times_and_returns_what_it_replaced() {
 }
 
 #[test]
+fn a_lock_that_was_replaced_is_told_by_whoever_finds_it_his_own() {
+    let view = held_by(&claim("a", "1"), 3);
+    let other = claim("b", "2");
+    let taken = decide(&view, &other, Force::Always, at(9)).unwrap().lock;
+    let told = taken.replaced.clone();
+    assert!(told.as_ref().is_some_and(|told| told.contains("Backup a (UID 1, fence 3")), "{told:?}");
+    // It dies before it can write down how it came by the lock, and its successor finds it.
+    let view = View { fence: Some(4), lock: Some(taken), ..free(None) };
+    let found = decide(&view, &other, Force::Never, at(60)).unwrap();
+    assert_eq!((found.how, &found.lock.replaced), (How::Renewed, &told));
+    assert_eq!(decide_renewal(&view, &other, 4, true, at(61)).unwrap().replaced, told);
+    assert_eq!(
+        decide(&free(Some(4)), &other, Force::Never, at(99)).unwrap().lock.replaced,
+        None,
+        "the next one is free"
+    );
+}
+
+#[test]
 fn force_if_leaves_alone_what_it_was_not_meant_for() {
     let view = held_by(&claim("a", "1"), 3);
     let only_restores = |lock: &OperationLock| lock.operation == LockOperation::Restore;

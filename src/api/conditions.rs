@@ -60,6 +60,8 @@ pub mod rollout {
 pub mod upgrade {
     /// The target was aborted or rolled back and waits for a person.
     pub const HELD: &str = "TargetHeld";
+    /// The last upgrade ended past its point of no return, and some member does not run its version.
+    pub const UNFINISHED: &str = "Unfinished";
 }
 
 /// Reasons, in the spelling that the Go operator's users know where it has the same one.

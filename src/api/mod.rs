@@ -21,7 +21,7 @@ pub mod rollout;
 mod rulebook;
 pub mod rules;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 pub mod target;
 
 pub use cluster::audit::*;

@@ -75,7 +75,7 @@ pub struct OpenBaoOperationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub intent: Option<String>,
-    /// What the operation touches, where that is less than the whole cluster.
+    /// What the operation touches. It can only be left out, or name the cluster itself: less than the whole cluster is refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub targets: Vec<Target>,
@@ -89,7 +89,8 @@ pub struct OpenBaoOperationSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 64)))]
     pub consent: Vec<String>,
-    /// What the kind of operation needs to know, for example an upgrade's `version`. Frozen like the rest of the spec.
+    /// What the kind of operation needs to know, for example an upgrade's `version`; what the kind does not know is refused. Frozen
+    /// like the rest of the spec.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32), inner(length(max = 1024)))]
     pub parameters: BTreeMap<String, String>,
@@ -112,6 +113,12 @@ impl OpenBaoOperation {
     /// Whether it has come to its end, whatever that is.
     pub fn has_ended(&self) -> bool {
         self.phase().is_terminal()
+    }
+
+    /// Whether it works under a lock that is held for this UID: its own, or that of the restore whose lock its frozen plan takes.
+    pub fn works_under(&self, holder_uid: &str) -> bool {
+        let planned = self.status.as_ref().and_then(|status| status.plan.as_ref()?.lock.as_ref());
+        self.metadata.uid.as_deref() == Some(holder_uid) || planned.is_some_and(|lock| lock.holder_uid == holder_uid)
     }
 
     /// Whether a person wants this record kept, and the backup that it is about.
@@ -223,7 +230,7 @@ pub struct Target {
     pub name: String,
 }
 
-/// What an operation can touch.
+/// What an operation can touch. Only `Cluster` is supported so far.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 pub enum TargetKind {
     /// A pod of the cluster.
@@ -234,6 +241,18 @@ pub enum TargetKind {
     Object,
     /// The whole cluster.
     Cluster,
+}
+
+impl TargetKind {
+    /// The word as it stands in YAML, events and log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pod => "Pod",
+            Self::Volume => "Volume",
+            Self::Object => "Object",
+            Self::Cluster => "Cluster",
+        }
+    }
 }
 
 /// The operations that one follows from.

@@ -6,6 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cluster::backup::is_helper_of_the_go_operator;
 use super::common::{HandledRequest, Request, SecretRef};
 use super::rules;
 use super::target::BackupTarget;
@@ -45,7 +46,8 @@ pub struct OpenBaoRestoreSpec {
     pub cluster: String,
     /// Which snapshot.
     pub source: RestoreSource,
-    /// The OpenBao role (mount `jwt`) that the Job logs in with. Default: `openbao-operator-restore`.
+    /// The OpenBao role (mount `jwt`) that the Job logs in with; it has to exist. Default: the cluster's `spec.restore.jwtAuthRole`,
+    /// else `openbao-operator-restore`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub jwt_auth_role: Option<String>,
@@ -54,7 +56,8 @@ pub struct OpenBaoRestoreSpec {
     /// restore its own access; until the snapshot is applied, the JWT login is used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<SecretRef>,
-    /// Image of the Job; default is the operator's own.
+    /// Image of the Job; default is that of the cluster's backups, else the operator's own. A helper image of the Go operator (its
+    /// name ends in `backup`) knows nothing of this operator's Job and is not used; the status says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
@@ -67,7 +70,7 @@ pub struct OpenBaoRestoreSpec {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub override_operation_lock: bool,
     /// Checks you take upon yourself; nothing else can be waived. `MissingManifest`: nothing says which size, digest and cluster the
-    /// snapshot should have. `OtherSeal`: it was sealed with another key, which the cluster needs afterwards.
+    /// snapshot should have. `OtherSeal`: it was sealed with another static key of the same id, which the cluster needs afterwards.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -86,6 +89,18 @@ pub struct OpenBaoRestoreSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["nonce".into()]))]
     #[x_kube(validation = rules::only_actions("restore", &["Cancel", "Skip", "Resume", "Abandon"]))]
     pub requests: Vec<Request>,
+}
+
+impl OpenBaoRestoreSpec {
+    /// The image of the Job, where the spec names one that can run it.
+    pub fn job_image(&self) -> Option<&str> {
+        self.image.as_deref().filter(|image| !is_helper_of_the_go_operator(image))
+    }
+
+    /// Whether `image` is set to what cannot run our Job.
+    pub fn names_a_foreign_helper(&self) -> bool {
+        self.image.as_deref().is_some_and(is_helper_of_the_go_operator)
+    }
 }
 
 /// Which snapshot to restore: exactly one of `key`, `latest` and `before`.
@@ -115,7 +130,8 @@ pub struct RestoreSource {
 pub enum Waiver {
     /// The snapshot has no manifest beside it: nothing says which size, digest and cluster it should have.
     MissingManifest,
-    /// The snapshot was sealed with another key. It is posted to `snapshot-force`, and the cluster needs the source's key afterwards.
+    /// The snapshot was sealed with another static key of the same id. It is posted to `snapshot-force`, and the cluster needs the
+    /// source's key afterwards.
     OtherSeal,
 }
 

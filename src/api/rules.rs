@@ -32,10 +32,22 @@ pub fn duration(field: &str) -> Rule {
     )
 }
 
-/// The text is a duration, or a number of seconds as OpenBao also takes it.
+/// What OpenBao reads as a duration: a number of seconds, whole days, or the units of Go, which knows no days.
+const OPENBAO_DURATION: &str = r"^([0-9]+d?|([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+)$";
+
+/// The text is passed to OpenBao, which ends at its start over a duration that it cannot read.
 pub fn openbao_duration(field: &str) -> Rule {
-    Rule::new(format!("{} || {}", matches("^[0-9]+$"), matches(duration::PATTERN)))
-        .message(format!("{field} must be a duration such as 768h, or a number of seconds").as_str())
+    Rule::new(matches(OPENBAO_DURATION)).message(openbao_duration_message(field).as_str())
+}
+
+/// The same where OpenBao also takes `none`.
+pub fn openbao_period(field: &str) -> Rule {
+    Rule::new(format!("self == 'none' || {}", matches(OPENBAO_DURATION)))
+        .message(format!("{}, or none", openbao_duration_message(field)).as_str())
+}
+
+fn openbao_duration_message(field: &str) -> String {
+    format!("{field} must be a duration such as 768h or 1h30m, whole days such as 30d, or a number of seconds")
 }
 
 /// The text is a five-field cron expression whose numbers are in range.
@@ -137,6 +149,18 @@ mod tests {
     }
 
     #[test]
+    fn a_duration_that_openbao_cannot_read_is_refused() {
+        for text in ["768h", "1h30m", "1.5h", "250ms", "30d", "86400", "0"] {
+            assert!(accepts(&openbao_duration("x"), text), "{text}");
+        }
+        for text in ["1d12h", "7d1h", "1.5d", "2d3d", "d", "", "a month", "-5s", "5 s", "none"] {
+            assert!(!accepts(&openbao_duration("x"), text), "{text}");
+        }
+        assert!(accepts(&openbao_period("x"), "none") && accepts(&openbao_period("x"), "10m"));
+        assert!(!accepts(&openbao_period("x"), "soon"));
+    }
+
+    #[test]
     fn cron_has_five_fields_with_numbers_in_range() {
         for schedule in [
             "* * * * *",
@@ -176,7 +200,9 @@ mod tests {
 
     #[test]
     fn every_pattern_compiles() {
-        for rule in [version(), cron("a"), time_zone(), http_url("a"), openbao_duration("a"), object_name("a")] {
+        let durations = [openbao_duration("a"), openbao_period("a")];
+        let others = [version(), cron("a"), time_zone(), http_url("a"), object_name("a")];
+        for rule in durations.into_iter().chain(others) {
             cel::Program::compile(&rule.rule).unwrap();
         }
     }

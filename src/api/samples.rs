@@ -10,7 +10,7 @@ use super::admission::admit;
 use super::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OpenBaoRollout};
 
 /// Every object of ours in the samples, with the file it is from.
-fn samples() -> Vec<(String, Value)> {
+pub fn samples() -> Vec<(String, Value)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/samples");
     let mut samples = Vec::new();
     for file in std::fs::read_dir(folder).unwrap() {

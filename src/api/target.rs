@@ -52,11 +52,12 @@ pub struct BackupTarget {
     /// s3 only: put the bucket into the path instead of the host name. Most self-hosted stores need it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub use_path_style: bool,
-    /// Bytes per part of a multipart upload; at least 5 MiB. The mover keeps `partSize` × `concurrency` bytes in memory.
+    /// Bytes per part of a multipart upload; at least 5 MiB. The mover keeps `partSize` × `concurrency` bytes in memory, up to
+    /// 30 MiB: a larger part is cut to that, and no more are in flight than fit.
     #[serde(default = "default_part_size")]
     #[schemars(range(min = 5_242_880, max = 5_368_709_120_i64))]
     pub part_size: i64,
-    /// Parts in flight at once.
+    /// Parts in flight at once, as far as 30 MiB reach.
     #[serde(default = "default_concurrency")]
     #[schemars(range(min = 1, max = 10))]
     pub concurrency: i32,
@@ -75,6 +76,14 @@ pub struct BackupTarget {
     /// What the clouds need on the Job to recognise it without a Secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload_identity: Option<WorkloadIdentity>,
+}
+
+impl BackupTarget {
+    /// Whether the parts in flight would take more bytes together. A volume gets no parts.
+    pub fn is_beyond(&self, most: u64) -> bool {
+        let (size, n) = (u64::try_from(self.part_size).unwrap_or(0), u64::try_from(self.concurrency).unwrap_or(0));
+        self.provider != Provider::File && size.saturating_mul(n) > most
+    }
 }
 
 fn default_region() -> String {
@@ -108,7 +117,7 @@ pub enum Provider {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GcsTarget {
-    /// The project that owns the bucket, if the credentials do not say.
+    /// The project that owns the bucket. Nothing needs it: the bucket's name says where backups go.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub project: Option<String>,

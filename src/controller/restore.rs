@@ -35,6 +35,7 @@ use crate::service::opslifecycle::retry::{ErrorBackoff, ErrorClass};
 use crate::service::opslifecycle::{self, RetryClass};
 use crate::service::restore::decide::Refused;
 use crate::service::restore::decide::admit::{Admission, admit};
+use crate::service::restore::decide::orphan::operation_gone;
 use crate::service::restore::mover::MoverError;
 use crate::service::restore::{admission, hold, plan, status};
 
@@ -77,6 +78,7 @@ impl Error {
 struct Context {
     ad: Arc<Adapters>,
     backoff: Mutex<ErrorBackoff<ObjectRef<OpenBaoRestore>>>,
+    waits: hold::Waits,
 }
 
 /// Runs until `shutdown`.
@@ -87,7 +89,7 @@ pub async fn run(ad: Arc<Adapters>, shutdown: CancellationToken) {
     // Subscribed first, listed second: nothing falls between.
     let queue = stream::iter(all(&ad)).chain(wakes).map(Ok::<_, std::convert::Infallible>);
     let queue = queue.take_until(shutdown.cancelled_owned());
-    let context = Arc::new(Context { ad: ad.clone(), backoff: Mutex::default() });
+    let context = Arc::new(Context { ad: ad.clone(), backoff: Mutex::default(), waits: hold::Waits::default() });
     let config = Config::default().concurrency(CONCURRENCY);
     let reconciler = |restore, context| Box::pin(reconcile(restore, context));
     applier(reconciler, on_error, context, caches.restores.clone(), queue, config)
@@ -144,11 +146,12 @@ async fn reconcile(restore: Arc<OpenBaoRestore>, context: Arc<Context>) -> Resul
     let ad = &context.ad;
     let mut measured = metrics().reconciling(KIND, &restore.namespace().unwrap_or_default(), &restore.name_any());
     let action = if restore.metadata.deletion_timestamp.is_some() {
+        context.waits.forget(&restore.uid().unwrap_or_default());
         depart(ad, &restore).await
     } else if phase(&restore).is_terminal() {
         settle(ad, &restore).await
     } else {
-        proceed(ad, &restore).await
+        proceed(ad, &context.waits, &restore).await
     };
     if action.is_ok() {
         measured.ends(if phase(&restore).is_terminal() { Outcome::Done } else { Outcome::Waiting });
@@ -162,7 +165,7 @@ fn phase(restore: &OpenBaoRestore) -> RestorePhase {
 }
 
 /// A live restore: admitted, or shown.
-async fn proceed(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Error> {
+async fn proceed(ad: &Adapters, waits: &hold::Waits, restore: &OpenBaoRestore) -> Result<Action, Error> {
     set_finalizer(ad, restore, true).await?;
     let now = now();
     let Some(name) = status::operation_of(restore) else { return consider(ad, restore, now).await };
@@ -171,13 +174,13 @@ async fn proceed(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Erro
             // Admitted, and cut off before the operation was made.
             return begin(ad, restore, now).await;
         }
-        let why = Refused::new("OperationGone", format!("OpenBaoOperation {name}, which did the work, was deleted"));
+        let why = operation_gone(&name, &restore.status.clone().unwrap_or_default());
         return end(ad, restore, &why, now).await;
     };
     if !is_own(restore, &operation) {
         return end(ad, restore, &name_taken(&name), now).await;
     }
-    follow(ad, restore, &operation, now).await
+    follow(ad, waits, restore, &operation, now).await
 }
 
 /// Admits, waits or refuses.
@@ -259,6 +262,7 @@ async fn end(ad: &Adapters, restore: &OpenBaoRestore, why: &Refused, now: DateTi
 /// Shows what the operation does, passes requests on to it, and gives the disk back when the lock is long in coming.
 async fn follow(
     ad: &Adapters,
+    waits: &hold::Waits,
     restore: &OpenBaoRestore,
     operation: &OpenBaoOperation,
     now: DateTime<Utc>,
@@ -269,9 +273,10 @@ async fn follow(
     let ended = next.phase.is_terminal();
     write(ad, restore, next).await?;
     if ended {
+        waits.forget(&restore.uid().unwrap_or_default());
         return Ok(Action::await_change());
     }
-    hold::give_back(ad, restore, operation, now).await?;
+    hold::give_back(ad, waits, restore, operation, now).await?;
     Ok(Action::requeue(RetryClass::ProgressPoll.delay(ad.settings.requeue_standard)))
 }
 

@@ -40,7 +40,11 @@ use crate::{
             retry::{ErrorBackoff, ErrorClass},
         },
         restore,
-        rollout::{self, Decision, Effect, Facts, member::MemberFacts, policy},
+        rollout::{
+            self, Decision, Effect, Facts,
+            member::{self, MemberFacts},
+            policy,
+        },
         upgrade::versions,
     },
 };
@@ -296,7 +300,7 @@ async fn act(ad: &Adapters, rollout: &OpenBaoRollout, members: &[MemberFacts], e
     }
 }
 
-/// Adds a request to a member's operation, once: its nonce is the same each time.
+/// Adds a request to a member's operation, once: its nonce is the same each time, see [`member::nonce`].
 async fn ask(
     ad: &Adapters,
     rollout: &OpenBaoRollout,
@@ -307,7 +311,7 @@ async fn ask(
     let seen = members.iter().flat_map(|member| &member.operations).find(|seen| seen.name_any() == operation);
     let Some(seen) = seen else { return Ok(()) };
     let request = Request {
-        nonce: format!("rollout-{action:?}-{}", rollout.uid().unwrap_or_default()),
+        nonce: member::nonce(rollout, seen, action),
         action,
         by: format!("openbaorollout/{}", rollout.name_any()),
         reason: "its turn in the rollout".to_owned(),

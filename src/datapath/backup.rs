@@ -85,6 +85,9 @@ struct Stored {
 
 pub(super) async fn run(plan: &Plan, meter: &Meter) -> Result<(BackupDone, Manifest), MoverError> {
     let started = Instant::now();
+    if let Some(lowered) = plan.store.target().lowered() {
+        eprintln!("{lowered}");
+    }
     until(plan, "the target was looked at", prepare(plan)).await?;
     let (mut retries, mut pause) = (0, FIRST_PAUSE);
     let stored = loop {

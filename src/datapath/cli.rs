@@ -20,7 +20,8 @@ use super::archive::{self, Verified};
 use super::error::MoverError;
 use super::progress::Meter;
 use super::protocol::{
-    BackupDone, Failure, JobResult, KeptKey, PreflightDone, REPORT, Report, ReportKind, RestoreDone, Stage, VerifyDone,
+    BackupDone, Failure, JobResult, KeptKey, PRUNED, PreflightDone, PruneDone, REPORT, Report, ReportKind, RestoreDone,
+    Stage, VerifyDone,
 };
 use super::prune::Rules;
 use super::{backup, prune, restore, stored};
@@ -29,6 +30,8 @@ use crate::adapter::objectstore::Manifest;
 /// Enough for two streams and their checks; each thread costs memory that the part buffers could use.
 const WORKERS: usize = 2;
 const BLOCKING_THREADS: usize = 12;
+/// A config map holds 1 MiB.
+const NAMED_AT_MOST: usize = 5000;
 
 /// The data mover as a program. `args` is the whole command line, its own name first; `rules` decide what `prune` removes.
 pub fn run(args: Vec<OsString>, rules: Rules) -> ExitCode {
@@ -190,6 +193,7 @@ async fn verify(args: &VerifyArgs) -> Result<VerifyDone, MoverError> {
             sha256: verified.inspection.sha256.clone(),
             size_bytes: verified.inspection.size_bytes,
             manifest: found.manifest.is_some(),
+            cluster_uid: found.manifest.as_ref().map(|manifest| manifest.cluster.uid.clone()).unwrap_or_default(),
             sealed_sums: STANDARD.encode(&verified.sealed_sums),
             sums: STANDARD.encode(&verified.sums),
             inspection: verified.inspection,
@@ -236,7 +240,7 @@ async fn restore(args: RestoreArgs, stop: CancellationToken) -> Result<RestoreDo
     restore::run(&args.plan(stop)?, mailbox.as_ref(), &meter).await
 }
 
-async fn prune(args: &PruneArgs, rules: Rules) -> Result<super::protocol::PruneDone, MoverError> {
+async fn prune(args: &PruneArgs, rules: Rules) -> Result<PruneDone, MoverError> {
     let store = args.store.open()?;
     let prefix = args.store.cluster_prefix();
     let mut orders = args.orders()?;
@@ -249,11 +253,28 @@ async fn prune(args: &PruneArgs, rules: Rules) -> Result<super::protocol::PruneD
         let mut done = prune::run(&store, &prefix, &orders).await?;
         let kept = rulings.into_iter().filter(|ruling| ruling.keep);
         done.kept.extend(kept.map(|ruling| KeptKey { key: ruling.key, reason: ruling.reason }));
-        Ok(done)
+        Ok(done.counted())
     };
-    match tokio::time::timeout_at(args.report.until(), work).await {
+    let outcome = match tokio::time::timeout_at(args.report.until(), work).await {
         Ok(outcome) => outcome,
         Err(_) => Err(MoverError::Deadline("backups were removed")),
+    };
+    if let Ok(done) = &outcome
+        && output::loses_keys(done)
+    {
+        name_all(args, &done.removed).await;
+    }
+    outcome
+}
+
+/// Every removal is logged by the operator, which learns in this way of those that the last word has no room for.
+async fn name_all(args: &PruneArgs, removed: &[String]) {
+    let told = async {
+        let Some(mailbox) = args.report.mailbox(&args.store.namespace).await? else { return Ok(()) };
+        mailbox.write(PRUNED, &removed.iter().take(NAMED_AT_MOST).collect::<Vec<_>>()).await
+    };
+    if let Err(error) = told.await {
+        eprintln!("the removed keys could not be reported: {}", error.line());
     }
 }
 

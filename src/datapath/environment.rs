@@ -30,7 +30,8 @@ pub const CONFIG_MAP: &str = "MOVER_CONFIG_MAP";
 pub const POD_NAME: &str = "MOVER_POD_NAME";
 pub const POD_UID: &str = "MOVER_POD_UID";
 
-/// The OpenBao servers, a JSON list of `protocol::Peer`: candidates, the mover finds the leader among them by itself.
+/// The OpenBao servers, a JSON list of `protocol::Peer`: candidates, the mover finds the leader among them by itself. A restore
+/// only tries its login there: where it sends the snapshot is said by its grant.
 pub const PEERS: &str = "MOVER_PEERS";
 /// PEM bundle that the servers' certificates chain to; absent: plain HTTP.
 pub const CA_FILE: &str = "MOVER_CA_FILE";

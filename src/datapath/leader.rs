@@ -141,11 +141,22 @@ impl Servers {
         }
     }
 
-    /// Gives back a token that a login made. A token from a file belongs to somebody else, and where it might be either one it
-    /// runs out by itself.
+    /// Gives back a token that a login made.
     pub(super) async fn logout(&self, client: &Client, token: &Token) {
-        if let Identity::Jwt(_) = self.identity {
+        if self.identity.has_minted(token) {
             let _ = client.revoke_self(token).await;
+        }
+    }
+}
+
+impl Identity {
+    /// Whether a login made this token. One from a file belongs to somebody else.
+    fn has_minted(&self, token: &Token) -> bool {
+        match self {
+            Self::Jwt(_) => true,
+            Self::Token { .. } => false,
+            // Where the file cannot be read any more it might be either one: it runs out by itself.
+            Self::TokenOrJwt { token: file, .. } => token_in(file).is_ok_and(|named| !named.is(token)),
         }
     }
 }
@@ -195,5 +206,25 @@ fn secret_file(what: &'static str, path: &Path) -> Result<String, MoverError> {
         Err(MoverError::Config(format!("{what} in {} is empty", path.display())))
     } else {
         Ok(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_somebody_keeps_is_never_given_back_and_one_that_a_login_made_always_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "s.named\n").unwrap();
+        let jwt = || Jwt { file: "j".into(), mount: "jwt".into(), role: "r".into() };
+        let (named, minted) = (Token::new("s.named"), Token::new("s.minted"));
+        assert!(Identity::Jwt(jwt()).has_minted(&minted));
+        assert!(!Identity::Token { file: file.clone() }.has_minted(&named));
+        let either = Identity::TokenOrJwt { token: file.clone(), jwt: jwt() };
+        assert!(either.has_minted(&minted) && !either.has_minted(&named));
+        std::fs::remove_file(&file).unwrap();
+        assert!(!either.has_minted(&minted) && !either.has_minted(&named), "it cannot be told any more");
     }
 }

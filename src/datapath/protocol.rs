@@ -19,6 +19,8 @@ pub const PROGRESS: &str = "progress";
 pub const GRANT: &str = "grant";
 pub const CLAIM: &str = "claim";
 pub const RESULT: &str = "result";
+/// The keys that a prune has removed, where its last word has no room for them.
+pub const PRUNED: &str = "pruned";
 
 /// Kubernetes keeps this much of a termination message.
 pub const MAX_TERMINATION_MESSAGE: usize = 4096;
@@ -336,6 +338,9 @@ pub struct VerifyDone {
     pub size_bytes: u64,
     /// False: no manifest was demanded and none was there.
     pub manifest: bool,
+    /// UID of the cluster that took the backup, as its manifest says.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cluster_uid: String,
     pub inspection: Inspection,
     #[serde(default)]
     pub sealed_sums: String,
@@ -357,9 +362,38 @@ pub struct PruneDone {
     pub cleaned: Vec<String>,
     /// Not removed, and why (pinned since, or no backup of that name).
     pub kept: Vec<KeptKey>,
+    /// To be removed, and the store did not let them go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<KeptKey>,
+    /// How many there were in each list: a termination message has room for the first few.
+    #[serde(default)]
+    pub removed_count: usize,
+    #[serde(default)]
+    pub finished_count: usize,
+    #[serde(default)]
+    pub kept_count: usize,
+    #[serde(default)]
+    pub failed_count: usize,
     pub duration_ms: u64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shortened: bool,
+}
+
+impl PruneDone {
+    /// Counts what the lists hold, before they are cut; a mover of an earlier release counted nothing.
+    #[must_use]
+    pub fn counted(mut self) -> Self {
+        self.removed_count = self.removed_count.max(self.removed.len());
+        self.finished_count = self.finished_count.max(self.finished.len());
+        self.kept_count = self.kept_count.max(self.kept.len());
+        self.failed_count = self.failed_count.max(self.failed.len());
+        self
+    }
+
+    /// Why this key is still there, if the store did not let it go.
+    pub fn refused(&self, key: &str) -> Option<&str> {
+        self.failed.iter().find(|failed| failed.key == key).map(|failed| failed.reason.as_str())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

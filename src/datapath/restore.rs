@@ -24,7 +24,7 @@ use super::mailbox::Mailbox;
 use super::patience::bounded;
 use super::progress::Meter;
 use super::protocol::{
-    Cause, Claim, Grant, POST_WITHIN, Permit, REPORT, RESULT, Report, ReportKind, RestoreDone, Stage, Submission,
+    Cause, Claim, Grant, POST_WITHIN, Peer, Permit, REPORT, RESULT, Report, ReportKind, RestoreDone, Stage, Submission,
     SubmissionOutcome,
 };
 use super::spool::{self, Spool};
@@ -37,6 +37,8 @@ use crate::adapter::openbao;
 const ASK_FOR_GRANT_FIRST: Duration = Duration::from_millis(200);
 const FIRST: Duration = Duration::from_secs(20);
 const ASK_FOR_GRANT_EVERY: Duration = Duration::from_secs(1);
+/// How long a leader is looked for before the download. It is asked once more before anything is sent.
+const LEADER_WITHIN: Duration = Duration::from_secs(10);
 /// Read from the disk at once while the snapshot is sent.
 const SEND_CHUNK: u64 = 512 * 1024;
 
@@ -54,6 +56,8 @@ pub struct Plan {
     pub submit: bool,
     pub ca_pem: Option<String>,
     pub identity: Option<Identity>,
+    /// The servers at which the login is tried before the download; none: it is not tried.
+    pub peers: Vec<Peer>,
     pub pod_uid: String,
     pub until: Instant,
     pub stop: CancellationToken,
@@ -61,7 +65,11 @@ pub struct Plan {
 
 pub(super) async fn run(plan: &Plan, mailbox: Option<&Mailbox>, meter: &Meter) -> Result<RestoreDone, MoverError> {
     let started = Instant::now();
-    let fetched = until(plan, "the backup was fetched and verified", fetch(plan, meter)).await;
+    let work = async {
+        try_login(plan).await?;
+        fetch(plan, meter).await
+    };
+    let fetched = until(plan, "the backup was fetched and verified", work).await;
     if let Some(mailbox) = mailbox {
         mailbox.write(REPORT, &report(plan, &fetched)).await?;
     }
@@ -98,6 +106,27 @@ async fn until<T>(
     work: impl Future<Output = Result<T, MoverError>>,
 ) -> Result<T, MoverError> {
     bounded(plan.until, &plan.stop, what, work).await
+}
+
+/// Logs in as it will be done before the snapshot is sent, and out again. What is refused here would be refused when the
+/// cluster's lock is held and the safety backup taken, and a rehearsal would have been none. Any other trouble may be over
+/// until then; a rehearsal has no later.
+async fn try_login(plan: &Plan) -> Result<(), MoverError> {
+    let Some(identity) = plan.identity.clone().filter(|_| !plan.peers.is_empty()) else { return Ok(()) };
+    let servers = Servers { peers: plan.peers.clone(), ca_pem: plan.ca_pem.clone(), identity };
+    let tried = async {
+        let leader = servers.leader(plan.until.min(Instant::now() + LEADER_WITHIN)).await?;
+        let token = servers.login(&leader.client).await?;
+        servers.logout(&leader.client, &token).await;
+        Ok::<(), MoverError>(())
+    };
+    match tried.await {
+        Err(error) if plan.submit && !matches!(error, MoverError::Login(_)) => {
+            eprintln!("the login could not be tried: {}", error.line());
+            Ok(())
+        }
+        tried => tried,
+    }
 }
 
 async fn fetch(plan: &Plan, meter: &Meter) -> Result<(Found, Verified, Spool), MoverError> {

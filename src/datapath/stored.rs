@@ -1,10 +1,12 @@
 //! Backups that are in a store already: found, listed, read again.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::pin::pin;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::TryStreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 
 use super::archive::{self, Limits, Verified};
 use super::error::MoverError;
@@ -12,28 +14,35 @@ use super::feed;
 use super::progress::Meter;
 use super::protocol::{BackupState, ListedBackup};
 use super::spool::SpoolWriter;
-use crate::adapter::objectstore::{Manifest, ObjectKind, Store, StoreError, keys};
+use crate::adapter::objectstore::{Manifest, ObjectKind, Store, StoreError, error::detail, keys};
 
 /// Which backup is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A whole key, never joined with the prefix.
     Key(String),
-    /// The newest complete backup under the cluster's prefix.
+    /// The complete backup under the cluster's prefix whose snapshot was taken last.
     Latest,
-    /// The newest complete one taken before this time.
+    /// The last of those taken before this time.
     Before(DateTime<Utc>),
 }
 
-/// How far the clock that named a backup may be ahead of this one.
+/// How far one of the clocks (of the operator that names a backup, of the mover, of the store) may be ahead of another.
 const AHEAD: TimeDelta = TimeDelta::minutes(15);
+
+/// Manifests that are read at the same time: a few KiB each, so that a year of backups costs seconds.
+pub(super) const READ_AT_ONCE: usize = 8;
 
 /// What the objects under a cluster's prefix say about each backup; the manifests themselves are not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pieces {
-    pub taken_at: DateTime<Utc>,
+    /// When the backup was planned. Its snapshot was taken later, and sometimes hours later: a lock that was held, a store
+    /// that was away.
+    pub planned_at: DateTime<Utc>,
     pub object: Option<u64>,
     pub manifest: bool,
+    /// When the manifest was written, by the store's clock.
+    pub written: Option<DateTime<Utc>>,
     pub pin: bool,
     pub deleting: bool,
 }
@@ -46,6 +55,13 @@ impl Pieces {
             (false, true, None) => BackupState::NoObject,
             (false, false, _) => BackupState::NoManifest,
         }
+    }
+
+    /// The snapshot was not taken after this: its manifest is written last. A manifest that is older than the plan tells of
+    /// clocks that are too far apart to go by.
+    fn taken_by(&self) -> DateTime<Utc> {
+        let by = self.written.map(|written| written + AHEAD).filter(|by| *by >= self.planned_at);
+        by.unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
 }
 
@@ -64,10 +80,10 @@ pub(super) async fn survey(store: &Store, cluster_prefix: &str) -> Result<BTreeM
     for object in listed.objects {
         let Some((name, kind)) = keys::parse(cluster_prefix, &object.key) else { continue };
         let pieces = found.entry(name.key).or_default();
-        pieces.taken_at = name.taken_at;
+        pieces.planned_at = name.taken_at;
         match kind {
             ObjectKind::Snapshot => pieces.object = Some(object.size),
-            ObjectKind::Manifest => pieces.manifest = true,
+            ObjectKind::Manifest => (pieces.manifest, pieces.written) = (true, object.written),
             ObjectKind::Pin => pieces.pin = true,
             ObjectKind::Deleting => pieces.deleting = true,
         }
@@ -86,16 +102,15 @@ fn oddities(odd: &[String]) -> Option<String> {
     })
 }
 
-/// The key that a source comes to. A key's own time is when its backup was planned, the manifest's when the snapshot was
-/// taken, which may be hours later (a lock that was held, a store that was away): `before` goes by the manifest.
+/// The key that a source comes to. What a backup is as of is when its snapshot was taken, and that only the manifest tells.
 pub(super) async fn resolve(store: &Store, cluster_prefix: &str, source: &Source) -> Result<String, MoverError> {
     if let Source::Key(key) = source {
         return Ok(key.clone());
     }
     let all = survey(store, cluster_prefix).await?;
     let found = match source {
-        Source::Before(time) => taken_before(store, &all, *time).await?,
-        Source::Key(_) | Source::Latest => latest(&all, Utc::now()),
+        Source::Before(time) => newest(store, &all, *time).await?,
+        Source::Key(_) | Source::Latest => latest(store, &all, Utc::now()).await?,
     };
     found.map(str::to_owned).ok_or_else(|| {
         let when = if let Source::Before(time) = source { format!(" taken before {time}") } else { String::new() };
@@ -103,35 +118,70 @@ pub(super) async fn resolve(store: &Store, cluster_prefix: &str, source: &Source
     })
 }
 
-/// The newest complete backup. One whose key lies in the future was named by a clock that ran ahead: it stands for the
-/// latest only while there is no other.
-fn latest(all: &BTreeMap<String, Pieces>, now: DateTime<Utc>) -> Option<&str> {
-    let past = newest_first(all, now + AHEAD).first().copied();
-    past.or_else(|| newest_first(all, DateTime::<Utc>::MAX_UTC).first().copied())
-}
-
-/// The newest complete backup whose snapshot was taken before this time. Nothing is taken before it was planned, so keys
-/// of that time and later need no look.
-async fn taken_before<'a>(
+/// The newest complete backup. One of the future was dated by a clock that ran ahead: it stands for the latest only while
+/// there is no other.
+async fn latest<'a>(
     store: &Store,
     all: &'a BTreeMap<String, Pieces>,
-    time: DateTime<Utc>,
+    now: DateTime<Utc>,
 ) -> Result<Option<&'a str>, MoverError> {
-    for key in newest_first(all, time) {
-        if store.manifest(key).await?.is_some_and(|manifest| manifest.taken_at < time) {
-            return Ok(Some(key));
-        }
+    match newest(store, all, now + AHEAD).await? {
+        None => newest(store, all, DateTime::<Utc>::MAX_UTC).await,
+        found => Ok(found),
     }
-    Ok(None)
 }
 
-/// The complete backups that were planned before this time.
-fn newest_first(all: &BTreeMap<String, Pieces>, before: DateTime<Utc>) -> Vec<&str> {
-    let complete = all.iter().filter(|(_, pieces)| pieces.state() == BackupState::Complete && pieces.taken_at < before);
-    let mut complete: Vec<(DateTime<Utc>, &str)> =
-        complete.map(|(key, pieces)| (pieces.taken_at, key.as_str())).collect();
-    complete.sort_unstable_by(|a, b| b.cmp(a));
-    complete.into_iter().map(|(_, key)| key).collect()
+/// The complete backup whose snapshot was taken last, of those taken before `end`. Read as far as one may still be newer
+/// than the best so far, which mostly means one.
+async fn newest<'a>(
+    store: &Store,
+    all: &'a BTreeMap<String, Pieces>,
+    end: DateTime<Utc>,
+) -> Result<Option<&'a str>, MoverError> {
+    let order = last_written_first(all, end);
+    let looks = order.iter().map(|&(key, pieces)| async move {
+        match store.manifest(key).await {
+            Ok(manifest) => Ok(manifest.map(|manifest| manifest.taken_at)),
+            // Nothing better is known of it, and whoever gets it is told.
+            Err(error) if is_of_one(&error) => Ok(Some(pieces.planned_at)),
+            Err(error) => Err(MoverError::from(error)),
+        }
+    });
+    let looks: Vec<_> = looks.collect();
+    let mut looks = pin!(stream::iter(looks).buffered(READ_AT_ONCE));
+    let mut best: Option<(DateTime<Utc>, &str)> = None;
+    for &(key, pieces) in &order {
+        // Before its answer is waited for: where that could change nothing any more, it may be whatever it is.
+        if best.is_some_and(|(best, _)| best >= pieces.taken_by()) {
+            break;
+        }
+        let Some(taken_at) = looks.try_next().await? else { break };
+        let taken = taken_at.filter(|taken| *taken < end).map(|taken| (taken, key));
+        best = best.max(taken);
+    }
+    Ok(best.map(|(_, key)| key))
+}
+
+/// Whether a manifest could not be read for a reason that is its own: written by another program, moved to an archive, held
+/// back by a rule. It must not hide the other backups.
+pub(super) const fn is_of_one(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Manifest { .. }
+            | StoreError::Size { .. }
+            | StoreError::Permission { .. }
+            // What Azure says of an object in an archive.
+            | StoreError::AlreadyExists { .. }
+    )
+}
+
+/// The complete backups that may have been taken before `end` (nothing is taken before it was planned), the one first whose
+/// snapshot may be the latest.
+fn last_written_first(all: &BTreeMap<String, Pieces>, end: DateTime<Utc>) -> Vec<(&str, &Pieces)> {
+    let complete = all.iter().filter(|(_, pieces)| pieces.state() == BackupState::Complete && pieces.planned_at < end);
+    let mut complete: Vec<(&str, &Pieces)> = complete.map(|(key, pieces)| (key.as_str(), pieces)).collect();
+    complete.sort_by_key(|(key, pieces)| Reverse((pieces.taken_by(), *key)));
+    complete
 }
 
 /// All backups of a cluster, oldest first, with their manifests.
@@ -140,9 +190,8 @@ pub(super) async fn list(store: &Store, cluster_prefix: &str) -> Result<Vec<List
     for (key, pieces) in survey(store, cluster_prefix).await? {
         let manifest = if pieces.manifest {
             match store.manifest(&key).await {
-                // One unreadable manifest must not hide all other backups.
-                Err(StoreError::Manifest { source, .. }) => {
-                    eprintln!("the manifest of {key} is not usable: {source}");
+                Err(error) if is_of_one(&error) => {
+                    eprintln!("the manifest of {key} cannot be read: {}", detail(&error));
                     None
                 }
                 other => other?,
@@ -151,7 +200,7 @@ pub(super) async fn list(store: &Store, cluster_prefix: &str) -> Result<Vec<List
             None
         };
         listed.push(ListedBackup {
-            taken_at: manifest.as_ref().map_or(pieces.taken_at, |manifest| manifest.taken_at),
+            taken_at: manifest.as_ref().map_or(pieces.planned_at, |manifest| manifest.taken_at),
             size_bytes: pieces.object.unwrap_or(0),
             state: pieces.state(),
             pinned: pieces.pin,
@@ -267,9 +316,25 @@ pub(super) mod tests {
     }
 
     fn pieces(hour: u32, manifest: bool, deleting: bool) -> (String, Pieces) {
-        let taken_at: DateTime<Utc> = format!("2026-11-21T{hour:02}:00:00Z").parse().unwrap();
-        let key = keys::snapshot_key("", "ns", "c", taken_at, "abcdefgh");
-        (key, Pieces { taken_at, object: Some(1), manifest, pin: false, deleting })
+        let planned_at: DateTime<Utc> = format!("2026-11-21T{hour:02}:00:00Z").parse().unwrap();
+        let key = keys::snapshot_key("", "ns", "c", planned_at, "abcdefgh");
+        (key, Pieces { planned_at, object: Some(1), manifest, written: None, pin: false, deleting })
+    }
+
+    /// A store with a backup planned at each of these hours, and when its snapshot was taken.
+    async fn stored(backups: &[(u32, &str)]) -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().to_string_lossy().into_owned();
+        let target = Target { provider: Provider::File, file: Some(FileTarget { root }), ..Target::default() };
+        let store = Store::open(&target, &Credentials::default()).unwrap();
+        for (hour, taken) in backups {
+            let key = pieces(*hour, true, false).0;
+            let taken = format!("2026-11-21T{taken}Z").parse().unwrap();
+            store.create(&key, Bytes::from_static(b"x")).await.unwrap();
+            let bytes = manifest(&key, taken, "u").to_bytes().unwrap();
+            store.create(&keys::manifest_key(&key), bytes.into()).await.unwrap();
+        }
+        (folder, store)
     }
 
     /// The manifest of a backup that this cluster (by UID) took at this time.
@@ -282,35 +347,89 @@ pub(super) mod tests {
         .unwrap()
     }
 
-    #[test]
-    fn the_newest_is_the_newest_that_is_complete() {
+    #[tokio::test]
+    async fn the_newest_is_the_newest_that_is_complete() {
+        let (_keep, store) = stored(&[(1, "01:00:05"), (2, "02:00:05"), (3, "03:00:05"), (4, "04:00:05")]).await;
         let all: BTreeMap<_, _> =
             [pieces(1, true, false), pieces(2, true, false), pieces(3, true, true), pieces(4, false, false)].into();
         let (first, second) = (pieces(1, true, false), pieces(2, true, false));
-        assert_eq!(newest_first(&all, DateTime::<Utc>::MAX_UTC), [second.0.as_str(), first.0.as_str()]);
-        assert_eq!(newest_first(&all, second.1.taken_at), [first.0.as_str()]);
-        let ahead = second.1.taken_at - TimeDelta::minutes(10);
-        assert_eq!(latest(&all, ahead), Some(second.0.as_str()), "a clock may be a little ahead");
-        assert_eq!(latest(&all, first.1.taken_at), Some(first.0.as_str()), "one from the future is not the latest");
+        let at = async |all: &BTreeMap<String, Pieces>, now: DateTime<Utc>| {
+            latest(&store, all, now).await.unwrap().map(str::to_owned)
+        };
+        assert_eq!(at(&all, pieces(5, true, false).1.planned_at).await.as_ref(), Some(&second.0));
+        let ahead = second.1.planned_at - TimeDelta::minutes(10);
+        assert_eq!(at(&all, ahead).await.as_ref(), Some(&second.0), "a clock may be a little ahead");
+        let then = first.1.planned_at;
+        assert_eq!(at(&all, then).await.as_ref(), Some(&first.0), "one from the future is not the latest");
         let only: BTreeMap<_, _> = [pieces(2, true, false)].into();
-        assert_eq!(latest(&only, first.1.taken_at), Some(second.0.as_str()), "but better than none");
-        assert_eq!(newest_first(&all, first.1.taken_at), [""; 0]);
+        assert_eq!(at(&only, then).await.as_ref(), Some(&second.0), "but better than none");
+    }
+
+    #[test]
+    fn only_what_may_be_newer_than_the_best_one_is_read() {
+        let written = |hour, at: &str| {
+            let (key, pieces) = pieces(hour, true, false);
+            (key, Pieces { written: Some(format!("2026-11-21T{at}Z").parse().unwrap()), ..pieces })
+        };
+        // The first waited for hours, and the clock of the last is nobody's.
+        let all: BTreeMap<_, _> = [written(1, "05:00:10"), written(2, "02:00:10"), written(6, "01:00:10")].into();
+        let order = last_written_first(&all, DateTime::<Utc>::MAX_UTC);
+        let hours: Vec<_> = order.iter().map(|(_, pieces)| pieces.planned_at.format("%H").to_string()).collect();
+        assert_eq!(hours, ["06", "01", "02"]);
+        let by = |n: usize| order[n].1.taken_by();
+        assert_eq!((by(0), by(1)), (DateTime::<Utc>::MAX_UTC, "2026-11-21T05:15:10Z".parse().unwrap()));
+        assert!(last_written_first(&all, pieces(1, true, false).1.planned_at).is_empty(), "planned by then");
+    }
+
+    #[tokio::test]
+    async fn an_older_manifest_that_cannot_be_read_is_in_the_way_of_no_latest() {
+        let (folder, store) = stored(&[(1, "01:00:05"), (2, "02:00:05")]).await;
+        let written = |hour: u32, at: &str| {
+            let (key, pieces) = pieces(hour, true, false);
+            (key, Pieces { written: Some(format!("2026-11-21T{at}Z").parse().unwrap()), ..pieces })
+        };
+        let all: BTreeMap<_, _> = [written(1, "01:00:10"), written(2, "02:00:10")].into();
+        let odd = folder.path().join(keys::manifest_key(&pieces(1, true, false).0));
+        std::fs::remove_file(&odd).unwrap();
+        // A link to itself: the store fails at it.
+        std::os::unix::fs::symlink(&odd, &odd).unwrap();
+        assert!(store.manifest(&pieces(1, true, false).0).await.is_err_and(|error| !is_of_one(&error)));
+        let found = newest(&store, &all, DateTime::<Utc>::MAX_UTC).await.unwrap();
+        assert_eq!(found, Some(pieces(2, true, false).0.as_str()));
+    }
+
+    #[test]
+    fn what_a_store_says_of_one_object_is_told_from_what_it_says_of_all() {
+        let (target, key, detail) = ("s3".to_owned(), "k".to_owned(), "InvalidObjectState".to_owned());
+        assert!(is_of_one(&StoreError::AlreadyExists { target: target.clone(), key: key.clone() }));
+        assert!(is_of_one(&StoreError::Permission {
+            target: target.clone(),
+            key: key.clone(),
+            detail: detail.clone()
+        }));
+        assert!(!is_of_one(&StoreError::Unreachable { target, key, detail }));
+    }
+
+    /// The first waited for a lock, and the second was taken meanwhile.
+    #[tokio::test]
+    async fn the_latest_is_the_one_that_was_taken_last_not_the_one_that_was_planned_last() {
+        let (_keep, store) = stored(&[(1, "02:45:00"), (2, "02:00:05")]).await;
+        let found = async |source| resolve(&store, "ns/c/", &source).await.unwrap();
+        assert_eq!(found(Source::Latest).await, pieces(1, true, false).0);
+        let before = |time: &str| Source::Before(time.parse().unwrap());
+        assert_eq!(found(before("2026-11-21T03:00:00Z")).await, pieces(1, true, false).0);
+        assert_eq!(found(before("2026-11-21T02:45:00Z")).await, pieces(2, true, false).0);
+        // A manifest that cannot be read counts as of its plan.
+        let odd = keys::manifest_key(&pieces(1, true, false).0);
+        store.delete(&odd).await.unwrap();
+        store.create(&odd, Bytes::from_static(b"{}")).await.unwrap();
+        assert_eq!(found(Source::Latest).await, pieces(2, true, false).0);
     }
 
     /// Planned at one, two and three; the second one waited until half past two before its snapshot was taken.
     #[tokio::test]
     async fn before_a_moment_means_taken_before_it_not_planned_before_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().to_string_lossy().into_owned();
-        let target = Target { provider: Provider::File, file: Some(FileTarget { root }), ..Target::default() };
-        let store = Store::open(&target, &Credentials::default()).unwrap();
-        for (hour, taken) in [(1, "01:00:05"), (2, "02:30:00"), (3, "03:00:05")] {
-            let key = pieces(hour, true, false).0;
-            let taken = format!("2026-11-21T{taken}Z").parse().unwrap();
-            store.create(&key, Bytes::from_static(b"x")).await.unwrap();
-            let bytes = manifest(&key, taken, "u").to_bytes().unwrap();
-            store.create(&keys::manifest_key(&key), bytes.into()).await.unwrap();
-        }
+        let (_keep, store) = stored(&[(1, "01:00:05"), (2, "02:30:00"), (3, "03:00:05")]).await;
         let before = async |time: &str| {
             let time = format!("2026-11-21T{time}Z").parse().unwrap();
             resolve(&store, "ns/c/", &Source::Before(time)).await

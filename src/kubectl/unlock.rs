@@ -8,7 +8,11 @@ use super::request::{ask, nonce};
 use super::table::span;
 use super::view::operation::{current_step, phase_of};
 use super::{Error, confirm, here, tell};
-use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationLock, Request, RequestAction};
+use crate::api::{
+    OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationLock, OperationPhase, Request, RequestAction,
+    RestorePhase,
+};
+use crate::service::opslifecycle::saga::{COMPENSATION_FAILED, DELETED_UNKNOWN};
 
 /// What can be said about the lock.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,7 +20,7 @@ enum Verdict {
     Free,
     /// Its holder lives: releasing it could let two change the cluster at once. The text says what to do instead.
     Alive(String),
-    /// No object with the holder's UID exists.
+    /// Nobody stands behind it: no object with the holder's UID exists, or it is a restore that has ended.
     Orphan,
 }
 
@@ -42,37 +46,64 @@ pub async fn run(connection: &Connection, cluster: &str, yes: bool, reason: &str
 fn judge(lock: Option<&OperationLock>, operations: &[OpenBaoOperation], restores: &[OpenBaoRestore]) -> Verdict {
     let Some(lock) = lock else { return Verdict::Free };
     let uid = Some(lock.holder_uid.as_str());
-    if let Some(operation) = operations.iter().find(|operation| operation.metadata.uid.as_deref() == uid) {
-        let name = operation.name_any();
-        let phase = phase_of(operation);
-        let step = operation.status.as_ref().and_then(|status| current_step(&status.steps));
-        let at = step.map(|step| format!(" at step {}", step.name)).unwrap_or_default();
-        return Verdict::Alive(match phase {
-            crate::api::OperationPhase::Unknown => format!(
-                "operation {name} holds it and waits for a person: kubectl openbao resume {name} proves its outcome \
-                 again, kubectl openbao abandon {name} gives it up and releases the lock"
-            ),
-            phase if phase.is_terminal() => {
-                format!("operation {name} ended as {}; the operator releases its lock by itself", phase.as_str())
-            }
-            phase => format!(
-                "operation {name} is {}{at} and holds it: wait for it, or stop it with kubectl openbao cancel {name}",
-                phase.as_str()
-            ),
-        });
+    let restore = restores.iter().find(|restore| restore.metadata.uid.as_deref() == uid);
+    // One that has ended holds nothing: its operation may be gone without having given the lock back.
+    match restore.map(|restore| (restore.name_any(), restore_phase(restore))) {
+        Some((name, RestorePhase::Unknown)) => {
+            return Verdict::Alive(format!("restore {name} holds it and {}", for_a_person(&format!("restore/{name}"))));
+        }
+        Some((name, phase)) if !phase.is_terminal() => {
+            return Verdict::Alive(format!(
+                "restore {name} holds it: wait for it, or stop it with kubectl openbao cancel restore/{name}"
+            ));
+        }
+        Some(_) | None => {}
     }
-    if let Some(restore) = restores.iter().find(|restore| restore.metadata.uid.as_deref() == uid) {
-        let name = restore.name_any();
-        return Verdict::Alive(format!(
-            "restore {name} holds it: wait for it, or stop it with kubectl openbao cancel restore/{name}"
-        ));
+    let works = operations.iter().find(|operation| operation.works_under(&lock.holder_uid));
+    works.map_or(Verdict::Orphan, |operation| Verdict::Alive(held_by(operation)))
+}
+
+fn restore_phase(restore: &OpenBaoRestore) -> RestorePhase {
+    restore.status.as_ref().map(|status| status.phase).unwrap_or_default()
+}
+
+/// What ends an operation that exists and has the lock.
+fn held_by(operation: &OpenBaoOperation) -> String {
+    let name = operation.name_any();
+    let phase = phase_of(operation);
+    let status = operation.status.as_ref();
+    let step = status.and_then(|status| current_step(&status.steps));
+    let at = step.map(|step| format!(" at step {}", step.name)).unwrap_or_default();
+    match (phase, status.and_then(|status| status.reason.as_deref())) {
+        (OperationPhase::Unknown, _) => format!("operation {name} holds it and {}", for_a_person(&name)),
+        (phase, Some(COMPENSATION_FAILED)) if phase.is_terminal() => format!(
+            "operation {name} could not be undone and keeps it until a person has looked: put right what kubectl openbao op \
+             {name} shows, then say kubectl openbao abandon {name}, which releases the lock"
+        ),
+        (phase, Some(DELETED_UNKNOWN)) if phase.is_terminal() => format!(
+            "operation {name} was deleted while its outcome was unknown and keeps it: check the cluster, and ask again when its \
+             object is gone"
+        ),
+        (phase, _) if phase.is_terminal() => {
+            format!("operation {name} ended as {}; the operator releases its lock by itself", phase.as_str())
+        }
+        (phase, _) => format!(
+            "operation {name} is {}{at} and holds it: wait for it, or stop it with kubectl openbao cancel {name}",
+            phase.as_str()
+        ),
     }
-    Verdict::Orphan
+}
+
+fn for_a_person(name: &str) -> String {
+    format!(
+        "waits for a person: kubectl openbao resume {name} proves its outcome again, kubectl openbao abandon {name} gives it up \
+         and releases the lock"
+    )
 }
 
 fn explain(cluster: &str, lock: &OperationLock, now: DateTime<Utc>) -> String {
     format!(
-        "The lock of {cluster} is held for {} by {} since {} ({} ago), and no object with its UID {} exists any more.\n\
+        "The lock of {cluster} is held for {} by {} since {} ({} ago); that object, UID {}, has ended or is gone.\n\
          The operator releases it unless a Job of it still runs. If it had begun to change data, check the cluster first.",
         lock.operation,
         lock.holder,
@@ -126,6 +157,40 @@ mod tests {
         assert!(refused("Running").contains("cancel fern-backup-1"));
         assert!(refused("Unknown").contains("abandon fern-backup-1"));
         assert!(refused("Failed").contains("releases its lock by itself"));
+        let mut kept = holder("u1", "Failed");
+        kept.status.as_mut().unwrap().reason = Some(COMPENSATION_FAILED.into());
+        let text = match judge(Some(&lock()), &[kept], &[]) {
+            Verdict::Alive(text) => text,
+            other => panic!("{other:?}"),
+        };
+        assert!(text.contains("abandon fern-backup-1") && !text.contains("by itself"), "{text}");
+    }
+
+    #[test]
+    fn a_restore_that_has_ended_holds_nothing_any_more() {
+        let restore = |phase: &str| -> [OpenBaoRestore; 1] {
+            [serde_saphyr::from_str(&format!(
+                "metadata: {{name: pearl, uid: u1}}\nspec: {{cluster: fern, source: {{key: a.snap}}}}\nstatus: {{phase: {phase}}}"
+            ))
+            .unwrap()]
+        };
+        let said = |phase| match judge(Some(&lock()), &[], &restore(phase)) {
+            Verdict::Alive(text) => text,
+            other => panic!("{phase}: {other:?}"),
+        };
+        assert!(said("Running").contains("cancel restore/pearl"));
+        assert!(said("Unknown").contains("abandon restore/pearl"));
+        for phase in ["Failed", "Completed"] {
+            assert_eq!(judge(Some(&lock()), &[], &restore(phase)), Verdict::Orphan, "{phase}");
+        }
+        let mut work = holder("o1", "Unknown");
+        let plan = "{steps: [], lock: {operation: Backup, holder: openbaorestore/pearl, holderUid: u1}}";
+        work.status.as_mut().unwrap().plan = Some(serde_saphyr::from_str(plan).unwrap());
+        let verdict = judge(Some(&lock()), &[work], &restore("Failed"));
+        assert!(
+            matches!(verdict, Verdict::Alive(text) if text.contains("abandon fern-backup-1")),
+            "its work is not done"
+        );
     }
 
     #[test]

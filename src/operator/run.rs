@@ -275,7 +275,7 @@ async fn controllers(adapters: Arc<Adapters>, stop: CancellationToken) {
     let managers: Vec<Arc<dyn Manager>> = vec![
         Arc::new(BackupManager),
         Arc::new(Restores::default()),
-        Arc::new(UpgradeManager),
+        Arc::new(UpgradeManager::default()),
         Arc::new(RollbackManager::default()),
     ];
     running.spawn(controller::operation::run(adapters.clone(), managers, stop.clone()));

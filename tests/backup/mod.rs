@@ -66,6 +66,19 @@ async fn a_backup_on_demand_is_stored_verified_proven_and_told() {
     assert_eq!(verified.artifacts.unwrap().key, Some(key));
     let stamped = namespace.api::<OpenBaoOperation>().get("by-hand").await.unwrap();
     assert!(stamped.annotations().contains_key("openbao.org/backup-verified-at"));
+
+    // What nobody would do is refused, and nothing else is done instead.
+    reef.ask("mistyped", json!({"parameters": {"mode": "verify"}})).await;
+    reef.ask("narrowed", json!({"targets": [{"kind": "Volume", "name": "data-kelp-1"}]})).await;
+    let refused = async |name: &str| {
+        let status = reef.ended(name, LONG).await.status.unwrap();
+        assert!(status.plan.is_none(), "{name}: {:?}", status.plan);
+        (status.phase, status.message.unwrap_or_default())
+    };
+    let (phase, message) = refused("mistyped").await;
+    assert!(phase == OperationPhase::Failed && message.contains("parameters.mode"), "{phase:?}: {message}");
+    let (phase, message) = refused("narrowed").await;
+    assert!(phase == OperationPhase::ConstraintFailed && message.contains("data-kelp-1"), "{phase:?}: {message}");
     assert_eq!(reef.files().await.len(), 2);
 }
 

@@ -19,7 +19,7 @@ async fn certificate(namespace: &Namespace, host: &str) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-async fn all_restarted(namespace: &Namespace, before: &[String]) {
+pub async fn all_restarted(namespace: &Namespace, before: &[String]) {
     eventually("every member was restarted", PATIENCE * 2, async || {
         for (ordinal, old) in before.iter().enumerate() {
             let now = uid(namespace, &format!("kelp-{ordinal}")).await;
@@ -34,7 +34,7 @@ async fn all_restarted(namespace: &Namespace, before: &[String]) {
     settled(namespace, 1).await;
 }
 
-async fn uids(namespace: &Namespace) -> Vec<String> {
+pub async fn uids(namespace: &Namespace) -> Vec<String> {
     let mut all = Vec::new();
     for ordinal in 0..3 {
         all.push(uid(namespace, &format!("kelp-{ordinal}")).await);
@@ -76,7 +76,7 @@ async fn certificates_and_their_authority_are_replaced_under_a_client_that_write
     assert!(written.outages.iter().all(|(_, span)| *span < Duration::from_secs(12)), "{:?}", written.outages);
 }
 
-fn secret(cert: &str, key: &KeyedCert, bundle: &str) -> Secret {
+pub fn secret(cert: &str, key: &KeyedCert, bundle: &str) -> Secret {
     let data = [("tls.crt", cert), ("tls.key", key.key.expose_secret()), ("ca.crt", bundle)];
     Secret {
         metadata: ObjectMeta { name: Some("kelp-tls-server".into()), ..ObjectMeta::default() },
@@ -86,7 +86,7 @@ fn secret(cert: &str, key: &KeyedCert, bundle: &str) -> Secret {
     }
 }
 
-async fn put(namespace: &Namespace, secret: &Secret) {
+pub async fn put(namespace: &Namespace, secret: &Secret) {
     let api = namespace.api::<Secret>();
     let _ = api.delete("kelp-tls-server", &kube::api::DeleteParams::default()).await;
     api.create(&PostParams::default(), secret).await.expect("the user's Secret");

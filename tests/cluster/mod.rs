@@ -2,6 +2,7 @@
 
 mod bench;
 mod certificates;
+mod corners;
 mod failures;
 mod many;
 mod scale;

@@ -5,7 +5,9 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ObjectMeta, PostParams};
 use serde_json::json;
 
-use super::{PATIENCE, available, bao, condition, get, login, manifest, must_hold, put, says, told, uid};
+use super::{
+    PATIENCE, available, bao, change, condition, get, keeping, login, manifest, must_hold, put, says, told, uid,
+};
 use crate::harness::{Cluster, Namespace, Operator, eventually};
 
 async fn give(namespace: &Namespace, name: &str, data: &[(&str, &[u8])]) {
@@ -20,6 +22,15 @@ async fn give(namespace: &Namespace, name: &str, data: &[(&str, &[u8])]) {
     api.create(&PostParams::default(), &secret).await.expect("the Secret");
 }
 
+/// Waits for another pod `kelp-0` than the one with this UID.
+async fn another(namespace: &Namespace, than: &str) -> String {
+    eventually("another pod", PATIENCE, async || {
+        let now = uid(namespace, "kelp-0").await;
+        if now.is_empty() || now == than { Err(now) } else { Ok(now) }
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_cluster_unseals_with_the_transit_engine_of_another_and_waits_while_that_is_away() {
     let cluster = Cluster::get().await;
@@ -28,8 +39,7 @@ async fn a_cluster_unseals_with_the_transit_engine_of_another_and_waits_while_th
     namespace.apply(&manifest("root", "  replicas: 1\n")).await;
     let seal = format!(
         "  replicas: 1\n  unseal:\n    type: transit\n    credentialsSecretRef: {{name: leaf-seal}}\n    transit:\n      \
-         address: https://root-public.{}.svc:8200\n      keyName: leaf\n      mountPath: transit/\n      \
-         tlsCACert: /openbao/seal-credentials/ca.crt\n",
+         address: https://root-public.{}.svc:8200\n      keyName: leaf\n      mountPath: transit/\n",
         namespace.name()
     );
     namespace.apply(&manifest("leaf", &seal)).await;
@@ -59,7 +69,8 @@ async fn a_cluster_unseals_with_the_transit_engine_of_another_and_waits_while_th
     let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
     let token = answer["auth"]["client_token"].as_str().unwrap();
     let ca = namespace.kubectl(&["get", "configmap", "root-ca", "-o", "jsonpath={.data.ca\\.crt}"]).await;
-    give(&namespace, "leaf-seal", &[("BAO_TOKEN", token.as_bytes()), ("ca.crt", ca.as_bytes())]).await;
+    // The keys that the Go operator knows, and no field that names them.
+    give(&namespace, "leaf-seal", &[("token", token.as_bytes()), ("ca.crt", ca.as_bytes())]).await;
 
     let leaf = available(&namespace, "leaf").await;
     assert_eq!(condition(&leaf, "Degraded").0, "False", "{:?}", condition(&leaf, "Degraded"));
@@ -105,6 +116,35 @@ async fn a_static_key_of_the_user_is_waited_for_and_must_have_32_bytes() {
         .await;
     let refusal = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && refusal.contains("currentKeyID cannot be changed"), "{refusal}");
+}
+
+#[tokio::test]
+async fn servers_that_run_keep_their_settings_until_the_new_seal_is_known_to_open_their_data() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-other-key").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let token = keeping(&namespace, "  replicas: 1\n", 0).await;
+    let made = namespace.api::<Secret>().get("kelp-unseal-key").await.unwrap().data.unwrap()["key"].0.clone();
+    let pod = uid(&namespace, "kelp-0").await;
+    let configured = ["get", "configmap", "kelp-config", "-o", "yaml"];
+
+    // Nothing of it reaches the servers, not even one that Kubernetes starts anew meanwhile.
+    change(&namespace, "kelp", json!({"unseal": {"type": "static", "credentialsSecretRef": {"name": "mine"}}})).await;
+    says(&namespace, "kelp", "Degraded", "True", "SealCredentialsMissing").await;
+    give(&namespace, "mine", &[("key", &[8; 32])]).await;
+    says(&namespace, "kelp", "Degraded", "True", "is another one than that of Secret kelp-unseal-key").await;
+    assert_eq!(uid(&namespace, "kelp-0").await, pod, "it would not come back");
+    assert!(!namespace.kubectl(&configured).await.contains("seal-credentials"));
+    namespace.kubectl(&["delete", "pod", "kelp-0"]).await;
+    let moved = another(&namespace, &pod).await;
+    must_hold(&namespace, "kelp", &token, "kept").await;
+
+    give(&namespace, "mine", &[("key", made.as_slice())]).await;
+    another(&namespace, &moved).await;
+    available(&namespace, "kelp").await;
+    says(&namespace, "kelp", "Degraded", "False", "").await;
+    assert!(namespace.kubectl(&configured).await.contains("seal-credentials"));
+    must_hold(&namespace, "kelp", &token, "kept").await;
 }
 
 #[tokio::test]

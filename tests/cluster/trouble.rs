@@ -11,11 +11,11 @@ use serde_json::json;
 use super::{PATIENCE, available, bao, change, condition, get, keeping, manifest, must_hold, says, settled, told, uid};
 use crate::harness::{Cluster, Namespace, Operator, client_with, eventually};
 
-async fn leader(namespace: &Namespace) -> String {
+pub async fn leader(namespace: &Namespace) -> String {
     get(namespace, "kelp").await.unwrap().status.unwrap().active_leader.unwrap()
 }
 
-async fn standby(namespace: &Namespace) -> String {
+pub async fn standby(namespace: &Namespace) -> String {
     let status = get(namespace, "kelp").await.unwrap().status.unwrap();
     let found = status.members.into_iter().find(|member| member.state == MemberState::Standby);
     found.expect("a standby").name
@@ -26,7 +26,7 @@ async fn label(namespace: &Namespace, pod: &str) -> String {
 }
 
 /// A request to one server, past every Service.
-async fn directly(namespace: &Namespace, pod: &str, token: &str, method: &str, path: &str) -> String {
+pub async fn directly(namespace: &Namespace, pod: &str, token: &str, method: &str, path: &str) -> String {
     let url = format!("https://{pod}.kelp.{}.svc:8200/v1/{path}", namespace.name());
     let header = format!("X-Vault-Token: {token}");
     let words = ["curl", "-sk", "--max-time", "10", "-X", method, "-H", &header, &url];
@@ -126,9 +126,10 @@ async fn a_setting_or_an_image_that_does_not_start_stops_at_one_member_and_a_cor
     let _operator = Operator::start(&namespace, &[]).await;
     let token = keeping(&namespace, "", 1).await;
     let bad = [
+        // OpenBao wants the longest lease to be no shorter than the default one.
         (
-            json!({"configuration": {"logging": {"file": "/nowhere/at/all/bao.log"}}}),
-            json!({"configuration": {"logging": null}}),
+            json!({"configuration": {"defaultLeaseTTL": "768h", "maxLeaseTTL": "1h"}}),
+            json!({"configuration": {"defaultLeaseTTL": null, "maxLeaseTTL": null}}),
         ),
         (json!({"image": "docker.io/openbao/openbao:2.7.2-none"}), json!({"image": "docker.io/openbao/openbao:2.7.2"})),
     ];
@@ -166,7 +167,7 @@ async fn a_setting_or_an_image_that_does_not_start_stops_at_one_member_and_a_cor
 }
 
 /// The API server makes no pods in this namespace until the policy goes: members that die stay away.
-fn no_pods(namespace: &str) -> String {
+pub fn no_pods(namespace: &str) -> String {
     format!(
         "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicy\nmetadata: {{name: {namespace}}}\nspec:\n  \
          failurePolicy: Fail\n  matchConstraints:\n    resourceRules: [{{apiGroups: [\"\"], apiVersions: [v1], operations: [CREATE], resources: [pods]}}]\n  \
@@ -261,4 +262,18 @@ async fn an_image_that_cannot_be_pulled_is_named_and_a_corrected_one_starts() {
     change(&namespace, "kelp", json!({"image": "docker.io/openbao/openbao:2.7.2"})).await;
     let found = available(&namespace, "kelp").await;
     assert!(found.metadata.generation > Some(1), "{}", found.name_any());
+}
+
+#[tokio::test]
+async fn an_account_that_nobody_made_is_named_and_the_cluster_starts_when_somebody_makes_it() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-account").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let account = "  replicas: 1\n  serviceAccount: {name: bao, annotations: {example.org/role: unseal}}\n";
+    namespace.apply(&manifest("kelp", account)).await;
+    says(&namespace, "kelp", "Degraded", "True", "ServiceAccountMissing").await;
+    says(&namespace, "kelp", "Supported", "False", "spec.serviceAccount.annotations").await;
+    namespace.kubectl(&["create", "serviceaccount", "bao"]).await;
+    available(&namespace, "kelp").await;
+    says(&namespace, "kelp", "Degraded", "False", "").await;
 }

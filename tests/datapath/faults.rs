@@ -194,6 +194,9 @@ async fn a_wrong_identity_is_told_apart_from_a_missing_leader() {
     let token = no_right.scratch().join("token");
     std::fs::write(&token, "s.unknown").unwrap();
     no_right.set(env::TOKEN_FILE, &token.display().to_string());
+    // With a login beside it a token that is refused is no more than a first try.
+    no_right.unset(env::JWT_FILE);
+    no_right.unset(env::JWT_ROLE);
     let ended = no_right.run().await;
     assert_eq!((ended.code, ended.reason()), (3, ("Auth", "SnapshotDenied")));
     assert!(!ended.stderr.contains("s.unknown"), "a token is never printed");
@@ -202,7 +205,24 @@ async fn a_wrong_identity_is_told_apart_from_a_missing_leader() {
     too_late.set(env::JWT_FILE, &bao.expired_jwt_file().display().to_string());
     assert_eq!(too_late.run().await.reason(), ("Auth", "LoginRefused"));
 
+    // A rehearsal logs in before it looks for the backup, and there is none.
+    let rehearsal = |role: &str| {
+        let mut mover = Mover::new("restore", &store);
+        mover.log_in(&bao);
+        mover.set(env::JWT_ROLE, role);
+        mover.set(env::PEERS, &serde_json::to_string(&bao.peers()).unwrap());
+        mover.set(env::LATEST, "true");
+        mover.set(env::SUBMIT, "false");
+        mover.set(env::SCRATCH, &mover.scratch().display().to_string());
+        mover
+    };
+    assert_eq!(rehearsal("nobody").run().await.reason(), ("Auth", "LoginRefused"));
+    assert_eq!(rehearsal("backup").run().await.reason(), ("Config", "NoBackupFound"));
+    let mut alone = rehearsal("backup");
+    alone.set(env::DEADLINE, &(chrono::Utc::now() + chrono::TimeDelta::seconds(3)).to_rfc3339());
+
     bao.kill(0);
+    assert_eq!(alone.run().await.reason(), ("Leader", "NoLeader"));
     let mut nobody = Mover::backup(&bao, &store);
     nobody.set(env::DEADLINE, &(chrono::Utc::now() + chrono::TimeDelta::seconds(3)).to_rfc3339());
     assert_eq!(nobody.run().await.reason(), ("Leader", "NoLeader"));

@@ -111,7 +111,8 @@ async fn a_workflow_survives_the_death_of_its_driver_after_every_write() {
         .collect();
     assert_eq!(created_jobs.len(), 2, "{created_jobs:?}");
 
-    // Every transition stands in all three places, with the same keys and values.
+    // Every transition stands in the history and the log, and all that are events at all are events too, with the same keys and
+    // values.
     assert!(after.history.len() > 2 * STEPS);
     let lines: Vec<Value> = std::fs::read_to_string(&log)
         .expect("the drivers' log")
@@ -133,7 +134,7 @@ async fn a_workflow_survives_the_death_of_its_driver_after_every_write() {
         let told = audit::flat(entry);
         let in_log = lines.iter().any(|line| told.iter().all(|(key, value)| key == "message" || line[key] == **value));
         assert!(in_log, "not in the log: {told:?}");
-        assert!(events.contains(&told), "no event: {told:?}");
+        assert!(!audit::is_event(entry) || events.contains(&told), "no event: {told:?}");
     }
 }
 

@@ -86,6 +86,7 @@ async fn another_seal_that_is_waived_ends_sealed_with_the_key_named() {
     let (phase, message) = end(&restore);
     assert_eq!(phase, RestorePhase::Failed, "{message}");
     assert!(message.contains("operator-generated-v1") && message.contains("safety backup"), "{message}");
+    assert!(message.contains("Secret coral-unseal-key, data key \"key\""), "where the key belongs: {message}");
     eventually("the lock is given back", Duration::from_secs(30), async || {
         match coral.cluster().await.status.unwrap_or_default().operation_lock {
             None => Ok(()),

@@ -58,3 +58,25 @@ async fn destroyed_secrets_are_back_with_proof_and_old_tokens_work_again() {
         assert_eq!(bay.word_at(&bay.pod(ordinal), &old, "pearl").await.as_deref(), Some("before"), "server {ordinal}");
     }
 }
+
+#[tokio::test]
+async fn with_a_static_key_that_the_user_brings_backups_are_proven_and_restored() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("restore-own-key").await;
+    let _operator = operator(&namespace).await;
+    // Beside it lies one that an earlier cluster of the name left behind.
+    let secret = |name: &str, key: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": {"key": key}}).to_string()
+    };
+    namespace.apply(&secret("mine", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=")).await;
+    namespace.apply(&secret("kelp-unseal-key", "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=")).await;
+    let seal = "unseal: {type: static, credentialsSecretRef: {name: mine}}";
+    let bay = Bay::named(&namespace, "kelp", 1, "2.7.2", seal).await;
+    let (token, key) = bay.backed_up().await;
+
+    bay.remove(&token, "pearl").await;
+    bay.restore("rescue", json!({"source": {"key": key}})).await;
+    let restore = bay.ended("rescue", LONG).await;
+    assert_eq!(end(&restore).0, RestorePhase::Completed, "{:?}", restore.status);
+    assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("before"));
+}

@@ -94,6 +94,15 @@ async fn damaged_foreign_and_newer_snapshots_are_refused_before_the_lock() {
     )
     .await;
 
+    // Nowhere to take a safety backup to: seen before anything is downloaded.
+    namespace.apply(&manifest("mussel", 1, "2.7.2", "")).await;
+    let mussel = Bay { namespace: &namespace, name: "mussel".to_owned() };
+    mussel.patch(json!({"spec": {"backup": null}})).await;
+    mussel.whole(1).await;
+    let homeless = json!({"source": {"key": key, "target": {"provider": "file", "file": {"claimName": "sand"}}},
+        "preRestoreBackup": true});
+    refused(&mussel, "homeless", homeless, "NoBackupTarget", "spec.backup.target").await;
+
     let too_early = json!({"source": {"before": "2020-01-01T00:00:00Z"}});
     refused(&bay, "early", too_early, "", "Nothing was changed").await;
     bay.secret("hollow", "password", "x").await;
@@ -120,6 +129,9 @@ async fn a_dry_run_judges_and_touches_nothing_and_a_waived_manifest_restores() {
     assert_eq!(restore.status.unwrap().source.unwrap().key, key);
     assert_eq!(bay.cluster().await.status.unwrap().operation_lock, None);
     assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("after"));
+    // What would refuse the restore refuses its rehearsal.
+    let nobody = json!({"source": {"latest": true}, "dryRun": true, "jwtAuthRole": "nobody"});
+    refused(&bay, "nobody", nobody, "", "the login was refused").await;
 
     bay.on_claim(&format!("cp /store/{key} /store/found.snap && chmod a+r /store/found.snap")).await;
     let spec = json!({"source": {"key": "found.snap"}, "waive": ["MissingManifest"], "preRestoreBackup": false});

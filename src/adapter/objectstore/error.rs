@@ -6,6 +6,9 @@ use super::credentials::CredentialsError;
 use super::manifest::ManifestError;
 use super::target::InvalidTarget;
 
+/// Reason of a store without room: the one failure that fewer backups mend.
+pub const STORE_FULL: &str = "StoreFull";
+
 /// A failed attempt at a store. `target` is [`super::Target::describe`], `key` an object's key or what was attempted.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -37,7 +40,9 @@ pub enum StoreError {
     Scheme { target: String, spoken: &'static str, said: &'static str },
     #[error("{target} did not answer in time for {key}: {detail}")]
     Timeout { target: String, key: String, detail: String },
-    #[error("{target} has no room left for {key}: {detail}")]
+    #[error(
+        "{target} has no room left for {key}: give it more, or let fewer backups stay (spec.backup.retention): {detail}"
+    )]
     Full { target: String, key: String, detail: String },
     #[error(
         "{target}: an object under {prefix} has a key that is no path (an empty part, a dot or a control character), this \
@@ -71,7 +76,7 @@ impl StoreError {
             Self::UntrustedCertificate { .. } => "StoreCertificateUntrusted",
             Self::Scheme { .. } => "StoreSchemeMismatch",
             Self::Timeout { .. } => "StoreTimeout",
-            Self::Full { .. } => "StoreFull",
+            Self::Full { .. } => STORE_FULL,
             Self::OddKey { .. } => "StoreOddKey",
             Self::Server { .. } => "StoreFailed",
             Self::Size { .. } => "StoreSizeMismatch",
@@ -119,7 +124,8 @@ impl StoreError {
         ]) {
             return Self::Scheme { target, spoken: "HTTPS", said: "http" };
         }
-        if says(&["No space left", "QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"]) {
+        // A volume's quota (EDQUOT) by its number: its words differ by the C library, and Google says them of too many requests.
+        if says(&["No space left", "(os error 122)", "QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"]) {
             return Self::Full { target, key, detail };
         }
         let bad_key = [
@@ -206,10 +212,21 @@ mod tests {
             ("error sending request: operation timed out", "StoreTimeout"),
             ("500 Internal Server Error", "StoreFailed"),
             ("write: No space left on device", "StoreFull"),
+            ("write: Disk quota exceeded (os error 122)", "StoreFull"),
+            ("write: Quota exceeded (os error 122)", "StoreFull"),
+            ("403: <Code>QuotaExceeded</Code>", "StoreFull"),
+            ("429 Too Many Requests: Quota exceeded for quota metric 'Read requests'", "StoreFailed"),
+            ("403 Forbidden: Quota exceeded for quota metric 'Read requests'", "StorePermissionDenied"),
         ];
         for (text, reason) in cases {
             assert_eq!(StoreError::classify("s3", "ns/c/a.snap", &generic(text)).reason(), reason, "{text}");
         }
+    }
+
+    #[test]
+    fn a_full_store_says_what_makes_room() {
+        let told = StoreError::classify("file /store", "k", &generic("No space left on device")).to_string();
+        assert!(told.contains("give it more") && told.contains("spec.backup.retention"), "{told}");
     }
 
     #[test]

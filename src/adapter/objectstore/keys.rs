@@ -37,6 +37,14 @@ pub fn cluster_prefix(prefix: &str, namespace: &str, cluster: &str) -> String {
     if prefix.is_empty() { format!("{namespace}/{cluster}/") } else { format!("{prefix}/{namespace}/{cluster}/") }
 }
 
+/// Whether a key lies where this cluster's backups lie, under whatever prefix.
+pub fn is_of(key: &str, namespace: &str, cluster: &str) -> bool {
+    let folder = key.rsplit_once('/').map(|(folder, _)| folder);
+    let above = folder.and_then(|folder| folder.strip_suffix(cluster)).and_then(|rest| rest.strip_suffix('/'));
+    let prefix = above.and_then(|above| above.strip_suffix(namespace));
+    prefix.is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('/'))
+}
+
 /// The key of a new backup. Frozen when the operation starts, so that a crash leaves a name to clean up.
 pub fn snapshot_key(
     prefix: &str,
@@ -103,6 +111,16 @@ mod tests {
         assert_eq!(key, "prod/eu/vault/main/2026-11-21T12-00-05Z-3f9c1a2b.snap");
         assert_eq!(manifest_key(&key), "prod/eu/vault/main/2026-11-21T12-00-05Z-3f9c1a2b.snap.manifest.json");
         assert_eq!(cluster_prefix("", "vault", "main"), "vault/main/");
+    }
+
+    #[test]
+    fn a_key_tells_its_cluster_under_any_prefix() {
+        for prefix in ["", "prod", "prod/eu"] {
+            assert!(is_of(&snapshot_key(prefix, "vault", "main", noon(), "3f9c"), "vault", "main"), "{prefix}");
+        }
+        for other in ["vault/main2/a.snap", "vault/domain/a.snap", "a-vault/main/a.snap", "main/a.snap", "a.snap", ""] {
+            assert!(!is_of(other, "vault", "main"), "{other}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
@@ -39,11 +40,13 @@ const RETRIES: usize = 6;
 /// Bytes of one ranged read of a download: a lost connection costs one range, not the whole object.
 const RANGE: u64 = 16 * 1024 * 1024;
 
-/// One object, as a HEAD or a list tells it.
+/// One object, as a list tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     pub key: String,
     pub size: u64,
+    /// When it was written, by the store's own clock; `None` where a folder does not say.
+    pub written: Option<DateTime<Utc>>,
 }
 
 /// A store, ready for requests. Cheap to clone.

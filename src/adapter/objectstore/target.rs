@@ -201,6 +201,18 @@ impl Target {
         (size, usize::try_from(parts).unwrap_or(1))
     }
 
+    /// What [`Self::upload_shape`] has lowered, asked and used; `None` where both are used as they are.
+    pub fn lowered(&self) -> Option<String> {
+        let (part, at_once) = self.upload_shape();
+        let (size, n) = (self.part_size.unwrap_or(part), self.concurrency.unwrap_or(1));
+        let at_once = u32::try_from(at_once).unwrap_or(u32::MAX);
+        let size = (size > part).then(|| format!("partSize {size} is used as {part}"));
+        let n = (n > at_once).then(|| format!("concurrency {n} is used as {at_once}"));
+        let lowered: Vec<String> = size.into_iter().chain(n).collect();
+        let most = UPLOAD_MEMORY / MIB;
+        (!lowered.is_empty()).then(|| format!("{}: parts in flight take {most} MiB at most", lowered.join(", ")))
+    }
+
     /// One line for people: provider and place, nothing secret.
     pub fn describe(&self) -> String {
         match self.provider {
@@ -291,6 +303,18 @@ mod tests {
             assert!(parts >= 1 && part >= MIN_PART_SIZE && part * parts as u64 <= UPLOAD_MEMORY, "{size:?} {n:?}");
         }
         assert_eq!(bucket("abc").upload_shape(), (DEFAULT_PART_SIZE, 3));
+    }
+
+    #[test]
+    fn what_is_lowered_is_named_with_the_value_that_is_used() {
+        let told = |size: Option<u64>, concurrency| {
+            Target { part_size: size.map(|mib| mib * MIB), concurrency, ..bucket("abc") }.lowered()
+        };
+        assert_eq!((told(None, None), told(Some(10), Some(3)), told(Some(5), Some(6))), (None, None, None));
+        let fewer = told(Some(10), Some(10)).unwrap();
+        assert_eq!(fewer, "concurrency 10 is used as 3: parts in flight take 30 MiB at most");
+        let both = told(Some(64), Some(4)).unwrap();
+        assert!(both.starts_with("partSize 67108864 is used as 31457280, concurrency 4 is used as 1"), "{both}");
     }
 
     #[test]

@@ -14,6 +14,12 @@ impl Token {
         Self(SecretString::from(token.into()))
     }
 
+    /// Whether it is this very token.
+    pub fn is(&self, other: &Self) -> bool {
+        use secrecy::ExposeSecret;
+        self.0.expose_secret() == other.0.expose_secret()
+    }
+
     /// Whether the server keeps it among its data. A batch token is not stored and outlives the data.
     pub fn is_stored(&self) -> bool {
         use secrecy::ExposeSecret;

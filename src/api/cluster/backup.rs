@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::OpenBaoClusterSpec;
 use crate::api::common::SecretRef;
 use crate::api::rules;
 use crate::api::target::BackupTarget;
@@ -40,7 +41,8 @@ pub struct BackupSpec {
     /// Reading backups back and checking them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify: Option<VerifySpec>,
-    /// The OpenBao role (mount `jwt`) that backup Jobs log in with. Default `openbao-operator-backup`.
+    /// The OpenBao role (mount `jwt`) that backup Jobs log in with. Default `openbao-operator-backup`. A cluster that initialises
+    /// itself with `selfInit.oidc` makes the role that is named here by then; one that is named later has to exist.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub jwt_auth_role: Option<String>,
@@ -67,7 +69,7 @@ impl BackupSpec {
 }
 
 /// Manifests of the Go operator name its helper program: `…/openbao-operator-backup:<version>` and the like.
-fn is_helper_of_the_go_operator(image: &str) -> bool {
+pub(crate) fn is_helper_of_the_go_operator(image: &str) -> bool {
     let name = image.rsplit('/').next().unwrap_or_default();
     let name = name.split(['@', ':']).next().unwrap_or_default();
     name.ends_with("backup")
@@ -134,10 +136,24 @@ pub struct VerifySpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RestoreAccess {
-    /// The OpenBao role that restore Jobs log in with, created at self-initialisation. Default `openbao-operator-restore`.
+    /// The OpenBao role (mount `jwt`) that restore Jobs log in with. Default `openbao-operator-restore`. A cluster that initialises
+    /// itself with `selfInit.oidc` makes the role that is named here by then, where it is not the backups' too; one that is named
+    /// later has to exist.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub jwt_auth_role: Option<String>,
+}
+
+impl OpenBaoClusterSpec {
+    /// The role that backup Jobs log in with, where the spec names one.
+    pub fn named_backup_role(&self) -> Option<&str> {
+        self.backup.as_ref()?.jwt_auth_role.as_deref()
+    }
+
+    /// The role that restore Jobs log in with, where the spec names one.
+    pub fn named_restore_role(&self) -> Option<&str> {
+        self.restore.as_ref()?.jwt_auth_role.as_deref()
+    }
 }
 
 #[cfg(test)]

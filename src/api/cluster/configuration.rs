@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::rules;
 
-/// OpenBao's own settings. What is left out keeps OpenBao's default.
+/// OpenBao's own settings. What is left out keeps OpenBao's default, unless its text names another.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Configuration {
@@ -99,11 +99,12 @@ pub struct Logging {
     /// `standard` or `json`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<LogFormat>,
-    /// File to log to besides standard output.
+    /// File to log to besides standard output, directly in `/tmp` or `/openbao/data`: the servers can write to nothing else. One
+    /// elsewhere has no effect, and `Supported` says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub file: Option<String>,
-    /// File for the process id.
+    /// File for the process id, directly in `/tmp` or `/openbao/data`, as above.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub pid_file: Option<String>,
@@ -162,7 +163,7 @@ pub enum ProxyProtocolBehavior {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RaftSettings {
-    /// Stretches Raft's timeouts: 1 is fastest, OpenBao's default is 5, busy machines need more.
+    /// Stretches Raft's timeouts: 1 is fastest, busy machines need more. Default 1; OpenBao's own default is 5.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10))]
     pub performance_multiplier: Option<i32>,

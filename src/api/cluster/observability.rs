@@ -62,12 +62,13 @@ impl Default for ServiceMonitorSpec {
 }
 
 /// OpenBao's telemetry block. What is left out keeps OpenBao's default.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Telemetry {
-    /// How often usage gauges are collected, for example `10m`.
+    /// How often usage gauges are collected, for example `10m`; `none` turns them off.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = rules::openbao_period("telemetry.usageGaugePeriod"))]
     pub usage_gauge_period: Option<String>,
     /// Labels a usage gauge may have.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,10 +87,12 @@ pub struct Telemetry {
     /// Width of the buckets that lease expiries are counted in.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = rules::openbao_period("telemetry.leaseMetricsEpsilon"))]
     pub lease_metrics_epsilon: Option<String>,
     /// How long metrics are kept for Prometheus, for example `30s`; 0 turns it off.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = rules::openbao_duration("telemetry.prometheusRetentionTime"))]
     pub prometheus_retention_time: Option<String>,
     /// statsd server.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,6 +156,7 @@ pub struct Telemetry {
     /// How often metrics go to Circonus.
     #[serde(rename = "circonusSubmissionInterval", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = rules::openbao_duration("telemetry.circonusSubmissionInterval"))]
     pub circonus_submission_interval: Option<String>,
     /// Google Cloud project of the metrics.
     #[serde(rename = "stackdriverProjectID", skip_serializing_if = "Option::is_none")]

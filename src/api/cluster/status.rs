@@ -157,10 +157,13 @@ pub struct OperationLock {
     /// `Held`: nothing else may run. `Parked`: an upgrade waits before its cutover, and scheduled backups may run.
     #[serde(default)]
     pub mode: LockMode,
-    /// Whether something that must not happen twice may have been done under it. Written before the deed, so `false` proves
-    /// that there was none; absent in the lock of an older operator, which proves nothing.
+    /// Whether something that must not happen twice, or from which no way leads back, may have been done under it. Written before
+    /// the deed, so `false` proves that there was none; absent in the lock of an older operator, which proves nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub committed: Option<bool>,
+    /// The lock that was taken over, in words, where it was not free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<String>,
     /// The value of `status.operationFence` when it was taken.
     #[serde(default)]
     pub fence: i64,
@@ -257,6 +260,9 @@ pub struct BackupStatus {
     /// Why a backup could last not be read back. Gone when one has been, and not before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_verify_failure: Option<String>,
+    /// Why retention could last not remove what was to go. Gone when it has, or has nothing to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_retention_failure: Option<String>,
     /// When the next read-back starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_verify: Option<DateTime<Utc>>,
@@ -304,15 +310,23 @@ pub struct UpgradeStatus {
     /// What the pods' template must show now. The cluster's own reconcile renders it; nobody else writes the template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directive: Option<UpgradeDirective>,
-    /// How many servers there are to be while a rollback wipes and restores them; absent at any other time.
+    /// How many servers there are to be while a rollback wipes and restores them, or has left them half restored; absent at
+    /// any other time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub servers: Option<ServersDirective>,
+    /// A rollback that wiped the servers and has not ended well. It stays until another one has, also when its record is
+    /// deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_restored: Option<HalfRestored>,
     /// A target that was aborted or rolled back. It is not tried again until the spec changes or a `Retry` is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_target: Option<String>,
     /// Why it is held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_reason: Option<String>,
+    /// What `spec.image` said when it was held; empty if it said nothing. Another one lets the target go, like another version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_image: Option<String>,
     /// When a held target was last let go: by a changed version, or by a `Retry`. What failed before that no longer counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub released_at: Option<DateTime<Utc>>,
@@ -347,6 +361,24 @@ pub struct ServersDirective {
     /// What they hold is not the restored data yet, or not proven to be: clients are sent to nobody.
     #[serde(default)]
     pub closed: bool,
+}
+
+/// A rollback that wiped the servers and has not ended well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HalfRestored {
+    /// Its `OpenBaoOperation`.
+    pub rollback: String,
+    /// The upgrade that it was to turn back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollback_of: Option<String>,
+    /// The version that it turned its back on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<String>,
+    /// When it began to wipe.
+    pub wiped_at: DateTime<Utc>,
+    /// The servers as it left them.
+    pub servers: ServersDirective,
 }
 
 /// What the pods' template must show.

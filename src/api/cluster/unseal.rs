@@ -28,7 +28,11 @@ pub struct Unseal {
     /// `static`: a 32-byte key.
     #[serde(rename = "static", skip_serializing_if = "Option::is_none")]
     pub static_: Option<StaticSeal>,
-    /// Secret with the seal's credentials; its keys become environment variables and files of the servers.
+    /// Secret with the seal's credentials. Its keys become environment variables of the servers and files in
+    /// `/openbao/seal-credentials`. `static`: `key`, 32 bytes. `transit`: `token`, and `ca.crt` where `tlsCACert` is not set.
+    /// `gcpckms`: `credentials.json`. `awskms`: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`.
+    /// `azurekeyvault`: `AZURE_TENANT_ID`, `AZURE_CLIENT_ID`, `AZURE_CLIENT_SECRET`. `pkcs11`: `BAO_HSM_PIN`. While the
+    /// Secret is missing or wrong, servers that run are left as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
     /// `awskms`.
@@ -97,7 +101,8 @@ impl SealType {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StaticSeal {
-    /// `file:///path` of a key that you mount yourself. Default: the key the operator makes and keeps in `<name>-unseal-key`.
+    /// `file:///path` of a key that you mount yourself; backups cannot be proven with one. Default: the `key` of the
+    /// `credentialsSecretRef`; without one, the key that the operator makes and keeps in `<name>-unseal-key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub current_key: Option<String>,
@@ -181,7 +186,8 @@ pub struct GcpCloudKmsSeal {
     /// The key.
     #[schemars(length(min = 1, max = 63))]
     pub crypto_key: String,
-    /// Path of a credentials file in the pod. Prefer workload identity or `credentialsSecretRef`.
+    /// Path of a credentials file in the pod, such as `/openbao/seal-credentials/credentials.json`, or its content. Default where
+    /// there is a `credentialsSecretRef`: that path. Prefer workload identity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials: Option<SecretText>,
 }
@@ -193,14 +199,15 @@ pub struct KmipSeal {
     /// `host:port`.
     #[schemars(length(min = 1, max = 512))]
     pub address: String,
-    /// Client certificate file.
+    /// Path of the client certificate in the pod, such as `/openbao/seal-credentials/client.crt` for a key of the
+    /// `credentialsSecretRef`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16384))]
     pub certificate: Option<String>,
-    /// Client key file.
+    /// Path of the client key in the pod, or the PEM text itself. Prefer a path into the `credentialsSecretRef`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<SecretText>,
-    /// CA of the server.
+    /// Path of the server's CA in the pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16384))]
     pub ca_cert: Option<String>,
@@ -308,15 +315,16 @@ pub struct TransitSeal {
     /// Do not renew the token.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub disable_renewal: bool,
-    /// CA file of that OpenBao.
+    /// Path of that OpenBao's CA in the pod, such as `/openbao/seal-credentials/ca.crt`. Default: the key `ca.crt` of the
+    /// `credentialsSecretRef`, if there is one, else the CAs of the image.
     #[serde(rename = "tlsCACert", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16384))]
     pub tls_ca_cert: Option<String>,
-    /// Client certificate file.
+    /// Path of a client certificate in the pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16384))]
     pub tls_client_cert: Option<String>,
-    /// Client key file.
+    /// Path of its key in the pod, or the PEM text itself. Prefer a path into the `credentialsSecretRef`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_client_key: Option<SecretText>,
     /// Name to expect in the certificate.

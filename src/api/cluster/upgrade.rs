@@ -22,7 +22,8 @@ pub struct UpgradeSpec {
     /// this is false.
     #[serde(default = "yes")]
     pub pre_upgrade_snapshot: bool,
-    /// How long the cluster must stay healthy on the new version before the upgrade counts as done. Default `30s`.
+    /// How long the cluster must stay healthy on the new version before the upgrade counts as done, without a break and at
+    /// most `29d`. Default `30s`.
     #[serde(default = "default_soak")]
     #[schemars(length(min = 2, max = 32))]
     #[x_kube(validation = rules::duration("upgrade.soak"))]

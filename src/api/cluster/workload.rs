@@ -52,11 +52,13 @@ pub struct PodSettings {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceAccountSettings {
-    /// Its name; default is the cluster's name.
+    /// An account that you make yourself; the operator makes none then and leaves yours as it is. Default: it makes one, with the
+    /// cluster's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub name: Option<String>,
-    /// Put on it, for example for a cloud's workload identity.
+    /// Put on the account that the operator makes, for example for a cloud's workload identity. One that `name` names gets them
+    /// from you.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "string_map::<64, 16384>")]
     pub annotations: BTreeMap<String, String>,

@@ -32,7 +32,7 @@ pub struct Gate {
     /// Whether it is about the target or what the target depends on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<GateScope>,
-    /// `maxAge` (a duration such as `24h`) for `Backup` and `Restore`.
+    /// `maxAge` (a duration such as `24h`) for `Backup` and `Restore`; anything else is refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 8), inner(length(max = 256)))]
     pub params: BTreeMap<String, String>,

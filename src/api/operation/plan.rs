@@ -69,7 +69,7 @@ pub struct StepSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub timeout: Option<String>,
-    /// The step that undoes it. That step is never run forward.
+    /// The step that undoes it. That step is never run forward, and cannot be of kind `OnceOnly`: undoing is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub compensate: Option<String>,

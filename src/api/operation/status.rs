@@ -210,7 +210,7 @@ pub struct StepStatus {
     /// shows `mode: Parked` meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked_at: Option<DateTime<Utc>>,
-    /// Who said `Resume` while it was parked.
+    /// Who said `Resume`: while it was parked, or while the outcome of this attempt at a `OnceOnly` step was unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed_by: Option<String>,
     /// Written before the effect of a `OnceOnly` step. Its presence forbids running the step again unless it is proven
@@ -285,6 +285,9 @@ pub struct VerifiedActor {
     /// The object that owns it, as `kind/name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// It was applied rather than created: whoever did so makes it again when it is gone. Such a record is kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub applied: bool,
 }
 
 /// One transition. The same keys and values stand in the log line and the event's annotations.

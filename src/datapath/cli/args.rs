@@ -362,6 +362,9 @@ pub(super) struct RestoreArgs {
     /// What the requester answers for: a JSON list of `MissingManifest` and `OtherSeal`.
     #[arg(long, env = env::WAIVE)]
     waive: Option<String>,
+    /// The servers at which the login is tried first, as for a backup.
+    #[arg(long, env = env::PEERS)]
+    peers: Option<String>,
     /// False: verify and report only.
     #[arg(long, env = env::SUBMIT, default_value_t = true, action = clap::ArgAction::Set)]
     pub submit: bool,
@@ -381,6 +384,7 @@ impl RestoreArgs {
             submit: self.submit,
             ca_pem: self.login.ca_pem()?,
             identity: self.login.identity()?,
+            peers: self.peers.as_deref().map(|text| json("--peers", text)).transpose()?.unwrap_or_default(),
             pod_uid: self.report.pod_uid.clone(),
             until: self.report.until(),
             stop,
@@ -490,6 +494,20 @@ mod tests {
         assert!(
             matches!(args.plan(CancellationToken::new()), Err(MoverError::Config(text)) if text.contains("--token-file"))
         );
+    }
+
+    #[test]
+    fn a_restore_tries_its_login_where_servers_are_named() {
+        let plan = |words: &[&str]| {
+            let target = r#"{"provider":"file","file":{"root":"/tmp"}}"#;
+            let words = [&["restore", "--target", target, "--latest", "--scratch", "/tmp"], words].concat();
+            let Command::Restore(args) = parse(&words).unwrap().command else { unreachable!() };
+            args.plan(CancellationToken::new())
+        };
+        assert!(plan(&[]).unwrap().peers.is_empty());
+        let peers = r#"[{"pod":"kelp-0","podUID":"p0","address":"10.0.0.7:8200","tlsName":""}]"#;
+        assert_eq!(plan(&["--peers", peers]).unwrap().peers[0].pod, "kelp-0");
+        assert!(matches!(plan(&["--peers", "kelp-0"]), Err(MoverError::Config(text)) if text.contains("--peers")));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::datapath::archive::Inspection;
 use crate::datapath::environment::TERMINATION_LOG;
-use crate::datapath::protocol::{JobResult, MAX_TERMINATION_MESSAGE};
+use crate::datapath::protocol::{JobResult, MAX_TERMINATION_MESSAGE, PruneDone};
 
 const DEFAULT_TERMINATION_LOG: &str = "/dev/termination-log";
 
@@ -34,13 +34,23 @@ pub(super) fn line(value: &impl Serialize) {
     }
 }
 
+/// Whether a termination message has no room for all the keys that were removed.
+pub(super) fn loses_keys(done: &PruneDone) -> bool {
+    let Ok(value) = serde_json::to_value(JobResult::Done(done)) else { return true };
+    let told: Result<PruneDone, _> = serde_json::from_str(&shortened(value));
+    told.map_or(true, |told| told.removed.len() < done.removed.len())
+}
+
 /// Leaves out what the report has anyway, most expendable first, until it fits.
 fn shortened(mut value: Value) -> String {
-    let steps: [fn(&mut Value); 6] = [
+    let steps: [fn(&mut Value); 8] = [
         |value| value["inspection"]["keysPerMount"] = json!({}),
         |value| value["inspection"]["members"] = json!([]),
-        |value| shorten_lists(value, 8),
-        |value| shorten_lists(value, 0),
+        // What stays is the most, and of the least use; what was removed is told before anything else.
+        |value| shorten_lists(value, &["kept"], 8),
+        |value| shorten_lists(value, &["kept"], 0),
+        |value| shorten_lists(value, &["removed", "finished", "cleaned", "failed"], 8),
+        |value| shorten_lists(value, &["removed", "finished", "cleaned", "failed"], 1),
         |value| {
             for field in ["sealedSums", "sums"] {
                 if let Some(field) = value.get_mut(field) {
@@ -72,10 +82,10 @@ fn shortened(mut value: Value) -> String {
     text
 }
 
-/// Leaves the first few of each list of keys.
-fn shorten_lists(value: &mut Value, most: usize) {
-    for list in ["removed", "finished", "cleaned", "kept"] {
-        if let Some(list) = value.get_mut(list).and_then(Value::as_array_mut) {
+/// Leaves the first few of each of these lists of keys.
+fn shorten_lists(value: &mut Value, lists: &[&str], most: usize) {
+    for list in lists {
+        if let Some(list) = value.get_mut(*list).and_then(Value::as_array_mut) {
             list.truncate(most);
         }
     }
@@ -112,7 +122,7 @@ pub(super) fn text(found: &Inspection) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::protocol::{Cause, Failure, VerifyDone};
+    use crate::datapath::protocol::{Cause, Failure, KeptKey, VerifyDone};
 
     fn verify(mounts: usize) -> JobResult<VerifyDone> {
         let mut inspection = Inspection { sha256: "0".repeat(64), ..Inspection::default() };
@@ -122,6 +132,7 @@ mod tests {
             sha256: "0".repeat(64),
             size_bytes: 1,
             manifest: true,
+            cluster_uid: String::new(),
             inspection,
             sealed_sums: "x".repeat(300),
             sums: "y".repeat(200),
@@ -144,6 +155,32 @@ mod tests {
         let text = shortened(serde_json::to_value(JobResult::<VerifyDone>::Failed(failure)).unwrap());
         assert!(text.len() <= MAX_TERMINATION_MESSAGE);
         assert!(matches!(serde_json::from_str::<JobResult<VerifyDone>>(&text).unwrap(), JobResult::Failed(_)));
+    }
+
+    #[test]
+    fn a_prune_says_how_many_it_removed_and_kept_however_few_it_can_name() {
+        let key = |n: usize| format!("prod/{}/kelp/2026-11-21T03-00-00Z-{n:08}.snap", "reef".repeat(9));
+        let reasoned = |n| KeptKey { key: key(n), reason: "daily 3 of 14; weekly 2 of 8".to_owned() };
+        let pruned = |removed: usize, kept: usize, failed: usize| {
+            let done = PruneDone {
+                removed: (0..removed).map(key).collect(),
+                kept: (0..kept).map(reasoned).collect(),
+                failed: (0..failed).map(|n| KeptKey { reason: "x".repeat(300), ..reasoned(n) }).collect(),
+                ..PruneDone::default()
+            }
+            .counted();
+            let text = shortened(serde_json::to_value(JobResult::Done(&done)).unwrap());
+            assert!(text.len() <= MAX_TERMINATION_MESSAGE, "{text}");
+            let JobResult::Done(told) = serde_json::from_str::<JobResult<PruneDone>>(&text).unwrap() else {
+                panic!("{text}")
+            };
+            assert_eq!((told.removed_count, told.kept_count, told.failed_count), (removed, kept, failed));
+            (told, loses_keys(&done))
+        };
+        let (told, loses) = pruned(50, 90, 40);
+        assert!(told.shortened && loses && !told.failed.is_empty());
+        let (told, loses) = pruned(3, 90, 0);
+        assert_eq!((told.removed.len(), told.kept.len() < 90, loses), (3, true, false), "what goes is told first");
     }
 
     #[test]

@@ -82,6 +82,14 @@ pub fn screen(
             let why = upgrade.held_reason.clone().unwrap_or_default();
             fact(&mut out, "Held back", &format!("{held}: {why}"), Tone::Warn, paint);
         }
+        if let Some(half) = upgrade.half_restored.as_ref().filter(|half| half.servers.closed) {
+            let text = format!(
+                "{} wiped the servers and has not restored them: clients, backups and upgrades are kept away until a Rollback \
+                 ends well",
+                half.rollback
+            );
+            fact(&mut out, "Rollback", &text, Tone::Bad, paint);
+        }
     }
     members(&mut out, &status, paint);
     concerns(&mut out, &status.conditions, paint);
@@ -186,6 +194,9 @@ fn backups(out: &mut String, status: &OpenBaoClusterStatus, now: DateTime<Utc>, 
     fact(out, "Backup", &text, tone, paint);
     if let Some(key) = &backup.last_key {
         fact(out, "", key, Tone::Faint, paint);
+    }
+    if let Some(why) = &backup.last_retention_failure {
+        fact(out, "Retention", why, Tone::Warn, paint);
     }
     if let Some(skip) = &backup.last_skip {
         let at = skip.at.map(|at| ago(at, now)).unwrap_or_default();
@@ -319,6 +330,26 @@ mod tests {
         }
         assert!(!text.contains("Available"), "what is fine is not listed:\n{text}");
         assert!(text.lines().all(|line| length(line) <= WIDTH), "{text}");
+    }
+
+    #[test]
+    fn servers_that_a_rollback_left_half_restored_are_called_so() {
+        let mut cluster = fern();
+        let half = serde_json::json!({"halfRestored": {"rollback": "fern-back", "wipedAt": "2026-11-21T11:00:00Z",
+            "servers": {"count": 1, "initialize": false, "closed": true}}});
+        cluster.status.as_mut().unwrap().upgrade = Some(serde_json::from_value(half).unwrap());
+        let text = screen(&cluster, &[], &[], now(), Paint::Off);
+        assert!(text.contains("fern-back wiped the servers"), "{text}");
+        assert!(text.lines().all(|line| length(line) <= WIDTH), "{text}");
+    }
+
+    #[test]
+    fn a_retention_that_left_something_is_shown() {
+        let mut cluster = fern();
+        let backup = cluster.status.as_mut().unwrap().backup.as_mut().unwrap();
+        backup.last_retention_failure = Some("fern-backup-1: 1 of the backups could not be removed".into());
+        let text = screen(&cluster, &[], &[], now(), Paint::Off);
+        assert!(text.contains("Retention  fern-backup-1: 1 of the backups could not be removed"), "{text}");
     }
 
     #[test]

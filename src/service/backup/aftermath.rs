@@ -1,15 +1,69 @@
-//! What follows a mover that ended badly, or a backup that proves to be none: nothing of it may stay in the store, and
-//! nothing good in it may be lost.
+//! What follows a mover that ended badly or never began, or a backup that proves to be none: nothing of it may stay in the
+//! store, and nothing good in it may be lost.
+
+use std::collections::BTreeMap;
+
+use chrono::TimeDelta;
 
 use super::found::Found;
 use super::jobs::{Orders, Source, Task};
 use super::mover;
+use super::protect;
 use super::steps::{Work, failed, foreign, of_cause, running};
 use crate::adapter::objectstore::keys;
 use crate::datapath::protocol::{BackupDone, Failure, PruneDone, REPORT, Report, ReportKind, VerifyDone};
 use crate::service::opslifecycle::StepOutcome;
 
+/// How long a Job may be without a pod. Whatever refuses one mostly goes on doing so, and the cluster's lock is held meanwhile.
+const POD_PATIENCE: TimeDelta = TimeDelta::minutes(2);
+
+/// Whether a Job that has no pod is given up. Its age is by the clock of Kubernetes and `begun` by ours, which differ; and
+/// what was not seen waiting before has only just been made.
+fn is_given_up(age: TimeDelta, begun: TimeDelta, seen_waiting: bool) -> bool {
+    seen_waiting && age.min(begun) >= POD_PATIENCE
+}
+
 impl Work<'_> {
+    /// Kubernetes makes no pod for a Job, and says why in an event only. Nothing of it ran, so nothing is cleaned; a pod that
+    /// came at the last moment and stored its backup is met by the next attempt, as a key that is taken.
+    pub(super) async fn podless(&self, name: &str, what: &str, age: TimeDelta) -> StepOutcome {
+        let namespace = &self.operation.namespace;
+        let begun = self.call.state.started_at.map_or(TimeDelta::zero(), |at| self.call.now - at);
+        let why = "a quota, a limit range, an admission webhook or a missing service account may be why";
+        if !is_given_up(age, begun, self.had_started(name)) {
+            let look = format!("kubectl --namespace {namespace} describe job {name}");
+            return running(name, what, Some(format!("Kubernetes has made none yet ({why}): see {look}")));
+        }
+        match mover::remove(self.call.ad, &self.operation, name).await {
+            Ok(()) => StepOutcome::retryable(
+                "MoverNotCreated",
+                format!(
+                    "Kubernetes made no pod for Job {name} within {} s, so it was removed ({why}): its events say more, \
+                     kubectl --namespace {namespace} get events",
+                    age.num_seconds()
+                ),
+            ),
+            Err(error) => failed(&error),
+        }
+    }
+
+    /// What no prune may touch, also where it only finishes what an earlier one began.
+    fn spared(&self) -> BTreeMap<String, String> {
+        let Some(cluster) = self.call.cluster else { return BTreeMap::new() };
+        let caches = &self.call.ad.caches;
+        let operations = caches.operations_of(&self.operation.namespace, &self.operation.cluster);
+        let restores = caches.restores.state();
+        let mut spared =
+            protect::protected(cluster, operations.iter().map(AsRef::as_ref), restores.iter().map(AsRef::as_ref));
+        spared.extend(self.read_now());
+        spared
+    }
+
+    /// What verifications read at this moment.
+    pub(super) fn read_now(&self) -> BTreeMap<String, String> {
+        protect::read_now(&self.call.ad.caches.jobs_of_cluster(&self.operation.namespace, &self.operation.cluster))
+    }
+
     /// A mover that ended without a word may have left an object without a manifest, or even a whole backup.
     pub(super) async fn after_loss(&self, lost: &str, reason: &'static str, message: &str) -> StepOutcome {
         if let Some(reported) = self.reported().await {
@@ -23,20 +77,28 @@ impl Work<'_> {
         let what = format!("removes what Job {lost} may have left ({message})");
         match found {
             Found::Absent => {
-                let orders = Orders { clean: vec![self.frozen.key.clone()], ..Orders::default() };
+                let orders =
+                    Orders { clean: vec![self.frozen.key.clone()], protected: self.spared(), ..Orders::default() };
                 self.begin(&name, Task::Prune(orders), &what).await
             }
             Found::Running { trouble, .. } => running(&name, &what, trouble),
+            Found::Podless { age } => self.podless(&name, &what, age).await,
             Found::Done(done) if done.kept.iter().any(|kept| kept.key == self.frozen.key) => self.adopt(lost).await,
-            Found::Done(_) => StepOutcome::retryable(reason, format!("{message}; nothing of it is left in the store")),
+            Found::Done(done) => match done.refused(&self.frozen.key) {
+                None => StepOutcome::retryable(reason, format!("{message}; nothing of it is left in the store")),
+                Some(trouble) => self.left_over(reason, message, &name, trouble),
+            },
             Found::Failed(Failure { message: trouble, .. }) | Found::Lost { message: trouble, .. } => {
-                let key = &self.frozen.key;
-                let message =
-                    format!("{message}; {key} may be left in the store, Job {name} could not remove it: {trouble}");
-                StepOutcome::retryable(reason, message)
+                self.left_over(reason, message, &name, &trouble)
             }
             Found::Foreign => foreign(&name),
         }
+    }
+
+    fn left_over(&self, reason: &'static str, message: &str, job: &str, trouble: &str) -> StepOutcome {
+        let key = &self.frozen.key;
+        let message = format!("{message}; {key} may be left in the store, Job {job} could not remove it: {trouble}");
+        StepOutcome::retryable(reason, message)
     }
 
     /// What the mover wrote into its config map before its pod was lost. It reports a success only after its last look at
@@ -72,6 +134,7 @@ impl Work<'_> {
             Err(error) => failed(&error),
             Ok(Found::Absent) => self.begin(&name, Task::Verify { source: &source }, &what).await,
             Ok(Found::Running { trouble, .. }) => running(&name, &what, trouble),
+            Ok(Found::Podless { age }) => self.podless(&name, &what, age).await,
             Ok(Found::Done(done)) => self.verified(&done, self.call.op.status.as_ref().and_then(|s| s.started_at)),
             Ok(Found::Failed(failure)) => of_cause(&failure),
             Ok(Found::Lost { reason, message }) => StepOutcome::retryable(reason, message),
@@ -83,19 +146,49 @@ impl Work<'_> {
     pub(super) async fn discard(&self, reason: &'static str, message: &str) -> StepOutcome {
         let name = self.job_name("discard");
         let key = &self.frozen.key;
-        match self.look::<PruneDone>(&name).await {
+        let what = format!("removes {key}: {message}");
+        let stays = |trouble: &str| {
+            let message = format!("{message}; {key} could not be removed: {trouble}");
+            StepOutcome::retryable(reason, message)
+        };
+        let outcome = match self.look::<PruneDone>(&name).await {
             Err(error) => failed(&error),
             Ok(Found::Absent) => {
-                let orders = Orders { remove: vec![key.clone()], ..Orders::default() };
-                self.begin(&name, Task::Prune(orders), &format!("removes {key}: {message}")).await
+                let mut protected = self.spared();
+                // Whoever has named this one is better told now.
+                protected.remove(key);
+                let orders = Orders { remove: vec![key.clone()], protected, ..Orders::default() };
+                self.begin(&name, Task::Prune(orders), &what).await
             }
-            Ok(Found::Running { trouble, .. }) => running(&name, &format!("removes {key}: {message}"), trouble),
-            Ok(Found::Done(_)) => StepOutcome::fatal(reason, format!("{message}; {key} was removed")),
-            Ok(Found::Failed(Failure { message: trouble, .. }) | Found::Lost { message: trouble, .. }) => {
-                let message = format!("{message}; {key} could not be removed: {trouble}");
-                StepOutcome::Failed { reason, message, retryable: true }
+            Ok(Found::Running { trouble, .. }) => running(&name, &what, trouble),
+            Ok(Found::Podless { age }) => self.podless(&name, &what, age).await,
+            Ok(Found::Done(done)) => match done.refused(key) {
+                None => return StepOutcome::fatal(reason, format!("{message}; {key} was removed")),
+                Some(trouble) => StepOutcome::retryable(reason, trouble),
+            },
+            Ok(Found::Failed(Failure { message, .. }) | Found::Lost { message, .. }) => {
+                StepOutcome::retryable(reason, message)
             }
             Ok(Found::Foreign) => foreign(&name),
+        };
+        match outcome {
+            // By its reason the next backup knows that this one has to go.
+            StepOutcome::Failed { message, .. } => stays(&message),
+            waits => waits,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_without_a_pod_is_given_up_after_two_minutes_by_every_clock() {
+        let (long, short) = (TimeDelta::minutes(2), TimeDelta::seconds(119));
+        assert!(is_given_up(long, long, true));
+        assert!(!is_given_up(short, long, true));
+        assert!(!is_given_up(long, short, true), "the clock of Kubernetes is ahead of ours, or behind");
+        assert!(!is_given_up(long, long, false), "it was made a moment ago, after something else in the same step");
     }
 }

@@ -4,6 +4,7 @@
 //! operation's UID. It has ended when it has a Complete or Failed condition *and* none of its pods runs any more;
 //! counters say nothing.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{ContainerStateTerminated, ContainerStatus, Pod},
@@ -12,8 +13,11 @@ use kube::ResourceExt;
 use serde::de::DeserializeOwned;
 
 use super::jobs::OPERATION_UID;
-use crate::adapter::kubernetes::{owner::is_controlled_by, pods::unscheduled};
-use crate::datapath::protocol::{Failure, JobResult};
+use crate::adapter::kubernetes::{owner::is_controlled_by, pods::unscheduled, time::from_kube};
+use crate::datapath::protocol::{Cause, Failure, JobResult};
+
+/// A pod is there within a second or two of its Job. One that is not after this long is being refused.
+const UNUSUAL: TimeDelta = TimeDelta::seconds(20);
 
 /// What a Job comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,12 +28,21 @@ pub enum Found<T> {
     Foreign,
     /// Not ended. `pod` is the UID of the pod that runs, `trouble` what keeps it from running.
     Running { pod: Option<String>, trouble: Option<String> },
+    /// Not ended, and never begun: for so long Kubernetes has tried in vain to make a pod for it.
+    Podless { age: TimeDelta },
     /// The mover said that all went well.
     Done(T),
     /// The mover said what went wrong, and has cleaned up after itself as far as it could.
     Failed(Failure),
     /// The mover ended without a word: nobody knows what it left behind.
     Lost { reason: &'static str, message: String },
+}
+
+impl<T> Found<T> {
+    /// Whether it may still do something.
+    pub fn is_live(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::Podless { .. })
+    }
 }
 
 /// Whether `job` was made for the operation with this UID.
@@ -39,7 +52,12 @@ pub fn is_ours(job: &impl ResourceExt, operation_uid: &str) -> bool {
 }
 
 /// Judges a Job by itself and its pods. Pods of an earlier Job of the same name are passed over, by UID.
-pub fn judge<T: DeserializeOwned>(job: Option<&Job>, pods: &[Pod], operation_uid: &str) -> Found<T> {
+pub fn judge<T: DeserializeOwned>(
+    job: Option<&Job>,
+    pods: &[Pod],
+    operation_uid: &str,
+    now: DateTime<Utc>,
+) -> Found<T> {
     let Some(job) = job else { return Found::Absent };
     if !is_ours(job, operation_uid) {
         return Found::Foreign;
@@ -48,9 +66,12 @@ pub fn judge<T: DeserializeOwned>(job: Option<&Job>, pods: &[Pod], operation_uid
     let pods: Vec<&Pod> = pods.iter().filter(|pod| is_controlled_by(*pod, &uid)).collect();
     let running = pods.iter().find(|pod| !has_ended(pod));
     let Some(condition) = end_of(job).filter(|_| running.is_none()) else {
-        return Found::Running {
-            pod: running.and_then(|pod| pod.uid()),
-            trouble: running.and_then(|pod| trouble(pod)),
+        return match podless(job, now).filter(|_| pods.is_empty()) {
+            Some(Podless::Refused(age)) => Found::Podless { age },
+            Some(Podless::Unseen) => Found::Running { pod: None, trouble: Some(UNSEEN.to_owned()) },
+            None => {
+                Found::Running { pod: running.and_then(|pod| pod.uid()), trouble: running.and_then(|pod| trouble(pod)) }
+            }
         };
     };
     // The last word counts: with `backoffLimit: 0` there is one pod, but a node's drain may have replaced it.
@@ -62,9 +83,45 @@ pub fn judge<T: DeserializeOwned>(job: Option<&Job>, pods: &[Pod], operation_uid
     });
     match result {
         Some(JobResult::Done(done)) if condition.complete => Found::Done(done),
-        Some(JobResult::Failed(failure)) => Found::Failed(failure),
+        Some(JobResult::Failed(failure)) => Found::Failed(with_cause(failure, job, &by_age)),
         Some(JobResult::Done(_)) | None => lost(job, &by_age, &condition),
     }
+}
+
+const UNSEEN: &str = "Kubernetes (its Job controller) has not begun with this Job yet";
+
+/// Why a Job has no pod.
+enum Podless {
+    /// Kubernetes began with it so long ago, and tries in vain.
+    Refused(TimeDelta),
+    /// Kubernetes has not come to it: its controllers are down, or have much to do. Another Job would only wait behind this one.
+    Unseen,
+}
+
+/// Whether a Job waits for its first pod longer than is usual. `None` also where a pod was counted, something was concluded,
+/// or it is on its way out: there was one then, or there will be none.
+fn podless(job: &Job, now: DateTime<Utc>) -> Option<Podless> {
+    let status = job.status.as_ref();
+    let begun = status.is_some_and(|status| {
+        let counted = [status.active, status.succeeded, status.failed, status.terminating];
+        counted.into_iter().flatten().any(|count| count > 0)
+            || status.conditions.as_ref().is_some_and(|conditions| !conditions.is_empty())
+    });
+    if begun || job.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    // Set with the first look at a Job, also where its pod is then refused.
+    let (since, seen) = match status.and_then(|status| status.start_time.as_ref()) {
+        Some(start) => (start, true),
+        None => (job.metadata.creation_timestamp.as_ref()?, false),
+    };
+    let age = now - from_kube(since);
+    (age >= UNUSUAL).then_some(if seen { Podless::Refused(age) } else { Podless::Unseen })
+}
+
+/// Whether Kubernetes has concluded how a Job ended.
+pub fn is_concluded(job: &Job) -> bool {
+    end_of(job).is_some()
 }
 
 struct End {
@@ -98,16 +155,31 @@ fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
     container(pod)?.state.as_ref()?.terminated.as_ref()
 }
 
-fn lost<T>(job: &Job, pods: &[&Pod], end: &End) -> Found<T> {
-    let name = job.name_any();
-    let evicted = pods.iter().find_map(|pod| {
+/// Why the node sent a pod away, in its own words.
+fn evicted(job: &Job, pods: &[&Pod]) -> Option<String> {
+    let why = pods.iter().find_map(|pod| {
         let status = pod.status.as_ref()?;
         status.reason.as_deref().filter(|reason| *reason == "Evicted")?;
-        Some(status.message.clone().unwrap_or_default())
-    });
+        Some(status.message.as_deref().unwrap_or_default())
+    })?;
+    Some(format!("the node evicted the pod of Job {}: {why}", job.name_any()))
+}
+
+/// A mover that was told to stop knows nothing but that; its node may know why.
+fn with_cause(failure: Failure, job: &Job, pods: &[&Pod]) -> Failure {
+    match evicted(job, pods).filter(|_| failure.cause == Cause::Cancelled) {
+        Some(message) => Failure { reason: EVICTED.to_owned(), message, ..failure },
+        None => failure,
+    }
+}
+
+const EVICTED: &str = "MoverEvicted";
+
+fn lost<T>(job: &Job, pods: &[&Pod], end: &End) -> Found<T> {
+    let name = job.name_any();
     let killed = pods.iter().find_map(|pod| terminated(pod));
-    let (reason, message) = if let Some(message) = evicted {
-        ("MoverEvicted", format!("the node evicted the pod of Job {name}: {message}"))
+    let (reason, message) = if let Some(message) = evicted(job, pods) {
+        (EVICTED, message)
     } else if killed.is_some_and(|end| end.reason.as_deref() == Some("OOMKilled")) {
         ("MoverOutOfMemory", format!("the pod of Job {name} was killed for want of memory"))
     } else if end.reason == "DeadlineExceeded" {
@@ -141,7 +213,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::datapath::protocol::{Cause, PruneDone};
+    use crate::datapath::protocol::PruneDone;
 
     const OPERATION: &str = "0f0f";
 
@@ -182,7 +254,7 @@ mod tests {
     }
 
     fn found(job: &Job, pods: &[Pod]) -> Found<PruneDone> {
-        judge(Some(job), pods, OPERATION)
+        judge(Some(job), pods, OPERATION, "2026-11-21T03:01:00Z".parse().unwrap())
     }
 
     const GOOD: &str = r#"{"ok":true,"removed":["a"],"finished":[],"cleaned":[],"kept":[],"durationMs":1}"#;
@@ -193,14 +265,15 @@ mod tests {
         let complete = job(Some(("Complete", "")));
         let pods = [pod("Succeeded", ended(GOOD, 0, "Completed"))];
         assert!(matches!(found(&complete, &pods), Found::Done(_)));
-        assert_eq!(judge::<PruneDone>(Some(&complete), &pods, "1e1e"), Found::Foreign, "another operation's");
+        let now = Utc::now();
+        assert_eq!(judge::<PruneDone>(Some(&complete), &pods, "1e1e", now), Found::Foreign, "another operation's");
         let mut unsigned = complete.clone();
         unsigned.metadata.annotations = None;
         assert_eq!(found(&unsigned, &pods), Found::Foreign, "owned, but without our annotation");
         let mut orphan = complete;
         orphan.metadata.owner_references = None;
         assert_eq!(found(&orphan, &pods), Found::Foreign, "annotated, but owned by nobody");
-        assert_eq!(judge::<PruneDone>(None, &pods, OPERATION), Found::Absent);
+        assert_eq!(judge::<PruneDone>(None, &pods, OPERATION, now), Found::Absent);
     }
 
     #[test]
@@ -211,6 +284,24 @@ mod tests {
         assert_eq!(still, Found::Running { pod: Some("pod-1".into()), trouble: None });
         let marked = found(&job(Some(("FailureTarget", "DeadlineExceeded"))), &[]);
         assert_eq!(marked, Found::Running { pod: None, trouble: None }, "about to fail is not failed");
+    }
+
+    #[test]
+    fn a_mover_that_was_told_to_stop_is_explained_by_its_node() {
+        let told = |cause: &str| {
+            let word = format!(r#"{{"ok":false,"cause":"{cause}","reason":"MoverStopped","message":"told to stop"}}"#);
+            let mut status = ended(&word, 10, "Error");
+            status["reason"] = json!("Evicted");
+            status["message"] = json!("volume scratch is full");
+            match found(&job(Some(("Failed", "BackoffLimitExceeded"))), &[pod("Failed", status)]) {
+                Found::Failed(failure) => (failure.reason, failure.message),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (reason, message) = told("Cancelled");
+        assert_eq!(reason, "MoverEvicted");
+        assert!(message.contains("volume scratch is full"), "{message}");
+        assert_eq!(told("Store").0, "MoverStopped", "it had a trouble of its own first");
     }
 
     #[test]
@@ -239,6 +330,42 @@ mod tests {
         assert_eq!(lost(failed, &[pod("Failed", ended(GOOD, 1, "Error"))]), "MoverKilled");
         let namesake = pod_of("job-0", "Succeeded", ended(GOOD, 0, "Completed"));
         assert_eq!(lost(("Complete", ""), &[namesake]), "MoverResultLost", "the pod of an earlier Job of this name");
+    }
+
+    #[test]
+    fn a_job_for_which_kubernetes_makes_no_pod_is_told_from_one_that_runs() {
+        let made = |at: &str, status: Value| -> Job {
+            let mut job = job(None);
+            job.metadata.creation_timestamp = Some(from(json!(at)));
+            job.status = Some(from(status));
+            job
+        };
+        let (minute, moment) = ("2026-11-21T03:00:00Z", "2026-11-21T03:00:50Z");
+        let refused = Found::Podless { age: TimeDelta::minutes(1) };
+        assert_eq!(found(&made(minute, json!({"startTime": minute})), &[]), refused);
+        assert_eq!(found(&made(minute, json!({"startTime": minute, "active": 0})), &[]), refused);
+        let runs = Found::Running { pod: None, trouble: None };
+        assert_eq!(found(&made(minute, json!({"startTime": moment})), &[]), runs, "it was begun just now");
+        for status in [
+            json!({"startTime": minute, "active": 1}),
+            json!({"startTime": minute, "failed": 1}),
+            json!({"startTime": minute, "conditions": [{"type": "FailureTarget", "status": "True"}]}),
+        ] {
+            assert_eq!(found(&made(minute, status.clone()), &[]), runs, "there was a pod: {status}");
+        }
+        let mut going = made(minute, json!({"startTime": minute}));
+        going.metadata.deletion_timestamp = Some(from(json!(moment)));
+        assert_eq!(found(&going, &[]), runs, "it gets none any more");
+        let pending = [pod("Pending", json!({}))];
+        assert!(matches!(found(&made(minute, json!({"startTime": minute})), &pending), Found::Running { .. }));
+
+        let Found::Running { pod: None, trouble: Some(trouble) } = found(&made(minute, json!({})), &[]) else {
+            panic!("it waits in a queue, and is not given up for that")
+        };
+        assert!(trouble.contains("Job controller"), "{trouble}");
+        assert_eq!(found(&made(moment, json!({})), &[]), runs, "it was made just now");
+        let suspended = json!({"conditions": [{"type": "Suspended", "status": "True"}]});
+        assert_eq!(found(&made(minute, suspended), &[]), runs, "somebody else's queue holds it");
     }
 
     #[test]

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::jobs::{Login, Source};
 use super::store::{Store, StoreError};
 use crate::adapter::objectstore::keys;
-use crate::api::{BackupSpec, DEFAULT_STATIC_KEY_ID, OpenBaoCluster, Retention, SealType};
-use crate::service::cluster::{names, observe, validate};
+use crate::api::{BackupSpec, OpenBaoCluster, Retention, SealType};
+use crate::service::cluster::config::seal;
+use crate::service::cluster::{login, names, validate};
 use chrono::{DateTime, Utc};
 use kube::ResourceExt;
 
@@ -44,7 +45,7 @@ pub struct Frozen {
     pub cluster_uid: String,
     /// Key of the object that is made; empty for a verification.
     pub key: String,
-    /// What a verification reads.
+    /// What a verification was asked to read; the newest is chosen when it is read.
     pub source: Option<Source>,
     /// Bytes of the backup before.
     pub expected_size: Option<u64>,
@@ -114,7 +115,7 @@ impl Frozen {
             login: Login {
                 mount: names::JWT_MOUNT.to_owned(),
                 role: spec.jwt_auth_role.clone().unwrap_or_else(|| names::BACKUP_ROLE.to_owned()),
-                audience: observe::audience(cluster),
+                audience: login::audience(cluster),
                 ca_config_map: cluster.spec.tls.enabled.then(|| names::ca_config_map(&name)),
                 token_secret: spec.token_secret_ref.as_ref().map(|secret| secret.name.clone()),
             },
@@ -202,13 +203,10 @@ impl Seal {
         if unseal.type_ != SealType::Static {
             return Self { kind: unseal.type_.as_str().to_owned(), key_id: None, secret: None };
         }
-        let named = unseal.static_.as_ref();
-        let own = named.is_some_and(|seal| seal.current_key.is_some());
-        let id = named.and_then(|seal| seal.current_key_id.clone());
         Self {
             kind: unseal.type_.as_str().to_owned(),
-            key_id: Some(id.unwrap_or_else(|| DEFAULT_STATIC_KEY_ID.to_owned())),
-            secret: (!own).then(|| names::unseal_secret(&cluster.name_any())),
+            key_id: Some(seal::static_key_id(unseal).to_owned()),
+            secret: seal::static_key_secret(unseal, &cluster.name_any()),
         }
     }
 }
@@ -283,6 +281,13 @@ mod tests {
         assert_eq!((mounted.key_id.as_deref(), mounted.secret), (Some("k9"), None));
         let transit = freeze(json!({"unseal": {"type": "transit"}})).seal;
         assert_eq!((transit.kind.as_str(), transit.secret), ("transit", None));
+    }
+
+    #[test]
+    fn a_backup_is_proven_with_the_static_key_that_the_user_brings() {
+        let theirs = freeze(json!({"unseal": {"type": "static", "credentialsSecretRef": {"name": "mine"}}})).seal;
+        let found = (theirs.key_id.as_deref(), theirs.secret.as_deref());
+        assert_eq!(found, (Some("operator-generated-v1"), Some("mine")), "and not with one that lies beside it");
     }
 
     #[test]

@@ -41,6 +41,9 @@ use crate::service::cluster::{names, validate};
 /// the proof that the Job is ours: a name may have been used before.
 pub const OPERATION_UID: &str = "openbao.org/operation-uid";
 
+/// Subcommand and component label of a Job that reads a backup again.
+const VERIFY: &str = "verify";
+
 /// The user that the images run as; also the group of files in mounted volumes.
 const USER: i64 = 65532;
 /// The mover ends this long before Kubernetes would kill it, so that it can abort its upload and say why.
@@ -116,18 +119,25 @@ pub enum Task<'a> {
     List,
     /// Reads a stored backup, checks it, and prints what is in it.
     Inspect { source: &'a Source },
-    /// Downloads, verifies, reports, waits for leave, and submits once.
-    Restore { source: &'a Source, login: &'a Login, waive: &'a [String], submit: bool },
+    /// Tries its login at `peers`, downloads, verifies, reports, waits for leave, and submits once.
+    Restore {
+        source: &'a Source,
+        login: &'a Login,
+        /// None: its login cannot be tried yet.
+        peers: &'a [Peer],
+        waive: &'a [String],
+        submit: bool,
+    },
 }
 
 /// What a prune is to do. Empty: only what an earlier run left undone.
 #[derive(Clone, Debug, Default)]
 pub struct Orders<'a> {
-    /// Rules that the mover applies to what it finds, with these exceptions:
+    /// Rules that the mover applies to what it finds.
     pub retention: Option<&'a Retention>,
-    /// keys that stay, each with the reason;
+    /// Keys that stay, each with the reason: against the rules, and against a deletion that an earlier run began.
     pub protected: BTreeMap<String, String>,
-    /// and keys that the keep rules do not count.
+    /// Keys that the keep rules do not count.
     pub uncounted: Vec<String>,
     /// Keys that go whatever the rules say.
     pub remove: Vec<String>,
@@ -184,12 +194,21 @@ pub fn labels(operation: &Operation, component: &str) -> BTreeMap<String, String
     labels
 }
 
+/// The key that a Job reads from end to end, where it is the Job of a [`Task::Verify`] that was given one.
+pub fn key_read(job: &Job) -> Option<String> {
+    let component = job.metadata.labels.as_ref()?.get(names::COMPONENT_LABEL)?;
+    let containers = &job.spec.as_ref()?.template.spec.as_ref()?.containers;
+    let mut variables = containers.iter().flat_map(|container| container.env.iter().flatten());
+    let key = variables.find(|variable| variable.name == env::KEY)?.value.as_deref()?;
+    (component == VERIFY).then(|| key.replace("$$", "$"))
+}
+
 impl Task<'_> {
     /// The mover's subcommand, and the component label of the Job.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Backup { .. } => "backup",
-            Self::Verify { .. } => "verify",
+            Self::Verify { .. } => VERIFY,
             Self::Prune(_) => "prune",
             Self::Restore { .. } => "restore",
             Self::List => "list",
@@ -246,8 +265,11 @@ impl Task<'_> {
             Self::Verify { source } | Self::Inspect { source } => list.push(source.variable()),
             Self::List => {}
             Self::Prune(orders) => orders.variables(&mut list)?,
-            Self::Restore { source, waive, submit, .. } => {
+            Self::Restore { source, peers, waive, submit, .. } => {
                 list.push(source.variable());
+                if !peers.is_empty() {
+                    list.push((env::PEERS, serde_json::to_string(peers)?));
+                }
                 if !waive.is_empty() {
                     list.push((env::WAIVE, serde_json::to_string(waive)?));
                 }
@@ -272,6 +294,8 @@ impl Orders<'_> {
             list.push((env::RETENTION, serde_json::to_string(retention)?));
             list.push((env::PROTECTED, serde_json::to_string(&self.protected)?));
             list.push((env::UNCOUNTED, serde_json::to_string(&self.uncounted)?));
+        } else if !self.protected.is_empty() {
+            list.push((env::PROTECTED, serde_json::to_string(&self.protected)?));
         }
         for (name, keys) in [(env::REMOVE, &self.remove), (env::CLEAN, &self.clean)] {
             if !keys.is_empty() {

@@ -22,6 +22,7 @@ use crate::api::{
     LockMode, LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind, OperationPhase,
     Plan, RetryPolicy, StepKind, StepSpec,
 };
+use crate::service::opslifecycle::asked::Parameter;
 use crate::service::opslifecycle::{
     FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome,
 };
@@ -42,6 +43,10 @@ pub struct BackupManager;
 impl Manager for BackupManager {
     fn kinds(&self) -> &'static [OperationKind] {
         &[OperationKind::Backup]
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        &request::PARAMETERS
     }
 
     fn plan<'a>(&'a self, call: PlanCall<'a>) -> BoxFuture<'a, Result<Planned, Refusal>> {
@@ -100,6 +105,9 @@ fn decide(known: &Known<'_>) -> Result<Planned, Refusal> {
             format!("cluster {name} has no spec.backup.target: say there where backups go, then ask again"),
         ));
     };
+    if let Some(why) = request::contradiction(op) {
+        return Err(Refusal::failed("InvalidParameters", why));
+    }
     if !request::is_verification(op) {
         identity(cluster, spec).map_err(|error| Refusal::failed("BackupIdentityMissing", error.to_string()))?;
     }
@@ -108,6 +116,7 @@ fn decide(known: &Known<'_>) -> Result<Planned, Refusal> {
         .map_err(|error| Refusal::failed("BackupTargetInvalid", format!("spec.backup.{error}")))?;
     let role = request::role(op);
     let (steps, lock) = if request::is_verification(op) {
+        // The newest is chosen when it is read: what is the newest now may be gone by then.
         let named = op.spec.parameters.get(request::KEY);
         frozen.key = String::new();
         frozen.source = Some(named.map_or(Source::Latest, |key| Source::Key(key.clone())));
@@ -142,7 +151,7 @@ fn may_start(known: &Known<'_>) -> Result<(), Refusal> {
     let pending = crate::service::restore::pending(known.restores, cluster);
     if let Some(restore) = pending.or_else(|| status.and_then(|status| status.pending_restore.clone())) {
         let message = format!("waiting for restore {restore} to end: it waits or runs");
-        return Err(Refusal::wait(RetryClass::LockContention, "RestorePending", message));
+        return Err(Refusal::wait(RetryClass::Standard, "RestorePending", message));
     }
     if status.is_none_or(|status| status.initialized != Some(true)) {
         let message = format!("waiting for cluster {name} to be initialised: there is nothing to back up yet");
@@ -155,7 +164,8 @@ fn may_start(known: &Known<'_>) -> Result<(), Refusal> {
                 "waiting for the lock of cluster {name}: {} holds it for {}{doing}",
                 lock.holder, lock.operation
             );
-            Err(Refusal::wait(RetryClass::LockContention, "LockHeld", message))
+            // Its release wakes us.
+            Err(Refusal::wait(RetryClass::Standard, "LockHeld", message))
         }
         Some(_) | None => Ok(()),
     }

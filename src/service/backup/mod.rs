@@ -10,10 +10,12 @@
 //! | [`store`] | a target as an operation freezes it (pure) |
 //! | [`jobs`] | the mover's Jobs and the objects beside them, also a restore's (pure) |
 //! | [`frozen`] | the inputs of a backup as they are frozen when it starts (pure) |
+//! | `newest` | which backup a verification reads (pure) |
 //! | [`protect`] | which backups retention must spare, and why (pure) |
 //! | [`manager`] | plan and clean-up of each kind of backup |
 //! | [`steps`], `gate`, `seal`, [`stamp`] | what the steps do |
 //! | `aftermath` | what follows a mover that ended badly |
+//! | [`retention`] | what the mover is ordered to remove, and when |
 //! | [`rules`] | retention as the mover applies it (pure) |
 //! | [`mover`] | the mover's Jobs on the API server: made, looked at, stopped |
 //! | [`found`] | what a Job that was found tells (pure) |
@@ -28,8 +30,10 @@ mod gate;
 pub mod jobs;
 pub mod manager;
 pub mod mover;
+mod newest;
 pub mod protect;
 pub mod request;
+pub mod retention;
 pub mod rules;
 pub mod schedule;
 mod seal;

@@ -5,6 +5,7 @@
 
 use std::{fmt::Debug, sync::Arc};
 
+use chrono::{DateTime, Utc};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -31,7 +32,7 @@ use crate::adapter::{
         shorten::operation_label,
     },
 };
-use crate::api::{OpenBaoCluster, OpenBaoOperation};
+use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore};
 
 /// The label that Kubernetes puts on the pods of a Job.
 const JOB_NAME_LABEL: &str = "batch.kubernetes.io/job-name";
@@ -62,9 +63,17 @@ impl MoverError {
     /// The API server understood and refused: another try of the same changes nothing.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Request { source, .. } => source.is_invalid() || source.is_forbidden(),
+            Self::Request { source, .. } => source.is_invalid() || (source.is_forbidden() && !self.is_over_quota()),
             Self::Foreign { .. } | Self::Json(..) => true,
             Self::NotLeader | Self::NoUid(_) => false,
+        }
+    }
+
+    /// A quota of the namespace is used up: what is refused now may be let in when something else has gone.
+    pub fn is_over_quota(&self) -> bool {
+        match self {
+            Self::Request { source, .. } => source.is_forbidden() && source.to_string().contains("exceeded quota"),
+            Self::Foreign { .. } | Self::Json(..) | Self::NotLeader | Self::NoUid(_) => false,
         }
     }
 
@@ -152,11 +161,12 @@ pub async fn look<T: DeserializeOwned>(
     ad: &Adapters,
     operation: &Operation,
     name: &str,
+    now: DateTime<Utc>,
 ) -> Result<Found<T>, MoverError> {
     let known = ad.caches.jobs_of(&operation.namespace, &operation.name);
     if let Some(job) = known.iter().find(|job| job.name_any() == name) {
         let pods: Vec<Pod> = known_pods(ad, operation, name).iter().map(|pod| (**pod).clone()).collect();
-        let found = judge(Some(job), &pods, &operation.uid);
+        let found = judge(Some(job), &pods, &operation.uid, now);
         if matches!(found, Found::Running { .. }) {
             return Ok(found);
         }
@@ -168,7 +178,19 @@ pub async fn look<T: DeserializeOwned>(
         return Ok(Found::Absent);
     }
     let pods = pods_of(ad, &operation.namespace, name).await?;
-    Ok(judge(job.as_ref(), &pods, &operation.uid))
+    Ok(judge(job.as_ref(), &pods, &operation.uid, now))
+}
+
+/// Deletes the Job of this name, if it is the operation's.
+pub async fn remove(ad: &Adapters, operation: &Operation, name: &str) -> Result<(), MoverError> {
+    let namespace = &operation.namespace;
+    let api: Api<Job> = Api::namespaced(ad.client.clone(), namespace);
+    match timed(api.get_opt(name)).await.map_err(|source| request::<Job>("read", namespace, name, source))? {
+        Some(job) if is_ours(&job, &operation.uid) => {
+            delete(&api, &job).await.map_err(|source| request::<Job>("delete", namespace, name, source))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// The pods of a Job, as last seen.
@@ -195,6 +217,14 @@ pub async fn channel(ad: &Adapters, operation: &Operation) -> Result<Option<Conf
     Ok(map.filter(|map| is_ours(map, &operation.uid)))
 }
 
+/// All restores, as they are now: also one of another cluster may read what an operation's cluster has stored.
+pub async fn restores(ad: &Adapters, operation: &Operation) -> Result<Vec<OpenBaoRestore>, MoverError> {
+    let api: Api<OpenBaoRestore> = ad.settings.scope.api(ad.client.clone());
+    let list = timed(api.list(&ListParams::default())).await;
+    let failed = |source| request::<OpenBaoRestore>("list", &operation.namespace, &operation.cluster, source);
+    Ok(list.map_err(failed)?.items)
+}
+
 /// Which Jobs of an operation [`clear`] deletes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clear {
@@ -216,8 +246,8 @@ pub async fn clear(ad: &Adapters, operation: &Operation, which: Clear) -> Result
     for job in list.items.iter().filter(|job| is_ours(*job, &operation.uid)) {
         let name = job.name_any();
         let pods = pods_of(ad, &operation.namespace, &name).await?;
-        let found: Found<serde::de::IgnoredAny> = judge(Some(job), &pods, &operation.uid);
-        let running = matches!(found, Found::Running { .. });
+        let found: Found<serde::de::IgnoredAny> = judge(Some(job), &pods, &operation.uid, Utc::now());
+        let running = found.is_live();
         if running {
             living.push(name.clone());
         }
@@ -294,5 +324,23 @@ fn request<K: Resource<DynamicType = ()>>(
         namespace: namespace.into(),
         name: name.into(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_that_is_used_up_may_have_room_again_and_a_missing_right_does_not_come_back() {
+        let refused = |words: &str| {
+            let status = kube::core::Status::failure(words, "Forbidden").with_code(403);
+            request::<Job>("create", "reef", "kelp-prune", kube::Error::Api(Box::new(status)).into())
+        };
+        let quota =
+            refused("jobs.batch \"kelp-prune\" is forbidden: exceeded quota: few, requested: count/jobs.batch=1");
+        assert!(quota.is_over_quota() && !quota.is_final(), "{}", quota.text());
+        let right = refused("jobs.batch \"kelp-prune\" is forbidden: User \"openbao\" cannot create resource \"jobs\"");
+        assert!(right.is_final() && !right.is_over_quota(), "{}", right.text());
     }
 }

@@ -5,9 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 
-use super::request::{PRE_UPGRADE, SAFETY, role};
+use super::found::is_concluded;
+use super::jobs::key_read;
+use super::request::{KEY, PRE_UPGRADE, SAFETY, is_verification, role};
 use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore};
 use crate::service::opslifecycle::lineage;
 
@@ -32,6 +35,11 @@ pub fn protected<'a>(
                 format!("restore {}/{} reads it", restore.namespace().unwrap_or_default(), restore.name_any()),
             );
         }
+    }
+    // Between two attempts no Job says what a verification reads.
+    for operation in operations.clone().filter(|operation| is_verification(operation) && !operation.has_ended()) {
+        let Some(key) = operation.spec.parameters.get(KEY) else { continue };
+        keep.entry(key.clone()).or_insert_with(|| format!("verification {} reads it", operation.name_any()));
     }
     // What a rollback that has not ended goes back to: the operation it names, and what that one took before itself.
     let wanted: BTreeSet<String> = operations
@@ -64,6 +72,12 @@ pub fn protected<'a>(
         }
     }
     keep
+}
+
+/// Keys that Jobs read from end to end right now, and the reason to leave them alone: retention goes on beside a verification.
+pub fn read_now<J: AsRef<Job>>(jobs: &[J]) -> BTreeMap<String, String> {
+    let live = jobs.iter().map(AsRef::as_ref).filter(|job: &&Job| !is_concluded(job));
+    live.filter_map(|job| Some((key_read(job)?, format!("Job {} reads it", job.name_any())))).collect()
 }
 
 /// A restore of this cluster's backups by time that has not said yet which one it reads. Until then any of them may be it,
@@ -150,6 +164,33 @@ mod tests {
         assert_eq!(keys(&[], &[named("Completed")]), [""; 0]);
         let latest = restore("Running", json!({"latest": true}), Some("b.snap"));
         assert_eq!(keys(&[], &[latest]), ["b.snap"], "what latest came to");
+    }
+
+    #[test]
+    fn what_a_verification_reads_stays_until_it_has_been_read() {
+        let verification = |phase: &str| {
+            let parameters = json!({"mode": "Verify", "key": "a.snap"});
+            let mut operation = operation("look", "Backup", phase, json!({"parameters": parameters}));
+            operation.status.as_mut().unwrap().artifacts = None;
+            operation
+        };
+        assert_eq!(keys(&[verification("Running")], &[]), ["a.snap"]);
+        assert_eq!(keys(&[verification("Failed")], &[]), [""; 0]);
+        let job = |word: &str, conditions: Value| -> Job {
+            let variables = json!([{"name": "MOVER_KEY", "value": "b.snap"}]);
+            let containers = json!([{"name": "mover", "env": variables}]);
+            serde_json::from_value(json!({
+                "metadata": {"name": "look-verify", "labels": {"app.kubernetes.io/component": word}},
+                "spec": {"template": {"spec": {"containers": containers}}}, "status": {"conditions": conditions},
+            }))
+            .unwrap()
+        };
+        let read = |word: &str, conditions: Value| -> Vec<String> {
+            read_now(&[Box::new(job(word, conditions))]).into_keys().collect()
+        };
+        assert_eq!(read("verify", json!([])), ["b.snap"]);
+        assert_eq!(read("verify", json!([{"type": "Complete", "status": "True"}])), [""; 0], "it has been read");
+        assert_eq!(read("backup", json!([])), [""; 0], "that one writes it");
     }
 
     fn upgrade(name: &str, minute: u32, phase: &str, past: bool) -> OpenBaoOperation {

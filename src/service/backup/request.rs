@@ -16,6 +16,7 @@ use crate::api::{
     OperationKind,
 };
 use crate::service::cluster::names;
+use crate::service::opslifecycle::asked::Parameter;
 
 /// Parameter: [`VERIFY`], or absent for taking a backup.
 pub const MODE: &str = "mode";
@@ -30,6 +31,19 @@ pub const ROLE: &str = "role";
 pub use crate::datapath::prune::SAFETY;
 /// Value of [`ROLE`]: the state before an upgrade.
 pub const PRE_UPGRADE: &str = "PreUpgrade";
+
+/// All that `spec.parameters` of a backup may say.
+pub const PARAMETERS: [Parameter; 3] = [Parameter::one_of(MODE, &[VERIFY]), Parameter::any(KEY), Parameter::any(ROLE)];
+
+/// What of the parameters would be passed over beside the others.
+pub fn contradiction(operation: &OpenBaoOperation) -> Option<&'static str> {
+    let has = |name: &str| operation.spec.parameters.contains_key(name);
+    if is_verification(operation) {
+        has(ROLE).then_some("parameters.role is of a backup that is taken: leave it out beside mode Verify")
+    } else {
+        has(KEY).then_some("parameters.key names a stored backup to read: say mode Verify too, or leave key out")
+    }
+}
 
 /// Whether this operation reads a stored backup instead of taking one.
 pub fn is_verification(operation: &OpenBaoOperation) -> bool {

@@ -58,7 +58,7 @@ pub(super) async fn prove(work: &Work<'_>, proof: &Proof<'_>) -> Result<String, 
     }
 }
 
-/// A name for the static key, for the manifest; `None` where the operator does not keep the key.
+/// A name for the static key, for the manifest; `None` where the operator cannot read the key.
 pub(super) async fn fingerprint(work: &Work<'_>) -> Result<Option<String>, Box<StepOutcome>> {
     let Some(secret) = &work.frozen.seal.secret else { return Ok(None) };
     let key = key(work, secret).await?;

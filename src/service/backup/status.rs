@@ -6,7 +6,11 @@
 use chrono::{DateTime, Utc};
 use kube::ResourceExt;
 
-use super::request::is_verification;
+use super::frozen::CLUSTER_UID;
+use super::manager::RETENTION;
+use super::request::{self, is_verification, role};
+use super::steps::output;
+use crate::adapter::objectstore::keys;
 use crate::api::{BackupStatus, OpenBaoOperation, OperationPhase, duration};
 
 const NOT_READ_BACK: &str = "could not read a backup back";
@@ -30,6 +34,8 @@ pub fn derive<'a>(before: &BackupStatus, operations: impl Iterator<Item = &'a Op
         // What was known to be read back later than this, this cannot contradict.
         let news = status.last_verified.is_none_or(|known| at > known);
         match (is_verification(operation), operation.phase()) {
+            // Says nothing of this cluster's backups, well or badly.
+            (true, _) if !read_own(operation) => {}
             (true, OperationPhase::Succeeded) => {
                 unread = false;
                 if news {
@@ -45,6 +51,7 @@ pub fn derive<'a>(before: &BackupStatus, operations: impl Iterator<Item = &'a Op
             (false, OperationPhase::Succeeded) => {
                 (failures, success_seen) = (0, true);
                 succeeded(&mut status, operation, at);
+                retained(&mut status, operation);
             }
             (false, OperationPhase::Failed | OperationPhase::ConstraintFailed | OperationPhase::RolledBack) => {
                 failures += 1;
@@ -80,6 +87,30 @@ fn succeeded(status: &mut BackupStatus, operation: &OpenBaoOperation, at: DateTi
     status.last_duration = took(operation, at);
     status.last_operation = Some(operation.name_any());
     status.last_failure_message = None;
+}
+
+/// A backup that succeeded tells of the retention that came after it. One for a restore or an upgrade runs none.
+fn retained(status: &mut BackupStatus, operation: &OpenBaoOperation) {
+    if role(operation).is_some() {
+        return;
+    }
+    let steps = operation.status.iter().flat_map(|status| &status.steps);
+    let warning = steps.filter(|step| step.name == RETENTION).find_map(|step| step.output.get(output::WARNING));
+    status.last_retention_failure = warning.map(|warning| format!("{}: {warning}", operation.name_any()));
+}
+
+/// Whether a verification read a backup of this cluster. A person may name any key in the bucket; and under the cluster's own
+/// name there may be another one's, which has that name in another Kubernetes.
+fn read_own(operation: &OpenBaoOperation) -> bool {
+    let status = operation.status.as_ref();
+    let read = status.and_then(|status| status.artifacts.as_ref()?.key.as_ref());
+    let key = read.or_else(|| operation.spec.parameters.get(request::KEY));
+    let namespace = operation.namespace().unwrap_or_default();
+    let lies_with_ours = key.is_none_or(|key| keys::is_of(key, &namespace, &operation.spec.cluster));
+    let taken_by = status.and_then(|status| status.steps.iter().find_map(|step| step.output.get(output::CLUSTER_UID)));
+    let ours = status.and_then(|status| status.inputs.get(CLUSTER_UID));
+    // Where a manifest names no cluster, its place has to do.
+    lies_with_ours && (taken_by.is_none() || ours.is_none() || taken_by == ours)
 }
 
 fn failed(status: &mut BackupStatus, operation: &OpenBaoOperation, at: DateTime<Utc>) {

@@ -10,18 +10,19 @@ use serde::de::DeserializeOwned;
 
 use super::found::Found;
 use super::frozen::Frozen;
-use super::jobs::{self, Mover, Operation, Orders, Source, Task};
+use super::jobs::{self, Mover, Operation, Source, Task};
 use super::manager::{GATE, READ_BACK, RETENTION, SNAPSHOT, VERIFY_SEAL, is_parked_upgrade};
 use super::mover::{self, MoverError};
-use super::{gate, protect, request, seal};
+use super::{gate, newest, request, seal};
 use crate::adapter::objectstore::keys;
 use crate::api::OpenBaoCluster;
 use crate::datapath::archive::Inspection;
-use crate::datapath::protocol::{BackupDone, Cause, Failure, KEY_TAKEN, MAY_BE_STORED, PruneDone, VerifyDone};
+use crate::datapath::protocol::{BackupDone, Cause, Failure, KEY_TAKEN, MAY_BE_STORED, VerifyDone};
 use crate::service::opslifecycle::{StepCall, StepOutcome};
 
+const TAKES: &str = "takes, verifies and stores a snapshot";
 /// A Job ends this long before its step, so that the step can still say how.
-const JOB_MARGIN: TimeDelta = TimeDelta::seconds(30);
+pub(super) const JOB_MARGIN: TimeDelta = TimeDelta::seconds(30);
 
 /// Keys of what the steps put out.
 pub mod output {
@@ -37,7 +38,14 @@ pub mod output {
     pub const SEALED_SUMS: &str = "sealedSums";
     pub const SUMS: &str = "sums";
     pub const SEAL: &str = "seal";
+    /// What was left undone, and why: the backup itself is good.
     pub const WARNING: &str = "warning";
+    /// Why retention was not run: nothing went wrong.
+    pub const HELD: &str = "heldBack";
+    /// What had to go before a snapshot found room.
+    pub const MADE_ROOM: &str = "madeRoom";
+    /// Which cluster took what was read, by UID.
+    pub const CLUSTER_UID: &str = "clusterUID";
 }
 
 /// What every step works with.
@@ -90,11 +98,12 @@ impl Work<'_> {
                 Some(reported) => reported,
                 None => StepOutcome::retryable("MoverResultLost", format!("Job {name} is done and its report is gone")),
             },
-            Found::Done(done) => self.stored(&done),
-            Found::Running { trouble, .. } => running(&name, "takes, verifies and stores a snapshot", trouble),
+            Found::Done(done) => self.with_room(self.stored(&done)).await,
+            Found::Running { trouble, .. } => running(&name, TAKES, trouble),
+            Found::Podless { age } => self.podless(&name, TAKES, age).await,
             Found::Failed(failure) => match may_be_stored(&failure) {
                 Some(reason) => self.after_loss(&name, reason, &failure.message).await,
-                None => of_cause(&failure),
+                None => of_cause(&self.still_full(cluster, failure).await),
             },
             Found::Foreign => foreign(&name),
             Found::Lost { reason, message } => self.after_loss(&name, reason, &message).await,
@@ -113,6 +122,9 @@ impl Work<'_> {
             Ok(print) => print,
             Err(outcome) => return *outcome,
         };
+        if let Some(outcome) = self.make_room(cluster).await {
+            return outcome;
+        }
         let task = Task::Backup {
             key: &self.frozen.key,
             login: &self.frozen.login,
@@ -121,7 +133,18 @@ impl Work<'_> {
             spool_limit: self.frozen.spool_limit,
             key_fingerprint: print.as_deref(),
         };
-        self.begin(name, task, "takes, verifies and stores a snapshot").await
+        self.begin(name, task, TAKES).await
+    }
+
+    /// The journal of the step says what it cost.
+    async fn with_room(&self, outcome: StepOutcome) -> StepOutcome {
+        match outcome {
+            StepOutcome::Done { mut output } => {
+                output.extend(self.room_made().await.map(|room| (output::MADE_ROOM.to_owned(), room)));
+                StepOutcome::Done { output }
+            }
+            other => other,
+        }
     }
 
     pub(super) fn stored(&self, done: &BackupDone) -> StepOutcome {
@@ -146,24 +169,39 @@ impl Work<'_> {
         if done.manifest {
             output.insert(output::MANIFEST_KEY, keys::manifest_key(&done.key));
         }
+        if !done.cluster_uid.is_empty() {
+            output.insert(output::CLUSTER_UID, done.cluster_uid.clone());
+        }
         output.extend(taken_at.map(|at| (output::TAKEN_AT, at.to_rfc3339())));
         StepOutcome::done_with(output)
     }
 
     async fn read_back(&self) -> StepOutcome {
         let name = self.job_name("verify");
-        let source = self.frozen.source.clone().unwrap_or(Source::Latest);
         let what = "reads a stored backup again from end to end";
         match self.look::<VerifyDone>(&name).await {
             Err(error) => failed(&error),
-            Ok(Found::Absent) => self.begin(&name, Task::Verify { source: &source }, what).await,
+            Ok(Found::Absent) => {
+                let source = self.to_read();
+                self.begin(&name, Task::Verify { source: &source }, what).await
+            }
             Ok(Found::Running { trouble, .. }) => running(&name, what, trouble),
+            Ok(Found::Podless { age }) => self.podless(&name, what, age).await,
             Ok(Found::Done(done)) => self.verified(&done, None),
             Ok(Found::Failed(failure)) => of_cause(&failure),
             // It only reads: nothing can be left behind.
             Ok(Found::Lost { reason, message }) => StepOutcome::retryable(reason, message),
             Ok(Found::Foreign) => foreign(&name),
         }
+    }
+
+    /// What this attempt reads. Retention goes on beside a verification, so the newest may be another one each time.
+    fn to_read(&self) -> Source {
+        if let Some(named @ Source::Key(_)) = &self.frozen.source {
+            return named.clone();
+        }
+        let operations = self.call.ad.caches.operations_of(&self.operation.namespace, &self.operation.cluster);
+        newest::own_key(&self.frozen, operations.iter().map(AsRef::as_ref)).map_or(Source::Latest, Source::Key)
     }
 
     async fn verify_seal(&self) -> StepOutcome {
@@ -188,62 +226,6 @@ impl Work<'_> {
             Err(seal::Refused::NotProven { reason, message }) if verification => StepOutcome::fatal(reason, message),
             Err(seal::Refused::NotProven { reason, message }) => self.discard(reason, &message).await,
         }
-    }
-
-    /// The backup is good whatever comes of this: what retention could not do now, the next one does.
-    async fn retention(&self, cluster: &OpenBaoCluster) -> StepOutcome {
-        let name = self.job_name("prune");
-        let what = "applies the retention rules";
-        let trouble = match self.look::<PruneDone>(&name).await {
-            Err(error) => error.text(),
-            Ok(Found::Absent) => {
-                let operations = self.call.ad.caches.operations_of(&self.operation.namespace, &self.operation.cluster);
-                let operations = operations.iter().map(AsRef::as_ref);
-                // Restores of other clusters may read this one's backups too.
-                let restores = self.call.ad.caches.restores.state();
-                let undecided = protect::undecided(cluster, restores.iter().map(AsRef::as_ref));
-                if let Some(restore) = &undecided
-                    && self.frozen.leftovers.is_empty()
-                    && self.frozen.disproven.is_empty()
-                {
-                    let warning = format!(
-                        "retention was not applied: restore {restore} has not chosen its backup yet; the next backup tries again"
-                    );
-                    return StepOutcome::done_with([(output::WARNING, warning)]);
-                }
-                let mut protected = protect::protected(cluster, operations.clone(), restores.iter().map(AsRef::as_ref));
-                protected.insert(self.frozen.key.clone(), "the backup that was just taken".to_owned());
-                let uncounted = protect::uncounted(operations).into_iter().collect();
-                let orders = Orders {
-                    // What failed backups left is never a source, and no later backup looks for it again.
-                    retention: self.frozen.retention.as_ref().filter(|_| undecided.is_none()),
-                    protected,
-                    uncounted,
-                    clean: self.frozen.leftovers.clone(),
-                    remove: self.frozen.disproven.clone(),
-                    ..Orders::default()
-                };
-                return self.begin(&name, Task::Prune(orders), what).await;
-            }
-            Ok(Found::Running { trouble, .. }) => return running(&name, what, trouble),
-            Ok(Found::Done(done)) => {
-                for key in &done.removed {
-                    tracing::info!(event = "BackupPruned", cluster = %self.operation.cluster, namespace = %self.operation.namespace, key = %key);
-                }
-                let counts =
-                    [("removed", done.removed.len()), ("finished", done.finished.len()), ("kept", done.kept.len())];
-                return StepOutcome::done_with(counts.map(|(name, count)| (name, count.to_string())));
-            }
-            Ok(Found::Failed(failure)) => failure.message,
-            Ok(Found::Lost { message, .. }) => message,
-            Ok(Found::Foreign) => return foreign(&name),
-        };
-        let last = self.call.state.attempt >= self.attempts();
-        if last {
-            let warning = format!("retention was not applied: {trouble}; the next backup tries again");
-            return StepOutcome::done_with([(output::WARNING, warning)]);
-        }
-        StepOutcome::retryable("RetentionFailed", trouble)
     }
 
     /// Makes a Job, its channel first.
@@ -277,19 +259,19 @@ impl Work<'_> {
     }
 
     pub(super) async fn look<T: DeserializeOwned>(&self, name: &str) -> Result<Found<T>, MoverError> {
-        mover::look(self.call.ad, &self.operation, name).await
+        mover::look(self.call.ad, &self.operation, name, self.call.now).await
     }
 
     pub(super) fn job_name(&self, what: &str) -> String {
         jobs::attempt_name(&self.operation.name, what, self.call.state.attempt)
     }
 
-    fn attempts(&self) -> i32 {
+    pub(super) fn attempts(&self) -> i32 {
         self.call.step.retry_policy.as_ref().and_then(|policy| policy.max_attempts).unwrap_or(3)
     }
 
     /// Whether this attempt has already waited for a Job of this name: then its absence is a loss, not a beginning.
-    fn had_started(&self, name: &str) -> bool {
+    pub(super) fn had_started(&self, name: &str) -> bool {
         self.call.state.waiting.as_ref().is_some_and(|waiting| waiting.contains(&format!("Job {name} ")))
     }
 }
@@ -325,6 +307,9 @@ pub(super) fn failed(error: &MoverError) -> StepOutcome {
     let message = error.text();
     if error.is_final() {
         StepOutcome::fatal("KubernetesRefused", message)
+    } else if error.is_over_quota() {
+        // By attempts and not by time: nothing holds the cluster's lock while somebody makes room.
+        StepOutcome::retryable("KubernetesRefused", message)
     } else {
         // Nothing was tried yet that could count as an attempt: look again.
         StepOutcome::in_progress(message)

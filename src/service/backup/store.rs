@@ -102,6 +102,15 @@ impl Store {
             spec.workload_identity.as_ref().map(|identity| identity.pod_labels.clone()).unwrap_or_default();
         Ok(Self { target, credentials_secret: credentials_secret.filter(|_| !is_file), claim, pod_labels })
     }
+
+    /// Whether a cluster's backups lie in the same folder of both, however that is reached.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let place = |store: &Self| {
+            let target = &store.target;
+            (target.describe(), target.prefix().to_owned(), target.azure.clone(), store.claim.clone())
+        };
+        place(self) == place(other)
+    }
 }
 
 #[cfg(test)]

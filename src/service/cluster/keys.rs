@@ -20,9 +20,10 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use rand::RngCore;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
+use secrecy::SecretString;
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
@@ -66,6 +67,15 @@ pub struct Certificates {
     pub hash: Option<String>,
     /// The serving Secret as it should be; `None` where it is not ours.
     pub secret: Option<Secret>,
+    /// Why no server that restarts would come back with it.
+    pub obstacle: Option<Trouble>,
+}
+
+impl Certificates {
+    /// None that can be used.
+    fn bad(trouble: Trouble) -> Self {
+        Self { state: TlsState::Bad(trouble.clone()), bundle: None, hash: None, secret: None, obstacle: Some(trouble) }
+    }
 }
 
 /// A user's Secret, remembered for a while.
@@ -120,7 +130,9 @@ pub async fn certificates(
     now: DateTime<Utc>,
 ) -> Result<Certificates, Error> {
     match &cluster.tls {
-        TlsPlan::Off => Ok(Certificates { state: TlsState::Off, bundle: None, hash: None, secret: None }),
+        TlsPlan::Off => {
+            Ok(Certificates { state: TlsState::Off, bundle: None, hash: None, secret: None, obstacle: None })
+        }
         TlsPlan::External => external(applier, cluster, facts, remembered, now).await,
         TlsPlan::Managed { rotation, extra_names } => {
             managed(applier, cluster, facts, *rotation, extra_names, now).await
@@ -154,7 +166,7 @@ async fn managed(
             Err(flaw) => {
                 let bad =
                     Trouble::new(reason::TLS_SECRET_INVALID, format!("the certificate just issued is refused: {flaw}"));
-                return Ok(Certificates { state: TlsState::Bad(bad), bundle: Some(bundle), hash: None, secret: None });
+                return Ok(Certificates { bundle: Some(bundle), ..Certificates::bad(bad) });
             }
         }
     };
@@ -163,6 +175,7 @@ async fn managed(
         hash: Some(hash::certificate(&serving.cert)),
         secret: Some(secrets::serving(cluster, &serving, &bundle)),
         bundle: Some(bundle),
+        obstacle: None,
     })
 }
 
@@ -260,12 +273,7 @@ async fn external(
     now: DateTime<Utc>,
 ) -> Result<Certificates, Error> {
     let name = names::server_secret(&cluster.name);
-    let bad = |reason: &'static str, message: String| Certificates {
-        state: TlsState::Bad(Trouble::new(reason, message)),
-        bundle: None,
-        hash: None,
-        secret: None,
-    };
+    let bad = |reason: &'static str, message: String| Certificates::bad(Trouble::new(reason, message));
     let Some(secret) = remembered.get(&applier.client, &applier.namespace, &name, cluster.generation).await? else {
         return Ok(bad(
             reason::TLS_SECRET_MISSING,
@@ -281,43 +289,51 @@ async fn external(
     let (Some(cert), Some(key), Some(bundle)) = (text("tls.crt"), text("tls.key"), text("ca.crt")) else {
         return Ok(bad(reason::TLS_SECRET_INVALID, format!("Secret {name} lacks one of tls.crt, tls.key and ca.crt")));
     };
-    // What the operator and joining members ask for; what clients ask for is the user's business.
-    let mut needed: BTreeSet<String> = [names::shared_tls_name(&cluster.name, &cluster.namespace)].into();
-    needed.extend(
-        (0..cluster.replicas)
-            .map(|n| names::tls_name(&cluster.name, &cluster.namespace, &names::pod(&cluster.name, n))),
-    );
-    match tls::judge(&cert, &key.into(), &bundle, &needed, now) {
+    let key = SecretString::from(key);
+    match tls::judge(&cert, &key, &bundle, &asked_for(cluster, 0..cluster.replicas), now) {
         Ok(until) => {
             remembered.keep(&name, &secret, cluster.generation);
             let hash = Some(hash::certificate(&cert));
             // Servers that were not restarted yet show what the authority before signed: whoever could not verify them
             // would take them for dead.
             let bundle = self::bundle(&bundle, published(facts, &cluster.name).as_deref(), now);
-            Ok(Certificates { state: TlsState::Good(until), bundle: Some(bundle), hash, secret: None })
+            Ok(Certificates { state: TlsState::Good(until), bundle: Some(bundle), hash, secret: None, obstacle: None })
         }
         Err(flaw) => {
-            Ok(bad(reason::TLS_SECRET_INVALID, format!("the certificate in Secret {name} cannot be used: {flaw}")))
+            let bad =
+                bad(reason::TLS_SECRET_INVALID, format!("the certificate in Secret {name} cannot be used: {flaw}"));
+            let there = asked_for(cluster, facts.pods.keys().copied());
+            let come_back = tls::is_good_but_for_its_end(&cert, &key, &bundle, &there, now);
+            Ok(Certificates { obstacle: bad.obstacle.filter(|_| !come_back), ..bad })
         }
     }
 }
 
-/// Sees to the key or credentials of the seal. The trouble says why pods could not unseal; nothing is restarted for it.
+/// What the operator and joining members ask these members for; what clients ask for is the user's business.
+fn asked_for(cluster: &ValidatedCluster, members: impl Iterator<Item = u32>) -> BTreeSet<String> {
+    let (name, namespace) = (&cluster.name, &cluster.namespace);
+    members
+        .map(|n| names::tls_name(name, namespace, &names::pod(name, n)))
+        .chain([names::shared_tls_name(name, namespace)])
+        .collect()
+}
+
+/// Sees to the key or credentials of the seal. The trouble says why pods could not unseal; nothing is restarted for it. `made` is
+/// the key that the operator made, where servers run with it.
 pub async fn unseal(
     applier: &Applier,
     cluster: &ValidatedCluster,
     facts: &Facts,
     stage: Stage,
     remembered: &Remembered,
+    made: Option<&Secret>,
 ) -> Result<Option<Trouble>, Error> {
     let unseal = &cluster.spec.unseal;
     if !seal::is_key_ours(unseal) {
-        return foreign_credentials(applier, cluster, remembered).await;
+        return foreign_credentials(applier, cluster, remembered, made).await;
     }
     let name = names::unseal_secret(&cluster.name);
-    let length = |secret: &Secret| {
-        secret.data.as_ref().and_then(|data| data.get(names::UNSEAL_KEY_FIELD)).map(|key| key.0.len())
-    };
+    let length = |secret: &Secret| static_key(secret).map(<[u8]>::len);
     let known = if let Some(secret) = facts.secrets.get(&name) {
         Some(length(secret))
     } else {
@@ -352,10 +368,15 @@ pub async fn unseal(
     }
 }
 
+fn static_key(secret: &Secret) -> Option<&[u8]> {
+    secret.data.as_ref()?.get(names::UNSEAL_KEY_FIELD).map(|key| key.0.as_slice())
+}
+
 async fn foreign_credentials(
     applier: &Applier,
     cluster: &ValidatedCluster,
     remembered: &Remembered,
+    made: Option<&Secret>,
 ) -> Result<Option<Trouble>, Error> {
     let unseal = &cluster.spec.unseal;
     let Some(reference) = &unseal.credentials_secret_ref else { return Ok(None) };
@@ -363,30 +384,40 @@ async fn foreign_credentials(
     let Some(secret) = remembered.get(&applier.client, &applier.namespace, name, cluster.generation).await? else {
         return Ok(Some(Trouble::new(
             reasons::SEAL_CREDENTIALS_MISSING,
-            format!("Secret {name} of spec.unseal.credentialsSecretRef does not exist: create it; pods wait for it"),
+            format!(
+                "Secret {name} of spec.unseal.credentialsSecretRef does not exist: create it; pods wait for it, and servers that run keep the settings that they have"
+            ),
         )));
     };
     let named_file = unseal.static_.as_ref().and_then(|seal| seal.current_key.as_ref()).is_some();
-    if unseal.type_ == SealType::Static && !named_file {
-        let length =
-            secret.data.as_ref().and_then(|data| data.get(names::UNSEAL_KEY_FIELD)).map_or(0, |key| key.0.len());
-        if length != 32 {
-            return Ok(Some(Trouble::new(
-                reasons::UNSEAL_KEY_INVALID,
-                format!(
-                    "key `{}` of Secret {name} has {length} bytes: a static unseal key has 32",
-                    names::UNSEAL_KEY_FIELD
-                ),
-            )));
-        }
+    if unseal.type_ == SealType::Static
+        && !named_file
+        && let Some(flaw) = flaw_of(&secret, name, made)
+    {
+        return Ok(Some(Trouble::new(reasons::UNSEAL_KEY_INVALID, flaw)));
     }
     remembered.keep(name, &secret, cluster.generation);
     Ok(None)
 }
 
+/// Why no server would open its data with the user's static key, if that can be said.
+fn flaw_of(theirs: &Secret, name: &str, made: Option<&Secret>) -> Option<String> {
+    let field = names::UNSEAL_KEY_FIELD;
+    let length = static_key(theirs).map_or(0, <[u8]>::len);
+    if length != 32 {
+        return Some(format!("key `{field}` of Secret {name} has {length} bytes: a static unseal key has 32"));
+    }
+    let made = made.filter(|made| static_key(made) != static_key(theirs))?.name_any();
+    Some(format!(
+        "key `{field}` of Secret {name} is another one than that of Secret {made}, with which the servers run and which their data is sealed with: put the key of {made} into {name}, or take spec.unseal.credentialsSecretRef back. Until then the servers keep the settings that they have"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::{ByteString, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+    use secrecy::ExposeSecret;
 
     #[test]
     fn a_bundle_keeps_the_older_authority_once_and_drops_expired_ones() {
@@ -409,6 +440,61 @@ mod tests {
         assert!(published.starts_with(theirs.trim_end()));
         assert_eq!(published.matches("BEGIN").count(), 3, "two of theirs and the one before");
         assert_eq!(bundle(&theirs, Some(&published), now), published, "stable");
+    }
+
+    #[test]
+    fn a_static_key_of_the_users_must_be_the_one_that_the_data_is_sealed_with() {
+        let secret = |name: &str, key: &[u8]| Secret {
+            metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
+            data: Some([("key".to_owned(), ByteString(key.to_vec()))].into()),
+            ..Secret::default()
+        };
+        let made = secret("kelp-unseal-key", &[7; 32]);
+        let flaw = |key: &[u8], made: Option<&Secret>| flaw_of(&secret("mine", key), "mine", made);
+        assert_eq!(flaw(&[7; 32], Some(&made)), None, "the same key under another name");
+        assert_eq!(flaw(&[8; 32], None), None, "nobody runs with another one");
+        let other = flaw(&[8; 32], Some(&made)).unwrap();
+        assert!(other.contains("mine") && other.contains("kelp-unseal-key"), "{other}");
+        assert!(flaw(b"short", None).unwrap().contains("has 5 bytes"));
+    }
+
+    // A client wants a runtime, though nothing is asked of it.
+    #[tokio::test]
+    async fn a_certificate_stands_in_the_way_of_those_that_run_only_if_it_does_them_harm() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let cluster = crate::service::cluster::validate::tests::valid(|s| {
+            s["tls"] = serde_json::json!({"enabled": true, "mode": "External"});
+            s["replicas"] = serde_json::json!(5);
+        });
+        let applier = Applier {
+            client,
+            namespace: "reef".into(),
+            cluster: "kelp".into(),
+            uid: cluster.uid.clone(),
+            settled: crate::service::cluster::apply::Settled::default(),
+        };
+        let now: DateTime<Utc> = "2026-11-21T09:00:00Z".parse().unwrap();
+        let three = Facts { pods: (0..3).map(|n| (n, Arc::default())).collect(), ..Facts::default() };
+        let authority = tls::new_authority("kelp", "reef", now).unwrap();
+        let for_members = |count: u32| asked_for(&cluster, 0..count);
+        let issued = |count: u32| tls::issue(&authority, &for_members(count), tls::DEFAULT_ROTATION, now).unwrap();
+        let told = async |cert: &str, key: &KeyedCert, now: DateTime<Utc>| {
+            let fields = [("tls.crt", cert), ("tls.key", key.key.expose_secret()), ("ca.crt", authority.cert.as_str())];
+            let data = fields.map(|(field, text)| (field.to_owned(), ByteString(text.as_bytes().to_vec())));
+            let secret = Secret { data: Some(data.into()), ..Secret::default() };
+            let remembered = Remembered::default();
+            remembered.keep("kelp-tls-server", &secret, cluster.generation);
+            let found = external(&applier, &cluster, &three, &remembered, now).await.unwrap();
+            (matches!(found.state, TlsState::Bad(_)), found.obstacle.is_some())
+        };
+        let (five, some, few) = (issued(5), issued(3), issued(2));
+        assert_eq!(told(&five.cert, &five, now).await, (false, false));
+        assert_eq!(told(&some.cert, &some, now).await, (true, false), "it lacks only those that are to come");
+        assert_eq!(told(&few.cert, &few, now).await, (true, true), "it lacks one that runs");
+        let late: DateTime<Utc> = "2028-01-01T00:00:00Z".parse().unwrap();
+        assert_eq!(told(&five.cert, &five, late).await, (true, false), "those that run serve it, expired as it is");
+        assert_eq!(told(&five.cert, &some, now).await, (true, true), "another key: no server starts with it");
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! Day two, done: carries out the one step that [`super::upkeep`] decided, under the cluster's operation lock.
 
 use super::{
+    bootstrap::Stage,
     facts::Facts,
     memory::{Notes, Raft},
     names,
     observe::{self, Member},
+    obstacle::holds_back,
     status::{Trouble, reasons},
-    upkeep::{REMOVED, Situation, Step, decide, is_given_up, members_left, outsiders, unmarked, unsettled},
+    upkeep::{REMOVED, Situation, Step, decide, forgotten, is_given_up, members_left, outsiders, unmarked, unsettled},
     validate::ValidatedCluster,
+    version::{LED_BY, is_unled, unnoted},
     voters,
 };
 use crate::{
@@ -22,6 +25,7 @@ use crate::{
     },
     api::{LockMode, LockOperation, OpenBaoCluster, conditions::reason},
     causes::chain,
+    service::opslifecycle::{StepDown, tell_step_down},
 };
 use chrono::Utc;
 use k8s_openapi::api::{
@@ -75,7 +79,8 @@ pub struct Outcome {
 }
 
 #[allow(clippy::too_many_arguments)] // what is known, what is wanted, and who else is at work
-/// Takes one step. `version` is what the template's image is to be; `busy` names who else is at work on the pods.
+/// Takes one step. `version` is what the template's image is to be; `busy` names who else is at work on the pods; `obstacle` is
+/// what would keep a server from starting now.
 pub async fn run(
     ad: &Adapters,
     notes: &mut Notes,
@@ -86,6 +91,7 @@ pub async fn run(
     wanted: &StatefulSet,
     version: &str,
     busy: Option<String>,
+    obstacle: Option<&Trouble>,
 ) -> Result<Outcome, Error> {
     let known = notes.voters.as_ref().map(|(_, raft)| &raft.peers);
     let current = replicas_of(facts).or_else(|| members_left(facts, known, &spec.name)).unwrap_or(spec.replicas);
@@ -109,6 +115,7 @@ pub async fn run(
         version,
         wanted: spec.replicas,
         current,
+        unled: is_unled(&cluster.status.clone().unwrap_or_default(), facts, members, Stage::Bootstrapped),
     };
     let step = decide(&situation);
     let stay = |progress: Option<Trouble>| Outcome { progress, replicas: current, ..Outcome::default() };
@@ -121,6 +128,12 @@ pub async fn run(
         }
         release(ad, cluster).await?;
         return Ok(Outcome { replicas: current, settled: true, ..Outcome::default() });
+    }
+    if let Some(obstacle) = holds_back(&step, obstacle) {
+        // It lasts until a person mends it: whoever waits for the lock goes first.
+        release(ad, cluster).await?;
+        let why = format!("it would not come back ({}): {}", obstacle.reason, obstacle.message);
+        return Ok(stay(waits(&step, &why)));
     }
     // A member that has left raft already is on its way out, whoever waits.
     let leaves = matches!(step, Step::Shrink { removed: true, .. }) && is_ours(cluster);
@@ -140,7 +153,10 @@ pub async fn run(
             Ok(Outcome { progress: Some(progress), replicas: spec.replicas, ..Outcome::default() })
         }
         Step::Restart { pod, uid, .. } => {
-            if let Some(held) = acquire(ad, cluster, &words(&step)).await? {
+            // Before anybody has led nobody else is at work, and the phase that a lock makes would end the first start.
+            if !situation.unled
+                && let Some(held) = acquire(ad, cluster, &words(&step)).await?
+            {
                 return Ok(stay(Some(held)));
             }
             if ad.leadership.still_leader() {
@@ -289,7 +305,10 @@ async fn take_out(
         return Err("this operator no longer leads".to_owned());
     }
     if leads {
-        return client.step_down(&token).await.map_err(|error| chain(&error));
+        client.step_down(&token).await.map_err(|error| chain(&error))?;
+        tell_step_down(ad, cluster, None, pod, StepDown::Asked, "the cluster shrinks, and it is the one to leave")
+            .await;
+        return Ok(());
     }
     // Whatever becomes of the answers: what was known is not so any more.
     notes.voters = None;
@@ -337,8 +356,32 @@ async fn mark_removed(ad: &Adapters, spec: &ValidatedCluster, pod: &str) -> Resu
 }
 
 async fn mark(ad: &Adapters, spec: &ValidatedCluster, claim: String, removed: bool) -> Result<(), Error> {
+    annotate(ad, spec, claim, REMOVED, removed.then_some("true")).await
+}
+
+/// Notes on every volume which version leads over it.
+pub async fn note_version(
+    ad: &Adapters,
+    spec: &ValidatedCluster,
+    facts: &Facts,
+    members: &[Member],
+) -> Result<(), Error> {
+    let Some(version) = observe::leader(members).and_then(Member::version) else { return Ok(()) };
+    for claim in unnoted(facts, version) {
+        annotate(ad, spec, claim, LED_BY, Some(version)).await?;
+    }
+    Ok(())
+}
+
+async fn annotate(
+    ad: &Adapters,
+    spec: &ValidatedCluster,
+    claim: String,
+    key: &str,
+    value: Option<&str>,
+) -> Result<(), Error> {
     let api: Api<PersistentVolumeClaim> = Api::namespaced(ad.client.clone(), &spec.namespace);
-    let patch = json!({"metadata": {"annotations": {(REMOVED): removed.then_some("true")}}});
+    let patch = json!({"metadata": {"annotations": {(key): value}}});
     match timed(api.patch(&claim, &PatchParams::default(), &Patch::Merge(&patch))).await {
         Ok(_) => Ok(()),
         Err(error) if error.is_not_found() => Ok(()),
@@ -370,12 +413,9 @@ async fn start_anew(
 
 /// Deletes claims of members that left raft, before a new member would start on their data and never join.
 async fn forget_removed(ad: &Adapters, spec: &ValidatedCluster, facts: &Facts, from: u32) -> Result<(), Error> {
-    for (ordinal, claim) in &facts.claims {
-        if *ordinal >= from && claim.annotations().contains_key(REMOVED) && claim.metadata.deletion_timestamp.is_none()
-        {
-            let uid = claim.uid().unwrap_or_default();
-            delete::<PersistentVolumeClaim>(&ad.client, &spec.namespace, &claim.name_any(), &uid).await?;
-        }
+    for claim in forgotten(facts, from, spec.replicas) {
+        let uid = claim.uid().unwrap_or_default();
+        delete::<PersistentVolumeClaim>(&ad.client, &spec.namespace, &claim.name_any(), &uid).await?;
     }
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! The desired cluster: observe, validate, build, apply, status.
 
+pub mod accounts;
 pub mod apply;
 mod autopilot;
 pub mod bootstrap;
 pub mod build;
 mod carry;
+pub mod cluster_id;
 pub mod config;
 pub mod deletion;
 pub mod facts;
@@ -15,13 +17,18 @@ pub mod init;
 pub mod jwks;
 pub mod keys;
 pub mod labels;
+pub mod login;
 pub mod maintain;
 pub mod memory;
 pub mod names;
 pub mod observe;
+pub mod obstacle;
+mod outdated;
 mod pace;
 pub mod planes;
+mod reach;
 pub mod reconcile;
+mod report;
 pub mod requests;
 pub mod shut_out;
 pub mod status;

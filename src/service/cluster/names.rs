@@ -160,12 +160,12 @@ pub fn subject(namespace: &str, service_account: &str) -> String {
     format!("system:serviceaccount:{namespace}:{service_account}")
 }
 
-/// What a person types to let a service account in under one of our roles. All of the role, because OpenBao reads a type that is
-/// left out as another one.
-pub fn role_command(mount: &str, role: &str, audience: &str, subject: &str) -> String {
+/// What a person types to let a service account in under a role with one of our policies. All of the role, because OpenBao reads
+/// a type that is left out as another one.
+pub fn role_command(mount: &str, role: &str, policy: &str, audience: &str, subject: &str) -> String {
     format!(
         "bao write auth/{mount}/role/{role} role_type=jwt user_claim=sub bound_audiences={audience} \
-         bound_subject={subject} token_policies={role} token_ttl=10m"
+         bound_subject={subject} token_policies={policy} token_ttl=10m"
     )
 }
 

@@ -3,29 +3,29 @@
 //! Labels on pods and the readiness of Services are hints: OpenBao leaves `openbao-active` behind on pods that lead no more.
 //! Truth is each pod's own `sys/health` and `sys/leader`, asked at the pod's address with the pod's TLS name.
 
-use super::{facts::MAX_MEMBERS, names};
+use super::{
+    build::statefulset::CONTAINER,
+    facts::MAX_MEMBERS,
+    names,
+    outdated::{Outdated, outdated},
+};
 use crate::{
     adapter::{
         Adapters,
-        kubernetes::{
-            client::{RequestError, timed},
-            owner::is_controlled_by,
-            pods::unscheduled,
-            time::from_kube,
-            token::{self, TokenError},
-        },
-        openbao::{Client, Endpoint, Error as BaoError, Health, HealthState, LeaderView, Token},
+        kubernetes::{owner::is_controlled_by, pods::unscheduled, time::from_kube},
+        openbao::{Client, Endpoint, Error as BaoError, Health, HealthState, LeaderView},
     },
     api::OpenBaoCluster,
+    causes::chain,
 };
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
-use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    core::v1::{Pod, Secret},
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
 };
-use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
-use std::net::{IpAddr, SocketAddr};
 
 /// How long a pod of a new cluster may take before it is asked although Kubernetes does not call it ready.
 const STARTING: chrono::Duration = chrono::Duration::seconds(30);
@@ -58,6 +58,8 @@ pub struct Member {
     pub view: Option<LeaderView>,
     /// Why there is no answer, for messages.
     pub silence: Option<String>,
+    /// There is no answer because the certificate that it serves has expired.
+    pub expired: bool,
 }
 
 impl Member {
@@ -81,6 +83,11 @@ impl Member {
         self.endpoint.as_ref().map(Client::new)
     }
 
+    /// The API address of the leader as it knows it. `None` where it knows of none.
+    fn names(&self) -> Option<&str> {
+        self.view.as_ref().map(|view| view.leader_address.as_str()).filter(|address| !address.is_empty())
+    }
+
     /// Whether `leader_address`, an API address as servers tell it, is this member's.
     fn is_at(&self, leader_address: &str) -> bool {
         let host = leader_address.split("://").last().unwrap_or_default();
@@ -90,7 +97,8 @@ impl Member {
     }
 }
 
-/// The one member that leads, if there is exactly one that says so and no serving member follows another one.
+/// The one member that leads: exactly one says so. Where a serving member names another one, a majority of all members decides:
+/// one that raft has dropped, or that is cut off from the others, names for ever whom it knew last.
 pub fn leader(members: &[Member]) -> Option<&Member> {
     let claims = |member: &&Member| {
         member.state() == Some(HealthState::Active) && member.view.as_ref().is_some_and(|view| view.is_self)
@@ -100,10 +108,32 @@ pub fn leader(members: &[Member]) -> Option<&Member> {
     if active.next().is_some() {
         return None;
     }
-    let contradicted = members.iter().filter(|other| other.serves() && other.name != leader.name).any(|other| {
-        other.view.as_ref().is_some_and(|view| !view.leader_address.is_empty() && !leader.is_at(&view.leader_address))
+    let others = members.iter().filter(|other| other.serves() && other.name != leader.name);
+    let named: Vec<&str> = others.filter_map(Member::names).collect();
+    let followers = named.iter().filter(|address| leader.is_at(address)).count();
+    // Not only of those that are there: members are the first ones without a gap, and one that is away may follow another.
+    let last = members.iter().map(|member| member.ordinal).max().and_then(|last| usize::try_from(last).ok());
+    let all = members.len().max(last.map_or(0, |last| last + 1));
+    (followers == named.len() || (followers + 1) * 2 > all).then_some(leader)
+}
+
+/// Which member names whom, where they name more than one.
+pub fn disagreement(members: &[Member]) -> Option<String> {
+    let leads = |member: &Member| member.view.as_ref().is_some_and(|view| view.is_self);
+    let named: Vec<(&Member, &str)> = members
+        .iter()
+        .filter(|member| member.serves())
+        .filter_map(|member| {
+            let address = if leads(member) { member.name.as_str() } else { member.names()? };
+            let known = members.iter().find(|other| other.is_at(address));
+            Some((member, known.map_or(address, |other| other.name.as_str())))
+        })
+        .collect();
+    let different: BTreeSet<&str> = named.iter().map(|(_, other)| *other).collect();
+    let words = named.iter().map(|(member, other)| {
+        if leads(member) { format!("{other} says that it leads") } else { format!("{} follows {other}", member.name) }
     });
-    (!contradicted).then_some(leader)
+    (different.len() > 1).then(|| words.collect::<Vec<_>>().join(", "))
 }
 
 /// How far behind the leader's log a member may be and still count as caught up: the log moves while we look.
@@ -126,9 +156,13 @@ pub async fn members(ad: &Adapters, cluster: &OpenBaoCluster) -> Vec<Member> {
         .filter_map(|pod| known(&pod, cluster, ca.as_deref()));
     let starting = cluster.spec.self_init.as_ref().is_some_and(|init| init.enabled)
         && cluster.status.as_ref().and_then(|status| status.initialized) != Some(true);
+    // While something is under way, silence has a meaning (a restore) and the next look is near.
+    let patient = cluster.status.as_ref().is_none_or(|status| status.operation_lock.is_none());
     let now = Utc::now();
     let mut members: Vec<Member> = stream::iter(pods.collect::<Vec<_>>())
-        .map(|member| async move { if is_worth_asking(&member, starting, now) { ask(member).await } else { member } })
+        .map(|member| async move {
+            if is_worth_asking(&member, starting, now) { ask(member, patient).await } else { member }
+        })
         .buffer_unordered(ASKED_AT_ONCE)
         .collect()
         .await;
@@ -168,7 +202,8 @@ fn known(pod: &Pod, cluster: &OpenBaoCluster, ca: Option<&str>) -> Option<Member
     let ready = status
         .and_then(|status| status.conditions.as_ref())
         .is_some_and(|all| all.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"));
-    let tls = cluster.spec.tls.enabled;
+    // As it was started: where the spec says otherwise by now, it is spoken to as it is until its turn to restart comes.
+    let tls = serves_tls(pod).unwrap_or(cluster.spec.tls.enabled);
     let endpoint = ip.filter(|_| running && (!tls || ca.is_some())).map(|ip| Endpoint {
         pod: name.clone(),
         address: SocketAddr::new(ip, names::API_PORT),
@@ -191,8 +226,16 @@ fn known(pod: &Pod, cluster: &OpenBaoCluster, ca: Option<&str>) -> Option<Member
         health: None,
         view: None,
         silence,
+        expired: false,
         name,
     })
+}
+
+/// Whether the server in a pod serves TLS, by the probe that it was made with. `None`: the pod does not say.
+fn serves_tls(pod: &Pod) -> Option<bool> {
+    let server = pod.spec.as_ref()?.containers.iter().find(|container| container.name == CONTAINER)?;
+    let scheme = server.readiness_probe.as_ref()?.http_get.as_ref()?.scheme.as_deref()?;
+    Some(scheme == "HTTPS")
 }
 
 /// Why a pod does not run yet, in Kubernetes' own words: the kubelet's reason, or the scheduler's message.
@@ -215,124 +258,33 @@ fn is_worth_asking(member: &Member, starting: bool, now: DateTime<Utc>) -> bool 
     member.ready || !starting || !young
 }
 
-async fn ask(mut member: Member) -> Member {
+/// One unanswered question on a busy machine is no outage: a `patient` look asks a server that Kubernetes calls ready once
+/// more before it speaks of silence.
+async fn ask(mut member: Member, patient: bool) -> Member {
     let Some(client) = member.client() else { return member };
     match client {
         Ok(client) => {
-            let (health, view) = futures::join!(client.health(), client.leader());
+            let late = |error: Option<&BaoError>| matches!(error, Some(BaoError::TimedOut { .. }));
+            let (mut health, mut view) = futures::join!(client.health(), client.leader());
+            if patient && member.ready && (late(health.as_ref().err()) || late(view.as_ref().err())) {
+                (health, view) = futures::join!(client.health(), client.leader());
+            }
             match health {
                 Ok(health) => member.health = Some(health),
-                Err(error) => member.silence = Some(error.to_string()),
+                Err(error) => {
+                    let flaw = outdated(&error);
+                    member.expired = flaw == Some(Outdated::Expired);
+                    member.silence = Some(match flaw {
+                        Some(flaw) => flaw.to_string(),
+                        None => chain(&error),
+                    });
+                }
             }
             member.view = view.ok();
         }
-        Err(error) => member.silence = Some(error.to_string()),
+        Err(error) => member.silence = Some(chain(&error)),
     }
     member
-}
-
-/// Why the operator cannot act inside OpenBao.
-#[derive(Debug, thiserror::Error)]
-pub enum AccessError {
-    /// The API server gave us no token for our own service account.
-    #[error("failed to get a token for the operator's own service account")]
-    Token(#[from] TokenError),
-    /// OpenBao refused the login, or did not answer.
-    #[error(
-        "failed to log in to OpenBao as role {role} at mount {mount}: was the cluster bootstrapped with selfInit.oidc? Was it restored from another one, or were the API server's signing keys rotated? Then give OpenBao the keys of now: write `kubectl get --raw /openid/v1/jwks` as PEM to auth/{mount}/config, key jwt_validation_pubkeys. Does the operator run in another namespace or under another service account than then? Then set the role again: {command}"
-    )]
-    Login {
-        /// The JWT mount.
-        mount: &'static str,
-        /// The role.
-        role: &'static str,
-        /// What lets the operator in under the name it has now.
-        command: Box<str>,
-        /// OpenBao's answer.
-        #[source]
-        source: BaoError,
-    },
-    /// The pod has no address or no CA bundle yet.
-    #[error("pod {0} cannot be dialled yet")]
-    NoAddress(String),
-    /// The Secret with the root token could not be read.
-    #[error("failed to read Secret {name} with the root token")]
-    RootToken {
-        /// The Secret.
-        name: String,
-        /// The refusal.
-        #[source]
-        source: RequestError,
-    },
-    /// The cluster has neither JWT roles nor a root token that we know.
-    #[error(
-        "the cluster was set up without selfInit.oidc and has no Secret {0} with a token: the operator has no identity in it"
-    )]
-    NoIdentity(String),
-}
-
-impl AccessError {
-    /// OpenBao itself said no, as opposed to silence or a server in trouble: waiting will not help.
-    pub fn is_refused(&self) -> bool {
-        match self {
-            Self::Login { source, .. } => source.is_refusal(),
-            Self::NoIdentity(_) => true,
-            Self::Token(_) | Self::NoAddress(_) | Self::RootToken { .. } => false,
-        }
-    }
-}
-
-/// The audience that this cluster's JWT roles demand.
-pub fn audience(cluster: &OpenBaoCluster) -> String {
-    let named =
-        cluster.spec.self_init.as_ref().and_then(|init| init.oidc.as_ref()).and_then(|oidc| oidc.audience.clone());
-    named.unwrap_or_else(|| names::audience(&cluster.namespace().unwrap_or_default(), &cluster.name_any()))
-}
-
-/// A short-lived OpenBao token of the operator itself, got at that very member: by JWT where self-init set it up, else
-/// with the root token that the operator keeps for clusters without self-init.
-pub async fn operator_token(ad: &Adapters, cluster: &OpenBaoCluster, member: &Member) -> Result<Token, AccessError> {
-    let namespace = cluster.namespace().unwrap_or_default();
-    let settings = &ad.settings;
-    let subject = names::subject(&settings.operator_namespace, &settings.operator_service_account);
-    let login_failed = |source| login_failed(source, &audience(cluster), &subject);
-    let client = match member.client() {
-        None => return Err(AccessError::NoAddress(member.name.clone())),
-        Some(client) => client.map_err(login_failed)?,
-    };
-    let by_jwt = cluster
-        .spec
-        .self_init
-        .as_ref()
-        .is_some_and(|init| init.enabled && init.oidc.as_ref().is_some_and(|oidc| oidc.enabled));
-    if !by_jwt {
-        let name = names::root_token_secret(&cluster.name_any());
-        let secrets: Api<Secret> = Api::namespaced(ad.client.clone(), &namespace);
-        return match timed(secrets.get_opt(&name)).await {
-            Ok(Some(secret)) => secret
-                .data
-                .and_then(|mut data| data.remove("token"))
-                .and_then(|token| String::from_utf8(token.0).ok())
-                .map(Token::new)
-                .ok_or(AccessError::NoIdentity(name)),
-            Ok(None) => Err(AccessError::NoIdentity(name)),
-            Err(source) => Err(AccessError::RootToken { name, source }),
-        };
-    }
-    let jwt = token::request(
-        &ad.client,
-        &settings.operator_namespace,
-        &settings.operator_service_account,
-        &audience(cluster),
-    )
-    .await?;
-    client.login_jwt(names::JWT_MOUNT, names::OPERATOR_ROLE, &jwt).await.map_err(login_failed)
-}
-
-fn login_failed(source: BaoError, audience: &str, subject: &str) -> AccessError {
-    let (mount, role) = (names::JWT_MOUNT, names::OPERATOR_ROLE);
-    let command = names::role_command(mount, role, audience, subject).into();
-    AccessError::Login { mount, role, command, source }
 }
 
 #[cfg(test)]
@@ -366,6 +318,7 @@ pub(crate) mod tests {
                 ..LeaderView::default()
             }),
             silence: None,
+            expired: false,
             name,
         }
     }
@@ -393,27 +346,60 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn one_member_that_tells_of_the_past_does_not_outweigh_the_majority_that_follows() {
+        let leads = |members: &[Member]| leader(members).map(|leader| leader.ordinal);
+        let mut five: Vec<Member> = (0..5).map(|ordinal| member(ordinal, Standby, Some(1))).collect();
+        five[1] = member(1, Active, Some(1));
+        five[4] = member(4, Standby, Some(0));
+        assert_eq!(leads(&[member(0, Standby, Some(1)), member(1, Active, Some(1)), five[4].clone()]), None, "2 of 5");
+        assert_eq!(leads(&five), Some(1));
+        assert_eq!(leads(&[five[0].clone(), five[1].clone(), member(2, Standby, Some(0))]), Some(1), "2 of 3");
+        five[3].view = None;
+        assert_eq!(leads(&five), Some(1), "3 of 5");
+        five[2].view = None;
+        assert_eq!(leads(&five), None, "those that say nothing may follow another");
+        five[4] = member(4, Active, Some(4));
+        assert_eq!(leads(&five), None, "two that claim to lead are no question of majorities");
+    }
+
+    #[test]
+    fn members_that_disagree_are_named_with_whom_they_follow() {
+        let members = [member(0, Active, Some(0)), member(1, Standby, Some(2)), member(2, Standby, None)];
+        assert_eq!(disagreement(&members).as_deref(), Some("kelp-0 says that it leads, kelp-1 follows kelp-2"));
+        let away = [member(0, Standby, Some(7)), member(1, Active, Some(1))];
+        let told = disagreement(&away).unwrap_or_default();
+        assert!(told.contains("kelp-0 follows https://kelp-7."), "nobody of this name is there: {told}");
+        assert_eq!(disagreement(&[member(0, Standby, Some(2)), member(1, Standby, Some(2))]), None, "it is gone");
+        assert_eq!(disagreement(&[]), None);
+    }
+
+    #[test]
+    fn a_server_is_spoken_to_as_it_was_started_while_the_spec_says_otherwise() {
+        let pod = |probe: serde_json::Value| {
+            let container = json!({"name": "openbao", "readinessProbe": probe});
+            let labels = json!({names::COMPONENT_LABEL: names::SERVER_COMPONENT});
+            let pod = json!({"metadata": {"name": "kelp-0", "labels": labels}, "spec": {"containers": [container]},
+                "status": {"phase": "Running", "podIP": "10.0.0.1"}});
+            serde_json::from_value::<Pod>(pod).unwrap()
+        };
+        let by = |scheme: &str| json!({"httpGet": {"port": "api", "scheme": scheme}});
+        for enabled in [true, false] {
+            let cluster = crate::service::cluster::validate::tests::cluster(|spec| {
+                spec["profile"] = json!("Development");
+                spec["tls"] = json!({"enabled": enabled});
+            });
+            let ca = |probe| known(&pod(probe), &cluster, Some("PEM")).unwrap().endpoint.unwrap().ca_pem;
+            assert_eq!(ca(by("HTTP")), None);
+            assert_eq!(ca(by("HTTPS")).as_deref(), Some("PEM"));
+            assert_eq!(ca(json!(null)).is_some(), enabled, "a pod that does not say");
+        }
+    }
+
+    #[test]
     fn a_leader_in_the_middle_of_a_restore_answers_no_leader_question_and_is_not_taken_for_one() {
         let mut restoring = member(0, Active, Some(0));
         restoring.view = None;
         assert!(leader(&[restoring, member(1, Standby, Some(0))]).is_none());
-    }
-
-    #[test]
-    fn a_refused_login_names_the_subject_of_now_and_what_sets_the_role_again() {
-        let timed_out = BaoError::TimedOut {
-            pod: "kelp-0".into(),
-            request: "POST auth/jwt/login".into(),
-            timeout: std::time::Duration::from_secs(2),
-        };
-        let text = login_failed(timed_out, "openbao:reef/kelp", "system:serviceaccount:ops:operator").to_string();
-        for part in [
-            "bao write auth/jwt/role/openbao-operator role_type=jwt",
-            "bound_audiences=openbao:reef/kelp",
-            "bound_subject=system:serviceaccount:ops:operator",
-        ] {
-            assert!(text.contains(part), "{part} in {text}");
-        }
     }
 
     #[test]
@@ -432,6 +418,49 @@ pub(crate) mod tests {
         assert!(!is_own(&pod("set"), &new, None));
         new.status = Some(crate::api::OpenBaoClusterStatus { initialized: Some(true), ..Default::default() });
         assert!(is_own(&pod("set"), &new, None), "its StatefulSet was deleted and comes back");
+    }
+
+    /// A server that leaves its first so many connections without an answer.
+    async fn silent_for(connections: usize) -> Member {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        // No client is built without one, whatever it speaks. Where another test installed one, that does.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut connection, _)) = listener.accept().await {
+                if open.len() < connections {
+                    open.push(connection);
+                    continue;
+                }
+                let mut asked = [0; 1024];
+                let length = connection.read(&mut asked).await.unwrap();
+                let health = asked[..length].starts_with(b"GET /v1/sys/health");
+                let body = if health {
+                    r#"{"initialized": true, "sealed": false, "version": "2.7.2"}"#
+                } else {
+                    r#"{"ha_enabled": true, "is_self": true, "leader_address": ""}"#
+                };
+                let length = body.len();
+                let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+                connection.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let endpoint = Endpoint { pod: "kelp-0".into(), address, tls_name: "kelp-0.test".into(), ca_pem: None };
+        Member { health: None, view: None, endpoint: Some(endpoint), ..member(0, Active, Some(0)) }
+    }
+
+    #[tokio::test]
+    async fn a_ready_server_that_misses_one_question_is_asked_again_before_it_counts_as_silent() {
+        let asked = ask(silent_for(2).await, true).await;
+        assert!(asked.serves() && asked.silence.is_none() && asked.view.is_some(), "{asked:?}");
+        let twice = ask(silent_for(4).await, true).await;
+        assert!(twice.health.is_none() && twice.silence.is_some(), "{twice:?}");
+        let hurried = ask(silent_for(2).await, false).await;
+        assert!(hurried.health.is_none(), "an operation wants to know at once: {hurried:?}");
+        let unready = ask(Member { ready: false, ..silent_for(2).await }, true).await;
+        assert!(unready.health.is_none(), "Kubernetes had no answer either: {unready:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! whose name makes it harmless. A plane that says what it said before is not written.
 
 use super::{
+    carry,
     memory::Notes,
     pace::{self, Worth},
     status::Trouble,
@@ -188,7 +189,7 @@ async fn upgrades(
         running_image: &running_image,
         seal: spec.spec.unseal.type_.as_str(),
     };
-    let decision = upgrade::decide(&facts, now);
+    let mut decision = upgrade::decide(&facts, now);
     if let Some(operation) = &decision.create {
         let name = operation.name_any();
         let api: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), &spec.namespace);
@@ -198,8 +199,13 @@ async fn upgrades(
             Err(source) => return Err(Error::Upgrade { name, source }),
         }
     }
-    if let Some(turn_back) = &decision.turn_back {
-        ask_back(ad, spec, operations, turn_back).await?;
+    match &decision.turn_back {
+        // It waits for its start, or is parked: during a pause it stays there.
+        Some(_) if cluster.spec.paused && !carry::has_begun(ad, cluster) => {
+            decision.condition.2.push_str(", when the pause ends");
+        }
+        Some(turn_back) => ask_back(ad, spec, operations, turn_back).await?,
+        None => {}
     }
     let told = notes.upgrade_told.map(|at| at.elapsed());
     match pace::worth_telling(status.upgrade.as_ref(), &decision.status, told) {

@@ -1,58 +1,42 @@
 //! One look at one cluster: observe, validate, build, apply, report. Each step is a function beside this one.
 
 use super::{
-    apply::{self, Applier, MANAGER},
-    autopilot::{self, Open},
-    bootstrap::{self, Stage},
-    build::{self, hash, secrets, statefulset},
+    accounts,
+    apply::{self, Applier},
+    autopilot,
+    bootstrap::Stage,
+    build::{self, Plain, hash, kept, secrets, statefulset},
     carry, deletion,
-    facts::{Facts, MAX_MEMBERS},
+    facts::Facts,
     first_start::{self, Standing},
     identity, init, keys, labels, maintain,
     memory::{Memory, Notes},
     names,
     observe::{self, Member},
-    pace::{self, Worth},
+    obstacle,
     planes::{self, Planes},
+    reach::{Reach, reach},
+    report::{Acted, report},
     requests,
-    status::{self, Observed, TlsState, Trouble, reasons},
+    status::{TlsState, Trouble, reasons},
     traffic,
-    validate::{self, Invalid, ValidatedCluster},
+    validate::{self, ValidatedCluster},
     version, voters,
 };
 use crate::{
     adapter::{
         Adapters,
-        kubernetes::{
-            apply::ApplyError,
-            client::{RequestError, timed},
-            events::{News, Severity},
-        },
+        kubernetes::{apply::ApplyError, client::RequestError},
         metrics::metrics,
         openbao::HealthState,
     },
     api::{ClusterPhase, OpenBaoCluster, OpenBaoClusterStatus, conditions::reason},
     causes::chain,
 };
-use chrono::{DateTime, Utc};
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::{
-    Api, Client, ResourceExt,
-    api::{Patch, PatchParams},
-};
-use serde_json::json;
+use chrono::Utc;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use kube::ResourceExt;
 use std::time::Duration;
-use tokio::time::Instant;
-
-/// When nothing is under way.
-const IDLE: Duration = Duration::from_secs(60);
-/// While something is.
-const BUSY: Duration = Duration::from_secs(2);
-/// What has not changed for this long will not change in the next two seconds either: a cluster that is broken for days
-/// takes no time from the others. Events of its pods wake it all the same.
-const LASTING: Duration = Duration::from_secs(300);
-/// How often it is looked at then.
-const LASTING_PACE: Duration = Duration::from_secs(15);
 
 /// Why a look could not be finished. Another one follows.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +132,7 @@ impl Error {
         request.is_some_and(|error| error.is_conflict() || error.is_not_found())
     }
 
-    fn trouble(&self) -> Trouble {
+    pub(super) fn trouble(&self) -> Trouble {
         let why = match self {
             Self::Apply(apply::Error::NotOurs { .. })
             | Self::Keys(keys::Error::Apply(apply::Error::NotOurs { .. })) => reasons::NAME_TAKEN,
@@ -156,43 +140,6 @@ impl Error {
             _ => reasons::APPLY_FAILED,
         };
         Trouble::new(why, chain(self))
-    }
-}
-
-/// What a look found and did.
-#[derive(Default)]
-struct Acted {
-    troubles: Vec<Trouble>,
-    progress: Option<Trouble>,
-    stopped: Option<Trouble>,
-    tls: Option<TlsState>,
-    planes: Planes,
-    stage: Option<Stage>,
-    last_restart_at: Option<String>,
-}
-
-impl Acted {
-    /// What is still open about autopilot. Whatever else is under way is told first.
-    fn adds(&mut self, open: Option<Open>) {
-        match open {
-            None => {}
-            Some(Open::Waits(waits)) => self.progress = self.progress.take().or(Some(waits)),
-            Some(Open::Refused(trouble)) => {
-                self.stopped = self.stopped.take().or_else(|| Some(trouble.clone()));
-                self.troubles.push(trouble);
-            }
-        }
-    }
-
-    /// Nothing is done before something is gone.
-    fn waits_for(remnant: String) -> Self {
-        let waits = Trouble::new(reason::WAITING, remnant);
-        Self {
-            stage: Some(Stage::Bootstrapping),
-            tls: Some(TlsState::Bad(waits.clone())),
-            progress: Some(waits),
-            ..Self::default()
-        }
     }
 }
 
@@ -216,19 +163,18 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
     let account = wish.map_or_else(|| name.clone(), |(_, spec)| spec.service_account.clone());
     let facts = Facts::gather(ad, &namespace, &name, &account);
     let members = observe::members(ad, cluster).await;
-    let (mut acted, failure) = match wish {
-        Some((wished, spec)) if !cluster.spec.paused || carry::has_begun(ad, cluster) => {
-            match act(ad, memory, &mut notes, wished, spec, &facts, &members).await {
+    let reach = reach(cluster.spec.paused, carry::has_begun(ad, cluster), valid.is_ok());
+    let mut kept_up = false;
+    let (mut acted, failure) = match (wish, reach) {
+        (Some((wished, spec)), Reach::All) => {
+            match act(ad, memory, &mut notes, wished, spec, &facts, &members, &mut kept_up).await {
                 Ok(acted) => (acted, None),
                 Err(error) => (Acted::default(), Some(error)),
             }
         }
-        Some(_) => {
-            maintain::release(ad, cluster).await?;
-            let paused = Trouble::new(reason::PAUSED, "spec.paused is true: nothing is changed");
-            (Acted { progress: Some(paused), ..Acted::default() }, None)
-        }
-        None => (Acted::default(), None),
+        (Some((_, spec)), Reach::Plans) => plan(ad, &mut notes, cluster, spec).await,
+        (Some(_), Reach::Nothing) => (Acted::paused(), None),
+        (None, _) => (Acted::default(), None),
     };
     let looked = acted.stage.is_some();
     match (&valid, &upgrade) {
@@ -242,12 +188,16 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
     }
     let cut_short = failure.as_ref().is_some_and(Error::is_conflict);
     let lasts = notes.is_cut_short_for_long(cut_short);
-    let failure = match failure {
+    let mut failure = match failure {
         // It did not see the rest of its way, so it has nothing to say about it. The next one follows in a moment.
         Some(error) if cut_short && !lasts => return Err(error),
         Some(error) if cut_short => Some(Error::CutShort(Box::new(error))),
         other => other,
     };
+    // Nobody knows when upkeep has its next turn. What it had begun comes to its end, or is found again then.
+    if !kept_up && let Err(error) = maintain::release(ad, cluster).await {
+        failure.get_or_insert(error.into());
+    }
     // During the first start there are better things to do than to ask who votes.
     let started = cluster.status.as_ref().is_some_and(|status| status.phase != Some(ClusterPhase::Initializing));
     if let Ok(spec) = &valid
@@ -271,8 +221,28 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
     }
 }
 
+/// A look at a cluster that is paused.
+async fn plan(
+    ad: &Adapters,
+    notes: &mut Notes,
+    cluster: &OpenBaoCluster,
+    spec: &ValidatedCluster,
+) -> (Acted, Option<Error>) {
+    let mut acted = Acted::paused();
+    match planes::write(ad, notes, cluster, spec, Utc::now()).await {
+        Ok(planes) => {
+            acted.planes = planes;
+            acted.troubles.append(&mut acted.planes.troubles);
+            (acted, None)
+        }
+        Err(error) => (acted, Some(error.into())),
+    }
+}
+
 /// Brings everything into its wanted state, in the one order that is safe: keys before volumes, what pods mount before pods,
-/// the grant before the first pod.
+/// the grant before the first pod. `kept_up` tells, also of a look that fails, that upkeep had its turn: it has given its lock
+/// back, or goes on. A lock that is taken and given back by turns wakes everybody each time.
+#[allow(clippy::too_many_arguments)] // what is known, what is wanted, and what is told of a look that fails
 async fn act(
     ad: &Adapters,
     memory: &Memory,
@@ -281,6 +251,7 @@ async fn act(
     spec: &ValidatedCluster,
     facts: &Facts,
     members: &[Member],
+    kept_up: &mut bool,
 ) -> Result<Acted, Error> {
     let now = Utc::now();
     let status = cluster.status.clone().unwrap_or_default();
@@ -304,33 +275,35 @@ async fn act(
         metrics().certificate_expires(&spec.namespace, &spec.name, until);
     }
     acted.tls = Some(certificates.state.clone());
-    let seal = keys::unseal(&applier, spec, facts, stage, &notes.seal).await?;
-    let may_start = seal.is_none() && !matches!(certificates.state, TlsState::Bad(_));
+    let made = obstacle::made_key_in_use(facts, members, &spec.name, stage, now);
+    let seal = keys::unseal(&applier, spec, facts, stage, &notes.seal, made).await?;
     acted.stopped = match &certificates.state {
         TlsState::Bad(bad) => Some(bad.clone()),
         _ => seal.clone(),
     };
+    let obstacle = certificates.obstacle.or_else(|| seal.clone());
     acted.troubles.extend(seal);
+    acted.troubles.extend(accounts::missing(&ad.client, spec, facts).await);
+    let keeps = keeps_settings(obstacle.as_ref(), spec, &status, facts);
 
-    if let Some(secret) = certificates.secret {
-        let live = facts.secrets.get(&names::server_secret(&spec.name));
-        applier.ensure(live.map(AsRef::as_ref), secret).await?;
-    }
-    if let Some(secret) = secrets::seal_credentials(spec) {
-        let live = facts.secrets.get(&secrets::seal_credentials_name(&spec.name));
-        applier.ensure(live.map(AsRef::as_ref), secret).await?;
-    }
     let restores = !ad.caches.restores_of(&spec.namespace, &spec.name).is_empty() || acted.planes.rolls_back;
     let closed = acted.planes.servers.as_ref().is_some_and(|servers| servers.closed);
-    let traffic = traffic::decide(members, &status, closed);
-    applier.plain(facts, build::plain(spec, certificates.bundle.as_deref(), restores, &traffic)).await?;
+    let traffic = traffic::decide(members, &status, spec.replicas, closed);
+    let plain = build::plain(spec, certificates.bundle.as_deref(), restores, &traffic);
+    before_pods(&applier, spec, facts, certificates.secret, plain, keeps).await?;
 
     let running = match &acted.planes.directive {
         Some(directive) => version::Running { version: directive.version.clone(), image: directive.image.clone() },
-        None => version::running(spec, &status, facts, stage, &ad.settings.openbao_image_repository),
+        None => {
+            let unled = version::is_unled(&status, facts, members, stage);
+            version::running(spec, &status, facts, stage, unled, &ad.settings.openbao_image_repository)
+        }
     };
-    // A missing key or certificate stops what was never started; it changes nothing about what runs.
-    if !may_start && facts.stateful_set.is_none() {
+    // A missing key or certificate stops what was never started, and what runs keeps the settings that it has. Servers between two
+    // safe points go on with those.
+    let waits = keeps && acted.planes.servers.is_none() && !carry::has_begun(ad, cluster);
+    if waits || acted.stopped.is_some() && facts.stateful_set.is_none() {
+        maintain::release(ad, cluster).await?;
         return Ok(acted);
     }
     // A rollback has wiped the volumes under its claims: the first server starts from nothing, this once.
@@ -339,8 +312,9 @@ async fn act(
         Some(servers) if servers.initialize => Stage::Bootstrapping,
         _ => stage,
     };
+    let count = servers.as_ref().and_then(|servers| u32::try_from(servers.count).ok());
     let mut inputs = statefulset::Inputs {
-        replicas: spec.replicas,
+        replicas: count.unwrap_or(spec.replicas),
         version: running.version,
         image: running.image,
         certificate_hash: certificates.hash.or_else(|| template_annotation(facts, statefulset::CERTIFICATE_HASH)),
@@ -348,38 +322,61 @@ async fn act(
         bootstrapping: stage == Stage::Bootstrapping,
         claim_templates: kept_claims(spec, facts),
     };
-    if let Some(count) = servers.as_ref().and_then(|servers| u32::try_from(servers.count).ok()) {
-        inputs.replicas = count;
-    }
     let live = facts.stateful_set.as_deref();
+    let kept = live.filter(|_| keeps);
     match stage {
         Stage::Bootstrapping => {
-            let wanted = statefulset::build(spec, &inputs);
+            let wanted = kept::build(kept, spec, &inputs);
             acted.troubles.extend(first_start::begin(ad, memory, &applier, spec, facts, members, &wanted).await?);
             acted.progress = Some(Trouble::new(reasons::BOOTSTRAPPING, "the members start for the first time"));
         }
         Stage::Bootstrapped if servers.is_some() => {
-            applier.ensure(live, statefulset::build(spec, &inputs)).await?;
+            applier.ensure(live, kept::build(kept, spec, &inputs)).await?;
             acted.progress = Some(Trouble::new(reason::WAITING, "an upgrade is being rolled back"));
             first_start::tidy(&applier, notes, facts).await?;
         }
         Stage::Bootstrapped => {
             let busy = at_work(&status, &acted.planes);
-            let wanted = statefulset::build(spec, &inputs);
+            let wanted = kept::build(kept, spec, &inputs);
+            let (version, obstacle) = (&inputs.version, obstacle.as_ref());
+            *kept_up = true;
             let outcome =
-                maintain::run(ad, notes, cluster, spec, facts, members, &wanted, &inputs.version, busy).await?;
+                maintain::run(ad, notes, cluster, spec, facts, members, &wanted, version, busy, obstacle).await?;
             inputs.replicas = outcome.replicas;
-            applier.ensure(live, statefulset::build(spec, &inputs)).await?;
+            applier.ensure(live, kept::build(kept, spec, &inputs)).await?;
             acted.progress = outcome.progress;
             acted.troubles.extend(outcome.trouble);
             acted.last_restart_at = spec.spec.maintenance.restart_at.clone().filter(|_| outcome.settled);
             maintain::sweep(ad, spec, facts).await?;
+            maintain::note_version(ad, spec, facts, members).await?;
             acted.troubles.extend(maintain::grow_volumes(ad, notes, spec, facts).await?);
             acted.troubles.extend(all_empty(members));
             first_start::tidy(&applier, notes, facts).await?;
         }
     }
     Ok(acted)
+}
+
+/// Applies what pods mount, and everything else that follows from the spec alone. `keeps`: what a server reads at its start stays
+/// as it is.
+async fn before_pods(
+    applier: &Applier,
+    spec: &ValidatedCluster,
+    facts: &Facts,
+    serving: Option<Secret>,
+    plain: Plain,
+    keeps: bool,
+) -> Result<(), Error> {
+    if let Some(secret) = serving {
+        let live = facts.secrets.get(&names::server_secret(&spec.name));
+        applier.ensure(live.map(AsRef::as_ref), secret).await?;
+    }
+    if let Some(secret) = secrets::seal_credentials(spec).filter(|_| !keeps) {
+        let live = facts.secrets.get(&secrets::seal_credentials_name(&spec.name));
+        applier.ensure(live.map(AsRef::as_ref), secret).await?;
+    }
+    let plain = if keeps { obstacle::without_settings(plain, &spec.name) } else { plain };
+    Ok(applier.plain(facts, plain).await?)
 }
 
 /// Every member runs and says that it is empty: whoever held the data is gone, or it never came to be.
@@ -406,6 +403,18 @@ fn at_work(status: &OpenBaoClusterStatus, planes: &Planes) -> Option<String> {
     planes.pending_restore.as_ref().map(|name| format!("restore {name}"))
 }
 
+/// Whether the settings that the spec asks for wait until servers can start.
+fn keeps_settings(
+    obstacle: Option<&Trouble>,
+    spec: &ValidatedCluster,
+    status: &OpenBaoClusterStatus,
+    facts: &Facts,
+) -> bool {
+    let live = template_annotation(facts, statefulset::CONFIG_HASH);
+    let wanted = hash::config(spec, restart_at(spec, status, facts).as_deref());
+    obstacle::keeps_settings(obstacle, live.as_deref(), &wanted)
+}
+
 fn restart_at(spec: &ValidatedCluster, status: &OpenBaoClusterStatus, facts: &Facts) -> Option<String> {
     let live = template_annotation(facts, statefulset::CONFIG_HASH);
     hash::restart(spec, status.last_restart_at.as_deref(), live.as_deref())
@@ -430,115 +439,6 @@ fn kept_claims(spec: &ValidatedCluster, facts: &Facts) -> Option<Vec<PersistentV
         return None;
     }
     Some(templates.into_iter().map(|template| PersistentVolumeClaim { status: None, ..template }).collect())
-}
-
-/// Writes the status if it says anything new. Returns when to look again.
-#[allow(clippy::too_many_arguments)] // everything a status speaks of
-async fn report(
-    ad: &Adapters,
-    notes: &mut Notes,
-    cluster: &OpenBaoCluster,
-    valid: &Result<ValidatedCluster, Invalid>,
-    facts: &Facts,
-    members: &[Member],
-    acted: Acted,
-    failure: Option<&Error>,
-) -> Result<Duration, Error> {
-    let before = cluster.status.clone().unwrap_or_default();
-    let mut troubles = acted.troubles;
-    let failed = failure.map(Error::trouble);
-    let stopped = failed.clone().or(acted.stopped);
-    troubles.extend(failed);
-    let known_tls = || before.conditions.iter().find(|known| known.type_ == crate::api::conditions::cluster::TLS_READY);
-    let tls = acted.tls.unwrap_or_else(|| match known_tls() {
-        Some(known) if known.status == "True" => TlsState::Good(until_of(&known.message)),
-        _ if !cluster.spec.tls.enabled => TlsState::Off,
-        _ => TlsState::Bad(Trouble::new(reason::WAITING, "not looked at yet")),
-    });
-    let uid = cluster.uid().unwrap_or_default();
-    let seen = Observed {
-        cluster,
-        spec: valid.as_ref(),
-        members,
-        stage: acted.stage.unwrap_or_else(|| bootstrap::stage(facts, &uid, before.initialized == Some(true), true)),
-        tls,
-        troubles,
-        progress: acted.progress,
-        stopped,
-        voters: notes.voters.as_ref().map(|(_, raft)| &raft.voters),
-        current_version: acted.planes.current_version.as_deref(),
-        upgrading: acted.planes.upgrading.as_ref(),
-        handled: &acted.planes.handled,
-        lock_orphaned: requests::is_orphaned(ad, cluster),
-        access: notes.access.clone(),
-        last_restart_at: acted.last_restart_at.or_else(|| before.last_restart_at.clone()),
-    };
-    let next = status::build(&seen, Utc::now());
-    let busy = is_busy(&seen, &next, members);
-    let mut later = None;
-    match pace::worth(&before, &next, notes.status_written.map(|at| at.elapsed())) {
-        Worth::Nothing => {}
-        Worth::Later(after) => later = Some(after),
-        Worth::Now => {
-            write(&ad.client, cluster, &next).await?;
-            notes.status_written = Some(Instant::now());
-            tell(ad, cluster, &before, &next).await;
-        }
-    }
-    let changed = notes.status_written.get_or_insert_with(Instant::now).elapsed();
-    let wait = match (busy, changed < LASTING) {
-        (true, true) => BUSY,
-        (true, false) => LASTING_PACE,
-        (false, _) => IDLE,
-    };
-    Ok([acted.planes.wake, later].into_iter().flatten().fold(wait, Duration::min))
-}
-
-/// The day in the message of a good certificate: what a look that did not judge it again repeats.
-fn until_of(message: &str) -> DateTime<Utc> {
-    let day = message.rsplit(' ').next().unwrap_or_default();
-    format!("{day}T00:00:00Z").parse().unwrap_or_default()
-}
-
-fn is_busy(seen: &Observed<'_>, next: &OpenBaoClusterStatus, members: &[Member]) -> bool {
-    let wanted = usize::try_from(seen.cluster.spec.replicas).unwrap_or(1).min(MAX_MEMBERS as usize);
-    let all_serve = members.iter().filter(|member| member.serves()).count() == wanted;
-    let locked = seen.cluster.status.as_ref().is_some_and(|status| status.operation_lock.is_some());
-    let all_vote = seen.voters.is_none_or(|voters| members.iter().all(|member| voters.contains(&member.name)));
-    !seen.cluster.spec.paused
-        && seen.spec.is_ok()
-        && (seen.stage == Stage::Bootstrapping || !all_serve || locked || next.active_leader.is_none() || !all_vote)
-}
-
-/// An event for what a person should look at, when it appears.
-async fn tell(ad: &Adapters, cluster: &OpenBaoCluster, before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus) {
-    for (reason, note) in status::news(before, next) {
-        let news = News {
-            severity: Severity::Warning,
-            reason,
-            action: "Reconcile".to_owned(),
-            note,
-            annotations: std::collections::BTreeMap::new(),
-        };
-        ad.events.publish(cluster, news).await;
-    }
-}
-
-/// Writes the plane of a status that this service owns.
-pub(super) async fn write(client: &Client, cluster: &OpenBaoCluster, next: &OpenBaoClusterStatus) -> Result<(), Error> {
-    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let api: Api<OpenBaoCluster> = Api::namespaced(client.clone(), &namespace);
-    let body = json!({
-        "apiVersion": "openbao.org/v1alpha1",
-        "kind": "OpenBaoCluster",
-        // A namesake made since has another UID and must not inherit this status.
-        "metadata": {"name": name, "namespace": namespace, "uid": cluster.uid()},
-        "status": status::plane(next),
-    });
-    timed(api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)))
-        .await
-        .map(drop)
-        .map_err(|source| Error::Status { name, source })
 }
 
 impl From<ApplyError> for Error {

@@ -9,7 +9,10 @@ use crate::{
         Adapters,
         kubernetes::events::{News, Severity},
     },
-    api::{HandledRequest, OpenBaoCluster, OperationLock, Request, RequestAction, RequestOutcome},
+    api::{
+        HandledRequest, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationLock, Request, RequestAction,
+        RequestOutcome,
+    },
     service::opslifecycle::{
         AuditEvent, Fields, Released,
         audit::flat,
@@ -133,20 +136,35 @@ pub async fn free_orphan(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<(), 
     Ok(())
 }
 
-/// Whether the lock's holder is nowhere to be seen.
+/// Whether nobody is to be seen who stands behind the lock.
 pub fn is_orphaned(ad: &Adapters, cluster: &OpenBaoCluster) -> bool {
     let Some(lock) = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref()) else { return false };
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let is_holder = |uid: Option<String>| uid.as_deref() == Some(lock.holder_uid.as_str());
-    !is_holder(cluster.uid())
-        && !ad.caches.operations_of(&namespace, &name).iter().any(|operation| is_holder(operation.uid()))
-        && !ad.caches.restores_of(&namespace, &name).iter().any(|restore| is_holder(restore.uid()))
+    cluster.uid().as_deref() != Some(&lock.holder_uid)
+        && !stands_behind(lock, &ad.caches.operations_of(&namespace, &name), &ad.caches.restores_of(&namespace, &name))
+}
+
+/// Whether one of these holds `lock`: the operation that works under it, or the restore that it is held for. A restore that has
+/// ended does not: its operation may be gone without having given the lock back.
+fn stands_behind(
+    lock: &OperationLock,
+    operations: &[impl AsRef<OpenBaoOperation>],
+    restores: &[impl AsRef<OpenBaoRestore>],
+) -> bool {
+    let uid = Some(lock.holder_uid.as_str());
+    let has_ended = |restore: &OpenBaoRestore| restore.status.as_ref().is_some_and(|status| status.phase.is_terminal());
+    operations.iter().map(AsRef::as_ref).any(|operation| operation.works_under(&lock.holder_uid))
+        || restores
+            .iter()
+            .map(AsRef::as_ref)
+            .any(|restore| restore.metadata.uid.as_deref() == uid && !has_ended(restore))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::sync::Arc;
 
     fn lock(holder: &str) -> OperationLock {
         serde_json::from_value(json!({
@@ -171,6 +189,34 @@ mod tests {
             Verdict::Answer(outcome, _) => Some(outcome),
             Verdict::Clear(_) => None,
         }
+    }
+
+    #[test]
+    fn a_restore_that_has_ended_holds_nothing_any_more() {
+        let held = lock("openbaorestore/pearl");
+        let restore = |phase: &str| -> Vec<Arc<OpenBaoRestore>> {
+            let whole = json!({
+                "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoRestore", "metadata": {"name": "pearl", "uid": "gone"},
+                "spec": {"cluster": "kelp", "source": {"key": "a.snap"}}, "status": {"phase": phase},
+            });
+            vec![Arc::new(serde_json::from_value(whole).unwrap())]
+        };
+        let operation: Arc<OpenBaoOperation> = Arc::new(
+            serde_json::from_value(json!({
+                "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation",
+                "metadata": {"name": "pearl-restore", "uid": "o1"}, "spec": {"cluster": "kelp", "operation": "Restore"},
+                "status": {"phase": "Unknown", "plan": {"steps": [], "lock": {"operation": "Restore", "holder": "openbaorestore/pearl",
+                    "holderUid": "gone"}}},
+            }))
+            .unwrap(),
+        );
+        let nobody: [Arc<OpenBaoOperation>; 0] = [];
+        for (phase, holds) in
+            [("Validating", true), ("Running", true), ("Unknown", true), ("Completed", false), ("Failed", false)]
+        {
+            assert_eq!(stands_behind(&held, &nobody, &restore(phase)), holds, "{phase}");
+        }
+        assert!(stands_behind(&held, &[operation], &restore("Failed")), "its work is not done");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use super::{
     bootstrap::Stage,
+    cluster_id, names,
     observe::{self, Member},
     validate::{self, Invalid, ValidatedCluster},
 };
@@ -51,6 +52,8 @@ pub mod reasons {
     pub const UNSEAL_KEY_INVALID: &str = "UnsealKeyInvalid";
     /// The Secret that the spec names is not there.
     pub const SEAL_CREDENTIALS_MISSING: &str = "SealCredentialsMissing";
+    /// The service account that the spec names is not there.
+    pub const SERVICE_ACCOUNT_MISSING: &str = "ServiceAccountMissing";
     /// A name is taken by somebody else's object.
     pub const NAME_TAKEN: &str = "NameTaken";
     /// The operator may not watch all that a cluster is made of.
@@ -123,6 +126,8 @@ pub struct Observed<'a> {
     pub access: Option<Result<(), String>>,
     /// The last `restartAt` that is carried out.
     pub last_restart_at: Option<String>,
+    /// A root token lies in its Secret, and this command would let the operator in without it.
+    pub root_token: Option<&'a str>,
 }
 
 /// Computes the plane. Fields of other planes are left out.
@@ -133,7 +138,7 @@ pub fn build(seen: &Observed<'_>, now: DateTime<Utc>) -> OpenBaoClusterStatus {
     let ready = seen.members.iter().filter(|member| member.ready && !member.terminating).count();
     let ready = i32::try_from(ready).unwrap_or(i32::MAX);
     let initialized = before.initialized.unwrap_or(false) || seen.stage == Stage::Bootstrapped && any_initialized(seen);
-    let cluster_id = agreed_id(seen.members).map(str::to_owned).or_else(|| before.cluster_id.clone());
+    let cluster_id = cluster_id::next(seen.members, usize::try_from(wanted).unwrap_or(1), &before);
     let judgement = Judgement::of(seen, &before, leader, now);
     let mut conditions = Conditions {
         before: &before.conditions,
@@ -145,11 +150,7 @@ pub fn build(seen: &Observed<'_>, now: DateTime<Utc>) -> OpenBaoClusterStatus {
     OpenBaoClusterStatus {
         phase: Some(judgement.phase),
         observed_generation: seen.cluster.metadata.generation,
-        current_version: seen
-            .current_version
-            .map(str::to_owned)
-            .or_else(|| current_version(seen))
-            .or_else(|| before.current_version.clone()),
+        current_version: seen.current_version.map(str::to_owned).or_else(|| undecided_version(seen, &before)),
         active_leader: leader.map(|leader| leader.name.clone()),
         ready_replicas: Some(ready),
         ready: Some(format!("{ready}/{wanted}")),
@@ -271,7 +272,15 @@ fn tolerance(voters: &BTreeSet<String>, members: &[Member]) -> i32 {
     i32::try_from(serving.saturating_sub(majority)).unwrap_or(0)
 }
 
-fn current_version(seen: &Observed<'_>) -> Option<String> {
+/// The version where the upgrade manager had nothing to say in this look. Once it had, those that serve say nothing of those that
+/// do not: what they agree on would make an upgrade that failed look done.
+fn undecided_version(seen: &Observed<'_>, before: &OpenBaoClusterStatus) -> Option<String> {
+    let known = before.current_version.clone();
+    let was_decided = before.upgrade.as_ref().is_some_and(|upgrade| upgrade.directive.is_some());
+    if was_decided && known.is_some() { known } else { agreed_version(seen).or(known) }
+}
+
+fn agreed_version(seen: &Observed<'_>) -> Option<String> {
     let mut versions = seen.members.iter().filter(|member| member.serves()).map(Member::version);
     let first = versions.next()??;
     versions.all(|version| version == Some(first)).then(|| first.to_owned())
@@ -414,11 +423,11 @@ fn availability(
         ));
     }
     let Some(leader) = leader else {
-        let silent: Vec<String> = seen
+        let silent = seen
             .members
             .iter()
-            .filter_map(|member| member.silence.as_ref().map(|why| format!("{}: {why}", member.name)))
-            .collect();
+            .filter_map(|member| member.silence.as_ref().map(|why| format!("{}: {why}", member.name)));
+        let details: Vec<String> = observe::disagreement(seen.members).into_iter().chain(silent).collect();
         let (why, message) = if serving == 0 && ready_count(seen) == 0 {
             (reason::NO_REPLICAS_READY, "no member serves yet")
         } else if serving > 0 && serving <= voting(seen).unwrap_or(wanted) / 2 {
@@ -426,10 +435,18 @@ fn availability(
                 reason::QUORUM_LOST,
                 "a majority of members is down, so nobody can lead: bring their pods and volumes back; the operator starts nothing drastic by itself",
             )
+        } else if observe::disagreement(seen.members).is_some() {
+            (reason::LEADER_UNKNOWN, "the members disagree who leads")
+        } else if serving == seen.members.len() && before.phase == Some(ClusterPhase::Initializing) {
+            (
+                reason::LEADER_UNKNOWN,
+                "no member has led yet: where a newer version has led over these volumes before, set spec.version to that one, as an older one never leads over them",
+            )
         } else {
-            (reason::LEADER_UNKNOWN, "no member leads, or the members disagree who does")
+            (reason::LEADER_UNKNOWN, "no member leads")
         };
-        let message = if silent.is_empty() { message.to_owned() } else { format!("{message} ({})", silent.join("; ")) };
+        let message =
+            if details.is_empty() { message.to_owned() } else { format!("{message} ({})", details.join("; ")) };
         return Err(Trouble::new(why, message));
     };
     // A leader that nobody contradicts has a majority, or will find out in a moment that it has none. Where raft cannot be
@@ -534,13 +551,17 @@ fn degradation(
     if before.initialized == Some(true) && !down.is_empty() {
         return Some(Trouble::new(reason::NOT_READY, format!("not serving: {}", down.join(", "))));
     }
-    if !seen.cluster.spec.self_init.as_ref().is_some_and(|init| init.enabled) && before.initialized == Some(true) {
-        return Some(Trouble::new(
+    seen.root_token.filter(|_| before.initialized == Some(true)).map(|way_in| {
+        Trouble::new(
             reason::ROOT_TOKEN_STORED,
-            "without spec.selfInit the root token lies in a Secret: set up other access and revoke it",
-        ));
-    }
-    None
+            format!(
+                "the root token lies in Secret {}. Let the operator in without it first, or members cannot leave and nobody learns who votes: enable JWT login at mount {}, make the policy {}, type `{way_in}`, and set spec.selfInit: {{enabled: true, oidc: {{enabled: true}}}}, which changes nothing else any more. Then set up your own access, revoke the token and delete the Secret",
+                names::root_token_secret(&seen.cluster.metadata.name.clone().unwrap_or_default()),
+                names::JWT_MOUNT,
+                names::OPERATOR_ROLE,
+            ),
+        )
+    })
 }
 
 fn report_openbao(
@@ -602,7 +623,7 @@ fn report_operations(seen: &Observed<'_>, before: &OpenBaoClusterStatus, out: &m
             "True",
             reason::LOCK_ORPHANED,
             &format!(
-                "{} by {}, whose object is gone: to free the lock, add to spec.requests {{nonce: <a new word>, action: Release, holderUID: {}, fence: {}}}",
+                "{} by {}, which has ended or is gone: to free the lock, add to spec.requests {{nonce: <a new word>, action: Release, holderUID: {}, fence: {}}}",
                 lock.operation, lock.holder, lock.holder_uid, lock.fence
             ),
         ),
@@ -639,8 +660,11 @@ fn report_spec(seen: &Observed<'_>, out: &mut Conditions<'_>) {
             }
         }
     }
-    let missing = if !spec.self_init.as_ref().is_some_and(|init| init.enabled) {
-        Some((reason::ROOT_TOKEN_STORED, "a root token is stored: use spec.selfInit"))
+    let initialized = seen.cluster.status.as_ref().is_some_and(|status| status.initialized == Some(true));
+    let missing = if seen.root_token.is_some() {
+        Some((reason::ROOT_TOKEN_STORED, "a root token is stored: see condition Degraded for how to be rid of it"))
+    } else if !initialized && !spec.self_init.as_ref().is_some_and(|init| init.enabled) {
+        Some((reason::ROOT_TOKEN_STORED, "a root token will be stored: use spec.selfInit"))
     } else if spec.profile == Some(Profile::Development) {
         Some((reason::DEVELOPMENT_PROFILE, "spec.profile is Development"))
     } else if spec.tls.mode == TlsMode::OperatorManaged {

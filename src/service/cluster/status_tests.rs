@@ -1,4 +1,5 @@
 use super::*;
+use crate::api::{UpgradeDirective, UpgradeStatus};
 use crate::service::cluster::{observe::tests::member, validate::tests::cluster};
 use HealthState::{Active, Sealed, Standby, Uninitialized};
 
@@ -30,6 +31,7 @@ fn seen_of(
         lock_orphaned: false,
         access: None,
         last_restart_at: None,
+        root_token: None,
     };
     more(&mut seen);
     build(&seen, at.parse().unwrap())
@@ -71,6 +73,21 @@ fn a_member_lost_leaves_the_cluster_available_and_degraded() {
     let status = status_of(&object, &members, Stage::Bootstrapped, "2026-11-21T10:00:00Z");
     assert_eq!(word(&status, "Available").0, "True");
     assert_eq!(word(&status, "Degraded"), ("True".into(), "NotReady".into()));
+}
+
+#[test]
+fn a_look_that_decided_nothing_believes_no_members_that_agree_without_the_others() {
+    let mut object = running(&three());
+    let status = object.status.as_mut().unwrap();
+    status.current_version = Some("2.6.1".into());
+    let shows = UpgradeDirective { version: "2.7.2".into(), image: "bao:2.7.2".into() };
+    status.upgrade = Some(UpgradeStatus { directive: Some(shows), ..UpgradeStatus::default() });
+    let version = |object: &OpenBaoCluster| {
+        status_of(object, &three()[..2], Stage::Bootstrapped, "2026-11-21T10:00:00Z").current_version
+    };
+    assert_eq!(version(&object).as_deref(), Some("2.6.1"));
+    object.status.as_mut().unwrap().upgrade = None;
+    assert_eq!(version(&object).as_deref(), Some("2.7.2"), "during the first start nobody knows better");
 }
 
 #[test]
@@ -125,6 +142,42 @@ fn members_of_two_clusters_are_never_available() {
     members[0].health.as_mut().unwrap().cluster_id = Some("another".into());
     let status = status_of(&object, &members, Stage::Bootstrapped, "2026-11-21T10:00:00Z");
     assert_eq!(word(&status, "Available"), ("False".into(), "ClusterIDMismatch".into()));
+}
+
+#[test]
+fn a_newcomer_that_is_all_that_is_heard_does_not_become_the_known_cluster() {
+    let object = running(&three());
+    let mut newcomer = member(0, Active, Some(0));
+    newcomer.health.as_mut().unwrap().cluster_id = Some("another".into());
+    let status = status_of(&object, &[newcomer], Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+    assert_eq!(status.cluster_id.as_deref(), Some("id-1"));
+}
+
+#[test]
+fn members_that_disagree_who_leads_are_named() {
+    let object = running(&three());
+    let torn = [member(0, Active, Some(0)), member(1, Standby, Some(2)), member(2, Standby, None)];
+    let status = status_of(&object, &torn, Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+    let told = status.conditions.iter().find(|condition| condition.type_ == "Available").unwrap();
+    assert_eq!(told.reason, "LeaderUnknown");
+    assert!(told.message.contains("kelp-0 says that it leads, kelp-1 follows kelp-2"), "{}", told.message);
+}
+
+#[test]
+fn a_root_token_is_told_of_only_while_it_lies_there() {
+    let mut object = cluster(|spec| spec["selfInit"] = serde_json::json!(null));
+    let at = "2026-11-21T10:00:00Z";
+    object.status = Some(status_of(&object, &three(), Stage::Bootstrapped, at));
+    let revoked = status_of(&object, &three(), Stage::Bootstrapped, at);
+    assert_eq!(word(&revoked, "Degraded").0, "False");
+    assert_ne!(word(&revoked, "ProductionReady").1, "RootTokenStored");
+    let stored = seen_of(&object, &three(), Stage::Bootstrapped, at, |seen| seen.root_token = Some("bao write x"));
+    assert_eq!(word(&stored, "Degraded"), ("True".into(), "RootTokenStored".into()));
+    assert_eq!(word(&stored, "ProductionReady"), ("False".into(), "RootTokenStored".into()));
+    let told = stored.conditions.iter().find(|condition| condition.type_ == "Degraded").unwrap();
+    for part in ["kelp-root-token", "bao write x", "spec.selfInit: {enabled: true, oidc: {enabled: true}}"] {
+        assert!(told.message.contains(part), "{part} in {}", told.message);
+    }
 }
 
 #[test]

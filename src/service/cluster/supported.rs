@@ -5,8 +5,10 @@
 //! not reconciled until it is gone. Fields that this operator has no need for, because it reaches their aim another way
 //! (helper images, the init container, roles of helper Jobs), are not in the list: nothing is missing without them.
 
+use super::config::server::is_writable;
+use crate::adapter::objectstore::target::UPLOAD_MEMORY;
 use crate::api::{
-    ImageVerification, OpenBaoClusterSpec, SealType, TlsMode, UpgradeStrategy, VerificationFailurePolicy,
+    ImageVerification, Logging, OpenBaoClusterSpec, SealType, TlsMode, UpgradeStrategy, VerificationFailurePolicy,
 };
 
 /// A field that is set and has no effect.
@@ -67,6 +69,10 @@ const LIST: &[Entry] = &[
     ignored("spec.backup.image of the Go operator (Jobs run this operator's own image)", |spec| {
         spec.backup.as_ref().is_some_and(crate::api::BackupSpec::names_a_foreign_helper)
     }),
+    ignored(
+        "spec.backup.target.partSize × concurrency beyond 30 MiB (the mover's memory: smaller or fewer parts)",
+        |spec| spec.backup.as_ref().is_some_and(|backup| backup.target.is_beyond(UPLOAD_MEMORY)),
+    ),
     ignored("spec.upgrade.strategy BlueGreen", |spec| spec.upgrade.strategy == UpgradeStrategy::BlueGreen),
     ignored("spec.maintenance.enabled", |spec| spec.maintenance.enabled),
     ignored(
@@ -76,6 +82,19 @@ const LIST: &[Entry] = &[
             let init = spec.self_init.as_ref().filter(|init| init.enabled);
             autopilot.is_some() && init.is_some_and(|init| !init.oidc.as_ref().is_some_and(|oidc| oidc.enabled))
         },
+    ),
+    ignored("spec.serviceAccount.annotations beside a name (that account is yours: annotate it there)", |spec| {
+        let account = spec.service_account.as_ref().filter(|account| account.name.is_some());
+        account.is_some_and(|account| !account.annotations.is_empty())
+    }),
+    // The server would not start, and it logs to standard output all the same.
+    ignored(
+        "spec.configuration.logging.file outside of /tmp and /openbao/data (nothing else can be written to)",
+        |spec| lies_elsewhere(spec.configuration.logging.as_ref(), |logging| logging.file.as_ref()),
+    ),
+    ignored(
+        "spec.configuration.logging.pidFile outside of /tmp and /openbao/data (nothing else can be written to)",
+        |spec| lies_elsewhere(spec.configuration.logging.as_ref(), |logging| logging.pid_file.as_ref()),
     ),
     ignored("spec.configuration.acmeCARoot", |spec| spec.configuration.acme_ca_root.is_some()),
     ignored("spec.configuration.listener.tlsDisable (spec.tls.enabled decides)", |spec| {
@@ -108,6 +127,11 @@ const LIST: &[Entry] = &[
     }),
 ];
 
+/// Whether a file is to lie where a server cannot make it.
+fn lies_elsewhere(logging: Option<&Logging>, file: fn(&Logging) -> Option<&String>) -> bool {
+    logging.and_then(file).is_some_and(|path| !is_writable(path))
+}
+
 /// Whether a signature check is wanted, and with this consequence.
 fn verifies(check: Option<&ImageVerification>, block: bool) -> bool {
     check.is_some_and(|check| check.enabled && (check.failure_policy == VerificationFailurePolicy::Block) == block)
@@ -120,6 +144,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::{OpenBaoCluster, admission::admit, samples::samples};
+    use crate::service::cluster::validate::validate;
 
     fn found(extra: &Value) -> Vec<Unsupported> {
         let mut spec = json!({"version": "2.7.2", "storage": {"size": "1Gi"}});
@@ -139,7 +165,10 @@ mod tests {
             "gateway": {"enabled": false, "gatewayRef": {"name": "g"}, "hostname": "a"},
             "imageVerification": {"enabled": false, "failurePolicy": "Block"},
             "observability": {"metrics": {"enabled": false, "serviceMonitor": {"enabled": true}}},
-            "configuration": {"listener": {"tlsDisable": false}, "raft": {"autopilot": {"minQuorum": 3}}},
+            "configuration": {
+                "listener": {"tlsDisable": false}, "raft": {"autopilot": {"minQuorum": 3}},
+                "logging": {"file": "/tmp/openbao.log", "pidFile": "/openbao/data/openbao.pid"}},
+            "serviceAccount": {"annotations": {"a": "b"}},
             "selfInit": {"enabled": true, "oidc": {"enabled": true}},
         });
         assert_eq!(found(&off), []);
@@ -164,11 +193,15 @@ mod tests {
             json!({"upgrade": {"strategy": "BlueGreen"}}),
             json!({"maintenance": {"enabled": true}}),
             json!({"configuration": {"raft": {"autopilot": {"minQuorum": 3}}}, "selfInit": {"enabled": true}}),
+            json!({"serviceAccount": {"name": "bao", "annotations": {"a": "b"}}}),
+            json!({"configuration": {"logging": {"file": "/var/log/openbao/openbao.log"}}}),
+            json!({"configuration": {"logging": {"pidFile": "/var/run/openbao/openbao.pid"}}}),
             json!({"configuration": {"acmeCARoot": "/ca"}}),
             json!({"configuration": {"listener": {"tlsDisable": true}}}),
             json!({"breakGlassAck": "a"}),
             json!({"telemetry": {"circonusAPIKey": "a"}}),
             json!({"backup": {"target": {"bucket": "b"}, "image": "ghcr.io/a/openbao-backup:0.1.0"}}),
+            json!({"backup": {"target": {"bucket": "b", "concurrency": 10}}}),
             json!({"unseal": {"type": "ocikms", "ocikms": {"keyID": "k", "cryptoEndpoint": "c", "managementEndpoint": "m", "compartmentID": "c"}}}),
             json!({"unseal": {"transit": {"address": "a", "keyName": "k", "mountPath": "m"}}}),
         ];
@@ -185,6 +218,25 @@ mod tests {
         }
         let all: BTreeSet<_> = LIST.iter().map(|entry| entry.unsupported.field).collect();
         assert_eq!(named, all, "an entry without a spec that triggers it, or a spec without an entry");
+    }
+
+    #[test]
+    fn every_sample_does_what_its_first_line_says() {
+        let mut clusters = 0;
+        for (file, object) in samples().into_iter().filter(|(_, object)| object["kind"] == "OpenBaoCluster") {
+            let mut stored = admit(&object, None).unwrap();
+            stored["metadata"]["namespace"] = json!("reef");
+            stored["metadata"]["uid"] = json!("cluster-uid");
+            let cluster: OpenBaoCluster = serde_json::from_value(stored).unwrap();
+            if let Err(invalid) = validate(&cluster) {
+                panic!("{file}: the operator would do nothing: {invalid}");
+            }
+            let without: Vec<&str> = unsupported(&cluster.spec).iter().map(|field| field.field).collect();
+            let says_so = file == "cluster-from-the-go-operator.yaml";
+            assert_eq!(!without.is_empty(), says_so, "{file}: without effect: {without:?}");
+            clusters += 1;
+        }
+        assert!(clusters >= 12, "only {clusters} were found");
     }
 
     #[test]

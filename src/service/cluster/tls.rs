@@ -17,7 +17,7 @@ use rustls::{
 use secrecy::{ExposeSecret, SecretString};
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
-use super::names;
+use super::{names, outdated::outdated};
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// How long a serving certificate lives unless its rotation period asks for more.
@@ -194,9 +194,23 @@ pub fn judge(
         };
         verifier
             .verify_server_cert(leaf, intermediates, &host, &[], now)
-            .map_err(|error| refused(error.to_string()))?;
+            .map_err(|error| refused(outdated(&error).map_or_else(|| error.to_string(), |known| known.to_string())))?;
     }
     Ok(expires)
+}
+
+/// Whether a certificate has no other flaw than that it may have expired. A server that is restarted starts with such a one, and is
+/// known to others as well as those that run with it.
+pub fn is_good_but_for_its_end(
+    cert: &str,
+    key: &SecretString,
+    bundle: &str,
+    needed: &BTreeSet<String>,
+    now: DateTime<Utc>,
+) -> bool {
+    let leaf = CertificateDer::from_pem_slice(cert.as_bytes()).ok();
+    let end = leaf.as_ref().and_then(expiry).map_or(now, |end| end.min(now));
+    judge(cert, key, bundle, needed, end).is_ok()
 }
 
 /// Whether a good certificate should be replaced already.
@@ -250,6 +264,36 @@ mod tests {
         assert!(matches!(judge(&serving.cert, &serving.key, &ca.cert, &names, late), Err(Flaw::Refused { .. })));
         assert!(matches!(judge("", &serving.key, &ca.cert, &names, now), Err(Flaw::Pair(_))));
         assert!(matches!(judge(&serving.cert, &serving.key, "", &names, now), Err(Flaw::Bundle(_))));
+    }
+
+    #[test]
+    fn what_is_told_of_an_expired_certificate_stays_the_same_while_time_goes_on() {
+        let (ca, serving, names) = issued(&[]);
+        let told = |now| judge(&serving.cert, &serving.key, &ca.cert, &names, at(now)).unwrap_err();
+        assert!(told("2028-01-01T00:00:00Z").to_string().contains("has expired"));
+        assert_eq!(
+            told("2028-01-01T00:00:00Z"),
+            told("2028-01-01T00:00:01Z"),
+            "each other word is a write of the status"
+        );
+    }
+
+    #[test]
+    fn a_certificate_that_has_only_expired_is_told_from_one_that_was_never_good() {
+        let (ca, serving, names) = issued(&[]);
+        let (other_ca, other, _) = issued(&[]);
+        let good = |key: &SecretString, bundle: &str, names: &BTreeSet<String>, now: &str| {
+            is_good_but_for_its_end(&serving.cert, key, bundle, names, at(now))
+        };
+        let (early, now, late) = ("2026-01-01T00:00:00Z", "2026-11-21T09:00:00Z", "2028-01-01T00:00:00Z");
+        assert!(good(&serving.key, &ca.cert, &names, now));
+        assert!(good(&serving.key, &ca.cert, &names, late), "it has expired");
+        assert!(!good(&serving.key, &ca.cert, &names, early), "it is not valid yet");
+        for now in [now, late] {
+            assert!(!good(&serving.key, &other_ca.cert, &names, now), "another authority");
+            assert!(!good(&other.key, &ca.cert, &names, now), "another key");
+            assert!(!good(&serving.key, &ca.cert, &["elsewhere.example.org".to_owned()].into(), now), "another name");
+        }
     }
 
     #[test]

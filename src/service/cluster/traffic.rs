@@ -4,7 +4,7 @@
 //! that its secrets are gone, and writes what nobody will ever find again. So once members name different OpenBao
 //! clusters, clients are sent only to the one that this cluster is known to be.
 
-use super::observe::Member;
+use super::{cluster_id, observe::Member};
 use crate::{
     adapter::openbao::HealthState,
     api::{LockOperation, OpenBaoClusterStatus},
@@ -22,10 +22,10 @@ pub enum Traffic {
     Nobody,
 }
 
-/// Decides. A restore changes the id of one member after the other, which is no disagreement. `closed`: a rollback has
-/// wiped the servers, and what they hold is not proven to be the restored data; a client would read that its secrets are
-/// gone, and what it wrote would be restored away.
-pub fn decide(members: &[Member], status: &OpenBaoClusterStatus, closed: bool) -> Traffic {
+/// Decides for a cluster of `wanted` members. A restore changes the id of one member after the other, which is no disagreement.
+/// `closed`: a rollback has wiped the servers, and what they hold is not proven to be the restored data; a client would read
+/// that its secrets are gone, and what it wrote would be restored away.
+pub fn decide(members: &[Member], status: &OpenBaoClusterStatus, wanted: u32, closed: bool) -> Traffic {
     if closed {
         return Traffic::Nobody;
     }
@@ -33,7 +33,9 @@ pub fn decide(members: &[Member], status: &OpenBaoClusterStatus, closed: bool) -
     let id = |member: &Member| member.health.as_ref().and_then(|health| health.cluster_id.clone());
     let serving: Vec<&Member> = members.iter().filter(|member| member.serves()).collect();
     let ids: BTreeSet<String> = serving.iter().filter_map(|member| id(member)).collect();
-    if restoring || ids.len() <= 1 {
+    let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+    let doubtful = |found: &String| cluster_id::is_doubtful(found, members, wanted, status);
+    if restoring || ids.len() <= 1 && !ids.first().is_some_and(doubtful) {
         return Traffic::Everybody;
     }
     let known = serving.iter().filter(|member| status.cluster_id.is_some() && id(member) == status.cluster_id);
@@ -61,9 +63,18 @@ mod tests {
     fn members_that_agree_are_all_reachable_whatever_the_id() {
         let members = [of("a", member(0, Active, Some(0))), of("a", member(1, Standby, Some(0)))];
         for id in [None, Some("a"), Some("b")] {
-            assert_eq!(decide(&members, &known(id), false), Traffic::Everybody);
+            assert_eq!(decide(&members, &known(id), 3, false), Traffic::Everybody);
         }
-        assert_eq!(decide(&[], &known(Some("a")), false), Traffic::Everybody);
+        assert_eq!(decide(&[], &known(Some("a")), 3, false), Traffic::Everybody);
+    }
+
+    #[test]
+    fn a_newcomer_that_is_all_that_is_heard_is_shown_to_nobody() {
+        let newcomer = [of("new", member(0, Active, Some(0)))];
+        assert_eq!(decide(&newcomer, &known(Some("a")), 3, false), Traffic::Nobody);
+        assert_eq!(decide(&newcomer, &known(Some("new")), 3, false), Traffic::Everybody, "the others are down");
+        assert_eq!(decide(&newcomer, &known(None), 3, false), Traffic::Everybody, "the first start");
+        assert_eq!(decide(&newcomer, &known(Some("a")), 1, false), Traffic::Everybody, "there are no others");
     }
 
     #[test]
@@ -73,10 +84,10 @@ mod tests {
             of("a", member(1, Standby, Some(2))),
             of("a", member(2, Active, Some(2))),
         ];
-        assert_eq!(decide(&members, &known(Some("a")), false), Traffic::Only("kelp-2".into()));
-        assert_eq!(decide(&members[..2], &known(Some("a")), false), Traffic::Only("kelp-1".into()));
-        assert_eq!(decide(&members, &known(None), false), Traffic::Nobody, "nobody knows which is right");
-        assert_eq!(decide(&members, &known(Some("c")), false), Traffic::Nobody);
+        assert_eq!(decide(&members, &known(Some("a")), 3, false), Traffic::Only("kelp-2".into()));
+        assert_eq!(decide(&members[..2], &known(Some("a")), 3, false), Traffic::Only("kelp-1".into()));
+        assert_eq!(decide(&members, &known(None), 3, false), Traffic::Nobody, "nobody knows which is right");
+        assert_eq!(decide(&members, &known(Some("c")), 3, false), Traffic::Nobody);
     }
 
     #[test]
@@ -88,13 +99,14 @@ mod tests {
         });
         let status =
             OpenBaoClusterStatus { operation_lock: Some(serde_json::from_value(lock).unwrap()), ..known(Some("a")) };
-        assert_eq!(decide(&members, &status, false), Traffic::Everybody);
+        assert_eq!(decide(&members, &status, 3, false), Traffic::Everybody);
+        assert_eq!(decide(&members[..1], &status, 3, false), Traffic::Everybody, "the first one that has it");
     }
 
     #[test]
     fn servers_that_a_rollback_wiped_are_shown_to_nobody_until_their_data_is_proven() {
         let members = [of("new", member(0, Active, Some(0)))];
-        assert_eq!(decide(&members, &known(Some("a")), true), Traffic::Nobody);
-        assert_eq!(decide(&members, &known(Some("a")), false), Traffic::Everybody);
+        assert_eq!(decide(&members, &known(Some("new")), 3, true), Traffic::Nobody);
+        assert_eq!(decide(&members, &known(Some("new")), 3, false), Traffic::Everybody);
     }
 }

@@ -40,6 +40,8 @@ pub struct Situation<'a> {
     pub wanted: u32,
     /// Members the StatefulSet has.
     pub current: u32,
+    /// Nobody has led under this cluster object yet: clients are served by none, and a bad setting may be why.
+    pub unled: bool,
 }
 
 /// What to do next.
@@ -85,7 +87,8 @@ pub enum Step {
     },
 }
 
-/// Decides. Growing comes before restarts, restarts before shrinking: each leaves more healthy members to the next.
+/// Decides. Growing comes before restarts, restarts before shrinking: each leaves more healthy members to the next. Only a member
+/// that is down leaves at once.
 pub fn decide(seen: &Situation<'_>) -> Step {
     let stale: Vec<(&Member, &Pod, String)> = seen
         .members
@@ -102,7 +105,7 @@ pub fn decide(seen: &Situation<'_>) -> Step {
     // Silence alone does not mean that: the operator may be who is cut off, or who does not believe the certificate.
     let useless = |member: &Member| {
         let answers_or_is_down = member.health.is_some() || !member.ready;
-        applied && answers_or_is_down && !member.serves() && !member.terminating
+        applied && answers_or_is_down && (!member.serves() || seen.unled) && !member.terminating
     };
     if let Some((member, _, why)) = stale.iter().find(|(member, ..)| useless(member)) {
         return Step::Restart { pod: member.name.clone(), uid: member.uid.clone(), why: why.clone() };
@@ -128,12 +131,20 @@ pub fn decide(seen: &Situation<'_>) -> Step {
             "the StatefulSet does not carry the new settings yet: no pod goes before it does".to_owned(),
         );
     }
+    if let Some(member) = next_expired(seen) {
+        let why = "the certificate that it serves has expired, and there is a newer one".to_owned();
+        return Step::Restart { pod: member.name.clone(), uid: member.uid.clone(), why };
+    }
     if let Some(why) = unsettled(seen).or_else(|| mistaken(seen)) {
         return Step::Wait(why);
     }
     let Some(leader) = observe::leader(seen.members) else {
         return Step::Wait("no member leads".to_owned());
     };
+    // Who is down anyway leaves before anybody else goes down.
+    if down_and_leaving(seen) > 0 {
+        return shrink(seen, leader);
+    }
     // The leader last: each change of leadership is felt by clients, so there is one.
     let next = stale.iter().max_by_key(|(member, ..)| (member.name != leader.name, member.ordinal));
     if let Some((member, _, why)) = next {
@@ -186,6 +197,13 @@ pub fn unmarked(facts: &Facts, peers: &BTreeSet<String>, cluster: &str, wanted: 
     marked.map(|(_, claim)| claim.name_any()).collect()
 }
 
+/// Claims of members that left raft and whose places are taken by new ones now: a server that starts on such data never joins.
+/// Those that are not needed yet stay as they were retained.
+pub fn forgotten(facts: &Facts, current: u32, wanted: u32) -> impl Iterator<Item = &PersistentVolumeClaim> {
+    let places = facts.claims.range(current..wanted.max(current)).map(|(_, claim)| claim.as_ref());
+    places.filter(|claim| claim.annotations().contains_key(REMOVED) && claim.metadata.deletion_timestamp.is_none())
+}
+
 /// Whether a claim may go with its member, where the policy gives volumes up. Not while the StatefulSet counts the member: a
 /// voter's pod may be away for a moment, and its mark may be about what did not happen.
 pub fn is_given_up(facts: &Facts, ordinal: u32, wanted: u32, current: u32) -> bool {
@@ -195,23 +213,70 @@ pub fn is_given_up(facts: &Facts, ordinal: u32, wanted: u32, current: u32) -> bo
 
 /// Why nothing may be disrupted now.
 pub fn unsettled(seen: &Situation<'_>) -> Option<String> {
-    let serves =
-        |member: &&Member| member.ordinal < seen.current && member.serves() && member.ready && !member.terminating;
-    let serving = seen.members.iter().filter(serves).count();
+    let serving = seen.members.iter().filter(|member| member.ordinal < seen.current && is_up(member)).count();
     let current = usize::try_from(seen.current).unwrap_or(usize::MAX);
     // A member that was already taken out of raft may say what it likes.
-    let leaving = usize::from(seen.wanted < seen.current && seen.peers.is_some_and(|peers| peers.len() + 1 == current));
+    let removed = seen.wanted < seen.current && seen.peers.is_some_and(|peers| peers.len() + 1 == current);
+    let leaving = down_and_leaving(seen).max(u32::from(removed));
     if let Some(silent) = silent(seen) {
         return Some(silent);
     }
-    if serving + leaving < current {
-        return Some(format!("{serving} of {current} members serve; the next one waits for all"));
+    if serving + usize::try_from(leaving).unwrap_or_default() < current {
+        let scales = seen.wanted < seen.current;
+        let advice = if scales {
+            ". Of those that are down only the last ones can leave: bring the others back first"
+        } else {
+            ""
+        };
+        return Some(format!("{serving} of {current} members serve; the next one waits for all{advice}"));
     }
     if let Some(behind) = behind(seen) {
         return Some(format!("{behind} serves and catches up with the leader's log; the next one waits for it"));
     }
-    let voting = seen.voters.is_none_or(|voters| voters.len() + leaving >= current);
+    // The vote of one that leaves says nothing about the others'.
+    let stays = |member: &&Member| member.ordinal < seen.current.saturating_sub(leaving);
+    let vote =
+        |voters: &BTreeSet<String>| seen.members.iter().filter(stays).all(|member| voters.contains(&member.name));
+    let voting = seen.voters.is_none_or(vote);
     (!voting).then(|| "not all members vote yet; the next one waits for them".to_owned())
+}
+
+fn is_up(member: &Member) -> bool {
+    member.serves() && member.ready && !member.terminating
+}
+
+/// How many of the last members are to leave and are down. Raft loses nothing with them: as many serve as before, and fewer votes
+/// make a majority.
+fn down_and_leaving(seen: &Situation<'_>) -> u32 {
+    let is_down = |ordinal: &u32| !seen.members.iter().any(|member| member.ordinal == *ordinal && is_up(member));
+    let down = (seen.wanted..seen.current).rev().take_while(is_down).count();
+    u32::try_from(down).unwrap_or_default()
+}
+
+/// A member whose certificate has expired, and for which there is a newer one. None that shows such a certificate can be asked
+/// anything, so nobody knows who leads: they are replaced one at a time, and only while Kubernetes calls every member ready, and
+/// those that have the new one answer.
+fn next_expired<'a>(seen: &Situation<'a>) -> Option<&'a Member> {
+    let all: Vec<&Member> = seen.members.iter().filter(|member| member.ordinal < seen.current).collect();
+    let is_replaced_soon = |member: &Member| member.expired && has_newer_certificate(seen, member);
+    let has_all = |member: &Member| {
+        let view = member.view.as_ref();
+        observe::is_caught_up(view.map(|view| view.raft_applied_index), view.map(|view| view.raft_committed_index))
+    };
+    let is_well = |member: &&Member| {
+        member.ready && !member.terminating && (is_replaced_soon(member) || member.serves() && has_all(member))
+    };
+    if all.len() < usize::try_from(seen.current).unwrap_or(usize::MAX) || !all.iter().all(is_well) {
+        return None;
+    }
+    all.into_iter().filter(|member| is_replaced_soon(member)).max_by_key(|member| member.ordinal)
+}
+
+/// Whether a member would have another certificate if it were made again.
+fn has_newer_certificate(seen: &Situation<'_>, member: &Member) -> bool {
+    let wanted = seen.template.metadata.as_ref().and_then(|meta| meta.annotations.as_ref()?.get(CERTIFICATE_HASH));
+    let pod = seen.facts.pods.get(&member.ordinal);
+    wanted.is_some() && pod.is_some_and(|pod| pod.annotations().get(CERTIFICATE_HASH) != wanted)
 }
 
 /// A member that Kubernetes calls Ready and that the operator hears nothing from. Whether it serves is not known.
@@ -219,15 +284,33 @@ fn silent(seen: &Situation<'_>) -> Option<String> {
     let silent = |member: &&Member| {
         member.ordinal < seen.current && member.ready && member.health.is_none() && !member.terminating
     };
-    let member = seen.members.iter().find(silent)?;
+    // Where one is silent for another reason, that is what keeps those with an expired certificate waiting.
+    let member = seen.members.iter().filter(silent).min_by_key(|member| (member.expired, member.ordinal))?;
+    let (pod, cluster) = (&member.name, names::cluster_of(&member.name));
+    if member.expired {
+        let secret = names::server_secret(cluster);
+        let rest = if has_newer_certificate(seen, member) {
+            format!(
+                "such members are restarted one by one, to read the newer one of Secret {secret}, each when all others are \
+                 Ready. Who cannot wait for that deletes their pods, one after the other"
+            )
+        } else {
+            format!(
+                "there is no newer one in Secret {secret}, see condition TLSReady. With spec.tls.mode External put one there: \
+                 the members are restarted with it, one by one"
+            )
+        };
+        return Some(format!(
+            "{pod} is Ready and does not answer the operator, because the certificate that it serves has expired: {rest}"
+        ));
+    }
     Some(format!(
-        "{} is Ready and does not answer the operator ({}): no member is restarted before it does. Look whether a \
+        "{pod} is Ready and does not answer the operator ({}): no member is restarted before it does. Look whether a \
          NetworkPolicy keeps the operator from port {}, whether ca.crt in ConfigMap {} verifies the certificate that it \
          serves, and whether the server is slow",
-        member.name,
         member.silence.as_deref().unwrap_or("no reason is known"),
         names::API_PORT,
-        names::ca_config_map(names::cluster_of(&member.name)),
+        names::ca_config_map(cluster),
     ))
 }
 

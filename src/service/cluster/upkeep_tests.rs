@@ -51,6 +51,7 @@ fn next(facts: &Facts, members: &[Member], voters: Option<&BTreeSet<String>>, wa
         version: "2.7.2",
         wanted,
         current,
+        unled: false,
     })
 }
 
@@ -163,6 +164,79 @@ fn a_member_that_is_ready_and_silent_is_not_taken_for_one_that_does_not_serve() 
     assert_eq!(restarted(step(&sealed)), "kelp-0", "by its own word");
 }
 
+/// Three members, all of them to get a newer certificate. Those at these places have it already.
+fn outdated(renewed: &[u32]) -> (Facts, Vec<Member>) {
+    let mut facts = facts(&[], 3);
+    for (_, pod) in facts.pods.iter_mut().filter(|(ordinal, _)| !renewed.contains(ordinal)) {
+        Arc::make_mut(pod).annotations_mut().insert(CERTIFICATE_HASH.into(), "old".into());
+    }
+    let mut members = members(&[Standby, Standby, Standby], 0);
+    for member in members.iter_mut().filter(|member| !renewed.contains(&member.ordinal)) {
+        (member.health, member.view, member.expired) = (None, None, true);
+    }
+    (facts, members)
+}
+
+#[test]
+fn members_whose_certificates_have_expired_are_given_the_newer_ones_one_at_a_time() {
+    let step = |(facts, members): &(Facts, Vec<Member>)| next(facts, members, Some(&voters(3)), 3, 3);
+    assert_eq!(restarted(step(&outdated(&[]))), "kelp-2");
+    assert_eq!(restarted(step(&outdated(&[2]))), "kelp-1", "it answers");
+    assert_eq!(restarted(step(&outdated(&[1, 2]))), "kelp-0");
+    let waits = |change: fn(&mut Member)| {
+        let mut seen = outdated(&[2]);
+        change(&mut seen.1[2]);
+        match step(&seen) {
+            Step::Wait(why) => why,
+            other => panic!("{other:?}"),
+        }
+    };
+    let starts = waits(|member| (member.ready, member.health) = (false, None));
+    assert!(starts.contains("has expired") && starts.contains("kelp-tls-server"), "{starts}");
+    waits(|member| member.terminating = true);
+    waits(|member| member.view = None);
+    let cut_off = waits(|member| (member.health, member.silence) = (None, Some("no route".into())));
+    assert!(cut_off.contains("kelp-2 is Ready") && cut_off.contains("no route"), "{cut_off}");
+    let shows_it_still = waits(|member| (member.health, member.expired) = (None, true));
+    assert!(shows_it_still.contains("expired"), "{shows_it_still}");
+    let mut away = outdated(&[2]);
+    away.1.pop();
+    assert!(matches!(step(&away), Step::Wait(_)), "its pod is not made again yet");
+}
+
+#[test]
+fn where_there_is_no_newer_certificate_a_restart_would_change_nothing() {
+    let (_, members) = outdated(&[]);
+    let step = next(&facts(&[2], 3), &members, Some(&voters(3)), 3, 3);
+    assert!(matches!(&step, Step::Wait(why) if why.contains("no newer one")), "{step:?}");
+}
+
+#[test]
+fn while_nobody_has_ever_led_a_corrected_setting_reaches_the_servers_that_only_follow() {
+    let (template, nobody) = (template(), BTreeSet::new());
+    let step = |facts: &Facts, members: &[Member], unled| {
+        decide(&Situation {
+            facts,
+            members,
+            voters: None,
+            peers: None,
+            outside: &nobody,
+            template: &template,
+            version: "2.7.2",
+            wanted: 3,
+            current: 3,
+            unled,
+        })
+    };
+    let mut follow = members(&[Standby, Standby, Standby], 7);
+    assert_eq!(restarted(step(&facts(&[0, 1, 2], 3), &follow, true)), "kelp-0");
+    assert!(matches!(step(&facts(&[0, 1, 2], 3), &follow, false), Step::Wait(_)), "an election, as they happen");
+    assert_eq!(step(&facts(&[], 3), &follow, true), Step::Nothing);
+    follow[0].terminating = true;
+    follow[1].health = None;
+    assert_eq!(restarted(step(&facts(&[0, 1, 2], 3), &follow, true)), "kelp-2", "kelp-1 may be what is wanted");
+}
+
 fn claims(marked: &[u32], count: u32) -> std::collections::BTreeMap<u32, Arc<PersistentVolumeClaim>> {
     let claim = |ordinal| {
         let mut claim = PersistentVolumeClaim::default();
@@ -193,6 +267,7 @@ fn a_member_that_we_took_out_and_that_is_to_stay_after_all_starts_anew_and_nobod
             version: "2.7.2",
             wanted,
             current: 5,
+            unled: false,
         })
     };
     let rejoin = Step::Rejoin { pod: "kelp-4".into(), uid: "uid-4".into(), ordinal: 4 };
@@ -208,6 +283,17 @@ fn the_mark_of_a_member_that_stays_is_taken_back_while_raft_knows_it() {
     let facts = Facts { claims: claims(&[3, 4], 5), ..facts(&[], 5) };
     assert_eq!(unmarked(&facts, &voters(4), "kelp", 5), ["data-kelp-3"], "kelp-4 has left raft");
     assert_eq!(unmarked(&facts, &voters(5), "kelp", 3), [""; 0], "they are about to go");
+}
+
+#[test]
+fn growing_again_gives_up_the_retained_claims_of_the_places_it_takes_and_no_others() {
+    let facts = Facts { claims: claims(&[2, 3, 4], 5), ..facts(&[], 1) };
+    let gone = |current, wanted| -> Vec<String> {
+        forgotten(&facts, current, wanted).map(kube::ResourceExt::name_any).collect()
+    };
+    assert_eq!(gone(1, 3), ["data-kelp-2"], "the other two are retained for whoever wants to look at them");
+    assert_eq!(gone(2, 5), ["data-kelp-2", "data-kelp-3", "data-kelp-4"]);
+    assert_eq!(gone(5, 3), [""; 0], "it does not grow");
 }
 
 #[test]
@@ -256,6 +342,51 @@ fn a_member_leaves_after_it_left_raft_and_steps_down_before() {
 }
 
 #[test]
+fn a_member_that_raft_dropped_leaves_although_it_names_a_leader_of_the_past() {
+    let mut five = members(&[Standby, Active, Standby, Standby, Standby], 1);
+    five[4] = member(4, Standby, Some(0));
+    let step = next(&facts(&[], 5), &five, Some(&voters(4)), 3, 5);
+    assert_eq!(step, Step::Shrink { pod: "kelp-4".into(), leads: false, removed: true });
+}
+
+#[test]
+fn a_member_that_is_down_and_is_to_leave_leaves_first_and_waits_for_nobody() {
+    let five = |down: &[usize]| {
+        let mut five = members(&[Active, Standby, Standby, Standby, Standby], 0);
+        for place in down {
+            (five[*place].health, five[*place].ready) = (None, false);
+        }
+        five
+    };
+    let leaves = |removed| Step::Shrink { pod: "kelp-4".into(), leads: false, removed };
+    let step = |members: &[Member], stale: &[u32], voters: &BTreeSet<String>, wanted| {
+        next(&facts(stale, 5), members, Some(voters), wanted, 5)
+    };
+    let (all, four) = (voters(5), voters(4));
+    assert_eq!(step(&five(&[4]), &[], &all, 3), leaves(false));
+    assert_eq!(step(&five(&[4]), &[], &all, 4), leaves(false));
+    assert_eq!(step(&five(&[4]), &[], &four, 3), leaves(true));
+    assert_eq!(step(&five(&[3, 4]), &[], &all, 3), leaves(false), "the other one is next");
+    assert_eq!(step(&five(&[4])[..4], &[], &all, 3), leaves(false), "its pod has no room anywhere");
+    let sealed = members(&[Active, Standby, Standby, Standby, Sealed], 0);
+    assert_eq!(step(&sealed, &[], &all, 3), leaves(false));
+    assert_eq!(step(&five(&[4]), &[1], &all, 3), leaves(false), "before another one goes down");
+    for (down, why) in [(&[1][..], "it is to stay"), (&[1, 4], "another one is down"), (&[3], "it is not the last")] {
+        let waits = step(&five(down), &[], &all, 3);
+        assert!(
+            matches!(&waits, Step::Wait(words) if words.contains("only the last ones can leave")),
+            "{why}: {waits:?}"
+        );
+    }
+    assert!(matches!(step(&five(&[4]), &[1], &all, 5), Step::Wait(_)), "nobody is to leave");
+    let without_vote = BTreeSet::from([0, 1, 2, 4].map(|ordinal| names::pod("kelp", ordinal)));
+    assert!(matches!(step(&five(&[4]), &[], &without_vote, 3), Step::Wait(_)), "kelp-3 does not vote yet");
+    let mut silent = five(&[4]);
+    silent[4].ready = true;
+    assert!(matches!(step(&silent, &[], &all, 3), Step::Wait(_)), "whether it serves is not known");
+}
+
+#[test]
 fn a_member_that_is_still_terminating_is_not_taken_out_twice() {
     let mut five = members(&[Active, Standby, Standby, Standby, Standby], 0);
     five[4].terminating = true;
@@ -278,6 +409,7 @@ fn a_member_that_does_not_vote_yet_is_in_raft_all_the_same() {
         version: "2.7.2",
         wanted: 1,
         current: 3,
+        unled: false,
     };
     assert!(matches!(decide(&seen(&three)), Step::Wait(_)), "it may become a voter at any moment");
     assert_eq!(decide(&seen(&two)), Step::Shrink { pod: "kelp-2".into(), leads: false, removed: true });

@@ -3,7 +3,7 @@
 //! Admission has refused what the schema can refuse. Here stands what it cannot: versions, quantities, free-form data, and
 //! fields that would be dangerous to ignore (`Supported=False` with reason `UnsafeToIgnore`, nothing is reconciled).
 
-use super::{hcl, names, observe, supported};
+use super::{hcl, login, names, supported};
 use crate::api::{OpenBaoCluster, OpenBaoClusterSpec, Profile, SealType, SelfInitRequest, TlsMode, duration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
@@ -283,7 +283,7 @@ fn self_init(cluster: &OpenBaoCluster) -> Result<(bool, Option<OidcPlan>), Inval
                 .to_owned(),
         });
     }
-    let plan = oidc.map(|oidc| OidcPlan { audience: observe::audience(cluster), issuer: oidc.issuer.clone() });
+    let plan = oidc.map(|oidc| OidcPlan { audience: login::audience(cluster), issuer: oidc.issuer.clone() });
     Ok((true, plan))
 }
 

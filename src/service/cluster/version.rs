@@ -1,10 +1,25 @@
 //! Which version the pods run. Pure.
 //!
 //! The spec's version is a wish: what runs changes only by an upgrade's directive, or by the very first start. So neither an
-//! edited spec nor a deleted StatefulSet ever upgrades OpenBao by accident.
+//! edited spec nor a deleted StatefulSet ever upgrades OpenBao by accident. And as an older version never leads over data that a
+//! newer one has led, each volume says which one has: that outlives the object, which may be applied again as it once was.
 
-use super::{bootstrap::Stage, build::statefulset, facts::Facts, validate::ValidatedCluster};
-use crate::api::OpenBaoClusterStatus;
+use super::{
+    bootstrap::Stage,
+    build::statefulset,
+    facts::Facts,
+    observe::{self, Member},
+    validate::ValidatedCluster,
+};
+use crate::{
+    api::{ClusterPhase, OpenBaoClusterStatus},
+    service::upgrade::versions,
+};
+use kube::ResourceExt;
+use semver::Version;
+
+/// Annotation of a data claim: the newest version that has led over its data.
+pub const LED_BY: &str = "openbao.org/led-by-version";
 
 /// Version and image of the pod template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,12 +30,42 @@ pub struct Running {
     pub image: String,
 }
 
-/// Decides what the template says.
+/// The newest version that has led over any of these volumes, as far as they say.
+fn led_by(facts: &Facts) -> Option<String> {
+    let noted = facts.claims.values().filter_map(|claim| versions::parse(claim.annotations().get(LED_BY)?));
+    noted.max_by(Version::cmp_precedence).map(|version| version.to_string())
+}
+
+/// The claims that do not say yet that `version` has led. What they say is never lowered: the data of an older version comes with
+/// other claims.
+pub fn unnoted(facts: &Facts, version: &str) -> Vec<String> {
+    let Some(led) = versions::parse(version) else { return Vec::new() };
+    let says_less = |note: Option<Version>| note.is_none_or(|note| note.cmp_precedence(&led).is_lt());
+    let claims = facts.claims.values().filter(|claim| claim.metadata.deletion_timestamp.is_none());
+    claims
+        .filter(|claim| says_less(claim.annotations().get(LED_BY).and_then(|note| versions::parse(note))))
+        .map(|claim| claim.name_any())
+        .collect()
+}
+
+/// Whether nobody has led yet, as far as can be known: neither under this object, nor over its volumes before. No clients are
+/// served then, and a wrong version may be why: a corrected one is carried out at once, as there is nothing to upgrade. But a
+/// server that starts for the first time is not disturbed, for it may be about to hold data.
+pub fn is_unled(status: &OpenBaoClusterStatus, facts: &Facts, members: &[Member], stage: Stage) -> bool {
+    let undisturbed = || members.iter().all(|member| member.endpoint.is_none());
+    status.phase == Some(ClusterPhase::Initializing)
+        && led_by(facts).is_none()
+        && observe::leader(members).is_none()
+        && (stage == Stage::Bootstrapped || undisturbed())
+}
+
+/// Decides what the template says. `unled`: see [`is_unled`].
 pub fn running(
     cluster: &ValidatedCluster,
     status: &OpenBaoClusterStatus,
     facts: &Facts,
     stage: Stage,
+    unled: bool,
     repository: &str,
 ) -> Running {
     let wanted = cluster.version.to_string();
@@ -32,16 +77,19 @@ pub fn running(
         return Running { version: directive.version.clone(), image: directive.image.clone() };
     }
     let kept = match &facts.stateful_set {
+        _ if unled => None,
         Some(set) => {
             let version = facts.annotation(statefulset::VERSION).map(str::to_owned);
             let containers = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()).map(|pod| &pod.containers);
             let image = containers.into_iter().flatten().find(|container| container.name == statefulset::CONTAINER);
             version.zip(image.and_then(|container| container.image.clone()))
         }
-        None if stage == Stage::Bootstrapped => status.current_version.clone().map(|version| {
-            let image = image_of(&version);
-            (version, image)
-        }),
+        None if stage == Stage::Bootstrapped => {
+            status.current_version.clone().or_else(|| led_by(facts)).map(|version| {
+                let image = image_of(&version);
+                (version, image)
+            })
+        }
         None => None,
     };
     match kept {
@@ -54,9 +102,14 @@ pub fn running(
 mod tests {
     use super::*;
     use crate::{
+        adapter::openbao::{
+            Endpoint,
+            HealthState::{Active, Standby},
+        },
         api::{UpgradeDirective, UpgradeStatus},
-        service::cluster::validate::tests::valid,
+        service::cluster::{names, observe::tests::member, validate::tests::valid},
     };
+    use k8s_openapi::api::core::v1::PersistentVolumeClaim;
     use serde_json::json;
     use std::sync::Arc;
 
@@ -73,7 +126,70 @@ mod tests {
     }
 
     fn decide(spec: &str, facts: &Facts, status: &OpenBaoClusterStatus) -> Running {
-        running(&valid(|s| s["version"] = json!(spec)), status, facts, Stage::Bootstrapped, "repo")
+        running(&valid(|s| s["version"] = json!(spec)), status, facts, Stage::Bootstrapped, false, "repo")
+    }
+
+    /// Volumes that outlived an object, with what they say about the version that has led.
+    fn retained(notes: &[Option<&str>]) -> Facts {
+        let claims = (0..).zip(notes).map(|(ordinal, note)| {
+            let mut claim = PersistentVolumeClaim::default();
+            claim.metadata.name = Some(names::data_claim("kelp", ordinal));
+            claim.metadata.annotations = note.map(|note| [(LED_BY.to_owned(), note.to_owned())].into());
+            (ordinal, Arc::new(claim))
+        });
+        Facts { claims: claims.collect(), ..Facts::default() }
+    }
+
+    #[test]
+    fn a_manifest_applied_again_starts_the_version_that_has_led_over_its_volumes_and_no_other() {
+        let nothing = OpenBaoClusterStatus::default();
+        let volumes = retained(&[Some("2.7.2"), None, Some("2.6.1")]);
+        assert_eq!(decide("2.6.1", &volumes, &nothing).image, "repo:2.7.2", "an old one never leads over them");
+        assert_eq!(decide("2.8.0", &volumes, &nothing).version, "2.7.2", "a newer one is an upgrade");
+        assert_eq!(decide("2.10.0", &retained(&[Some("2.9.0"), Some("2.10.0")]), &nothing).version, "2.10.0");
+        assert_eq!(decide("2.6.1", &retained(&[None; 3]), &nothing).version, "2.6.1", "nobody knows better");
+        let known = OpenBaoClusterStatus { current_version: Some("2.6.2".into()), ..nothing };
+        assert_eq!(decide("2.6.1", &volumes, &known).version, "2.6.2", "this object knows what it runs");
+    }
+
+    #[test]
+    fn each_volume_is_told_the_newest_version_that_led_and_never_an_older_one() {
+        let mut facts = retained(&[Some("2.7.2"), None, Some("2.6.1"), Some("?")]);
+        assert_eq!(unnoted(&facts, "2.7.2"), ["data-kelp-1", "data-kelp-2", "data-kelp-3"]);
+        assert_eq!(unnoted(&facts, "2.6.1"), ["data-kelp-1", "data-kelp-3"]);
+        assert_eq!(unnoted(&facts, ""), [""; 0]);
+        facts.claims.retain(|ordinal, _| *ordinal == 0);
+        assert_eq!(unnoted(&facts, "2.7.2"), [""; 0]);
+    }
+
+    #[test]
+    fn a_corrected_version_is_carried_out_while_nobody_has_ever_led() {
+        let starts = |phase| OpenBaoClusterStatus { phase: Some(phase), ..OpenBaoClusterStatus::default() };
+        let (new, ran) = (starts(ClusterPhase::Initializing), starts(ClusterPhase::Failed));
+        let follows = [member(0, Standby, None)];
+        let unnoted = Facts { claims: retained(&[None]).claims, ..existing("2.6.1") };
+        let noted = Facts { claims: retained(&[Some("2.6.1")]).claims, ..existing("2.6.1") };
+        let unled = |status: &OpenBaoClusterStatus, facts: &Facts, members: &[Member]| {
+            is_unled(status, facts, members, Stage::Bootstrapped)
+        };
+        assert!(unled(&new, &unnoted, &follows));
+        assert!(!unled(&new, &unnoted, &[member(0, Active, Some(0))]), "one leads");
+        assert!(!unled(&new, &noted, &follows), "one has led");
+        assert!(!unled(&ran, &unnoted, &follows), "clients were served");
+        assert!(!unled(&OpenBaoClusterStatus::default(), &unnoted, &follows), "a status that was lost");
+        let wanted = valid(|s| s["version"] = json!("2.7.2"));
+        assert_eq!(running(&wanted, &new, &unnoted, Stage::Bootstrapped, true, "repo").image, "repo:2.7.2");
+
+        let mut first = [member(0, Standby, None)];
+        first[0].health = None;
+        assert!(is_unled(&new, &unnoted, &first, Stage::Bootstrapping), "its image is not there");
+        first[0].endpoint = Some(Endpoint {
+            pod: "kelp-0".into(),
+            address: std::net::SocketAddr::from(([10, 0, 0, 1], 8200)),
+            tls_name: "kelp-0.kelp.reef.svc".into(),
+            ca_pem: None,
+        });
+        assert!(!is_unled(&new, &unnoted, &first, Stage::Bootstrapping), "it may be initialising itself");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! changed, and then until all of them vote.
 
 use super::{
+    login,
     memory::{Notes, Raft, constellation},
     observe::{self, Member},
     validate::ValidatedCluster,
@@ -96,13 +97,13 @@ pub async fn token(
     notes: &mut Notes,
     cluster: &OpenBaoCluster,
     leader: &Member,
-) -> Result<Token, observe::AccessError> {
+) -> Result<Token, login::AccessError> {
     if let Some((since, token)) = &notes.token
         && since.elapsed() < TOKEN_TRUST
     {
         return Ok(token.clone());
     }
-    let token = observe::operator_token(ad, cluster, leader).await?;
+    let token = login::operator_token(ad, cluster, leader).await?;
     notes.token = Some((Instant::now(), token.clone()));
     Ok(token)
 }

@@ -412,6 +412,69 @@ mod tests {
         assert_eq!(entry.fields["message"].chars().count(), LONGEST_VALUE + 1);
     }
 
+    const ALL: [AuditEvent; 22] = [
+        AuditEvent::OperationLockAcquired,
+        AuditEvent::OperationLockBlocked,
+        AuditEvent::OperationLockForceAcquired,
+        AuditEvent::OperationLockReleased,
+        AuditEvent::BackupStarted,
+        AuditEvent::BackupCompleted,
+        AuditEvent::BackupFailed,
+        AuditEvent::BackupSkipped,
+        AuditEvent::RestorePhaseTransition,
+        AuditEvent::RestoreCompleted,
+        AuditEvent::RestoreFailed,
+        AuditEvent::RestoreLockLost,
+        AuditEvent::UpgradePhaseTransition,
+        AuditEvent::UpgradeCompleted,
+        AuditEvent::UpgradeFailed,
+        AuditEvent::StepDown,
+        AuditEvent::SagaStepTransition,
+        AuditEvent::RollbackStarted,
+        AuditEvent::RollbackCompleted,
+        AuditEvent::RolloutMemberTransition,
+        AuditEvent::OperationPhaseTransition,
+        AuditEvent::OperationRequestHandled,
+    ];
+
+    /// What is compiled of our own sources beside this file and the tests.
+    fn sources(folder: &std::path::Path) -> String {
+        let mut all = String::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if path.is_dir() {
+                all += &sources(&path);
+            } else if name.ends_with(".rs") && !name.ends_with("tests.rs") && name != "audit.rs" {
+                let text = std::fs::read_to_string(&path).unwrap();
+                all += text.split("#[cfg(test)]").next().unwrap();
+            }
+        }
+        all
+    }
+
+    /// Whoever filters by a name that nobody ever says finds nothing and believes it.
+    #[test]
+    fn every_event_of_the_trail_is_told_somewhere() {
+        use OperationKind::{Backup, DryRun, Restore, RestoreTest, Rollback, Upgrade, Workflow};
+        use OperationPhase::{
+            Cancelled, ConstraintFailed, Failed, Pending, Recovering, RolledBack, Running, Succeeded, Unknown,
+        };
+        let phases =
+            [Pending, ConstraintFailed, Running, Succeeded, Failed, Recovering, RolledBack, Cancelled, Unknown];
+        let mut of_phases = std::collections::HashSet::new();
+        for kind in [Backup, Restore, RestoreTest, Upgrade, Rollback, DryRun, Workflow] {
+            for from in phases {
+                of_phases.extend(phases.map(|to| AuditEvent::of_phase(kind, from, to)));
+            }
+        }
+        let sources = sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+        for event in ALL {
+            let named = sources.contains(&format!("AuditEvent::{}", event.as_str()));
+            assert!(named || of_phases.contains(&event), "{event:?} is never told");
+        }
+    }
+
     #[test]
     fn each_kind_of_operation_has_its_own_names() {
         use OperationPhase::{Failed, Pending, Recovering, Running, Succeeded};

@@ -50,6 +50,14 @@ fn check(gate: &Gate, facts: &GateFacts, now: DateTime<Utc>) -> Result<(), Refus
             format!("gate {name}: a gate about {resource} is not supported yet, only one about the cluster itself"),
         ));
     }
+    // A mistyped parameter would leave the gate open.
+    if let Some(key) = gate.params.keys().find(|key| !knows(gate.kind).contains(&key.as_str())) {
+        let known = match knows(gate.kind) {
+            [] => "takes none".to_owned(),
+            known => format!("knows {}", known.join(", ")),
+        };
+        return Err(Refusal::constraint(name, format!("gate {name} does not know params.{key}; it {known}")));
+    }
     match gate.kind {
         GateKind::Backup => backup(gate, facts, now),
         GateKind::HealthCheck if facts.available => Ok(()),
@@ -70,6 +78,14 @@ fn check(gate: &Gate, facts: &GateFacts, now: DateTime<Utc>) -> Result<(), Refus
         GateKind::Restore | GateKind::DryRunCheck => {
             Err(Refusal::constraint("NotSupported", format!("gate {name} is not supported yet")))
         }
+    }
+}
+
+/// The keys that `params` of a gate may have.
+fn knows(kind: GateKind) -> &'static [&'static str] {
+    match kind {
+        GateKind::Backup | GateKind::Restore => &["maxAge"],
+        GateKind::HealthCheck | GateKind::DryRunCheck | GateKind::ConcurrentLock => &[],
     }
 }
 
@@ -137,6 +153,22 @@ mod tests {
     }
 
     #[test]
+    fn a_gate_with_a_parameter_that_it_does_not_know_is_not_open() {
+        for (kind, key, says) in [
+            (GateKind::Backup, "maxage", "gate Backup does not know params.maxage; it knows maxAge"),
+            (GateKind::Backup, "max_age", "max_age"),
+            (GateKind::HealthCheck, "maxAge", "it takes none"),
+            (GateKind::ConcurrentLock, "holder", "it takes none"),
+        ] {
+            let mut mistyped = gate(kind);
+            mistyped.params.insert(key.into(), "1h".into());
+            let refusal = judged(mistyped, &healthy(), 9000).unwrap_err();
+            assert_eq!((refusal.phase, refusal.reason), (RefusalPhase::ConstraintFailed, kind.as_str()));
+            assert!(refusal.message.contains(says), "{refusal}");
+        }
+    }
+
+    #[test]
     fn an_unavailable_cluster_fails_the_health_check() {
         assert_eq!(judged(gate(GateKind::HealthCheck), &healthy(), 0), Ok(()));
         let sick = GateFacts { available: false, unavailable_because: "sealed".into(), ..healthy() };
@@ -156,6 +188,7 @@ mod tests {
             message: "restoring".into(),
             mode: LockMode::Held,
             committed: None,
+            replaced: None,
             fence: 1,
             acquired_at: at(0),
             renewed_at: at(0),

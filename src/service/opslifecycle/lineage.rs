@@ -122,6 +122,16 @@ pub fn revertible<'a>(records: impl Iterator<Item = &'a OpenBaoOperation> + Clon
     upgrades.filter(|record| !record.has_ended() || (past(record) && Some(made(record)) == last)).collect()
 }
 
+/// The rollback that wiped the servers and did not end well, or has not ended yet: what they hold is nobody's data until
+/// another one ends well. One that fails before it wiped anything changes nothing about that.
+pub fn unfinished_rollback<'a>(records: impl Iterator<Item = &'a OpenBaoOperation>) -> Option<&'a OpenBaoOperation> {
+    let past = |record: &OpenBaoOperation| record.status.as_ref()?.point_of_no_return_at;
+    records
+        .filter(|record| record.spec.operation == OperationKind::Rollback && past(record).is_some())
+        .max_by_key(|record| past(record))
+        .filter(|record| record.phase() != OperationPhase::Succeeded)
+}
+
 /// What a step of `record` put out under `key`, whichever step that was.
 pub fn output<'a>(record: &'a OpenBaoOperation, key: &str) -> Option<&'a str> {
     let steps = &record.status.as_ref()?.steps;

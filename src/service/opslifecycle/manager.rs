@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 
-use super::retry::RetryClass;
+use super::{asked::Parameter, retry::RetryClass};
 use crate::{
     adapter::Adapters,
     api::{
@@ -29,6 +29,11 @@ pub trait Manager: Send + Sync {
     /// The actions it knows, if that is a closed list: a plan with any other is refused before it starts.
     fn actions(&self) -> Option<&'static [&'static str]> {
         None
+    }
+
+    /// What `spec.parameters` may say: an operation that says anything else is refused before it starts.
+    fn parameters(&self) -> &'static [Parameter] {
+        &[]
     }
 
     /// The plan and the inputs that are frozen when the operation starts. It may read and never acts.
@@ -228,7 +233,8 @@ pub enum StepOutcome {
         /// How that is known.
         message: String,
     },
-    /// It cannot be known whether the effect happened. The operation waits for a person and keeps its lock.
+    /// It cannot be known whether the effect happened. The operation waits for a person and keeps its lock. After a `Resume` the
+    /// step is proven again, with the call's `state.resumed_by` set.
     Unknown {
         /// What was tried, and how a person can find out.
         message: String,

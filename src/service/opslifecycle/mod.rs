@@ -6,14 +6,17 @@
 //! the cluster's lock, writes intent before effect and result after it, and leaves a record of every transition.
 
 mod ask;
+pub mod asked;
 pub mod audit;
 mod children;
+mod declared;
 pub mod drive;
 pub mod gates;
 mod guests;
 pub mod lineage;
 pub mod manager;
 pub mod override_lock;
+mod paused;
 mod preflight;
 pub mod prune;
 pub mod record;
@@ -21,6 +24,7 @@ pub mod retention;
 pub mod retry;
 pub mod saga;
 mod snapshot;
+mod step_down;
 pub mod workflow;
 
 pub use ask::ask;
@@ -29,4 +33,6 @@ pub use children::stop_children;
 pub use guests::guests;
 pub use manager::{FinishCall, Manager, PlanCall, Planned, Refusal, RefusalPhase, StepCall, StepMode, StepOutcome};
 pub use override_lock::{Released, release_on_request};
+pub use paused::paused;
 pub use retry::RetryClass;
+pub use step_down::{StepDown, tell_step_down};

@@ -59,7 +59,7 @@ pub struct HolderFacts {
     pub holder: Holder,
     /// Jobs of its operation that exist.
     pub jobs: usize,
-    /// Whether a step that must not happen twice was committed; `None` if that cannot be known any more.
+    /// Whether something was committed that must not happen twice or has no way back; `None` if that cannot be known any more.
     pub committed: Option<bool>,
 }
 
@@ -117,21 +117,37 @@ pub fn judge_orphan(facts: HolderFacts, held: &HeldError) -> Permission {
         (Holder::Ended { .. }, _) | (_, Some(false)) => {
             Permission::Take { uid: held.holder_uid.clone(), fence: held.fence }
         }
-        (_, Some(true) | None) => wait(format!(
-            "its object is gone, and what it did to the cluster cannot be known: check the cluster, then put \
-             {{action: Release, holderUID: {}, fence: {}}} into spec.requests of the cluster",
-            held.holder_uid, held.fence
-        )),
+        (_, Some(true) | None) => wait(only_a_person_may(held)),
     }
 }
 
-/// Whether a forced operation may take the lock from `foreign`. Never from a restore, never past a point of no return.
-pub fn judge_override(held: &HeldError, foreign: Option<&Journal>) -> Override {
+/// What is said of a lock whose holder is gone and may have done what must not happen twice.
+fn only_a_person_may(held: &HeldError) -> String {
+    format!(
+        "its object is gone, and what it did to the cluster cannot be known: check the cluster, then put \
+         {{action: Release, holderUID: {}, fence: {}}} into spec.requests of the cluster",
+        held.holder_uid, held.fence
+    )
+}
+
+/// Whether a forced operation may take the lock from `foreign`, the operation that works under it as far as one exists. Never
+/// from a restore, never past a point of no return, and never where nobody can tell any more whether that was passed.
+/// `committed` as in [`HolderFacts`].
+pub fn judge_override(held: &HeldError, foreign: Option<&Journal>, committed: Option<bool>) -> Override {
     if held.operation == LockOperation::Restore {
         return Override::Refused("another restore's lock is never overridden".into());
     }
+    // The operator's own maintenance names no operation, deletes pods one by one, and gives way.
+    let is_upkeep = held.operation == LockOperation::Maintenance && held.operation_ref.is_none();
+    let harmless = committed == Some(false) || is_upkeep;
+    let is_unclear = |journal: &Journal| journal.status.reason.as_deref() == Some(DELETED_UNKNOWN);
     match foreign {
-        None => Override::Take,
+        None if harmless => Override::Take,
+        None => Override::Refused(only_a_person_may(held)),
+        // Its record is about to go, and it is as unclear what it did as when it is gone.
+        Some(journal) if journal.status.phase.is_terminal() && is_unclear(journal) && !harmless => {
+            Override::Refused(only_a_person_may(held))
+        }
         Some(journal) if journal.status.phase.is_terminal() => Override::Take,
         Some(journal) if may_be_overridden(journal) => Override::StopFirst,
         Some(journal) => Override::Refused(format!(
@@ -157,6 +173,40 @@ pub async fn orphaned(ad: &Adapters, cluster: &OpenBaoCluster, held: &HeldError)
     Ok(judge_orphan(learn(ad, cluster, held).await?, held))
 }
 
+/// Why a forced operation does not get the lock either, as things are; `None`: it may. Only looks.
+pub async fn refused(
+    ad: &Adapters,
+    cluster: &OpenBaoCluster,
+    held: &HeldError,
+) -> Result<Option<String>, OverrideError> {
+    match judged(ad, cluster, held).await? {
+        (_, _, Override::Refused(why)) => Ok(Some(why)),
+        (_, _, Override::Take | Override::StopFirst) => Ok(None),
+    }
+}
+
+/// The operation that holds the lock, what is known of it, and whether it may be overridden.
+async fn judged(
+    ad: &Adapters,
+    cluster: &OpenBaoCluster,
+    held: &HeldError,
+) -> Result<(Option<OpenBaoOperation>, HolderFacts, Override), OverrideError> {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let foreign = match &held.operation_ref {
+        Some(name) => operation(ad, &namespace, name).await?,
+        None => None,
+    };
+    // A namesake that was made since is not judged in the holder's place.
+    let foreign = foreign.filter(|op| op.works_under(&held.holder_uid));
+    let journal = foreign.as_ref().map(|foreign| Journal {
+        status: foreign.status.clone().unwrap_or_default(),
+        subject: Subject { operation: foreign.name_any(), kind: foreign.spec.operation, ..Subject::default() },
+    });
+    let facts = learn(ad, cluster, held).await?;
+    let verdict = judge_override(held, journal.as_ref(), facts.committed);
+    Ok((foreign, facts, verdict))
+}
+
 /// Whether the forced operation `op` may take the lock now. Tells its holder to stop if that comes first.
 pub async fn may_take(
     ad: &Adapters,
@@ -165,16 +215,8 @@ pub async fn may_take(
     held: &HeldError,
 ) -> Result<Permission, OverrideError> {
     let namespace = cluster.namespace().unwrap_or_default();
-    let foreign = match &held.operation_ref {
-        Some(name) => operation(ad, &namespace, name).await?,
-        None => None,
-    };
-    let journal = foreign.as_ref().map(|foreign| Journal {
-        status: foreign.status.clone().unwrap_or_default(),
-        subject: Subject { operation: foreign.name_any(), kind: foreign.spec.operation, ..Subject::default() },
-    });
-    let facts = learn(ad, cluster, held).await?;
-    match judge_override(held, journal.as_ref()) {
+    let (foreign, facts, verdict) = judged(ad, cluster, held).await?;
+    match verdict {
         Override::Refused(why) => Ok(Permission::Wait { why }),
         Override::Take if facts.jobs > 0 => {
             Ok(Permission::Wait { why: format!("{} of its Jobs have to end first", facts.jobs) })
@@ -222,12 +264,8 @@ async fn learn(ad: &Adapters, cluster: &OpenBaoCluster, held: &HeldError) -> Res
         Some(name) => operation(ad, &namespace, name).await?,
         None => named_by_nobody(ad, &namespace, &held.holder_uid).await?,
     };
-    // The operation does the work, also where a restore's UID is the identity.
-    let is_its_work = |op: &OpenBaoOperation| {
-        let planned = op.status.as_ref().and_then(|status| status.plan.as_ref()?.lock.as_ref());
-        op.uid().as_deref() == Some(&held.holder_uid) || planned.is_some_and(|lock| lock.holder_uid == held.holder_uid)
-    };
-    facts.holder = found.as_ref().filter(|op| is_its_work(op)).map_or(Holder::Gone, |op| became(ad, op));
+    let found = found.as_ref().filter(|op| op.works_under(&held.holder_uid));
+    facts.holder = found.map_or(Holder::Gone, |op| became(ad, op));
     if facts.holder == Holder::Gone
         && let Some(name) = held.holder.strip_prefix("openbaorestore/")
     {
@@ -365,79 +403,5 @@ pub async fn release_on_request(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::operation::{OpenBaoOperationStatus, OperationKind, OperationPhase};
-
-    fn held(operation: LockOperation) -> HeldError {
-        HeldError {
-            operation,
-            holder: "openbaocluster/upgrade".into(),
-            holder_uid: "u1".into(),
-            operation_ref: Some("op".into()),
-            message: String::new(),
-            fence: 4,
-            committed: None,
-        }
-    }
-
-    fn gone(committed: Option<bool>) -> HolderFacts {
-        HolderFacts { operation: LockOperation::Upgrade, holder: Holder::Gone, jobs: 0, committed }
-    }
-
-    #[test]
-    fn an_orphan_needs_all_three_proofs() {
-        let held = held(LockOperation::Upgrade);
-        let take = Permission::Take { uid: "u1".into(), fence: 4 };
-        let judge = |facts| judge_orphan(facts, &held);
-        assert_eq!(judge(gone(Some(false))), take);
-        assert_ne!(judge(HolderFacts { holder: Holder::Live, ..gone(Some(false)) }), take);
-        assert_ne!(judge(HolderFacts { jobs: 1, ..gone(Some(false)) }), take);
-        assert_ne!(judge(gone(Some(true))), take);
-        assert_ne!(judge(gone(None)), take);
-    }
-
-    #[test]
-    fn an_operation_that_ended_has_no_claim_to_its_lock_unless_it_keeps_it_on_purpose() {
-        let held = held(LockOperation::Restore);
-        let take = Permission::Take { uid: "u1".into(), fence: 4 };
-        let judge = |keeps, jobs, committed| {
-            judge_orphan(HolderFacts { holder: Holder::Ended { keeps }, jobs, ..gone(committed) }, &held)
-        };
-        for committed in [None, Some(false), Some(true)] {
-            assert_eq!(judge(false, 0, committed), take, "how it ended is known");
-            assert_ne!(judge(false, 1, committed), take);
-            assert_ne!(judge(true, 0, committed), take);
-        }
-    }
-
-    #[test]
-    fn a_lock_that_cannot_be_judged_names_the_way_out() {
-        let Permission::Wait { why } = judge_orphan(gone(None), &held(LockOperation::Restore)) else { panic!("taken") };
-        assert!(why.contains("Release") && why.contains("u1") && why.contains('4'), "{why}");
-    }
-
-    fn journal(change: impl FnOnce(&mut OpenBaoOperationStatus)) -> Journal {
-        let mut status = OpenBaoOperationStatus { phase: OperationPhase::Running, ..OpenBaoOperationStatus::default() };
-        change(&mut status);
-        Journal { status, subject: Subject { kind: OperationKind::Upgrade, ..Subject::default() } }
-    }
-
-    #[test]
-    fn force_never_takes_a_restores_lock_and_never_one_past_its_point_of_no_return() {
-        let running = journal(|_| ());
-        assert!(matches!(judge_override(&held(LockOperation::Restore), Some(&running)), Override::Refused(_)));
-        assert!(matches!(judge_override(&held(LockOperation::Restore), None), Override::Refused(_)));
-        let past = journal(|status| status.point_of_no_return_at = Some(chrono::Utc::now()));
-        assert!(matches!(judge_override(&held(LockOperation::Upgrade), Some(&past)), Override::Refused(_)));
-    }
-
-    #[test]
-    fn a_running_holder_is_stopped_first_and_an_ended_or_vanished_one_is_replaced() {
-        let held = held(LockOperation::Backup);
-        assert_eq!(judge_override(&held, Some(&journal(|_| ()))), Override::StopFirst);
-        let ended = journal(|status| status.phase = OperationPhase::Failed);
-        assert_eq!(judge_override(&held, Some(&ended)), Override::Take);
-        assert_eq!(judge_override(&held, None), Override::Take);
-    }
-}
+#[path = "override_lock_tests.rs"]
+mod tests;

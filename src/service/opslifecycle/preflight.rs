@@ -4,6 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use kube::ResourceExt;
 
 use super::{
+    declared,
     gates::{self, GateFacts},
     lineage::{self, Node},
     manager::Refusal,
@@ -24,8 +25,6 @@ const PATIENCE: TimeDelta = TimeDelta::seconds(60);
 /// What is known about an operation that may start.
 #[derive(Clone, Debug, Default)]
 pub struct Ready {
-    /// Who could be shown to have created it.
-    pub actor: Option<VerifiedActor>,
     /// The operation it follows.
     pub parent: Option<String>,
 }
@@ -43,16 +42,26 @@ pub fn check(
         all.iter().filter(|other| other.uid() != op.uid()).map(|other| Node::from(&**other)).collect();
     let parent = lineage::judge(&Node::from(op), &others)?;
     if let Some(constraints) = &op.spec.constraints {
-        let last = all
-            .iter()
-            .filter(|other| other.spec.cluster == op.spec.cluster && other.spec.operation == OperationKind::Backup)
-            .filter_map(|other| other.status.as_ref())
-            .filter(|status| status.phase == OperationPhase::Succeeded)
-            .filter_map(|status| status.ended_at)
-            .max();
+        let last = newest_backup(all.iter().map(|other| &**other), cluster);
         gates::judge(constraints, &gate_facts(op, cluster, last), now)?;
     }
-    Ok(Ready { actor: verified_actor(op), parent })
+    Ok(Ready { parent })
+}
+
+/// When the newest backup of this very cluster was stored, by its record. One that was only read again is no newer for it, and
+/// what an earlier cluster of the name left behind is no backup of this one.
+fn newest_backup<'a>(
+    records: impl Iterator<Item = &'a OpenBaoOperation>,
+    cluster: &OpenBaoCluster,
+) -> Option<DateTime<Utc>> {
+    let uid = cluster.uid()?;
+    records
+        // Taking a backup is the mode without a name.
+        .filter(|record| record.spec.operation == OperationKind::Backup && !record.spec.parameters.contains_key("mode"))
+        .filter_map(|record| record.status.as_ref())
+        .filter(|status| status.phase == OperationPhase::Succeeded && status.cluster_uid.as_ref() == Some(&uid))
+        .filter_map(|status| status.ended_at)
+        .max()
 }
 
 fn gate_facts(op: &OpenBaoOperation, cluster: &OpenBaoCluster, last_backup: Option<DateTime<Utc>>) -> GateFacts {
@@ -94,7 +103,16 @@ pub fn verified_actor(op: &OpenBaoOperation) -> Option<VerifiedActor> {
         .iter()
         .find(|owner| owner.controller == Some(true))
         .map(|owner| format!("{}/{}", owner.kind.to_lowercase(), owner.name));
-    (manager.is_some() || owner.is_some()).then_some(VerifiedActor { manager, owner })
+    let applied = owner.is_none() && declared::is_applied(op);
+    (manager.is_some() || owner.is_some()).then_some(VerifiedActor { manager, owner, applied })
+}
+
+/// Who asked for it: as told, or else as far as its metadata show.
+pub fn actor_of(op: &OpenBaoOperation) -> String {
+    match &op.spec.actor {
+        Some(actor) => actor.identity.clone(),
+        None => verified_actor(op).map(|actor| actor.describe()).unwrap_or_default(),
+    }
 }
 
 impl VerifiedActor {
@@ -105,5 +123,51 @@ impl VerifiedActor {
             (None, Some(manager)) => format!("via {manager}"),
             (None, None) => String::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{
+        cluster::OpenBaoClusterSpec,
+        operation::{OpenBaoOperationSpec, OpenBaoOperationStatus},
+    };
+
+    fn at(hour: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + hour * 3600, 0).unwrap()
+    }
+
+    fn backup(cluster_uid: &str, hour: i64) -> OpenBaoOperation {
+        let spec = OpenBaoOperationSpec {
+            cluster: "prod".into(),
+            operation: OperationKind::Backup,
+            ..OpenBaoOperationSpec::default()
+        };
+        let mut record = OpenBaoOperation::new(&format!("b{hour}"), spec);
+        record.status = Some(OpenBaoOperationStatus {
+            phase: OperationPhase::Succeeded,
+            cluster_uid: Some(cluster_uid.into()),
+            ended_at: Some(at(hour)),
+            ..OpenBaoOperationStatus::default()
+        });
+        record
+    }
+
+    #[test]
+    fn a_backup_that_was_only_read_again_or_was_another_clusters_is_not_fresh() {
+        let mut cluster = OpenBaoCluster::new("prod", OpenBaoClusterSpec::default());
+        cluster.metadata.uid = Some("now".into());
+        let mut read_again = backup("now", 239);
+        read_again.spec.parameters.insert("mode".into(), "Verify".into());
+        let earlier = backup("the-one-before", 238);
+        let mut failed = backup("now", 237);
+        failed.status.as_mut().unwrap().phase = OperationPhase::Failed;
+        let mut unknown = backup("now", 236);
+        unknown.status.as_mut().unwrap().cluster_uid = None;
+        let mut records = vec![read_again, earlier, failed, unknown];
+        assert_eq!(newest_backup(records.iter(), &cluster), None);
+        records.extend([backup("now", 0), backup("now", -5)]);
+        assert_eq!(newest_backup(records.iter(), &cluster), Some(at(0)), "ten days old, whatever came after it");
     }
 }

@@ -8,6 +8,7 @@ use kube::{
     api::{DeleteParams, Preconditions},
 };
 
+use super::declared;
 use super::lineage;
 use super::retention::{Item, Policy, Verdict, judge};
 use crate::{
@@ -41,6 +42,14 @@ pub fn decide(records: &[&OpenBaoOperation], upgrade: Option<&str>, now: DateTim
         .flat_map(|upgrade| [Some(upgrade.name_any()), lineage::output(upgrade, lineage::BACKUP).map(str::to_owned)])
         .flatten()
         .collect();
+    // A later one that failed before it wiped anything says nothing of the servers.
+    let unfinished = lineage::unfinished_rollback(records.iter().copied()).map(ResourceExt::name_any);
+    // A record that was turned back, or may be, is what the later one refers to.
+    let turned_back: BTreeSet<&str> =
+        records.iter().filter_map(|record| record.spec.lineage.as_ref()?.rollback_of.as_deref()).collect();
+    // With a record its children go, and with a child its pin.
+    let with_live_child = owners_of(records, |child| !child.has_ended());
+    let with_pinned_child = owners_of(records, OpenBaoOperation::is_pinned);
     let items: Vec<Item> = records
         .iter()
         .map(|record| {
@@ -56,28 +65,27 @@ pub fn decide(records: &[&OpenBaoOperation], upgrade: Option<&str>, now: DateTim
             if record.is_pinned() {
                 protected.push("pinned".to_owned());
             }
+            // Removed, it would come back and run once more.
+            if declared::is_declared(record) {
+                protected.push("applied from a manifest".to_owned());
+            }
             if way_back.contains(&name) {
                 protected.push("an upgrade can be turned back by it".to_owned());
+            }
+            if unfinished.as_ref() == Some(&name) {
+                protected.push("it wiped the servers, and no rollback has ended well since".to_owned());
             }
             if upgrade == Some(name.as_str()) {
                 protected.push("named by the cluster's status.upgrade".to_owned());
             }
-            // A record that was turned back, or may be, is what the later one refers to.
-            let turned_back = records.iter().any(|other| {
-                other.spec.lineage.as_ref().and_then(|lineage| lineage.rollback_of.as_ref()) == Some(&name)
-            });
-            if turned_back {
+            if turned_back.contains(name.as_str()) {
                 protected.push("named by rollbackOf".to_owned());
             }
-            let owned = |other: &OpenBaoOperation| {
-                other.owner_references().iter().any(|owner| Some(&owner.uid) == record.uid().as_ref())
-            };
-            let mut children = records.iter().filter(|other| owned(other));
-            if children.clone().any(|child| !child.has_ended()) {
+            let uid = record.metadata.uid.as_deref().unwrap_or_default();
+            if with_live_child.contains(uid) {
                 protected.push("a child has not ended".to_owned());
             }
-            // With the record its children go, and with a child its pin.
-            if children.any(|child| child.is_pinned()) {
+            if with_pinned_child.contains(uid) {
                 protected.push("a child is pinned".to_owned());
             }
             let created = record.metadata.creation_timestamp.as_ref().map_or(now, from_kube);
@@ -85,6 +93,12 @@ pub fn decide(records: &[&OpenBaoOperation], upgrade: Option<&str>, now: DateTim
         })
         .collect();
     judge(&items, &Policy::RECORDS, now)
+}
+
+/// The UIDs of those that own such a record. Gathered once: records that were applied from manifests may be many.
+fn owners_of<'a>(records: &[&'a OpenBaoOperation], such: impl Fn(&OpenBaoOperation) -> bool) -> BTreeSet<&'a str> {
+    let children = records.iter().copied().filter(|record| such(record));
+    children.flat_map(ResourceExt::owner_references).map(|owner| owner.uid.as_str()).collect()
 }
 
 /// Removes what need not be kept of the records of the cluster that `ended` is about. News, not work: what fails is
@@ -164,6 +178,46 @@ mod tests {
     }
 
     #[test]
+    fn what_a_gitops_tool_applied_is_not_removed_under_it() {
+        let mut records: Vec<_> = (1..=60).map(|n| record(&format!("r{n:02}"), n, OperationPhase::Failed)).collect();
+        // Of three that git holds, the newest success protects one: the other two would come back and run again.
+        for (index, phase) in
+            [(54, OperationPhase::Succeeded), (55, OperationPhase::Succeeded), (56, OperationPhase::Failed)]
+        {
+            let record = &mut records[index];
+            record.spec.operation = OperationKind::Workflow;
+            record.status.as_mut().unwrap().phase = phase;
+            let name = "kustomize.toolkit.fluxcd.io/name".to_owned();
+            record.metadata.labels = Some([(name, "apps".to_owned())].into());
+        }
+        let kept = kept(&records);
+        for name in ["r55", "r56", "r57"] {
+            assert!(kept.contains(&name.to_owned()), "{name}: {kept:?}");
+        }
+        assert!(!kept.contains(&"r58".to_owned()), "{kept:?}");
+    }
+
+    #[test]
+    fn many_records_are_decided_in_time_that_grows_with_their_number_alone() {
+        // Each looked at for each other one would be four hundred million looks.
+        let count = 20_000;
+        let mut records: Vec<_> = (1..=count).map(|n| record(&format!("r{n}"), n, OperationPhase::Failed)).collect();
+        let owner = kube::Resource::controller_owner_ref(&records[19_998], &()).unwrap();
+        for child in &mut records[..1000] {
+            child.metadata.owner_references = Some(vec![owner.clone()]);
+        }
+        records[0].status.as_mut().unwrap().phase = OperationPhase::Running;
+        records[1].spec.lineage = Some(Lineage { rollback_of: Some("r19998".into()), ..Lineage::default() });
+        let start = std::time::Instant::now();
+        let kept = kept(&records);
+        assert!(start.elapsed() < std::time::Duration::from_secs(15), "{:?}", start.elapsed());
+        for name in ["r1", "r50", "r19998", "r19999"] {
+            assert!(kept.contains(&name.to_owned()), "{name}");
+        }
+        assert!(!kept.contains(&"r19997".to_owned()));
+    }
+
+    #[test]
     fn a_parent_stays_as_long_as_a_child_of_it_runs() {
         let mut records: Vec<_> = (1..=60).map(|n| record(&format!("r{n:02}"), n, OperationPhase::Failed)).collect();
         let mut child = record("child", 0, OperationPhase::Running);
@@ -196,5 +250,22 @@ mod tests {
         let kept = kept(&records);
         assert!(kept.contains(&"r58".to_owned()) && kept.contains(&"r59".to_owned()), "{kept:?}");
         assert!(!kept.contains(&"r57".to_owned()));
+    }
+
+    #[test]
+    fn a_rollback_that_wiped_the_servers_stays_until_another_one_has_ended_well() {
+        let mut records: Vec<_> = (1..=60).map(|n| record(&format!("r{n:02}"), n, OperationPhase::Failed)).collect();
+        let wiped = |record: &mut OpenBaoOperation, minutes_ago: i64| {
+            record.spec.operation = OperationKind::Rollback;
+            let status = record.status.as_mut().unwrap();
+            status.point_of_no_return_at = Some(now() - chrono::TimeDelta::minutes(minutes_ago));
+        };
+        wiped(&mut records[58], 59);
+        // A second one that failed before its first wipe is the one that the cluster's status names.
+        records[0].spec.operation = OperationKind::Rollback;
+        assert!(kept(&records).contains(&"r59".to_owned()));
+        wiped(&mut records[1], 3);
+        records[1].status.as_mut().unwrap().phase = OperationPhase::Succeeded;
+        assert!(!kept(&records).contains(&"r59".to_owned()));
     }
 }

@@ -1,9 +1,11 @@
 //! Gathers what [`super::decide::admit`] decides on. Only looks.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
-use kube::{Api, ResourceExt};
+use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 
 use super::decide::admit::{Cluster, Facts, Leader, Login, Need, NeedState, Source};
 use super::plan;
@@ -12,8 +14,9 @@ use crate::adapter::Adapters;
 use crate::adapter::kubernetes::client::{RequestError, timed};
 use crate::adapter::kubernetes::time::from_kube;
 use crate::adapter::openbao::HealthState;
-use crate::api::{BackupTarget, OpenBaoCluster, OpenBaoRestore, Provider};
-use crate::service::backup::store::Store;
+use crate::api::{BackupTarget, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, Provider};
+use crate::service::backup::{retention, store::Store};
+use crate::service::cluster::names;
 use crate::service::cluster::observe::{self, Member};
 
 /// An object that the restore names could not be read.
@@ -34,7 +37,8 @@ pub async fn gather(
     since: DateTime<Utc>,
 ) -> Result<Facts, Unread> {
     let target = target_of(restore, cluster);
-    let (needs, leader) = futures::join!(needs(ad, restore, target), leader(ad, cluster));
+    let (needs, leader, retention) =
+        futures::join!(needs(ad, restore, target, cluster), leader(ad, cluster), retention_at_work(ad, restore));
     let spec = &restore.spec;
     let refused = match target {
         Some(target) => Store::freeze(target).map(drop).map_err(|error| format!("spec.source.{error}")),
@@ -48,6 +52,7 @@ pub async fn gather(
         pinned_uid: restore.status.as_ref().and_then(|status| status.cluster_uid.clone()),
         force: spec.force,
         override_lock: spec.override_operation_lock,
+        lacks_target: lacks_target(restore, cluster),
         source: Source {
             key: spec.source.key.clone(),
             latest: spec.source.latest,
@@ -58,12 +63,18 @@ pub async fn gather(
         login: login(restore, cluster),
         needs: needs?,
         leader,
+        retention: retention?,
     })
 }
 
 fn target_of<'a>(restore: &'a OpenBaoRestore, cluster: Option<&'a OpenBaoCluster>) -> Option<&'a BackupTarget> {
     let own = || Some(&cluster?.spec.backup.as_ref()?.target);
     restore.spec.source.target.as_ref().or_else(own)
+}
+
+/// A cluster that is not there yet may bring its own target.
+fn lacks_target(restore: &OpenBaoRestore, cluster: Option<&OpenBaoCluster>) -> bool {
+    restore.spec.pre_restore_backup == Some(true) && cluster.is_some_and(|cluster| cluster.spec.backup.is_none())
 }
 
 fn cluster_facts(cluster: &OpenBaoCluster) -> Cluster {
@@ -91,18 +102,39 @@ fn login(restore: &OpenBaoRestore, cluster: Option<&OpenBaoCluster>) -> Login {
     if named || evidence::mints(cluster) { Login::Role(plan::role(restore, cluster)) } else { Login::Nobody }
 }
 
-async fn needs(ad: &Adapters, restore: &OpenBaoRestore, target: Option<&BackupTarget>) -> Result<Vec<Need>, Unread> {
+/// A backup that may be removing the source right now. Its own journal says so, read afresh: a watch may lag behind just then.
+async fn retention_at_work(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Option<String>, Unread> {
+    let could = ad
+        .caches
+        .operations
+        .state_filter(|operation| !operation.has_ended() && retention::could_take_source(operation, restore));
+    for known in could {
+        let (namespace, name) = (known.namespace().unwrap_or_default(), known.name_any());
+        let operations: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), &namespace);
+        let found = timed(operations.get_opt(&name)).await.map_err(|source| {
+            let object = format!("OpenBaoOperation {namespace}/{name}");
+            Unread { field: "spec.source", object, source }
+        })?;
+        if found.is_some_and(|operation| retention::is_at_work(&operation)) {
+            return Ok(Some(format!("{namespace}/{name}")));
+        }
+    }
+    Ok(None)
+}
+
+async fn needs(
+    ad: &Adapters,
+    restore: &OpenBaoRestore,
+    target: Option<&BackupTarget>,
+    cluster: Option<&OpenBaoCluster>,
+) -> Result<Vec<Need>, Unread> {
     let namespace = restore.namespace().unwrap_or_default();
     let mut secrets: Vec<(&'static str, String, Vec<&'static str>)> = Vec::new();
     if let Some(token) = &restore.spec.token_secret_ref {
         secrets.push(("spec.tokenSecretRef", token.name.clone(), vec!["token"]));
     }
     if let Some((target, secret)) = target.and_then(|target| Some((target, target.credentials_secret_ref.as_ref()?))) {
-        secrets.push((
-            "spec.source.target.credentialsSecretRef",
-            secret.name.clone(),
-            credential_keys(target.provider),
-        ));
+        secrets.push(("spec.source.target.credentialsSecretRef", secret.name.clone(), credential_keys(target)));
     }
     let secrets = secrets.into_iter().map(|(field, name, keys)| secret_need(ad, &namespace, field, name, keys));
     let claim = async {
@@ -112,12 +144,39 @@ async fn needs(ad: &Adapters, restore: &OpenBaoRestore, target: Option<&BackupTa
         }
     };
     let (secrets, claim) = futures::join!(join_all(secrets), claim);
-    secrets.into_iter().chain(claim).collect()
+    let account = target.zip(cluster).and_then(|(target, cluster)| account_need(ad, &namespace, target, cluster));
+    secrets.into_iter().chain(claim).chain(account.map(Ok)).collect()
 }
 
-/// The data keys without which a store's credentials cannot work. Azure takes one of two, which only the mover can tell.
-fn credential_keys(provider: Provider) -> Vec<&'static str> {
-    match provider {
+/// The account that the Job runs as has to carry what the source's cloud goes by. The cluster puts the annotations of its own
+/// target there; those of another one are for the user to put.
+fn account_need(ad: &Adapters, namespace: &str, target: &BackupTarget, cluster: &OpenBaoCluster) -> Option<Need> {
+    let wanted = &target.workload_identity.as_ref()?.service_account_annotations;
+    let own = cluster.spec.backup.as_ref().and_then(|backup| backup.target.workload_identity.as_ref());
+    let account = names::restore_service_account(&cluster.name_any());
+    let live = ad.caches.service_accounts.get(&ObjectRef::new(&account).within(namespace));
+    let carried = [own.map(|own| &own.service_account_annotations), live.as_ref().map(|live| live.annotations())];
+    Some(Need {
+        field: "spec.source.target.workloadIdentity.serviceAccountAnnotations",
+        object: format!("ServiceAccount {account}"),
+        state: NeedState::Unannotated(lacking(wanted, &carried)?.to_owned()),
+    })
+}
+
+/// The first annotation that is carried nowhere. One with another value is somebody's decision, and nobody could change it beside
+/// the cluster; whether that identity may read the source the mover finds out.
+fn lacking<'a>(wanted: &'a BTreeMap<String, String>, carried: &[Option<&BTreeMap<String, String>>]) -> Option<&'a str> {
+    let is_there = |key: &str| carried.iter().flatten().any(|carried| carried.contains_key(key));
+    wanted.keys().map(String::as_str).find(|key| !is_there(key))
+}
+
+/// The data keys without which a store's credentials cannot work. Azure takes one of two, which only the mover can tell. Where
+/// the Job has an identity of its own the Secret may hold no more than a CA or a region, and what it needs is the mover's to say.
+fn credential_keys(target: &BackupTarget) -> Vec<&'static str> {
+    if target.role_arn.is_some() || target.workload_identity.is_some() {
+        return Vec::new();
+    }
+    match target.provider {
         Provider::S3 => vec!["accessKeyId", "secretAccessKey"],
         Provider::Gcs => vec!["credentials.json"],
         Provider::Azure | Provider::File => Vec::new(),
@@ -200,7 +259,53 @@ fn word(state: HealthState) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
     use crate::service::cluster::observe::tests::member;
+
+    #[test]
+    fn a_secret_needs_keys_only_where_the_job_has_no_identity_of_its_own() {
+        let keys = |target: serde_json::Value| credential_keys(&serde_json::from_value(target).unwrap());
+        let secret = json!({"name": "pearl"});
+        let given = json!({"bucket": "tide", "credentialsSecretRef": secret});
+        assert_eq!(keys(given), ["accessKeyId", "secretAccessKey"]);
+        let role = json!({"bucket": "tide", "roleArn": "arn:aws:iam::1:role/x", "credentialsSecretRef": secret});
+        assert_eq!(keys(role), [""; 0], "it may hold no more than the store's CA");
+        let account =
+            json!({"provider": "gcs", "bucket": "tide", "workloadIdentity": {}, "credentialsSecretRef": secret});
+        assert_eq!(keys(account), [""; 0]);
+    }
+
+    #[test]
+    fn an_annotation_that_the_jobs_account_does_not_carry_is_named() {
+        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        let wanted = map(&[("role", "a"), ("tenant", "t")]);
+        assert_eq!(lacking(&wanted, &[Some(&wanted), None]), None);
+        assert_eq!(lacking(&wanted, &[Some(&map(&[("tenant", "t")])), None]), Some("role"));
+        assert_eq!(lacking(&wanted, &[Some(&map(&[("role", "a")])), Some(&map(&[("tenant", "t")]))]), None);
+        assert_eq!(lacking(&map(&[]), &[None]), None, "nothing is asked for");
+    }
+
+    #[test]
+    fn an_annotation_with_another_value_is_left_to_whoever_put_it_there() {
+        let of = |role: &str| BTreeMap::from([("role".to_owned(), role.to_owned())]);
+        assert_eq!(lacking(&of("a"), &[Some(&of("b")), None]), None, "the cluster's own identity may read there too");
+        assert_eq!(lacking(&of("a"), &[None, Some(&of("b"))]), None);
+    }
+
+    #[test]
+    fn a_safety_backup_lacks_a_target_where_it_is_demanded_and_the_cluster_has_none() {
+        let mut restore = OpenBaoRestore::new("r", crate::api::OpenBaoRestoreSpec::default());
+        let mut cluster = OpenBaoCluster::new("kelp", crate::api::OpenBaoClusterSpec::default());
+        assert!(!lacks_target(&restore, Some(&cluster)), "by default none is taken then");
+        restore.spec.pre_restore_backup = Some(true);
+        assert!(lacks_target(&restore, Some(&cluster)));
+        assert!(!lacks_target(&restore, None));
+        cluster.spec.backup = Some(crate::api::BackupSpec::default());
+        assert!(!lacks_target(&restore, Some(&cluster)));
+    }
 
     #[test]
     fn a_cluster_without_a_leader_says_what_its_servers_are() {

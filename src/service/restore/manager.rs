@@ -4,17 +4,17 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use kube::{Api, ResourceExt};
 
-use super::mover::Movers;
+use super::mover::{Left, MoverError, Movers};
 use super::plan::{self, Inputs};
 use super::steps::{self, Step, Witnesses};
 use crate::adapter::kubernetes::{client::timed, owner::is_controlled_by};
 use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind, OperationPhase, StepState};
 use crate::causes::chain;
-use crate::service::cluster::observe;
+use crate::service::cluster::{login, observe};
 use crate::service::opslifecycle::manager::{
     FinishCall, Manager, PlanCall, Planned, Refusal, StepCall, StepMode, StepOutcome,
 };
-use crate::service::opslifecycle::{RetryClass, stop_children};
+use crate::service::opslifecycle::{RetryClass, paused, stop_children};
 
 /// Runs operations of kind `Restore`.
 #[derive(Debug, Default)]
@@ -127,6 +127,7 @@ impl Restores {
 
     /// A mover with a verified snapshot: one that was given up while the lock was long in coming is replaced before it is taken.
     async fn stands_ready(&self, call: StepCall<'_>) -> StepOutcome {
+        // Nothing new is downloaded for it either.
         if let Some(paused) = paused(call.cluster) {
             return paused;
         }
@@ -146,7 +147,8 @@ impl Restores {
         }
     }
 
-    /// Stops a safety backup and the movers and sees them gone; takes the marker away where the old data stayed. Creates nothing.
+    /// Stops a safety backup and the movers and sees them gone, or unable to do harm; takes the marker away where the old data
+    /// stayed. Creates nothing.
     async fn clean_up(&self, call: FinishCall<'_>) -> StepOutcome {
         // It runs under this operation's lock, which goes next.
         match stop_children(&call).await {
@@ -156,9 +158,13 @@ impl Restores {
         let uid = call.op.uid().unwrap_or_default();
         // Without a UID nothing was ever made in its name.
         let Ok(movers) = Movers::of(&call.ad.client, call.op) else { return StepOutcome::done() };
-        match movers.stop().await {
-            Ok(true) => {}
-            Ok(false) => return StepOutcome::in_progress("waiting for the mover to end"),
+        match movers.stop(call.now).await {
+            Ok(None) => {}
+            Ok(Some(left)) => match is_harmless(&movers, &left, call.ending).await {
+                Ok(true) => tracing::warn!(left = left.what, "not waited for any more: it can send nothing"),
+                Ok(false) => return StepOutcome::in_progress(format!("waiting for {}", left.what)),
+                Err(error) => return StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
+            },
             Err(error) => return StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
         }
         if let Some(cluster) = call.cluster
@@ -173,15 +179,10 @@ impl Restores {
     }
 }
 
-/// A paused cluster starts nothing, and what waits for the lock has not started. Nothing new is downloaded for it either.
-fn paused(cluster: Option<&OpenBaoCluster>) -> Option<StepOutcome> {
-    let cluster = cluster.filter(|cluster| cluster.spec.paused)?;
-    let reason = format!(
-        "waiting: OpenBaoCluster {} is paused and starts nothing: set its spec.paused to false",
-        cluster.name_any()
-    );
-    // Its change wakes us.
-    Some(StepOutcome::Waiting { reason, retry: RetryClass::Standard })
+/// Whether what is left of the movers need not be waited for: a pod on a node that is gone would hold the lock for ever. One that
+/// could still send the snapshot is waited for; once that is proven to have arrived, it was sent.
+async fn is_harmless(movers: &Movers, left: &Left, ending: OperationPhase) -> Result<bool, MoverError> {
+    Ok(left.overdue && (ending == OperationPhase::Succeeded || movers.disarm().await?))
 }
 
 fn marker_was_placed(call: &FinishCall<'_>) -> bool {
@@ -193,7 +194,7 @@ fn marker_was_placed(call: &FinishCall<'_>) -> bool {
 async fn remove_marker(call: &FinishCall<'_>, cluster: &OpenBaoCluster, uid: &str) {
     let members = observe::members(call.ad, cluster).await;
     let Some(leader) = observe::leader(&members) else { return };
-    let Ok(token) = observe::operator_token(call.ad, cluster, leader).await else { return };
+    let Ok(token) = login::operator_token(call.ad, cluster, leader).await else { return };
     if let Some(Ok(client)) = leader.client()
         && call.ad.leadership.still_leader()
         && let Err(error) = client.delete_policy(&token, &plan::marker(uid)).await
@@ -205,7 +206,7 @@ async fn remove_marker(call: &FinishCall<'_>, cluster: &OpenBaoCluster, uid: &st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{OpenBaoClusterSpec, OpenBaoRestoreSpec, OpenBaoRestoreStatus, RestorePhase};
+    use crate::api::{OpenBaoRestoreSpec, OpenBaoRestoreStatus, RestorePhase};
 
     fn restore(phase: RestorePhase) -> OpenBaoRestore {
         let mut restore = OpenBaoRestore::new("back", OpenBaoRestoreSpec::default());
@@ -232,15 +233,5 @@ mod tests {
         second.metadata.name = Some("back-once-more".into());
         let refusal = still_asked_for(&second, &live).unwrap_err();
         assert!(refusal.message.contains("back-restore-3f9c1a2b"), "{refusal}");
-    }
-
-    #[test]
-    fn a_restore_that_waits_for_the_lock_does_not_start_on_a_paused_cluster() {
-        let mut cluster = OpenBaoCluster::new("kelp", OpenBaoClusterSpec::default());
-        assert_eq!(paused(Some(&cluster)), None);
-        cluster.spec.paused = true;
-        let outcome = paused(Some(&cluster));
-        assert!(matches!(&outcome, Some(StepOutcome::Waiting { reason, .. }) if reason.contains("spec.paused")));
-        assert_eq!(paused(None), None, "a cluster that is gone is told of elsewhere");
     }
 }

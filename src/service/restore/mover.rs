@@ -9,7 +9,7 @@ mod state;
 mod tests;
 
 pub use exchange::{Exchange, Past};
-pub use state::{Current, Readiness, State, readiness};
+pub use state::{Current, Left, Readiness, State, readiness};
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -29,7 +29,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
 use exchange::{PAST, PODS};
-use state::{has_ended, state};
+use state::{has_ended, left, state};
 
 use super::plan::Inputs;
 use crate::adapter::kubernetes::{
@@ -38,7 +38,7 @@ use crate::adapter::kubernetes::{
     shorten::operation_label,
 };
 use crate::api::{OpenBaoOperation, Waiver};
-use crate::datapath::protocol::{self, Grant};
+use crate::datapath::protocol::{self, Grant, Peer};
 use crate::service::backup::jobs::{self, Mover, Operation, Task};
 use crate::service::cluster::names;
 
@@ -155,6 +155,7 @@ impl Movers {
         &self,
         operation: &OpenBaoOperation,
         inputs: &Inputs,
+        peers: &[Peer],
         max_expanded: Option<u64>,
         number: i32,
         now: DateTime<Utc>,
@@ -169,6 +170,7 @@ impl Movers {
             task: Task::Restore {
                 source: &inputs.source,
                 login: &inputs.login,
+                peers,
                 waive: &waive,
                 submit: !inputs.dry_run,
             },
@@ -214,7 +216,7 @@ impl Movers {
     pub async fn refuse(&self, why: &str) -> Result<(), MoverError> {
         let grant = Grant::Refused { refused: why.to_owned() };
         for _ in 0..TRIES {
-            let Some(read) = self.exchange().await? else { return Ok(()) };
+            let Some(read) = self.exchange().await? else { return Err(MoverError::Gone(self.map.clone())) };
             if read.claim.is_some() {
                 return Err(MoverError::Claimed);
             }
@@ -243,15 +245,21 @@ impl Movers {
         self.write(read, data).await
     }
 
-    /// Stops every Job. True once none is left, nor any pod of one.
-    pub async fn stop(&self) -> Result<bool, MoverError> {
+    /// Stops every Job. `None` once none is left, nor any pod of one.
+    pub async fn stop(&self, now: DateTime<Utc>) -> Result<Option<Left>, MoverError> {
         let jobs = self.jobs().await?;
         for job in jobs.iter().filter(|job| job.metadata.deletion_timestamp.is_none()) {
             self.delete(&job.name_any(), job.uid()).await?;
         }
-        // A pod that has ended does nothing any more; Kubernetes collects it.
-        let pods = self.pods().await?;
-        Ok(jobs.is_empty() && pods.iter().all(has_ended))
+        Ok(left(&jobs, &self.pods().await?, now))
+    }
+
+    /// Sees to it that no mover can claim any more, and says whether none can be sending either.
+    pub async fn disarm(&self) -> Result<bool, MoverError> {
+        match self.refuse("the operation is over").await {
+            Ok(()) | Err(MoverError::Claimed | MoverError::Gone(_)) => Ok(is_disarmed(self.exchange().await?.as_ref())),
+            Err(error) => Err(error),
+        }
     }
 
     /// Stops one Job, and its pods with it.
@@ -342,6 +350,12 @@ impl Movers {
         let name = format!("{}/{name}", self.namespace);
         move |source| MoverError::Request { verb, kind, name, source }
     }
+}
+
+/// Whether no mover can be sending, where none can claim any more. A config map that is gone took with it whether one has claimed;
+/// there was one, for it is made before the first Job.
+fn is_disarmed(read: Option<&Exchange>) -> bool {
+    read.is_some_and(|read| !read.may_be_sending())
 }
 
 /// Whether another download may be made after this one.

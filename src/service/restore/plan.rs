@@ -13,7 +13,7 @@ use crate::api::{
 };
 use crate::service::backup::jobs::{self, Login, Source};
 use crate::service::backup::store::{Store, StoreError};
-use crate::service::cluster::{names, observe};
+use crate::service::cluster::{login, names};
 
 /// The steps, by name. Those before [`SAFETY_BACKUP`] (or [`PLACE_MARKER`]) touch nothing and hold no lock.
 pub const PREFLIGHT: &str = "Preflight";
@@ -151,7 +151,8 @@ impl Inputs {
             (None, true, None) => Source::Latest,
             (None, false, None) => return Err(InputError::NoSource),
         };
-        let backup_image = cluster.spec.backup.as_ref().and_then(|backup| backup.job_image()).map(str::to_owned);
+        let backup_image = cluster.spec.backup.as_ref().and_then(|backup| backup.job_image());
+        let image = spec.job_image().or(backup_image).unwrap_or(&settings.operator_image);
         Ok(Self {
             restore: restore.name_any(),
             restore_uid: restore.uid().unwrap_or_default(),
@@ -161,7 +162,7 @@ impl Inputs {
             login: Login {
                 mount: names::JWT_MOUNT.to_owned(),
                 role: role(restore, cluster),
-                audience: observe::audience(cluster),
+                audience: login::audience(cluster),
                 ca_config_map: cluster.spec.tls.enabled.then(|| names::ca_config_map(&name)),
                 token_secret: spec.token_secret_ref.as_ref().map(|secret| secret.name.clone()),
             },
@@ -170,7 +171,7 @@ impl Inputs {
             safety_backup: spec.pre_restore_backup.unwrap_or(cluster.spec.backup.is_some()) && !spec.dry_run,
             force: spec.force,
             override_lock: spec.override_operation_lock,
-            image: spec.image.clone().or(backup_image).unwrap_or_else(|| settings.operator_image.clone()),
+            image: image.to_owned(),
             service_account: names::restore_service_account(&name),
             pull_secrets: cluster.spec.image_pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
             onto: None,
@@ -261,8 +262,8 @@ fn read<T: DeserializeOwned>(map: &BTreeMap<String, String>, name: &'static str)
 
 /// The role that the mover logs in with.
 pub fn role(restore: &OpenBaoRestore, cluster: &OpenBaoCluster) -> String {
-    let of_cluster = || cluster.spec.restore.as_ref().and_then(|access| access.jwt_auth_role.clone());
-    restore.spec.jwt_auth_role.clone().or_else(of_cluster).unwrap_or_else(|| names::RESTORE_ROLE.to_owned())
+    let named = restore.spec.jwt_auth_role.as_deref().or(cluster.spec.named_restore_role());
+    named.unwrap_or(names::RESTORE_ROLE).to_owned()
 }
 
 /// The steps of a restore with these inputs.
@@ -368,6 +369,23 @@ mod tests {
         let mut map = inputs.to_map().unwrap();
         map.remove("store");
         assert!(matches!(Inputs::from_map(&map), Err(InputError::Missing("store"))));
+    }
+
+    #[test]
+    fn a_helper_image_of_the_go_operator_runs_no_restore() {
+        let image = |named: &str, backup: Value| {
+            frozen(
+                json!({"cluster": "kelp", "source": {"key": "a.snap", "target": claim()["target"]}, "image": named}),
+                backup,
+            )
+            .image
+        };
+        let helper = "ghcr.io/dc-tec/openbao-operator-backup:0.1.0";
+        assert_eq!(image(helper, claim()), "operator:1");
+        let mut own = claim();
+        own["image"] = json!("mirror/openbao-operator:1");
+        assert_eq!(image(helper, own), "mirror/openbao-operator:1");
+        assert_eq!(image("mirror/openbao-operator:2", claim()), "mirror/openbao-operator:2");
     }
 
     #[test]

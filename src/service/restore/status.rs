@@ -22,7 +22,7 @@ use crate::datapath::protocol::Progress;
 pub fn admitted(restore: &OpenBaoRestore, cluster_uid: Option<String>, now: DateTime<Utc>) -> OpenBaoRestoreStatus {
     let mut status = begun(restore, now);
     status.phase = forward(status.phase, RestorePhase::Validating);
-    "the operation to start".clone_into(&mut status.message);
+    status.message = format!("the operation to start{}", passed_over(restore));
     status.cluster_uid = status.cluster_uid.or(cluster_uid);
     status.operation = Some(plan::operation_name(restore));
     set_complete(restore, &mut status, "Unknown", reason::IN_PROGRESS, now);
@@ -107,7 +107,8 @@ pub fn mirror(
             set(restore, &mut status, kind::OPERATOR_ACCESS, "True", reason::LOGIN_WORKS, message, now);
         }
         Some(_) => {
-            let message = output(operation, plan::VERIFY_ACCESS, access::REMEDY).unwrap_or_default().to_owned();
+            let message = step(operation, plan::VERIFY_ACCESS).map(|step| access::remedy_in(&step.output));
+            let message = message.unwrap_or_default();
             set(restore, &mut status, kind::OPERATOR_ACCESS, "False", reason::LOGIN_FAILED, &message, now);
         }
         None => {}
@@ -118,10 +119,20 @@ pub fn mirror(
 /// What a person wants to read at the end.
 fn success(restore: &OpenBaoRestore, status: &OpenBaoRestoreStatus) -> String {
     let key = status.source.as_ref().map_or("the snapshot", |source| source.key.as_str());
-    match (&status.proof, restore.spec.dry_run) {
+    let what = match (&status.proof, restore.spec.dry_run) {
         (_, true) => format!("{key} could be restored; this was a dry run and nothing was changed"),
         (Some(proof), false) => format!("{key} is restored: {}", proof.text),
         (None, false) => format!("{key} is restored"),
+    };
+    what + passed_over(restore)
+}
+
+/// What of the spec had no effect.
+fn passed_over(restore: &OpenBaoRestore) -> &'static str {
+    if restore.spec.names_a_foreign_helper() {
+        ". spec.image is not used: it names a helper image of the Go operator, which cannot run this operator's Job"
+    } else {
+        ""
     }
 }
 
@@ -354,6 +365,17 @@ mod tests {
         assert_eq!(durations.total.as_deref(), Some("40.0s"));
         let access = status.conditions.iter().find(|c| c.type_ == kind::OPERATOR_ACCESS).unwrap();
         assert_eq!((access.status.as_str(), access.message.as_str()), ("False", "type this"));
+    }
+
+    #[test]
+    fn an_image_that_is_passed_over_is_told_at_the_beginning_and_at_the_end() {
+        let mut restore = restore();
+        restore.spec.image = Some("ghcr.io/dc-tec/openbao-operator-backup:0.1.0".into());
+        for status in [admitted(&restore, None, at(0)), mirror(&restore, &journal(), None, at(50))] {
+            assert!(status.message.contains("spec.image is not used"), "{}", status.message);
+        }
+        restore.spec.image = Some("mirror/openbao-operator:1".into());
+        assert_eq!(admitted(&restore, None, at(0)).message, "the operation to start");
     }
 
     #[test]

@@ -131,10 +131,10 @@ fn follow(member: &mut RolloutMemberStatus, seen: &MemberFacts, stop: Option<Rol
             "never begun".clone_into(&mut member.message);
         }
         Work::Absent => {}
-        Work::Preparing(_) if member.state == CuttingOver => {}
-        Work::Preparing(step) => {
+        Work::Preparing(_) | Work::Unknown(_) if member.state == CuttingOver => {}
+        Work::Preparing(words) | Work::Unknown(words) => {
             member.state = Preparing;
-            member.message = step;
+            member.message = words;
         }
         Work::Parked if member.state == CuttingOver => {}
         Work::Parked => {
@@ -145,7 +145,8 @@ fn follow(member: &mut RolloutMemberStatus, seen: &MemberFacts, stop: Option<Rol
             let unasked = member.state == WaitingForCutover;
             member.state = CuttingOver;
             if unasked {
-                "leadership moved without being asked; the member is finished at once".clone_into(&mut member.message);
+                "leadership moves without being asked by this rollout; the member is finished at once"
+                    .clone_into(&mut member.message);
             } else {
                 "leadership moves".clone_into(&mut member.message);
             }
@@ -310,7 +311,8 @@ fn effects(facts: &Facts<'_>, status: &OpenBaoRolloutStatus, policy: Policy) -> 
                 effects.extend(seen.operation(facts.rollout, &operation, park).map(Box::new).map(Effect::Create));
             }
             (RolloutMemberState::CuttingOver, Work::Parked) => effects.push(Effect::Resume { operation }),
-            (_, Work::Absent | Work::Ended { .. }) => {}
+            // While its outcome is unknown it refuses, and each look would ask anew.
+            (_, Work::Absent | Work::Ended { .. } | Work::Unknown(_)) => {}
             // Also one that a predecessor of ours created after the member was called off.
             (
                 RolloutMemberState::Preparing | RolloutMemberState::WaitingForCutover | RolloutMemberState::Cancelled,

@@ -1,10 +1,14 @@
 use super::*;
 use crate::{
     api::{
-        OpenBaoOperationStatus, OpenBaoRolloutSpec, OperationPhase, Request, RequestAction, RolloutMember,
-        RolloutMemberState as State, StepState, StepStatus,
+        OpenBaoOperationStatus, OpenBaoRolloutSpec, OperationPhase, Request, RequestAction, RequestOutcome,
+        RolloutMember, RolloutMemberState as State, StepState, StepStatus,
     },
-    service::{rollout::fixtures::member, upgrade},
+    service::{
+        opslifecycle::saga::{machine::Journal, requests as engine},
+        rollout::fixtures::member,
+        upgrade,
+    },
 };
 use kube::ResourceExt;
 use std::sync::Arc;
@@ -59,7 +63,7 @@ fn journal(member: &mut MemberFacts, edit: impl FnOnce(&mut OpenBaoOperationStat
 }
 
 fn parked(member: &mut MemberFacts) {
-    journal(member, |status| status.steps = vec![step(upgrade::PARK)]);
+    journal(member, |status| status.steps = vec![StepStatus { parked_at: Some(now()), ..step(upgrade::PARK) }]);
 }
 
 fn ended(member: &mut MemberFacts, phase: OperationPhase) {
@@ -111,6 +115,109 @@ fn at_the_barrier_nobody_moves_before_everybody_is_there_and_then_one_after_the_
     ended(&mut members[0], OperationPhase::Succeeded);
     let second = turn(&mut rollout, &members);
     assert_eq!((states(&second), second.effects), (vec![State::Completed, State::CuttingOver], vec![resume("coral")]));
+}
+
+#[test]
+fn a_member_that_has_its_turn_is_told_to_go_on_when_it_has_parked_and_not_before() {
+    let mut rollout = rollout("parallel", |_| {});
+    let mut members = [member("kelp"), member("coral")];
+    create(&turn(&mut rollout, &members), &mut members);
+    parked(&mut members[1]);
+    // Its step runs, and looks around before it parks.
+    journal(&mut members[0], |status| status.steps = vec![step(upgrade::PARK)]);
+    let early = turn(&mut rollout, &members);
+    assert_eq!((states(&early), early.effects), (vec![State::Preparing, State::WaitingForCutover], vec![]));
+    parked(&mut members[0]);
+    let there = turn(&mut rollout, &members);
+    assert_eq!(states(&there), [State::CuttingOver, State::WaitingForCutover]);
+    assert_eq!(there.effects, [Effect::Resume { operation: "kelp-rollout-01234567-1".into() }]);
+    // It was told so, and lets a backup come to its end first.
+    let told = || StepStatus { resumed_by: Some("openbaorollout/wave".into()), ..step(upgrade::PARK) };
+    journal(&mut members[0], |status| status.steps = vec![told()]);
+    let going = turn(&mut rollout, &members);
+    assert_eq!((states(&going), going.effects), (vec![State::CuttingOver, State::WaitingForCutover], vec![]));
+}
+
+#[test]
+fn a_resume_that_was_refused_is_asked_again_under_another_nonce() {
+    let rollout = rollout("parallel", |_| {});
+    let mut operation = member("kelp").operation(&rollout, "kelp-rollout-01234567-1", None).unwrap();
+    let steps = vec![step(upgrade::PARK)];
+    let status = OpenBaoOperationStatus { phase: OperationPhase::Running, steps, ..OpenBaoOperationStatus::default() };
+    let mut journal = Journal { status, ..Journal::default() };
+    let ask = |operation: &mut OpenBaoOperation, journal: &mut Journal| {
+        operation.status = Some(journal.status.clone());
+        let nonce = member::nonce(&rollout, operation, RequestAction::Resume);
+        assert_eq!(nonce, member::nonce(&rollout, operation, RequestAction::Resume), "the same until it is answered");
+        let request = Request { nonce, action: RequestAction::Resume, ..Request::default() };
+        operation.spec.requests.push(request.clone());
+        for event in engine::judge(journal, &operation.spec.requests, &request, now()) {
+            journal.apply(&event, now()).unwrap();
+        }
+        journal.status.handled_requests.last().map(|answer| answer.outcome)
+    };
+    assert_eq!(ask(&mut operation, &mut journal), Some(RequestOutcome::Refused), "it has not parked yet");
+    journal.status.steps[0].parked_at = Some(now());
+    assert_eq!(ask(&mut operation, &mut journal), Some(RequestOutcome::Applied));
+    assert_ne!(operation.spec.requests[0].nonce, operation.spec.requests[1].nonce);
+}
+
+#[test]
+fn a_member_whose_operation_is_unknown_is_not_told_to_go_on_by_the_rollout() {
+    let mut rollout = rollout("rolling", |spec| spec.defer_cutover = true);
+    let mut members = [member("kelp"), member("coral")];
+    create(&turn(&mut rollout, &members), &mut members);
+    parked(&mut members[0]);
+    turn(&mut rollout, &members);
+    rollout.spec.requests = vec![Request { nonce: "go".into(), action: RequestAction::Resume, ..Request::default() }];
+    journal(&mut members[0], |status| {
+        status.phase = OperationPhase::Unknown;
+        status.message = Some("its plan changed".into());
+        status.steps = vec![StepStatus { parked_at: Some(now()), ..step(upgrade::PARK) }];
+    });
+    let unknown = turn(&mut rollout, &members);
+    assert!(unknown.effects.is_empty(), "{:?}", unknown.effects);
+    assert!(unknown.status.message.contains("its plan changed"), "{}", unknown.status.message);
+    parked(&mut members[0]);
+    assert_eq!(states(&turn(&mut rollout, &members))[0], State::CuttingOver, "it was asked for");
+}
+
+#[test]
+fn a_cancelled_member_whose_operation_is_unknown_is_asked_to_turn_back_when_a_person_has_spoken() {
+    let mut rollout = rollout("rolling", |_| {});
+    let mut members = [member("kelp"), member("coral")];
+    create(&turn(&mut rollout, &members), &mut members);
+    rollout.spec.requests = vec![Request { nonce: "no".into(), action: RequestAction::Cancel, ..Request::default() }];
+    let unknown = |status: &mut OpenBaoOperationStatus| {
+        status.phase = OperationPhase::Unknown;
+        status.steps = vec![step("GateHealth")];
+    };
+    journal(&mut members[0], unknown);
+    let waits = turn(&mut rollout, &members);
+    assert_eq!((states(&waits)[0], waits.effects), (State::Preparing, vec![]));
+
+    // One that an older operator sent at that moment was refused, and is not the last word.
+    let cancel = |operation: &mut OpenBaoOperation| {
+        let nonce = member::nonce(&rollout, operation, RequestAction::Cancel);
+        let request = Request { nonce, action: RequestAction::Cancel, ..Request::default() };
+        operation.spec.requests.push(request.clone());
+        let mut journal = Journal { status: operation.status.clone().unwrap(), ..Journal::default() };
+        for event in engine::judge(&journal, &operation.spec.requests, &request, now()) {
+            journal.apply(&event, now()).unwrap();
+        }
+        operation.status = Some(journal.status);
+        let answers = &operation.status.as_ref().unwrap().handled_requests;
+        answers.last().map(|answer| answer.outcome)
+    };
+    let operation = Arc::make_mut(&mut members[0].operations[0]);
+    assert_eq!(cancel(operation), Some(RequestOutcome::Refused));
+    operation.status.as_mut().unwrap().phase = OperationPhase::Running;
+    assert_eq!(cancel(operation), Some(RequestOutcome::Applied));
+    let asked = &operation.spec.requests[1].nonce;
+    assert_eq!(*asked, member::nonce(&rollout, operation, RequestAction::Cancel), "that was the last word");
+    operation.status.as_mut().unwrap().handled_requests[1].outcome = RequestOutcome::Refused;
+    operation.status.as_mut().unwrap().point_of_no_return_at = Some(now());
+    assert_eq!(operation.spec.requests[0].nonce, member::nonce(&rollout, operation, RequestAction::Cancel), "too late");
 }
 
 #[test]

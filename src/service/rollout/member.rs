@@ -2,8 +2,8 @@
 
 use crate::{
     api::{
-        Actor, ActorSource, OpenBaoCluster, OpenBaoOperation, OpenBaoRollout, OperationPhase, RolloutMemberState,
-        StepState, UpgradeDirective,
+        Actor, ActorSource, Direction, OpenBaoCluster, OpenBaoOperation, OpenBaoRollout, OperationPhase, RequestAction,
+        RequestOutcome, RolloutMemberState, StepState, UpgradeDirective,
     },
     service::upgrade::{
         self,
@@ -48,9 +48,11 @@ pub enum Work {
     Absent,
     /// Before the park point.
     Preparing(String),
-    /// At the park point.
+    /// Before the point of no return, and its outcome is unknown until a person has spoken: it refuses whatever else it is asked.
+    Unknown(String),
+    /// At the park point: a `Resume` is understood.
     Parked,
-    /// Leadership moves, or has just moved.
+    /// Leadership moves, has just moved, or was told to.
     CuttingOver,
     /// Being watched before it counts as done.
     Soaking,
@@ -116,12 +118,20 @@ impl MemberFacts {
             return Work::Ended { state, message: status.message.clone().unwrap_or_default() };
         }
         let running =
-            |name: &str| status.steps.iter().any(|step| step.name == name && step.state == StepState::Running);
-        if running(upgrade::SOAK) || running(upgrade::FINISH) {
+            |name: &str| status.steps.iter().find(|step| step.name == name && step.state == StepState::Running);
+        let park = running(upgrade::PARK).filter(|_| status.direction == Direction::Forward);
+        let moves = status.point_of_no_return_at.is_some()
+            || status.steps.iter().any(begun_step_down)
+            || park.is_some_and(|park| park.resumed_by.is_some());
+        if running(upgrade::SOAK).or_else(|| running(upgrade::FINISH)).is_some() {
             Work::Soaking
-        } else if status.point_of_no_return_at.is_some() || status.steps.iter().any(begun_step_down) {
+        } else if moves {
             Work::CuttingOver
-        } else if running(upgrade::PARK) && status.direction == crate::api::Direction::Forward {
+        } else if status.phase == OperationPhase::Unknown {
+            let said = status.message.as_deref().unwrap_or_default();
+            Work::Unknown(format!("operation {} is Unknown and waits for a person: {said}", operation.name_any()))
+        } else if park.is_some_and(|park| park.parked_at.is_some()) {
+            // Not as soon as the step runs: it looks around before it parks, and refuses a Resume until then.
             Work::Parked
         } else {
             let step = status.steps.iter().find(|step| step.state == StepState::Running);
@@ -150,6 +160,33 @@ impl MemberFacts {
         operation.metadata.labels.get_or_insert_default().insert(ROLLOUT_LABEL.to_owned(), rollout.name_any());
         Some(operation)
     }
+}
+
+/// The nonce with which `rollout` says `Resume` or `Cancel` to a member's operation: the same each time, so that nothing is asked
+/// twice. If that was answered and the operation, as the caller has seen, still has to be asked, it is the next one: a refusal
+/// must not be the last word.
+pub fn nonce(rollout: &OpenBaoRollout, operation: &OpenBaoOperation, action: RequestAction) -> String {
+    let first = format!("rollout-{action:?}-{}", rollout.uid().unwrap_or_default());
+    let status = operation.status.as_ref();
+    let answers = status.map(|status| status.handled_requests.as_slice()).unwrap_or_default();
+    let past = status.is_some_and(|status| status.point_of_no_return_at.is_some());
+    let in_vain = |nonce: &str| {
+        answers.iter().any(|answer| {
+            answer.nonce == nonce
+                && match action {
+                    // What is superseded is on its way to an end.
+                    RequestAction::Resume => answer.outcome != RequestOutcome::Superseded,
+                    // Past the point of no return each one would be refused, for ever.
+                    _ => answer.outcome == RequestOutcome::Refused && !past,
+                }
+        })
+    };
+    let (mut nonce, mut count) = (first.clone(), 1);
+    while in_vain(&nonce) {
+        count += 1;
+        nonce = format!("{first}-{count}");
+    }
+    nonce
 }
 
 /// The label that names the rollout an operation belongs to.

@@ -3,7 +3,7 @@
 use super::{
     Decision, Effect, Facts, decide,
     fixtures::member,
-    member::MemberFacts,
+    member::{self as members, MemberFacts},
     policy::{self, Cutover, Order, Policy},
 };
 use crate::{
@@ -12,7 +12,10 @@ use crate::{
         Request, RequestAction, RolloutMember, RolloutMemberState as State, RolloutPhase, RolloutStop, StepState,
         StepStatus,
     },
-    service::upgrade,
+    service::{
+        opslifecycle::saga::{machine::Journal, requests},
+        upgrade,
+    },
 };
 use chrono::{DateTime, Utc};
 use kube::ResourceExt;
@@ -114,49 +117,27 @@ impl World {
 
     fn ask_operation(&mut self, name: &str, action: RequestAction) {
         let operation = self.operations.get_mut(name).expect("effects name operations that exist");
-        let nonce = format!("{action:?}");
+        let nonce = members::nonce(&self.rollout, operation, action);
         if !operation.spec.requests.iter().any(|request| request.nonce == nonce) {
             operation.spec.requests.push(Request { nonce, action, ..Request::default() });
         }
     }
 
-    /// The live operation of a member does one more thing, as the engine would.
+    /// The live operation of a member does one more thing, as the engine would. What it is asked comes first, and is judged by the
+    /// engine's own judge: once, by what the operation is at that moment.
     fn advance(&mut self, member: usize, fails: bool) {
         let Some(operation) = self.live(member) else { return };
-        let asked = |action| operation.spec.requests.iter().any(|request| request.action == action);
-        let (resumed, cancelled) = (asked(RequestAction::Resume), asked(RequestAction::Cancel));
         let parks = operation.spec.parameters.contains_key(upgrade::request::PARK);
-        let mut status = operation.status.clone().unwrap_or_default();
-        status.phase = OperationPhase::Running;
-        let past = status.point_of_no_return_at.is_some();
-        if status.direction == Direction::Unwinding {
-            status.phase = if cancelled { OperationPhase::Cancelled } else { OperationPhase::RolledBack };
-        } else if (fails || cancelled) && !past {
-            status.direction = Direction::Unwinding;
-            status.phase = OperationPhase::Recovering;
-        } else if fails {
-            status.phase = OperationPhase::Failed;
-        } else {
-            let at = status.steps.len();
-            let parked =
-                status.steps.last().is_some_and(|step| step.name == "Park" && step.state == StepState::Running);
-            if !parked || resumed {
-                if let Some(last) = status.steps.last_mut() {
-                    last.state = StepState::Completed;
-                }
-                match STEPS.get(at) {
-                    None => status.phase = OperationPhase::Succeeded,
-                    Some(&name) => {
-                        let state = if name == "Park" && !parks { StepState::Completed } else { StepState::Running };
-                        if name == "StepDown" {
-                            status.point_of_no_return_at = Some(DateTime::<Utc>::MIN_UTC);
-                        }
-                        status.steps.push(StepStatus { name: name.into(), state, ..StepStatus::default() });
-                    }
-                }
+        let now = DateTime::<Utc>::MIN_UTC;
+        let mut journal = Journal { status: operation.status.clone().unwrap_or_default(), ..Journal::default() };
+        if let Some(request) = requests::next(&journal, &operation.spec.requests) {
+            for event in requests::judge(&journal, &operation.spec.requests, request, now) {
+                journal.apply(&event, now).expect("what the judge says is legal");
             }
+        } else {
+            one_step(&mut journal.status, parks, fails);
         }
-        operation.status = Some(status);
+        operation.status = Some(journal.status);
     }
 
     fn live(&mut self, member: usize) -> Option<&mut OpenBaoOperation> {
@@ -208,6 +189,46 @@ impl World {
             }
         }
     }
+}
+
+/// The engine's next write, of an operation that nobody asks anything.
+fn one_step(status: &mut OpenBaoOperationStatus, parks: bool, fails: bool) {
+    if status.closing == Some(true) || status.direction == Direction::Unwinding {
+        status.phase = status.ending.unwrap_or(OperationPhase::Failed);
+        return;
+    }
+    status.phase = OperationPhase::Running;
+    match status.point_of_no_return_at {
+        Some(_) if fails => {
+            status.phase = OperationPhase::Failed;
+            return;
+        }
+        None if fails => {
+            status.direction = Direction::Unwinding;
+            status.ending = Some(OperationPhase::RolledBack);
+            status.phase = OperationPhase::Recovering;
+            return;
+        }
+        _ => {}
+    }
+    let at = status.steps.len();
+    if let Some(last) = status.steps.last_mut() {
+        // It runs before it is parked, and a Resume that comes between is refused.
+        if last.name == "Park" && last.state == StepState::Running && last.resumed_by.is_none() {
+            last.parked_at.get_or_insert(DateTime::<Utc>::MIN_UTC);
+            return;
+        }
+        last.state = StepState::Completed;
+    }
+    let Some(&name) = STEPS.get(at) else {
+        status.phase = OperationPhase::Succeeded;
+        return;
+    };
+    if name == "StepDown" {
+        status.point_of_no_return_at = Some(DateTime::<Utc>::MIN_UTC);
+    }
+    let state = if name == "Park" && !parks { StepState::Completed } else { StepState::Running };
+    status.steps.push(StepStatus { name: name.into(), state, ..StepStatus::default() });
 }
 
 proptest! {

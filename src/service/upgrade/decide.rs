@@ -1,12 +1,14 @@
 //! Whether an upgrade is due, and what the pods' template must show until then. Pure.
 
 use super::{
+    finished, half,
+    holds::{self, Hold},
     request,
     versions::{self, Judgement},
 };
 use crate::api::{
-    HandledRequest, OpenBaoCluster, OpenBaoOperation, OperationKind, OperationPhase, Request, RequestAction,
-    RequestOutcome, StepState, UpgradeDirective, UpgradeStatus, UpgradeStrategy,
+    HandledRequest, OpenBaoCluster, OpenBaoOperation, OperationKind, StepState, UpgradeDirective, UpgradeStatus,
+    UpgradeStrategy,
     conditions::{self, reason},
 };
 use chrono::{DateTime, Utc};
@@ -30,6 +32,9 @@ pub struct UpgradeFacts<'a> {
     pub seal: &'a str,
 }
 
+/// A condition: status, reason, message.
+pub type Words = (bool, &'static str, String);
+
 /// What follows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UpgradeDecision {
@@ -37,10 +42,10 @@ pub struct UpgradeDecision {
     pub create: Option<Box<OpenBaoOperation>>,
     /// The whole upgrade plane of the status.
     pub status: UpgradeStatus,
-    /// The version that the cluster finished last.
+    /// The version that all members ran last.
     pub current_version: String,
-    /// The condition `Upgrading`: status, reason, message.
-    pub condition: (bool, &'static str, String),
+    /// The condition `Upgrading`.
+    pub condition: Words,
     /// `Retry` requests that this decision answers.
     pub handled: Vec<HandledRequest>,
     /// The operation to turn back, and why: the spec names again what it came from.
@@ -71,79 +76,103 @@ pub fn decide(facts: &UpgradeFacts<'_>, now: DateTime<Utc>) -> UpgradeDecision {
         image: facts.wanted_image.to_owned(),
     };
     let newest = newest(facts.operations);
+    let at_work = newest.filter(|operation| !operation.has_ended());
     let last = last_ended(facts.operations);
     let running = running(facts, last, &known, &wanted);
-    let accounted_for = last.and_then(ended_at).max(known.accounted_for);
-
-    if let Some(operation) = newest.filter(|operation| !operation.has_ended()) {
-        let mut decision = under_way(facts, operation, &running, &wanted);
-        decision.status.released_at = known.released_at;
-        decision.status.accounted_for = accounted_for;
-        return decision;
-    }
-    let (released_at, handled) = released(facts, newest, &known, now);
-    // Nothing but another rollback lifts this.
-    let held = request::half_rolled_back(facts.operations)
-        .map(half_done)
-        .or_else(|| newest.and_then(|operation| held_by(operation, &wanted, released_at)));
+    let half = half::restored(facts.operations, &known);
+    let holds = holds::judge(facts, &known, half.as_ref(), at_work, now);
+    let judgement = versions::judge(&running.version, &wanted.version, facts.seal);
 
     let mut status = UpgradeStatus {
         directive: Some(running.clone()),
-        servers: request::servers(facts.operations),
+        servers: half::servers(facts.operations, half.as_ref()),
+        half_restored: half.clone(),
         operation: newest.map(kube::ResourceExt::name_any),
-        released_at,
-        accounted_for,
+        released_at: holds.released_at,
+        accounted_for: last.and_then(ended_at).max(known.accounted_for),
         ..UpgradeStatus::default()
     };
-    let mut decision = UpgradeDecision {
-        create: None,
-        current_version: running.version.clone(),
-        condition: (false, reason::IDLE, format!("runs {}", running.version)),
-        handled,
-        turn_back: None,
-        status: UpgradeStatus::default(),
-    };
-    match versions::judge(&running.version, &wanted.version, facts.seal) {
-        // Another image of the same version is no upgrade: the cluster rolls it like a changed configuration.
-        Judgement::Same => status.directive = Some(wanted),
-        Judgement::Refused { reason, message } => {
-            let by = newest.and_then(|operation| request::rollout(operation)).filter(|_| reason == "DowngradeBlocked");
-            let message = by.map_or(message, |rollout| {
-                format!(
-                    "{rollout} brought this cluster to {}; spec.version still names {} and changes nothing: set it to {0}{}",
-                    running.version,
-                    wanted.version,
-                    if facts.cluster.spec.image.is_some() { ", and spec.image to that version's image" } else { "" }
-                )
-            });
-            decision.condition = (false, reason, message);
-        }
-        Judgement::Upgrade => {
-            if let Some(why) = held {
-                status.held_target = Some(wanted.version.clone());
-                status.held_reason = Some(why.clone());
-                decision.condition = (
-                    false,
-                    conditions::upgrade::HELD,
-                    format!(
-                        "{} is not tried again: {why}. Change spec.version, or add a Retry to spec.requests",
-                        wanted.version
-                    ),
-                );
-            } else if let Some(rollback) = facts.operations.iter().find(|operation| is_live_rollback(operation)) {
-                decision.condition = (false, reason::WAITING, format!("rollback {} goes first", rollback.name_any()));
-            } else if let Some((reason, message)) = obstacle(facts.cluster, facts.pending_restore) {
-                decision.condition = (false, reason, message);
-            } else {
-                let name = request::name(&facts.cluster.name_any(), &wanted.version, facts.operations);
-                decision.create = request::upgrade(facts.cluster, name, &running, &wanted).map(Box::new);
-                decision.condition =
-                    (true, reason::IN_PROGRESS, format!("starting from {} to {}", running.version, wanted.version));
-            }
-        }
+    // Told also where nothing could begin anyway, for what is not told is forgotten. Only what runs is no target any more.
+    if let Some(hold) = holds.hold.as_ref().filter(|_| at_work.is_some() || judgement != Judgement::Same) {
+        hold.tell(&mut status);
     }
-    decision.status = status;
-    decision
+    if let Some(operation) = at_work {
+        return UpgradeDecision { handled: holds.handled, ..under_way(facts, operation, status, &wanted) };
+    }
+    if judgement == Judgement::Same {
+        // Another image of the same version is no upgrade: the cluster rolls it like a changed configuration.
+        status.directive = Some(wanted.clone());
+    }
+    let short = finished::short_of(facts.cluster, &running, last, &known).filter(|_| half.is_none());
+    let (create, condition) = match (judgement, &half) {
+        // Nothing but another rollback lifts this.
+        (_, Some(half)) => (None, (false, conditions::upgrade::HELD, half::words(half, facts.operations))),
+        (Judgement::Same, None) => (None, at_rest(&running, short.as_deref(), last)),
+        (Judgement::Refused { reason, message }, None) => {
+            (None, (false, reason, refused(facts, newest, &running, reason, message)))
+        }
+        (Judgement::Upgrade, None) => due(facts, holds.hold.as_ref(), &running, &wanted),
+    };
+    UpgradeDecision {
+        create,
+        current_version: short.unwrap_or(running.version),
+        condition,
+        handled: holds.handled,
+        turn_back: None,
+        status,
+    }
+}
+
+/// The spec names what the template shows.
+fn at_rest(running: &UpgradeDirective, short: Option<&str>, last: Option<&OpenBaoOperation>) -> Words {
+    match short {
+        None => (false, reason::IDLE, format!("runs {}", running.version)),
+        Some(before) => (false, conditions::upgrade::UNFINISHED, finished::words(running, before, last)),
+    }
+}
+
+/// Why the wanted version is refused; a cluster that a rollout brought further is no mistake of its spec.
+fn refused(
+    facts: &UpgradeFacts<'_>,
+    newest: Option<&OpenBaoOperation>,
+    running: &UpgradeDirective,
+    reason: &str,
+    message: String,
+) -> String {
+    let by = newest.and_then(|operation| request::rollout(operation)).filter(|_| reason == "DowngradeBlocked");
+    let image = if facts.cluster.spec.image.is_some() { ", and spec.image to that version's image" } else { "" };
+    by.map_or(message, |rollout| {
+        format!(
+            "{rollout} brought this cluster to {}; spec.version still names {} and changes nothing: set it to {0}{image}",
+            running.version,
+            versions::plain(&facts.cluster.spec.version),
+        )
+    })
+}
+
+/// The operation that brings a version that is wanted and possible, or what keeps it from being created now.
+fn due(
+    facts: &UpgradeFacts<'_>,
+    hold: Option<&Hold>,
+    running: &UpgradeDirective,
+    wanted: &UpgradeDirective,
+) -> (Option<Box<OpenBaoOperation>>, Words) {
+    if let Some(hold) = hold {
+        let message = format!(
+            "{} is not tried again: {}. Change spec.version or spec.image, or add a Retry to spec.requests",
+            wanted.version, hold.reason
+        );
+        return (None, (false, conditions::upgrade::HELD, message));
+    }
+    if let Some(rollback) = facts.operations.iter().find(|operation| half::is_live_rollback(operation)) {
+        return (None, (false, reason::WAITING, format!("rollback {} goes first", rollback.name_any())));
+    }
+    if let Some((reason, message)) = hindrance(facts.cluster, facts.pending_restore) {
+        return (None, (false, reason, message));
+    }
+    let name = request::name(&facts.cluster.name_any(), &wanted.version, facts.operations);
+    let create = request::upgrade(facts.cluster, name, running, wanted).map(Box::new);
+    (create, (true, reason::IN_PROGRESS, format!("starting from {} to {}", running.version, wanted.version)))
 }
 
 /// The newest upgrade or rollback on record.
@@ -162,7 +191,8 @@ fn newest(operations: &[Arc<OpenBaoOperation>]) -> Option<&OpenBaoOperation> {
         })
 }
 
-fn ended_at(operation: &OpenBaoOperation) -> Option<DateTime<Utc>> {
+/// When it ended, if it has.
+pub(super) fn ended_at(operation: &OpenBaoOperation) -> Option<DateTime<Utc>> {
     operation.status.as_ref()?.ended_at
 }
 
@@ -176,10 +206,11 @@ fn last_ended(operations: &[Arc<OpenBaoOperation>]) -> Option<&OpenBaoOperation>
         .max_by_key(|operation| (ended_at(operation), operation.name_any()))
 }
 
+/// What an operation at work makes of what else is known.
 fn under_way(
     facts: &UpgradeFacts<'_>,
     operation: &OpenBaoOperation,
-    running: &UpgradeDirective,
+    known: UpgradeStatus,
     wanted: &UpgradeDirective,
 ) -> UpgradeDecision {
     let journal = operation.status.as_ref();
@@ -200,17 +231,21 @@ fn under_way(
     }
     let mut turn_back = None;
     let by_rollout = request::rollout(operation).is_some();
-    let comes_from = origin.as_ref().map(|origin| origin.version.as_str());
-    if by_rollout && ![Some(goal), comes_from].contains(&Some(wanted.version.as_str())) {
+    // A rollout brings its version whatever the spec says; whoever wants that stopped says so to the rollout.
+    if by_rollout && is_higher(&wanted.version, goal) {
         text = format!("{text}. {} comes next", wanted.version);
     }
-    // A rollout brings its version whatever the spec says; whoever wants that stopped says so to the rollout.
     if operation.spec.operation == OperationKind::Upgrade && !by_rollout {
-        match next(wanted, goal, origin.as_ref(), operation) {
+        match next(wanted, goal, operation) {
             Next::Nothing => {}
             Next::Upgrade => text = format!("{text}. {} comes next", wanted.version),
             Next::TurnBack => {
-                text = format!("{text}. It turns back, because spec.version is {} again", wanted.version);
+                let from = origin.as_ref().map_or("", |origin| origin.version.as_str());
+                let again = if wanted.version == from { "again" } else { "now" };
+                text = format!("{text}. It turns back, because spec.version is {} {again}", wanted.version);
+                if is_higher(&wanted.version, from) {
+                    text = format!("{text}, which comes next");
+                }
                 turn_back = Some(TurnBack {
                     operation: operation.name_any(),
                     reason: format!("spec.version was set back to {}", wanted.version),
@@ -235,18 +270,15 @@ fn under_way(
         condition: (true, reason::IN_PROGRESS, text),
         handled: vec![],
         turn_back,
+        // Only the step is shown here: the wait's text moves by itself and lives in the operation.
         status: UpgradeStatus {
-            servers: request::servers(facts.operations),
             target: target.map(|target| target.version),
             from: origin.map(|origin| origin.version),
             step,
-            operation: Some(operation.name_any()),
-            // Only the step is shown here: the wait's text moves by itself and lives in the operation.
-            message: None,
-            directive: request::directive(operation).or_else(|| Some(running.clone())),
+            directive: request::directive(operation).or_else(|| known.directive.clone()),
             started_at: journal.and_then(|journal| journal.started_at),
             point_of_no_return_at: journal.and_then(|journal| journal.point_of_no_return_at),
-            ..UpgradeStatus::default()
+            ..known
         },
     }
 }
@@ -259,24 +291,20 @@ enum Next {
     TooLate,
 }
 
-fn next(
-    wanted: &UpgradeDirective,
-    goal: &str,
-    origin: Option<&UpgradeDirective>,
-    operation: &OpenBaoOperation,
-) -> Next {
-    let compare = |other: &str| Some(versions::parse(&wanted.version)?.cmp_precedence(&versions::parse(other)?));
-    if compare(goal).is_none_or(std::cmp::Ordering::is_ge) {
+fn next(wanted: &UpgradeDirective, goal: &str, operation: &OpenBaoOperation) -> Next {
+    if !is_higher(goal, &wanted.version) {
         return if wanted.version == goal { Next::Nothing } else { Next::Upgrade };
     }
     if operation.status.as_ref().is_some_and(|status| status.point_of_no_return_at.is_some()) {
         return Next::TooLate;
     }
-    match origin.and_then(|origin| compare(&origin.version)) {
-        Some(std::cmp::Ordering::Greater) => Next::Upgrade,
-        // Also for a version below the origin: to get there is refused afterwards, and said so.
-        _ => Next::TurnBack,
-    }
+    // Also for a version in between: from the goal there is no way to it, and this is the last moment at which there is one.
+    // And for one below the origin: to get there is refused afterwards, and said so.
+    Next::TurnBack
+}
+
+fn is_higher(version: &str, than: &str) -> bool {
+    versions::parse(version).zip(versions::parse(than)).is_some_and(|(one, other)| one.cmp_precedence(&other).is_gt())
 }
 
 /// What the template shows as long as no upgrade at work says otherwise.
@@ -305,101 +333,17 @@ fn running(
         .unwrap_or_else(|| wanted.clone())
 }
 
-/// When the held target was last let go, and the requests answered by that.
-fn released(
-    facts: &UpgradeFacts<'_>,
-    newest: Option<&OpenBaoOperation>,
-    known: &UpgradeStatus,
-    now: DateTime<Utc>,
-) -> (Option<DateTime<Utc>>, Vec<HandledRequest>) {
-    let status = facts.cluster.status.as_ref();
-    let is_new = |request: &&Request| {
-        request.action == RequestAction::Retry
-            && !status.is_some_and(|status| status.handled_requests.iter().any(|old| old.nonce == request.nonce))
-    };
-    let handled: Vec<_> = facts
-        .cluster
-        .spec
-        .requests
-        .iter()
-        .filter(is_new)
-        .map(|request| {
-            let (outcome, message) = match &known.held_target {
-                Some(target) => (RequestOutcome::Applied, format!("{target} may be tried again")),
-                None => (RequestOutcome::Superseded, "no target is held".to_owned()),
-            };
-            HandledRequest { nonce: request.nonce.clone(), action: request.action, outcome, message, at: Some(now) }
-        })
-        .collect();
-    let asked = handled.iter().any(|request| request.outcome == RequestOutcome::Applied);
-    let differs = |target: &str| !versions::is_same(target, &facts.cluster.spec.version);
-    let changed = known.held_target.as_deref().is_some_and(differs);
-    // Also when the version went elsewhere before the operation had ended: nothing was held yet.
-    let elsewhere = newest.is_some_and(|operation| {
-        aborted(operation).is_some_and(|target| differs(&target)) && ended_at(operation) > known.released_at
-    });
-    (if asked || changed || elsewhere { Some(now) } else { known.released_at }, handled)
-}
-
-/// The version that an ended operation leaves held.
-fn aborted(operation: &OpenBaoOperation) -> Option<String> {
-    let succeeded = operation.phase() == OperationPhase::Succeeded;
-    match operation.spec.operation {
-        OperationKind::Upgrade if !succeeded => request::target(operation).map(|target| target.version),
-        OperationKind::Rollback if succeeded => request::rolled_back(operation).map(str::to_owned),
-        _ => None,
-    }
-}
-
-/// Why `wanted` is held by what the newest operation did; `None` if it is not.
-fn held_by(
-    operation: &OpenBaoOperation,
-    wanted: &UpgradeDirective,
-    released_at: Option<DateTime<Utc>>,
-) -> Option<String> {
-    let journal = operation.status.as_ref()?;
-    if journal.ended_at.is_some_and(|ended| released_at.is_some_and(|released| ended <= released)) {
-        return None;
-    }
-    let name = operation.name_any();
-    match operation.spec.operation {
-        OperationKind::Upgrade if request::target(operation)?.version == wanted.version => match journal.phase {
-            OperationPhase::Succeeded => None,
-            phase => {
-                let said = journal.message.clone().unwrap_or_default();
-                Some(format!("{name} ended {}{}{said}", phase.as_str(), if said.is_empty() { "" } else { ": " }))
-            }
-        },
-        // A rollback goes from the version that is now held back to an older one.
-        OperationKind::Rollback if journal.phase == OperationPhase::Succeeded => {
-            versions::is_same(request::rolled_back(operation)?, &wanted.version)
-                .then(|| format!("it was rolled back by {name}"))
-        }
-        _ => None,
-    }
-}
-
-/// Servers and volumes are somewhere on the way: only another rollback knows how to go on.
-fn half_done(rollback: &OpenBaoOperation) -> String {
-    let journal = rollback.status.as_ref();
-    let said = journal.and_then(|journal| journal.message.as_deref()).unwrap_or_default();
-    format!(
-        "{} was wiping and restoring the servers and ended {}: {said}. Create another Rollback first",
-        rollback.name_any(),
-        rollback.phase().as_str()
-    )
-}
-
-/// Also one that waits for its start, and has no versions on record yet.
-fn is_live_rollback(operation: &OpenBaoOperation) -> bool {
-    operation.spec.operation == OperationKind::Rollback && !operation.has_ended()
-}
-
 /// Why nothing upgrades servers whose data is nobody's.
 pub const HALF_RESTORED: &str = "a rollback has wiped the servers and not restored them: create another Rollback first";
 
-/// What keeps a wanted and possible upgrade from starting now.
+/// What keeps an upgrade that a rollout wants, and that is possible, from starting now.
 pub fn obstacle(cluster: &OpenBaoCluster, pending_restore: Option<&str>) -> Option<(&'static str, String)> {
+    hindrance(cluster, pending_restore).or_else(|| finished::obstacle(cluster))
+}
+
+/// What keeps any upgrade that is wanted and possible from starting now. The cluster's own may go on from one that did not
+/// bring all members to its version: it begins where the template is.
+fn hindrance(cluster: &OpenBaoCluster, pending_restore: Option<&str>) -> Option<(&'static str, String)> {
     let spec = &cluster.spec;
     let upgrade = &spec.upgrade;
     if spec.paused {
@@ -428,4 +372,4 @@ pub fn obstacle(cluster: &OpenBaoCluster, pending_restore: Option<&str>) -> Opti
 
 #[cfg(test)]
 #[path = "decide_tests.rs"]
-mod tests;
+pub(super) mod tests;

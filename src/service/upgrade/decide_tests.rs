@@ -1,8 +1,11 @@
 use super::*;
-use crate::api::{Direction, OpenBaoClusterStatus, OpenBaoOperationStatus, StepStatus};
+use crate::api::{
+    Direction, OpenBaoClusterStatus, OpenBaoOperationStatus, OperationPhase, Request, RequestAction, RequestOutcome,
+    StepStatus,
+};
 use serde_json::json;
 
-fn cluster(version: &str, edit: impl FnOnce(&mut OpenBaoCluster)) -> OpenBaoCluster {
+pub fn cluster(version: &str, edit: impl FnOnce(&mut OpenBaoCluster)) -> OpenBaoCluster {
     let mut cluster: OpenBaoCluster = serde_json::from_value(json!({
         "apiVersion": "openbao.org/v1alpha1",
         "kind": "OpenBaoCluster",
@@ -26,15 +29,15 @@ fn cluster(version: &str, edit: impl FnOnce(&mut OpenBaoCluster)) -> OpenBaoClus
     cluster
 }
 
-fn at(version: &str) -> UpgradeDirective {
+pub fn at(version: &str) -> UpgradeDirective {
     UpgradeDirective { version: version.into(), image: format!("bao:{version}") }
 }
 
-fn now() -> DateTime<Utc> {
+pub fn now() -> DateTime<Utc> {
     "2026-11-21T12:00:00Z".parse().unwrap()
 }
 
-fn decided(cluster: &OpenBaoCluster, operations: &[Arc<OpenBaoOperation>]) -> UpgradeDecision {
+pub fn decided(cluster: &OpenBaoCluster, operations: &[Arc<OpenBaoOperation>]) -> UpgradeDecision {
     let wanted = format!("bao:{}", cluster.spec.version);
     let facts = UpgradeFacts {
         cluster,
@@ -47,7 +50,7 @@ fn decided(cluster: &OpenBaoCluster, operations: &[Arc<OpenBaoOperation>]) -> Up
     decide(&facts, now())
 }
 
-fn upgrade(to: &str, edit: impl FnOnce(&mut OpenBaoOperationStatus)) -> Arc<OpenBaoOperation> {
+pub fn upgrade(to: &str, edit: impl FnOnce(&mut OpenBaoOperationStatus)) -> Arc<OpenBaoOperation> {
     let cluster = cluster(to, |_| {});
     let mut operation =
         request::upgrade(&cluster, request::name("kelp", to, &[] as &[Arc<OpenBaoOperation>]), &at("2.6.1"), &at(to))
@@ -58,11 +61,11 @@ fn upgrade(to: &str, edit: impl FnOnce(&mut OpenBaoOperationStatus)) -> Arc<Open
     Arc::new(operation)
 }
 
-fn journal(step: &str, state: StepState) -> Vec<StepStatus> {
+pub fn journal(step: &str, state: StepState) -> Vec<StepStatus> {
     vec![StepStatus { name: step.into(), state, ..StepStatus::default() }]
 }
 
-fn directive(decision: &UpgradeDecision) -> &str {
+pub fn directive(decision: &UpgradeDecision) -> &str {
     &decision.status.directive.as_ref().unwrap().version
 }
 
@@ -202,16 +205,31 @@ fn a_version_that_is_taken_back_during_its_upgrade_turns_it_back_while_that_is_p
         assert!(turn_back.reason.contains(back), "{}", turn_back.reason);
         assert!(decision.condition.2.contains("turns back"), "{}", decision.condition.2);
     }
+    // From 2.7.2 there would be no way to it.
     let between = decided(&cluster("2.7.0", |_| {}), &running);
-    assert_eq!(between.turn_back, None, "another upgrade, and it comes next");
-    assert!(between.condition.2.contains("2.7.0 comes next"), "{}", between.condition.2);
+    assert!(between.turn_back.is_some());
+    assert!(between.condition.2.contains("2.7.0 now, which comes next"), "{}", between.condition.2);
+    let undone = upgrade("2.7.2", |status| {
+        status.phase = OperationPhase::Cancelled;
+        status.steps = journal(request::UPDATE_TEMPLATE, StepState::Compensated);
+        status.ended_at = Some(now());
+    });
+    let next = decided(&cluster("2.7.0", |_| {}), &[undone]).create.expect("the one in between");
+    assert_eq!((request::origin(&next), request::target(&next)), (Some(at("2.6.1")), Some(at("2.7.0"))));
     assert_eq!(decided(&cluster("2.7.2", |_| {}), &running).turn_back, None);
 
     let mut by_rollout = running[0].as_ref().clone();
     by_rollout.spec.actor =
         Some(crate::api::Actor { identity: "openbaorollout/wave".into(), source: crate::api::ActorSource::Rollout });
-    let decision = decided(&cluster("2.6.1", |_| {}), &[Arc::new(by_rollout)]);
-    assert_eq!(decision.turn_back, None, "a rollout brings its version whatever the spec says");
+    let by_rollout = [Arc::new(by_rollout)];
+    for (version, next) in [("2.6.1", false), ("2.7.0", false), ("2.7.3", true)] {
+        let decision = decided(&cluster(version, |_| {}), &by_rollout);
+        assert_eq!(decision.turn_back, None, "a rollout brings its version whatever the spec says");
+        assert_eq!(decision.condition.2.contains("comes next"), next, "{}", decision.condition.2);
+    }
+    let past = [upgrade("2.7.2", |status| status.point_of_no_return_at = Some(now()))];
+    let decision = decided(&cluster("2.7.0", |_| {}), &past);
+    assert!(decision.turn_back.is_none() && decision.condition.2.contains("no longer possible"));
 
     let past = [upgrade("2.7.2", |status| status.point_of_no_return_at = Some(now()))];
     let decision = decided(&cluster("2.6.1", |_| {}), &past);
@@ -237,7 +255,7 @@ fn an_undone_upgrade_leaves_nothing_held_once_the_spec_names_what_runs() {
 }
 
 /// A rollback of 2.7.2 to 2.6.1 whose journal says so.
-fn rollback(edit: impl FnOnce(&mut OpenBaoOperationStatus)) -> Arc<OpenBaoOperation> {
+pub fn rollback(edit: impl FnOnce(&mut OpenBaoOperationStatus)) -> Arc<OpenBaoOperation> {
     let mut operation = upgrade("2.7.2", |_| {}).as_ref().clone();
     operation.metadata.name = Some("back".into());
     operation.spec.operation = OperationKind::Rollback;
@@ -260,7 +278,7 @@ fn rollback(edit: impl FnOnce(&mut OpenBaoOperationStatus)) -> Arc<OpenBaoOperat
     Arc::new(operation)
 }
 
-fn steps(states: &[(&str, StepState)]) -> Vec<StepStatus> {
+pub fn steps(states: &[(&str, StepState)]) -> Vec<StepStatus> {
     states.iter().flat_map(|(name, state)| journal(name, *state)).collect()
 }
 

@@ -1,65 +1,43 @@
-//! The rolling upgrade as an operation: what it consists of, and how each step looks and acts.
+//! The rolling upgrade as an operation: what it consists of, and how each step looks and acts. Steps that are more than a turn
+//! of the servers have a file of their own.
 //!
 //! `GateHealth` → `GateImage` → `PreUpgradeBackup` (a child operation under this lock) → `GateStorage` → `UpdateTemplate` →
 //! `UpgradeStandby/<pod>` … → `Park` (if asked) → `StepDown` (the point of no return) → `ReplaceOldLeader` → `Soak` → `Finish`.
 //! Before `StepDown` everything is undone by putting the old template back and replacing the standbys once more.
 
 use super::{
+    child,
     decide::HALF_RESTORED,
-    gates, request,
-    steps::{self, Facts, PodFacts, Turn},
+    gates,
+    plan::{
+        BACKUP, FINISH, GATE, GATE_IMAGE, GATE_STORAGE, OTHERS, PARK, POD, REPLACE_OLD_LEADER, REVERT_STANDBY,
+        REVERT_TEMPLATE, SOAK, UPGRADE_STANDBY, in_turn, planned_steps,
+    },
+    request, soak,
+    steps::{self, Facts, PodFacts, Turn, Votes},
     trouble::trouble,
     versions::{self, Judgement},
+    votes,
 };
 use crate::{
-    adapter::{
-        Adapters,
-        kubernetes::{apply, client::timed},
-        openbao::HealthState,
-    },
-    api::{
-        LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OperationKind, OperationPhase, Plan, RetryPolicy,
-        StepKind, StepSpec, UpgradeDirective, duration,
-    },
+    adapter::{Adapters, kubernetes::apply, openbao::HealthState},
+    api::{LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OperationKind, Plan, UpgradeDirective},
     service::{
         backup,
         cluster::{
             build::statefulset::{CONTAINER, IMAGE},
-            names, observe,
+            login, names, observe,
         },
         opslifecycle::{
-            FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome, guests, lineage,
-            stop_children,
+            FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepDown, StepOutcome,
+            asked::Parameter, guests, paused, stop_children, tell_step_down,
         },
     },
 };
-use chrono::Utc;
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, ResourceExt, api::PostParams, runtime::reflector::ObjectRef};
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-const GATE: &str = "GateHealth";
-const GATE_IMAGE: &str = "GateImage";
-const BACKUP: &str = "PreUpgradeBackup";
-const GATE_STORAGE: &str = "GateStorage";
-const UPGRADE_STANDBY: &str = "UpgradeStandby";
-/// The step in which an upgrade waits before leadership moves.
-pub const PARK: &str = "Park";
-const REPLACE_OLD_LEADER: &str = "ReplaceOldLeader";
-/// The step in which a new leader is watched.
-pub const SOAK: &str = "Soak";
-/// The last step.
-pub const FINISH: &str = "Finish";
-const REVERT_TEMPLATE: &str = "RevertTemplate";
-const REVERT_STANDBY: &str = "RevertStandby";
-
-/// Config of a standby's step: its pod.
-const POD: &str = "pod";
-/// Config of the soak: how long.
-const PERIOD: &str = "period";
-/// Config of a standby's step: the others, should this one lead by then.
-const OTHERS: &str = "others";
 
 /// Output of the backup's step: how large it is.
 pub(super) const BACKUP_BYTES: &str = "backupBytes";
@@ -79,12 +57,18 @@ const GRACE_SECONDS: u32 = 10;
 const PAST_LEADER_GRACE_SECONDS: u32 = 3;
 
 /// Runs upgrades.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct UpgradeManager;
+#[derive(Debug, Default)]
+pub struct UpgradeManager {
+    watches: soak::Watches,
+}
 
 impl Manager for UpgradeManager {
     fn kinds(&self) -> &'static [OperationKind] {
         &[OperationKind::Upgrade]
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        &request::PARAMETERS
     }
 
     fn plan<'a>(&'a self, call: PlanCall<'a>) -> BoxFuture<'a, Result<Planned, Refusal>> {
@@ -92,11 +76,11 @@ impl Manager for UpgradeManager {
     }
 
     fn ready<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
-        async move { still_from_there(&call) }.boxed()
+        async move { may_begin(call.op, call.cluster) }.boxed()
     }
 
     fn run<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
-        run(call).boxed()
+        run(call, &self.watches).boxed()
     }
 
     fn finish<'a>(&'a self, call: FinishCall<'a>) -> BoxFuture<'a, StepOutcome> {
@@ -104,6 +88,7 @@ impl Manager for UpgradeManager {
             let stopped = stop_children(&call).await;
             if matches!(stopped, StepOutcome::Done { .. }) {
                 gates::clear(&call).await;
+                self.watches.forget(&call.op.uid().unwrap_or_default());
             }
             stopped
         }
@@ -121,6 +106,9 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
         ));
     };
     let seal = spec.unseal.type_.as_str();
+    if let Some(why) = soak::too_long(&spec.upgrade.soak) {
+        return Err(Refusal::wait(RetryClass::Standard, "SoakTooLong", why));
+    }
     if call.cluster.is_half_restored() {
         return Err(Refusal::constraint("RollbackUnfinished", HALF_RESTORED));
     }
@@ -196,80 +184,17 @@ fn not_from_here(from: &UpgradeDirective, runs: &str) -> String {
     )
 }
 
-/// Asked right before the lock is taken: another upgrade may have come first.
-fn still_from_there(call: &StepCall<'_>) -> StepOutcome {
-    let (Some(from), Some(cluster)) = (request::origin(call.op), call.cluster) else { return StepOutcome::done() };
-    match elsewhere(cluster, &from) {
-        Some(runs) => StepOutcome::fatal("NotFromHere", not_from_here(&from, &runs)),
-        None => StepOutcome::done(),
+/// Asked right before the lock is taken: another upgrade may have come first, and the cluster may have been paused since.
+fn may_begin(op: &OpenBaoOperation, cluster: Option<&OpenBaoCluster>) -> StepOutcome {
+    if let (Some(from), Some(cluster)) = (request::origin(op), cluster)
+        && let Some(runs) = elsewhere(cluster, &from)
+    {
+        return StepOutcome::fatal("NotFromHere", not_from_here(&from, &runs));
     }
+    paused(cluster).unwrap_or_else(StepOutcome::done)
 }
 
-fn planned_steps(
-    spec: &crate::api::OpenBaoClusterSpec,
-    park: bool,
-    standbys: &[String],
-    leader: &str,
-) -> Vec<StepSpec> {
-    let mut steps = vec![
-        step(GATE, GATE, StepKind::Idempotent, "10m"),
-        StepSpec { skippable: true, ..step(GATE_IMAGE, GATE_IMAGE, StepKind::Idempotent, "10m") },
-    ];
-    if spec.upgrade.pre_upgrade_snapshot {
-        steps.push(step(BACKUP, BACKUP, StepKind::Idempotent, "1h"));
-        // Long enough for a volume to be grown.
-        steps.push(StepSpec { skippable: true, ..step(GATE_STORAGE, GATE_STORAGE, StepKind::Idempotent, "1h") });
-    }
-    let mut template = step(request::UPDATE_TEMPLATE, request::UPDATE_TEMPLATE, StepKind::Idempotent, "2m");
-    template.compensate = Some(REVERT_TEMPLATE.to_owned());
-    steps.push(template);
-    let mut undo = vec![step(REVERT_TEMPLATE, REVERT_TEMPLATE, StepKind::ReadVerify, "30m")];
-    for pod in standbys {
-        let others = std::iter::once(leader).chain(standbys.iter().map(String::as_str)).filter(|other| other != pod);
-        let others = others.collect::<Vec<_>>().join(",");
-        let mut forward = step(&format!("{UPGRADE_STANDBY}/{pod}"), UPGRADE_STANDBY, StepKind::ReadVerify, "10m");
-        forward.config = BTreeMap::from([(POD.to_owned(), pod.clone()), (OTHERS.to_owned(), others)]);
-        forward.compensate = Some(format!("{REVERT_STANDBY}/{pod}"));
-        steps.push(forward);
-        let mut back = step(&format!("{REVERT_STANDBY}/{pod}"), REVERT_STANDBY, StepKind::ReadVerify, "10m");
-        back.config = BTreeMap::from([(POD.to_owned(), pod.clone())]);
-        undo.push(back);
-    }
-    if park {
-        // A fortnight: then somebody has forgotten it, and it turns back.
-        let mut park = step(PARK, PARK, StepKind::Idempotent, "336h");
-        park.skippable = true;
-        steps.push(park);
-    }
-    steps.push(step(request::STEP_DOWN, request::STEP_DOWN, StepKind::ReadVerify, "10m"));
-    steps.push(step(REPLACE_OLD_LEADER, REPLACE_OLD_LEADER, StepKind::ReadVerify, "30m"));
-    let mut soak = step(SOAK, SOAK, StepKind::Idempotent, "24h");
-    soak.config = BTreeMap::from([(PERIOD.to_owned(), spec.upgrade.soak.clone())]);
-    soak.skippable = true;
-    steps.push(soak);
-    steps.push(step(FINISH, FINISH, StepKind::Idempotent, "30m"));
-    // A straight line: each step rests on the one before it.
-    for index in 1..steps.len() {
-        let before = steps[index - 1].name.clone();
-        steps[index].depends_on = vec![before];
-    }
-    steps.extend(undo);
-    steps
-}
-
-fn step(name: &str, action: &str, kind: StepKind, timeout: &str) -> StepSpec {
-    StepSpec {
-        name: name.to_owned(),
-        action: action.to_owned(),
-        kind,
-        timeout: Some(timeout.to_owned()),
-        // Each of these steps waits for as long as its deadline allows; a failure it reports is final.
-        retry_policy: Some(RetryPolicy { max_attempts: Some(1), ..RetryPolicy::default() }),
-        ..StepSpec::default()
-    }
-}
-
-async fn run(call: StepCall<'_>) -> StepOutcome {
+async fn run(call: StepCall<'_>, watches: &soak::Watches) -> StepOutcome {
     let (Some(to), Some(from)) = (request::target(call.op), request::origin(call.op)) else {
         return StepOutcome::fatal("NotAsked", "the operation names no versions");
     };
@@ -282,7 +207,7 @@ async fn run(call: StepCall<'_>) -> StepOutcome {
     match call.step.action.as_str() {
         GATE => settle(&call, cluster, steps::gate).await,
         GATE_IMAGE => gates::image(&call, cluster, &to).await,
-        BACKUP => pre_upgrade_backup(&call).await,
+        BACKUP => child::pre_upgrade_backup(&call).await,
         GATE_STORAGE => gates::storage(&call, cluster),
         // The template itself is rendered by the cluster's reconcile, from this very journal.
         request::UPDATE_TEMPLATE => settle(&call, cluster, |facts| steps::template(facts, &to)).await,
@@ -291,8 +216,11 @@ async fn run(call: StepCall<'_>) -> StepOutcome {
         REVERT_STANDBY => settle(&call, cluster, |facts| steps::standby_reverted(facts, &from, pod)).await,
         PARK => park(&call, cluster, &to).await,
         request::STEP_DOWN => settle(&call, cluster, |facts| steps::step_down(facts, &to)).await,
-        REPLACE_OLD_LEADER => settle(&call, cluster, |facts| steps::replace_old(facts, &to)).await,
-        SOAK => soak(&call, &to).await,
+        REPLACE_OLD_LEADER => {
+            let in_turn = in_turn(call.op);
+            settle(&call, cluster, |facts| steps::replace_old(facts, &to, &in_turn)).await
+        }
+        SOAK => soak::run(&call, cluster, &to, watches).await,
         FINISH => settle(&call, cluster, |facts| steps::finished(facts, &to)).await,
         other => StepOutcome::fatal("UnknownAction", format!("an upgrade has no action {other}")),
     }
@@ -305,13 +233,21 @@ pub(super) async fn settle(
     decide: impl Fn(&Facts) -> Turn + Send + Sync,
 ) -> StepOutcome {
     let namespace = cluster.namespace().unwrap_or_default();
+    let must_vote = matches!(call.step.action.as_str(), UPGRADE_STANDBY | REVERT_STANDBY);
+    let mut asked = votes::Asked::default();
     let mut reason = String::new();
     for glance in 0..GLANCES {
         if glance > 0 {
             tokio::time::sleep(GLANCE).await;
         }
-        let (facts, members) = look(call.ad, cluster).await;
-        match decide(&facts) {
+        let (mut facts, members) = look(call.ad, cluster).await;
+        let mut turn = decide(&facts);
+        // Only once nothing else is awaited: to ask costs a login.
+        if must_vote && matches!(turn, Turn::Done(_)) {
+            facts.votes = asked.who(call, cluster, &members).await;
+            turn = decide(&facts);
+        }
+        match turn {
             Turn::Done(record) => return StepOutcome::done_with([("observed", record)]),
             Turn::Overtaken(leads) => return StepOutcome::done_with([(request::UNPLANNED_CUTOVER, leads)]),
             Turn::Fail { reason, message } => return StepOutcome::fatal(reason, message),
@@ -356,27 +292,33 @@ async fn move_leadership(
         return Err(StepOutcome::in_progress("another operator leads now"));
     }
     let asked = async {
-        let token = observe::operator_token(call.ad, cluster, member).await.map_err(|error| error.to_string())?;
+        let token = login::operator_token(call.ad, cluster, member).await.map_err(|error| error.to_string())?;
         let client = member.client().ok_or("it has no address")?.map_err(|error| error.to_string())?;
         client.step_down(&token).await.map_err(|error| error.to_string())
     };
     match asked.await {
         Ok(()) => {
-            tracing::info!(%pod, event = "StepDown", "asked the old leader to give up leadership");
+            let why = "the standbys are upgraded, and one of them takes over";
+            tell_step_down(call.ad, cluster, Some(call.op), pod, StepDown::Asked, why).await;
             Ok(())
         }
         Err(why) => {
-            tracing::info!(%pod, %why, event = "StepDown", "no step-down by API: stopping the old leader's pod instead");
             let namespace = cluster.namespace().unwrap_or_default();
-            apply::delete_within::<Pod>(&call.ad.client, &namespace, pod, &member.uid, GRACE_SECONDS)
-                .await
-                .map_err(|error| StepOutcome::in_progress(format!("failed to stop pod {pod}, trying again: {error}")))
+            apply::delete_within::<Pod>(&call.ad.client, &namespace, pod, &member.uid, GRACE_SECONDS).await.map_err(
+                |error| StepOutcome::in_progress(format!("failed to stop pod {pod}, trying again: {error}")),
+            )?;
+            // One that is stopping already was told of.
+            if !member.terminating {
+                let why = format!("it cannot be asked: {why}");
+                tell_step_down(call.ad, cluster, Some(call.op), pod, StepDown::Stopped, &why).await;
+            }
+            Ok(())
         }
     }
 }
 
 /// Everything the decisions need, at this moment.
-async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec<observe::Member>) {
+pub(super) async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec<observe::Member>) {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let members = observe::members(ad, cluster).await;
     // As last seen: whoever looks four times a second asks nobody. An old view only makes a step wait.
@@ -394,6 +336,7 @@ async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec<observe::M
             .and_then(|leader| leader.view.as_ref())
             .map(|view| view.raft_committed_index),
         template,
+        votes: Votes::NotAsked,
         pods: members
             .iter()
             .map(|member| {
@@ -408,6 +351,8 @@ async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec<observe::M
                     version: member.version().map(str::to_owned),
                     applied: member.view.as_ref().map(|view| view.raft_applied_index),
                     trouble: pod.and_then(|pod| trouble(pod)),
+                    restarts: pod.map_or(0, |pod| soak::restarts(pod)),
+                    up_since: pod.and_then(|pod| soak::up_since(pod)),
                 }
             })
             .collect(),
@@ -422,46 +367,6 @@ fn wanted_image(pod: &Pod) -> Option<String> {
 
 fn image_of(pod: &k8s_openapi::api::core::v1::PodSpec) -> Option<String> {
     pod.containers.iter().find(|container| container.name == CONTAINER)?.image.clone()
-}
-
-async fn pre_upgrade_backup(call: &StepCall<'_>) -> StepOutcome {
-    let (namespace, name) = (call.op.namespace().unwrap_or_default(), call.op.name_any());
-    let Some(child) = backup::request::child(call.op, backup::request::PRE_UPGRADE, "the state before an upgrade")
-    else {
-        return StepOutcome::fatal("NotStored", format!("operation {name} has no UID"));
-    };
-    let operations: Api<OpenBaoOperation> = Api::namespaced(call.ad.client.clone(), &namespace);
-    let child_name = child.name_any();
-    let found = match call.ad.caches.operation(&namespace, &child_name) {
-        Some(found) => found.as_ref().clone(),
-        None => match timed(operations.create(&PostParams::default(), &child)).await {
-            Ok(created) => created,
-            Err(error) if error.is_already_exists() => {
-                return StepOutcome::in_progress(format!("backup {child_name} was just asked for"));
-            }
-            Err(error) => {
-                return StepOutcome::retryable("BackupNotAsked", format!("failed to create {child_name}: {error}"));
-            }
-        },
-    };
-    let status = found.status.unwrap_or_default();
-    match status.phase {
-        OperationPhase::Succeeded => {
-            let artifacts = status.artifacts.unwrap_or_default();
-            let mut output =
-                vec![(lineage::BACKUP, child_name), (lineage::BACKUP_KEY, artifacts.key.unwrap_or_default())];
-            output.extend(artifacts.size_bytes.map(|bytes| (BACKUP_BYTES, bytes.to_string())));
-            StepOutcome::done_with(output)
-        }
-        phase if phase.is_terminal() => StepOutcome::fatal(
-            "PreUpgradeBackupFailed",
-            format!("backup {child_name} ended {}: {}", phase.as_str(), status.message.unwrap_or_default()),
-        ),
-        _ => StepOutcome::in_progress(format!(
-            "backup {child_name}: {}",
-            status.message.unwrap_or_else(|| "starting".to_owned())
-        )),
-    }
 }
 
 /// Waits for a person, or for its turn in a rollout; backups may run meanwhile, and the cutover waits for those that do.
@@ -490,21 +395,18 @@ async fn park(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &UpgradeDirecti
     }
 }
 
-async fn soak(call: &StepCall<'_>, to: &UpgradeDirective) -> StepOutcome {
-    let period = call.step.config.get(PERIOD).and_then(|period| duration::parse(period).ok()).unwrap_or_default();
-    let since = call.state.started_at.unwrap_or(call.now);
-    let left = period.saturating_sub((Utc::now().max(call.now) - since).to_std().unwrap_or_default());
-    if left <= GLANCE * GLANCES {
-        tokio::time::sleep(left).await;
-        StepOutcome::done()
-    } else {
-        StepOutcome::in_progress(format!("{} leads; watching it for {}", to.version, duration::format(period)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_upgrade_that_waits_for_the_lock_does_not_start_on_a_paused_cluster() {
+        let op = OpenBaoOperation::new("kelp-upgrade", crate::api::OpenBaoOperationSpec::default());
+        let mut cluster = OpenBaoCluster::new("kelp", crate::api::OpenBaoClusterSpec::default());
+        assert_eq!(may_begin(&op, Some(&cluster)), StepOutcome::done());
+        cluster.spec.paused = true;
+        assert!(matches!(may_begin(&op, Some(&cluster)), StepOutcome::Waiting { .. }));
+    }
 
     #[test]
     fn only_an_old_leader_that_follows_another_one_gets_less_time_to_stop() {

@@ -4,18 +4,26 @@
 //! running one; [`manager`] looks and acts. Truth is each pod's own health, never a label: an old leader was seen to
 //! leave its label behind for ever.
 
+mod child;
 pub mod decide;
+mod finished;
 mod gates;
+mod half;
 pub mod headroom;
+mod holds;
 pub mod image;
 pub mod manager;
+mod plan;
 pub mod request;
 pub mod rollback;
+mod soak;
 pub mod steps;
 pub mod trouble;
 pub mod versions;
+mod votes;
 
 pub use decide::{TurnBack, UpgradeDecision, UpgradeFacts, decide};
-pub use manager::{FINISH, PARK, SOAK, UpgradeManager};
+pub use manager::UpgradeManager;
+pub use plan::{FINISH, PARK, SOAK};
 pub use request::Park;
 pub use rollback::RollbackManager;

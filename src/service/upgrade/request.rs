@@ -5,9 +5,9 @@ use crate::{
     adapter::kubernetes::owner,
     api::{
         Actor, ActorSource, Direction, OPERATION_FINALIZER, OpenBaoCluster, OpenBaoOperation, OpenBaoOperationSpec,
-        OperationKind, OperationPhase, ServersDirective, StepState, StepStatus, UpgradeDirective,
+        OperationKind, OperationPhase, StepState, StepStatus, UpgradeDirective,
     },
-    service::cluster::names,
+    service::{cluster::names, opslifecycle::asked::Parameter},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
@@ -36,6 +36,16 @@ pub const ROLLED_BACK: &str = "rolledBack";
 /// `spec.upgrade.deferCutover` decides.
 pub const PARK: &str = "park";
 
+/// All that `spec.parameters` of an upgrade may say.
+pub const PARAMETERS: [Parameter; 5] = [
+    Parameter::any(VERSION),
+    Parameter::any(IMAGE),
+    Parameter::any(FROM_VERSION),
+    Parameter::any(FROM_IMAGE),
+    Parameter::one_of(PARK, PARKS),
+];
+const PARKS: &[&str] = &[Park::Ordered.as_str(), Park::Manual.as_str()];
+
 /// Who lets a parked upgrade go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Park {
@@ -47,7 +57,7 @@ pub enum Park {
 
 impl Park {
     /// The parameter's value.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ordered => "ordered",
             Self::Manual => "manual",
@@ -110,60 +120,6 @@ fn pair(values: &BTreeMap<String, String>, version: &str, image: &str) -> Option
 /// The version that a rollback turned its back on.
 pub fn rolled_back(operation: &OpenBaoOperation) -> Option<&str> {
     operation.status.as_ref()?.inputs.get(ROLLED_BACK).map(String::as_str)
-}
-
-/// The rollback that wiped the servers and did not end well: until another one does, nobody may add members to, upgrade, or
-/// send clients to what is half restored. One that fails before it wiped anything changes nothing about that.
-pub fn half_rolled_back(operations: &[impl AsRef<OpenBaoOperation>]) -> Option<&OpenBaoOperation> {
-    let past = |operation: &OpenBaoOperation| operation.status.as_ref()?.point_of_no_return_at;
-    operations
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(|operation| operation.spec.operation == OperationKind::Rollback && past(operation).is_some())
-        .max_by_key(|operation| past(operation))
-        .filter(|operation| operation.phase() != OperationPhase::Succeeded)
-}
-
-/// How many servers there are to be while a rollback is, or was, at work, and whether the first of them may start from
-/// nothing. `None`: as many as ever, and never from nothing.
-pub fn servers(operations: &[impl AsRef<OpenBaoOperation>]) -> Option<ServersDirective> {
-    let half = half_rolled_back(operations);
-    let is_live =
-        |operation: &&OpenBaoOperation| operation.spec.operation == OperationKind::Rollback && !operation.has_ended();
-    let live = operations.iter().map(AsRef::as_ref).find(is_live);
-    match (live.and_then(wanted_servers), half.and_then(wanted_servers)) {
-        // It turns back to where it began, and that is where the one before it left off.
-        (Some((_, Going::Back)), Some((left, _))) => Some(left),
-        (Some((wanted, _)), _) | (None, Some((wanted, _))) => Some(wanted),
-        (None, None) => None,
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Going {
-    Forth,
-    Back,
-}
-
-/// What the journal of one rollback asks for.
-fn wanted_servers(rollback: &OpenBaoOperation) -> Option<(ServersDirective, Going)> {
-    let status = rollback.status.as_ref()?;
-    let past = status.point_of_no_return_at.is_some();
-    let state =
-        |name: &str| status.steps.iter().find(|step| step.name == name).map_or(StepState::Pending, |step| step.state);
-    let all = status.inputs.get(REPLICAS)?.parse().ok()?;
-    let going = if status.direction == Direction::Unwinding && !past { Going::Back } else { Going::Forth };
-    // What they hold is proven before the others join.
-    let (count, initialize, closed) = if going == Going::Back || state(JOIN_OTHERS) != StepState::Pending {
-        (all, false, false)
-    } else if state(START_FIRST) != StepState::Pending {
-        (1, state(START_FIRST) == StepState::Running, true)
-    } else if state(STOP_SERVERS) != StepState::Pending {
-        (0, false, true)
-    } else {
-        return None;
-    };
-    Some((ServersDirective { count, initialize, closed }, going))
 }
 
 /// Whether the template was, or may have been, changed for it.

@@ -2,6 +2,8 @@
 
 use super::versions;
 use crate::{adapter::openbao::HealthState, api::UpgradeDirective, service::cluster::observe};
+use chrono::{DateTime, Utc};
+use std::collections::BTreeSet;
 
 /// The words by which a failed turning back says that the new version leads: see [`super::request::directive`].
 pub const LEADS_ALREADY: &str = "already leads with";
@@ -27,6 +29,10 @@ pub struct PodFacts {
     pub applied: Option<u64>,
     /// Why its container does not run, if the kubelet says so: reason and message.
     pub trouble: Option<(String, String)>,
+    /// How often the kubelet has started its container anew.
+    pub restarts: i32,
+    /// Since when it is up, by the kubelet's word: its container was started, and it became Ready. `None` while it is not.
+    pub up_since: Option<DateTime<Utc>>,
 }
 
 impl PodFacts {
@@ -60,6 +66,20 @@ pub struct Facts {
     pub template: Option<String>,
     /// How many failures the cluster can bear, by its voters; `None` while nobody may ask.
     pub tolerance: Option<i32>,
+    /// Who votes, asked where a step has to know it.
+    pub votes: Votes,
+}
+
+/// Whose vote counts in raft.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Votes {
+    /// Nobody asked, or nobody of ours may: then nobody waits for it.
+    #[default]
+    NotAsked,
+    /// The leader gave no answer, and why.
+    Unknown(String),
+    /// The pods whose vote counts.
+    Known(BTreeSet<String>),
 }
 
 /// What to do now.
@@ -102,6 +122,11 @@ impl Facts {
     /// members none can be spared, and the other one is all there is: it stands still until the first is back.
     fn others_needed(&self) -> usize {
         if self.replicas <= 2 { self.replicas.saturating_sub(1) } else { self.replicas / 2 + 1 }
+    }
+
+    /// How many serve beside this one.
+    fn others_serving(&self, name: &str) -> usize {
+        self.pods.iter().filter(|other| other.name != name && !other.terminating && other.serves()).count()
     }
 
     fn silent_or_sealed(&self) -> Option<&PodFacts> {
@@ -156,7 +181,7 @@ pub fn reverted(facts: &Facts, origin: &UpgradeDirective) -> Turn {
         Turn::Done(_) => {}
         other => return other,
     }
-    match facts.pods.iter().find(|pod| pod.image != origin.image) {
+    match out_of_order(facts, origin).or_else(|| facts.pods.iter().find(|pod| pod.image != origin.image)) {
         Some(pod) => replaced(facts, origin, &pod.name),
         None => template(facts, origin),
     }
@@ -164,7 +189,17 @@ pub fn reverted(facts: &Facts, origin: &UpgradeDirective) -> Turn {
 
 /// [`reverted`], for one standby.
 pub fn standby_reverted(facts: &Facts, origin: &UpgradeDirective, pod: &str) -> Turn {
-    leads_already(facts, origin).unwrap_or_else(|| replaced(facts, origin, pod))
+    if let Some(stuck) = leads_already(facts, origin) {
+        return stuck;
+    }
+    let first = out_of_order(facts, origin).map_or(pod, |broken| broken.name.as_str());
+    replaced(facts, origin, first)
+}
+
+/// A server that shows something else than the origin and does not serve. It is put right before any that serves: as long as it
+/// does not, none of those can be spared, and to replace it costs nothing.
+fn out_of_order<'a>(facts: &'a Facts, origin: &UpgradeDirective) -> Option<&'a PodFacts> {
+    facts.pods.iter().find(|pod| !pod.terminating && pod.image != origin.image && !pod.serves())
 }
 
 /// A fail-over put a new version in front before the planned moment: its data can no longer be led by the old one.
@@ -183,7 +218,7 @@ fn leads_already(facts: &Facts, origin: &UpgradeDirective) -> Option<Turn> {
 /// Replaces `pod` by one that runs `goal`, as a standby.
 ///
 /// It is deleted only while the rest can lose it: one leader, and a quorum of other members that serve. It is done when
-/// its own health names the goal's version, it follows, it is Ready, and its log has caught up with the leader's.
+/// its own health names the goal's version, it follows, it is Ready, its log has caught up with the leader's, and it votes.
 /// If `pod` itself leads by now, another one that still needs it (`instead`) is taken. If a new server leads, the old leader
 /// was lost: there is no way back any more, and whatever is old must go soon.
 pub fn standby(facts: &Facts, goal: &UpgradeDirective, pod: &str, instead: &[String]) -> Turn {
@@ -213,8 +248,7 @@ fn replaced(facts: &Facts, goal: &UpgradeDirective, name: &str) -> Turn {
         if facts.template.as_deref() != Some(goal.image.as_str()) {
             return template(facts, goal);
         }
-        let others = facts.pods.iter().filter(|other| other.name != name && !other.terminating && other.serves());
-        if facts.replicas > 1 && others.count() < facts.others_needed() {
+        if facts.replicas > 1 && facts.others_serving(name) < facts.others_needed() {
             return Turn::Wait(format!("deleting pod {name} would cost the quorum: other members do not serve"));
         }
         return match facts.leader.as_deref() {
@@ -247,7 +281,16 @@ fn replaced(facts: &Facts, goal: &UpgradeDirective, name: &str) -> Turn {
     if !caught_up(facts, pod) {
         return Turn::Wait(format!("pod {name} serves {} and catches up with the leader's log", goal.version));
     }
-    Turn::Done(format!("{name} serves {}", goal.version))
+    match &facts.votes {
+        Votes::NotAsked => Turn::Done(format!("{name} serves {}", goal.version)),
+        Votes::Known(voters) if voters.contains(name) => {
+            Turn::Done(format!("{name} serves {} and votes", goal.version))
+        }
+        Votes::Known(_) => Turn::Wait(format!("pod {name} serves {} and does not vote yet", goal.version)),
+        Votes::Unknown(why) => {
+            Turn::Wait(format!("pod {name} serves {}, and whether it votes is not known yet: {why}", goal.version))
+        }
+    }
 }
 
 fn caught_up(facts: &Facts, pod: &PodFacts) -> bool {
@@ -281,20 +324,29 @@ pub fn step_down(facts: &Facts, goal: &UpgradeDirective) -> Turn {
     Turn::StepDown { pod: leader.name.clone() }
 }
 
-/// After leadership began to move: whatever is not on the goal's version is replaced at once, for it could win an
-/// election, fail to activate over newer data, and leave the cluster without a leader.
-pub fn replace_old(facts: &Facts, goal: &UpgradeDirective) -> Turn {
-    for pod in &facts.pods {
-        if !pod.terminating && pod.image != goal.image {
-            let heir = facts.pods.iter().any(|other| other.name != pod.name && other.is_at(goal) && other.serves());
-            if facts.replicas > 1 && !heir {
-                return Turn::Wait(format!("no member on {} serves that could lead", goal.version));
-            }
-            if facts.template.as_deref() != Some(goal.image.as_str()) {
-                return template(facts, goal);
-            }
+/// After leadership began to move: whatever is not on the goal's version is replaced, for it could win an election, fail to
+/// activate over newer data, and leave the cluster without a leader.
+///
+/// The old leader is what is left when every other member had its turn (`in_turn`), and it goes at once. Where a new server led
+/// before that, several old ones are left, and each of them goes only while the rest can lose it.
+pub fn replace_old(facts: &Facts, goal: &UpgradeDirective, in_turn: &[String]) -> Turn {
+    if let Some(pod) = next_old(facts, goal) {
+        let heir = facts.pods.iter().any(|other| other.name != pod.name && other.is_at(goal) && other.serves());
+        if facts.replicas > 1 && !heir {
+            return Turn::Wait(format!("no member on {} serves that could lead", goal.version));
+        }
+        if facts.template.as_deref() != Some(goal.image.as_str()) {
+            return template(facts, goal);
+        }
+        let others_in_turn = in_turn.iter().filter(|name| **name != pod.name).count();
+        let is_the_leader_of_before = others_in_turn + 1 >= facts.replicas;
+        // One that Kubernetes calls ready may only have missed our question.
+        let is_lost = !pod.serves() && !pod.ready;
+        if is_the_leader_of_before || is_lost || facts.others_serving(&pod.name) >= facts.others_needed() {
             return Turn::Delete { pod: pod.name.clone(), uid: pod.uid.clone() };
         }
+        let why = missing(facts, goal);
+        return Turn::Wait(format!("deleting pod {} would cost the quorum: {why}", pod.name));
     }
     for index in 0..facts.pods.len().max(facts.replicas) {
         let Some(pod) = facts.pods.get(index) else {
@@ -309,6 +361,27 @@ pub fn replace_old(facts: &Facts, goal: &UpgradeDirective) -> Turn {
         Some(leader) => Turn::Done(format!("{leader} leads on {}", goal.version)),
         None => Turn::Wait("the members agree on no leader".to_owned()),
     }
+}
+
+/// The old server that is replaced next: one that does not serve is missed by nobody, and one that says it leads is in the new
+/// one's way.
+fn next_old<'a>(facts: &'a Facts, goal: &UpgradeDirective) -> Option<&'a PodFacts> {
+    let old = facts.pods.iter().filter(|pod| !pod.terminating && pod.image != goal.image);
+    old.min_by_key(|pod| match pod.state {
+        Some(HealthState::Active) => 1,
+        Some(HealthState::Standby) => 2,
+        _ => 0,
+    })
+}
+
+/// Why those that were replaced are not enough yet.
+fn missing(facts: &Facts, goal: &UpgradeDirective) -> String {
+    let replaced_ones = facts.pods.iter().filter(|pod| pod.terminating || pod.image == goal.image);
+    let why = replaced_ones.map(|pod| replaced(facts, goal, &pod.name)).find_map(|turn| match turn {
+        Turn::Wait(why) | Turn::Fail { message: why, .. } => Some(why),
+        _ => None,
+    });
+    why.unwrap_or_else(|| "other members do not serve".to_owned())
 }
 
 /// The end: all of them on the goal, serving, one leading.

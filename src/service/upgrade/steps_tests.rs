@@ -17,6 +17,8 @@ fn pod(ordinal: usize, version: &str, state: HealthState) -> PodFacts {
         version: Some(version.into()),
         applied: Some(100),
         trouble: None,
+        restarts: 0,
+        up_since: None,
     }
 }
 
@@ -29,7 +31,13 @@ fn old_cluster() -> Facts {
         committed: Some(100),
         template: Some("bao:2.7.2".into()),
         tolerance: Some(1),
+        votes: Votes::NotAsked,
     }
+}
+
+/// The standbys of [`old_cluster`], which had their turn before its leader goes.
+fn standbys() -> Vec<String> {
+    ["kelp-1", "kelp-2"].map(str::to_owned).to_vec()
 }
 
 fn deletes(turn: &Turn) -> Option<&str> {
@@ -152,7 +160,7 @@ fn a_new_server_that_leads_unasked_ends_the_work_on_standbys_for_there_is_no_way
         "not a wait for the lost one: {turn:?}"
     );
     assert!(matches!(step_down(&facts, &goal()), Turn::Done(_)));
-    assert_eq!(deletes(&replace_old(&facts, &goal())), Some("kelp-0"));
+    assert_eq!(deletes(&replace_old(&facts, &goal(), &[])), Some("kelp-0"));
     let Turn::Fail { message, .. } = standby_reverted(&facts, &origin(), "kelp-2") else { panic!("no way back") };
     assert!(message.contains(LEADS_ALREADY), "{message}");
 }
@@ -185,8 +193,62 @@ fn the_old_leader_is_deleted_the_moment_it_is_past_whether_it_leads_again_or_not
     for (leader, state) in [(Some("kelp-1"), Standby), (Some("kelp-0"), Active), (None, Standby)] {
         facts.leader = leader.map(str::to_owned);
         facts.pods[0].state = Some(state);
-        assert_eq!(deletes(&replace_old(&facts, &goal())), Some("kelp-0"), "leader {leader:?}");
+        assert_eq!(deletes(&replace_old(&facts, &goal(), &standbys())), Some("kelp-0"), "leader {leader:?}");
     }
+    facts.pods[2].state = None;
+    assert_eq!(deletes(&replace_old(&facts, &goal(), &standbys())), Some("kelp-0"), "nothing stands between");
+}
+
+/// Five members of which only `kelp-4` had its turn, and it leads: nobody asked the old leader to give up.
+fn overtaken() -> (Facts, Vec<String>) {
+    let mut pods: Vec<_> = (0..4).map(|ordinal| pod(ordinal, "2.6.1", Standby)).collect();
+    pods.push(pod(4, "2.7.2", Active));
+    (Facts { pods, replicas: 5, leader: Some("kelp-4".into()), ..old_cluster() }, vec!["kelp-4".into()])
+}
+
+#[test]
+fn when_a_new_server_leads_unasked_the_old_ones_go_one_after_the_other_as_far_as_the_quorum_allows() {
+    let (mut facts, in_turn) = overtaken();
+    let next = |facts: &Facts| replace_old(facts, &goal(), &in_turn);
+    facts.pods[0].state = None;
+    facts.pods[0].ready = false;
+    assert_eq!(deletes(&next(&facts)), Some("kelp-0"), "the one that is lost goes first");
+    facts.pods[0].terminating = true;
+    assert_eq!(deletes(&next(&facts)), Some("kelp-1"), "three others serve");
+    facts.pods[1].terminating = true;
+    let Turn::Wait(why) = next(&facts) else { panic!("two would be left of five: {:?}", next(&facts)) };
+    assert!(why.contains("kelp-2") && why.contains("quorum") && why.contains("kelp-0 is stopping"), "{why}");
+    // One that does not come back keeps the others from going, and the reason is told.
+    facts.pods[0] = PodFacts { state: None, ready: false, ..pod(0, "2.7.2", Standby) };
+    facts.pods[0].trouble = Some(("ImagePullBackOff".into(), "no such image".into()));
+    assert!(matches!(next(&facts), Turn::Wait(why) if why.contains("no such image")));
+    facts.pods[0] = pod(0, "2.7.2", Standby);
+    assert_eq!(deletes(&next(&facts)), Some("kelp-2"));
+}
+
+#[test]
+fn an_old_server_that_misses_one_question_does_not_count_as_lost() {
+    let (mut facts, in_turn) = overtaken();
+    facts.pods[0].terminating = true;
+    facts.pods[1].terminating = true;
+    facts.pods[2].state = None;
+    assert!(matches!(replace_old(&facts, &goal(), &in_turn), Turn::Wait(_)), "Kubernetes calls it ready");
+    facts.pods[2].ready = false;
+    assert_eq!(deletes(&replace_old(&facts, &goal(), &in_turn)), Some("kelp-2"));
+}
+
+#[test]
+fn a_member_without_a_turn_of_its_own_does_not_go_together_with_the_old_leader() {
+    let mut facts = old_cluster();
+    facts.pods[1] = pod(1, "2.7.2", Active);
+    facts.pods[0].state = Some(Standby);
+    facts.leader = Some("kelp-1".into());
+    let in_turn = ["kelp-1".to_owned()];
+    assert_eq!(deletes(&replace_old(&facts, &goal(), &in_turn)), Some("kelp-0"));
+    facts.pods[0].terminating = true;
+    assert!(matches!(replace_old(&facts, &goal(), &in_turn), Turn::Wait(_)), "one of three would be left");
+    facts.pods[0] = pod(0, "2.7.2", Standby);
+    assert_eq!(deletes(&replace_old(&facts, &goal(), &in_turn)), Some("kelp-2"));
 }
 
 #[test]
@@ -194,10 +256,10 @@ fn the_replacement_is_done_when_all_serve_the_goal_and_one_leads() {
     let mut facts = old_cluster();
     facts.pods = vec![pod(0, "2.7.2", Standby), pod(1, "2.7.2", Active), pod(2, "2.7.2", Standby)];
     facts.leader = Some("kelp-1".into());
-    assert!(matches!(replace_old(&facts, &goal()), Turn::Done(_)));
+    assert!(matches!(replace_old(&facts, &goal(), &standbys()), Turn::Done(_)));
     assert!(matches!(finished(&facts, &goal()), Turn::Done(_)));
     facts.pods.remove(0);
-    assert!(matches!(replace_old(&facts, &goal()), Turn::Wait(_)), "its pod is not back yet");
+    assert!(matches!(replace_old(&facts, &goal(), &standbys()), Turn::Wait(_)), "its pod is not back yet");
 }
 
 fn origin() -> UpgradeDirective {
@@ -213,6 +275,35 @@ fn turning_back_waits_for_the_template_and_replaces_whatever_shows_the_goal_also
     assert_eq!(deletes(&reverted(&facts, &origin())), Some("kelp-2"));
     facts.pods[2] = pod(2, "2.6.1", Standby);
     assert!(matches!(reverted(&facts, &origin()), Turn::Done(_)));
+}
+
+#[test]
+fn of_three_a_second_standby_that_does_not_start_is_put_back_before_the_first_which_cannot_be_spared_without_it() {
+    let mut facts = Facts { template: Some("bao:2.6.1".into()), ..old_cluster() };
+    facts.pods[1] = pod(1, "2.7.2", Standby);
+    facts.pods[2] = PodFacts { state: None, ready: false, version: None, ..pod(2, "2.7.2", Standby) };
+    facts.pods[2].trouble = Some(("ImagePullBackOff".into(), "no such image".into()));
+    assert_eq!(deletes(&standby_reverted(&facts, &origin(), "kelp-1")), Some("kelp-2"));
+    assert_eq!(deletes(&reverted(&facts, &origin())), Some("kelp-2"));
+    facts.pods[2] = PodFacts { state: Some(Sealed), ..pod(2, "2.6.1", Standby) };
+    assert!(matches!(standby_reverted(&facts, &origin(), "kelp-1"), Turn::Wait(_)), "it is on its way");
+    facts.pods[2] = pod(2, "2.6.1", Standby);
+    assert_eq!(deletes(&standby_reverted(&facts, &origin(), "kelp-1")), Some("kelp-1"));
+    facts.pods[1] = pod(1, "2.6.1", Standby);
+    assert!(matches!(standby_reverted(&facts, &origin(), "kelp-1"), Turn::Done(_)));
+}
+
+#[test]
+fn a_replaced_standby_is_done_only_when_it_votes_unless_nobody_may_ask() {
+    let mut facts = old_cluster();
+    facts.pods[1] = pod(1, "2.7.2", Standby);
+    let voting = |names: &[&str]| Votes::Known(names.iter().map(|name| (*name).to_owned()).collect());
+    let turn = |facts: &Facts, votes| standby(&Facts { votes, ..facts.clone() }, &goal(), "kelp-1", &[]);
+    assert!(matches!(turn(&facts, voting(&["kelp-0", "kelp-1", "kelp-2"])), Turn::Done(_)));
+    assert!(matches!(turn(&facts, Votes::NotAsked), Turn::Done(_)));
+    assert!(matches!(turn(&facts, voting(&["kelp-0", "kelp-2"])), Turn::Wait(why) if why.contains("kelp-1")));
+    let silent = turn(&facts, Votes::Unknown("the leader is busy".into()));
+    assert!(matches!(&silent, Turn::Wait(why) if why.contains("the leader is busy")), "{silent:?}");
 }
 
 #[test]
@@ -233,39 +324,69 @@ fn a_single_node_is_never_asked_to_step_down_and_replaced_without_a_successor() 
         Facts { pods: vec![pod(0, "2.6.1", Active)], replicas: 1, leader: Some("kelp-0".into()), ..old_cluster() };
     assert!(matches!(step_down(&facts, &goal()), Turn::Done(_)), "nobody else could lead");
     assert_eq!(leads_on(&facts, &goal()), None, "parked, it waits for its Resume");
-    assert_eq!(deletes(&replace_old(&facts, &goal())), Some("kelp-0"));
+    assert_eq!(deletes(&replace_old(&facts, &goal(), &[])), Some("kelp-0"));
     facts.pods = vec![pod(0, "2.7.2", Active)];
-    assert!(matches!(replace_old(&facts, &goal()), Turn::Done(_)));
+    assert!(matches!(replace_old(&facts, &goal(), &[]), Turn::Done(_)));
+}
+
+/// Pods that say anything, and who leads.
+fn any_facts() -> impl Strategy<Value = Facts> {
+    let pods = prop::collection::vec((0_u8..4, any::<bool>(), any::<bool>()), 3..6);
+    (pods, prop::option::of(0_usize..6)).prop_map(|(states, leader)| {
+        let pods: Vec<_> = states
+            .iter()
+            .enumerate()
+            .map(|(ordinal, (state, new, terminating))| {
+                let state = [Active, Standby, Sealed, HealthState::Troubled][usize::from(*state)];
+                let version = if *new { "2.7.2" } else { "2.6.1" };
+                PodFacts { terminating: *terminating, ..pod(ordinal, version, state) }
+            })
+            .collect();
+        Facts {
+            replicas: pods.len(),
+            leader: leader.filter(|leader| *leader < pods.len()).map(|leader| format!("kelp-{leader}")),
+            pods,
+            ..old_cluster()
+        }
+    })
 }
 
 proptest! {
     /// Whatever the pods say, a standby's turn never deletes the leader, never one that already runs the goal, and never
     /// leaves fewer than a quorum of others.
     #[test]
-    fn a_standbys_turn_never_costs_leadership_or_quorum(
-        states in prop::collection::vec((0_u8..4, any::<bool>(), any::<bool>()), 3..6),
-        leader in prop::option::of(0_usize..6),
-        subject in 0_usize..6,
-    ) {
-        let pods: Vec<_> = states.iter().enumerate().map(|(ordinal, (state, new, terminating))| {
-            let state = [Active, Standby, Sealed, HealthState::Troubled][usize::from(*state)];
-            let version = if *new { "2.7.2" } else { "2.6.1" };
-            PodFacts { terminating: *terminating, ..pod(ordinal, version, state) }
-        }).collect();
-        let facts = Facts {
-            replicas: pods.len(),
-            leader: leader.filter(|leader| *leader < pods.len()).map(|leader| format!("kelp-{leader}")),
-            pods,
-            ..old_cluster()
-        };
+    fn a_standbys_turn_never_costs_leadership_or_quorum(facts in any_facts(), subject in 0_usize..6) {
         let others: Vec<_> = facts.pods.iter().map(|pod| pod.name.clone()).collect();
         if let Turn::Delete { pod, uid } = standby(&facts, &goal(), &format!("kelp-{subject}"), &others) {
             let found = facts.pod(&pod).unwrap();
             prop_assert_eq!(&found.uid, &uid);
             prop_assert_ne!(facts.leader.as_deref(), Some(pod.as_str()));
             prop_assert_ne!(&found.image, "bao:2.7.2");
-            let others = facts.pods.iter().filter(|other| other.name != pod && !other.terminating && other.serves());
-            prop_assert!(others.count() > facts.replicas / 2);
+            prop_assert!(facts.others_serving(&pod) > facts.replicas / 2);
+        }
+    }
+
+    /// Whatever they say, and wherever leadership went by itself: no server that serves is taken away from a quorum.
+    #[test]
+    fn an_unplanned_cutover_never_costs_quorum(facts in any_facts()) {
+        if let Turn::Delete { pod, .. } = replace_old(&facts, &goal(), &[]) {
+            let found = facts.pod(&pod).unwrap();
+            prop_assert!(found.image != "bao:2.7.2" && !found.terminating);
+            prop_assert!(facts.others_serving(&pod) > facts.replicas / 2, "{:?}", facts);
+        }
+    }
+
+    /// Nor does the way back.
+    #[test]
+    fn turning_back_never_costs_leadership_or_quorum(facts in any_facts(), subject in 0_usize..6) {
+        let facts = Facts { template: Some("bao:2.6.1".into()), ..facts };
+        let subject = format!("kelp-{subject}");
+        for turn in [standby_reverted(&facts, &origin(), &subject), reverted(&facts, &origin())] {
+            if let Turn::Delete { pod, .. } = turn {
+                prop_assert_ne!(facts.leader.as_deref(), Some(pod.as_str()));
+                prop_assert_ne!(&facts.pod(&pod).unwrap().image, "bao:2.6.1");
+                prop_assert!(facts.others_serving(&pod) > facts.replicas / 2, "{:?}", facts);
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 //! (`backups//x`), a dot, a control character. The client gives up a whole page over one of them; here it is stepped over
 //! and named, and everything else is listed. Nothing is ever done to such an object.
 
+use chrono::{DateTime, Utc};
 use object_store::list::{PaginatedListOptions, PaginatedListResult, PaginatedListStore};
 use object_store::path::{Error as OddPath, Path};
 
@@ -52,7 +53,9 @@ impl Store {
                 continue;
             }
             match tokio::fs::metadata(entry.path()).await {
-                Ok(found) if found.is_file() => listed.objects.push(Stored { key, size: found.len() }),
+                Ok(found) if found.is_file() => {
+                    listed.objects.push(Stored { key, size: found.len(), written: written(&found) });
+                }
                 Ok(_) => {}
                 // Removed meanwhile, or a link that leads nowhere.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -61,6 +64,11 @@ impl Store {
         }
         Ok(listed)
     }
+}
+
+fn written(file: &std::fs::Metadata) -> Option<DateTime<Utc>> {
+    let since = file.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+    DateTime::from_timestamp(i64::try_from(since.as_secs()).ok()?, since.subsec_nanos())
 }
 
 /// Page by page. One that holds an odd key is asked for again in ever smaller pieces, until the odd key is alone in it; the
@@ -77,8 +85,11 @@ async fn around(store: &dyn PaginatedListStore, prefix: &str) -> object_store::R
         };
         match store.list_paginated(Some(prefix), options).await {
             Ok(PaginatedListResult { result, page_token }) => {
-                let objects = result.objects.into_iter();
-                listed.objects.extend(objects.map(|meta| Stored { key: meta.location.to_string(), size: meta.size }));
+                listed.objects.extend(result.objects.into_iter().map(|meta| Stored {
+                    key: meta.location.to_string(),
+                    size: meta.size,
+                    written: Some(meta.last_modified),
+                }));
                 if page_token.is_none() {
                     return Ok(listed);
                 }

@@ -37,7 +37,9 @@ async fn odd_files_in_a_folder_hide_no_backup() {
     std::fs::create_dir(folder.join("old")).unwrap();
     let mut listed = store.list("p/ns/c/").await.unwrap();
     listed.odd.sort();
-    assert_eq!(listed.objects, [Stored { key: "p/ns/c/a.snap".into(), size: 3 }]);
+    let written = listed.objects[0].written;
+    assert_eq!(listed.objects, [Stored { key: "p/ns/c/a.snap".into(), size: 3, written }]);
+    assert!(chrono::Utc::now() - written.unwrap() < chrono::TimeDelta::minutes(1));
     assert_eq!(listed.odd, ["p/ns/c/b\n.snap", "p/ns/c/c\u{fffd}.snap"]);
 }
 

@@ -330,6 +330,50 @@ fn a_backup_that_could_not_be_read_back_is_told_until_one_was_whatever_is_taken_
 }
 
 #[test]
+fn a_retention_that_left_something_is_told_until_one_did_not() {
+    let retained = |name: &str, ended: &str, output: Value, role: Option<&str>| {
+        let parameters = role.map_or_else(|| json!({}), |role| json!({"role": role}));
+        let steps = json!([{"name": "Retention", "state": "completed", "output": output}]);
+        operation(
+            name,
+            "Succeeded",
+            Some(ended),
+            json!({"spec": {"parameters": parameters}, "status": {"steps": steps}}),
+        )
+    };
+    let stuck = json!({"removed": "0", "warning": "1 of the backups that are to go could not be removed"});
+    let told = |operations: &[Arc<OpenBaoOperation>]| {
+        look(&cluster(), operations, "2026-11-21T03:00:00Z").status.unwrap().last_retention_failure
+    };
+    let bad = retained("bad", "2026-11-21T01:00:00Z", stuck.clone(), None);
+    let words = told(std::slice::from_ref(&bad)).unwrap();
+    assert!(words.starts_with("bad: 1 of the backups"), "{words}");
+    let child = retained("child", "2026-11-21T01:30:00Z", json!({}), Some("PreUpgrade"));
+    assert_eq!(told(&[bad.clone(), child]), Some(words), "it ran none");
+    let held = retained("held", "2026-11-21T02:00:00Z", json!({"heldBack": "restore pearl"}), None);
+    assert_eq!(told(&[bad, held]), None, "nothing went wrong since");
+}
+
+#[test]
+fn reading_back_a_strangers_backup_says_nothing_of_this_clusters_own() {
+    let read = |phase: &str, key: &str, uid: &str| {
+        let steps = json!([{"name": "ReadBack", "state": "completed", "output": {"clusterUID": uid}}]);
+        let status = json!({"artifacts": {"key": key}, "steps": steps, "inputs": {"clusterUID": UID}, "message": "m"});
+        let whole = json!({"spec": {"parameters": {"mode": "Verify"}}, "status": status});
+        let verification = operation("v", phase, Some("2026-11-21T02:00:00Z"), whole);
+        let status = look(&cluster(), &[verification], "2026-11-21T03:00:00Z").status.unwrap();
+        (status.last_verified_key, status.last_verify_failure.is_some())
+    };
+    let ours = "deep/reef/kelp/a.snap";
+    assert_eq!(read("Succeeded", ours, UID), (Some(ours.into()), false));
+    assert_eq!(read("Failed", ours, UID), (None, true));
+    for (key, uid) in [(ours, "another"), ("deep/reef/coral/a.snap", UID), ("deep/greef/kelp/a.snap", UID)] {
+        assert_eq!(read("Succeeded", key, uid), (None, false), "{key} of {uid}");
+        assert_eq!(read("Failed", key, uid), (None, false), "{key} of {uid}");
+    }
+}
+
+#[test]
 fn pruned_records_take_nothing_away_and_a_namesakes_records_give_nothing() {
     let mut cluster = cluster();
     let known = look(&cluster, &[good("b", "2026-11-21T01:00:00Z")], "2026-11-21T03:00:00Z").status;

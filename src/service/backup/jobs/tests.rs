@@ -101,10 +101,23 @@ fn a_prune_job_on_a_claim_looks_like_this() {
 }
 
 #[test]
+fn a_job_that_only_cleans_is_told_what_must_stay_too() {
+    let told = |protected: &[&str]| {
+        let protected = protected.iter().map(|key| ((*key).to_owned(), "a restore reads it".to_owned())).collect();
+        let orders = Orders { clean: vec!["reef/kelp/b.snap".into()], protected, ..Orders::default() };
+        let job = build(Task::Prune(orders), &claim());
+        let env = job.spec.unwrap().template.spec.unwrap().containers.remove(0).env.unwrap();
+        env.into_iter().find(|variable| variable.name == env::PROTECTED).and_then(|variable| variable.value)
+    };
+    assert_eq!(told(&["reef/kelp/a.snap"]).as_deref(), Some(r#"{"reef/kelp/a.snap":"a restore reads it"}"#));
+    assert_eq!(told(&[]), None);
+}
+
+#[test]
 fn a_restore_job_looks_like_this() {
     let login = Login { token_secret: Some("user-token".into()), ..login() };
-    let waive = ["OtherSeal".to_owned()];
-    let task = Task::Restore { source: &Source::Latest, login: &login, waive: &waive, submit: true };
+    let (peers, waive) = (peers(), ["OtherSeal".to_owned()]);
+    let task = Task::Restore { source: &Source::Latest, login: &login, peers: &peers, waive: &waive, submit: true };
     let role = store(json!({"bucket": "shells", "roleArn": "arn:aws:iam::1:role/x"}));
     assert_yaml_snapshot!(build(task, &role));
 }
@@ -144,7 +157,7 @@ fn a_job_holds_no_more_than_it_needs() {
     assert_eq!(names(&backup(&claim())), ["kubernetes", "scratch", "openbao", "ca", "store"]);
     // A backup has one way to log in. A restore's named token may be valid in the snapshot only.
     let named = Login { token_secret: Some("user-token".into()), ..login() };
-    let task = Task::Restore { source: &Source::Latest, login: &named, waive: &[], submit: true };
+    let task = Task::Restore { source: &Source::Latest, login: &named, peers: &[], waive: &[], submit: true };
     assert_eq!(names(&build(task, &claim())), ["kubernetes", "scratch", "openbao", "token", "ca", "store"]);
     // Verification and retention never speak to OpenBao, so they get no token for it.
     assert_eq!(names(&build(Task::Verify { source: &Source::Latest }, &bucket())), ["kubernetes", "credentials"]);
@@ -168,6 +181,16 @@ fn the_mover_is_told_to_end_before_it_is_killed() {
     let env = spec.template.spec.unwrap().containers.remove(0).env.unwrap();
     let deadline = env.iter().find(|variable| variable.name == env::DEADLINE).unwrap();
     assert_eq!(deadline.value.as_deref(), Some("2026-11-21T03:29:40Z"));
+}
+
+#[test]
+fn a_job_tells_which_backup_it_reads_from_end_to_end() {
+    let named = Source::Key("$(deep)/reef/kelp/a.snap".into());
+    let read = |task: Task<'_>| key_read(&build(task, &bucket()));
+    assert_eq!(read(Task::Verify { source: &named }).as_deref(), Some("$(deep)/reef/kelp/a.snap"));
+    assert_eq!(read(Task::Verify { source: &Source::Latest }), None);
+    assert_eq!(read(Task::Inspect { source: &named }), None);
+    assert_eq!(key_read(&backup(&bucket())), None, "it writes one");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::service::opslifecycle::RefusalPhase;
+use crate::service::opslifecycle::{RefusalPhase, asked};
 
 const IMAGE: &str = "registry.example/openbao-operator:1";
 
@@ -64,7 +64,7 @@ fn a_backup_that_a_person_asked_for_waits_and_says_for_whom() {
     let op = operation(json!({}));
     let waits = |change: fn(&mut Value)| {
         let refusal = planned(&cluster(change), &op, None).unwrap_err();
-        assert!(matches!(refusal.phase, RefusalPhase::Wait(_)), "{refusal:?}");
+        assert_eq!(refusal.phase, RefusalPhase::Wait(RetryClass::Standard), "{refusal:?}");
         (refusal.reason, refusal.message)
     };
     assert_eq!(waits(|whole| whole["spec"]["paused"] = json!(true)).0, "Paused");
@@ -140,6 +140,38 @@ fn a_verification_reads_the_newest_or_the_named_backup_whoever_holds_the_lock() 
     let named = operation(json!({"parameters": {"mode": "Verify", "key": "reef/kelp/a.snap"}}));
     let named = Frozen::read(&planned(&held, &named, None).unwrap().inputs).unwrap();
     assert_eq!(named.source, Some(Source::Key("reef/kelp/a.snap".into())));
+}
+
+#[test]
+fn a_verification_is_not_nailed_to_what_is_the_newest_when_it_is_planned() {
+    let known = cluster(|whole| whole["status"]["backup"] = json!({"lastKey": "reef/kelp/b.snap"}));
+    let source = |parameters: Value| {
+        let op = operation(json!({"parameters": parameters}));
+        Frozen::read(&planned(&known, &op, None).unwrap().inputs).unwrap().source
+    };
+    assert_eq!(source(json!({"mode": "Verify"})), Some(Source::Latest));
+    let named = json!({"mode": "Verify", "key": "reef/kelp/a.snap"});
+    assert_eq!(source(named), Some(Source::Key("reef/kelp/a.snap".into())));
+}
+
+#[test]
+fn a_backup_that_is_asked_for_by_mistyped_parameters_is_refused_instead_of_taken() {
+    for parameters in [
+        json!({"mode": "verify"}),
+        json!({"mod": "Verify"}),
+        json!({"key": "reef/kelp/a.snap"}),
+        json!({"mode": "Verify", "role": "Safety"}),
+    ] {
+        let op = operation(json!({"parameters": parameters}));
+        let refusal = asked::check(&op, BackupManager.parameters())
+            .and_then(|()| planned(&cluster(|_| ()), &op, None))
+            .expect_err("nobody would do that");
+        assert_eq!((refusal.phase, refusal.reason), (RefusalPhase::Failed, "InvalidParameters"), "{parameters}");
+    }
+    for parameters in [json!({"mode": "Verify", "key": "reef/kelp/a.snap"}), json!({"role": "PreUpgrade"})] {
+        let op = operation(json!({"parameters": parameters}));
+        assert_eq!(asked::check(&op, BackupManager.parameters()), Ok(()), "{parameters}");
+    }
 }
 
 #[test]

@@ -2,9 +2,12 @@
 
 use super::{meta, names};
 use crate::service::cluster::validate::ValidatedCluster;
-use k8s_openapi::api::{
-    core::v1::ServiceAccount,
-    rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
+use k8s_openapi::{
+    api::{
+        core::v1::ServiceAccount,
+        rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
 /// The accounts that are ours to make.
@@ -31,10 +34,14 @@ pub fn service_accounts(cluster: &ValidatedCluster, restores: bool) -> Vec<Servi
     all
 }
 
-/// Jobs mount projected tokens for named audiences; the general token is never theirs.
+/// Jobs mount projected tokens for named audiences; the general token is never theirs. By the annotations of the backup target
+/// a cloud knows them.
 fn for_jobs(cluster: &ValidatedCluster, name: String) -> ServiceAccount {
+    let target = cluster.spec.backup.as_ref().map(|backup| &backup.target);
+    let identity = target.and_then(|target| target.workload_identity.as_ref());
+    let annotations = identity.map(|identity| identity.service_account_annotations.clone());
     ServiceAccount {
-        metadata: meta(cluster, name),
+        metadata: ObjectMeta { annotations: annotations.filter(|all| !all.is_empty()), ..meta(cluster, name) },
         automount_service_account_token: Some(false),
         ..ServiceAccount::default()
     }

@@ -4,6 +4,7 @@
 pub mod access;
 pub mod config_maps;
 pub mod hash;
+pub mod kept;
 pub mod secrets;
 pub mod services;
 pub mod statefulset;
@@ -128,6 +129,21 @@ mod tests {
             let found = budget.and_then(|budget| budget.spec).and_then(|spec| spec.max_unavailable);
             assert_eq!(found, expected.map(IntOrString::Int), "{replicas}");
         }
+    }
+
+    #[test]
+    fn the_accounts_of_jobs_carry_what_the_backup_targets_cloud_knows_them_by() {
+        let annotation = ("iam.gke.io/gcp-service-account", "tide@shells.iam.gserviceaccount.com");
+        let annotations: BTreeMap<_, _> = [annotation].into();
+        let target = json!({"provider": "gcs", "bucket": "tide",
+            "workloadIdentity": {"serviceAccountAnnotations": annotations}});
+        let plain = plain(&valid(|s| s["backup"] = json!({"target": target})), None, false, &Traffic::Everybody);
+        let carry = plain.service_accounts.iter().filter(|account| {
+            let found = account.metadata.annotations.as_ref().and_then(|all| all.get(annotation.0));
+            found.is_some_and(|found| found == annotation.1)
+        });
+        let names: Vec<_> = carry.map(|account| account.metadata.name.as_deref().unwrap()).collect();
+        assert_eq!(names, ["kelp-backup", "kelp-restore"]);
     }
 
     #[test]

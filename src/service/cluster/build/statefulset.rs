@@ -18,8 +18,9 @@ use k8s_openapi::{
             EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource, HTTPGetAction, Lifecycle, LifecycleHandler,
             ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity,
             PodSchedulingGate, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource,
-            SeccompProfile, SecretEnvSource, SecretVolumeSource, SecurityContext, SleepAction, TCPSocketAction, Volume,
-            VolumeMount, VolumeProjection, VolumeResourceRequirements, WeightedPodAffinityTerm,
+            SeccompProfile, SecretEnvSource, SecretKeySelector, SecretVolumeSource, SecurityContext, SleepAction,
+            TCPSocketAction, Volume, VolumeMount, VolumeProjection, VolumeResourceRequirements,
+            WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
@@ -263,7 +264,21 @@ fn environment(cluster: &ValidatedCluster) -> Vec<EnvVar> {
             all.push(plain("BAO_CACERT", format!("{TLS_DIR}/ca.crt")));
         }
     }
+    if let Some(secret) = &cluster.spec.unseal.credentials_secret_ref {
+        let variables = seal::variables(&cluster.spec.unseal).into_iter();
+        all.extend(variables.map(|(variable, key)| of_secret(variable, &secret.name, key)));
+    }
     all
+}
+
+/// A variable that is not set where the Secret lacks the key.
+fn of_secret(variable: &str, secret: &str, key: &str) -> EnvVar {
+    let selector = SecretKeySelector { key: key.into(), name: secret.into(), optional: Some(true) };
+    EnvVar {
+        name: variable.into(),
+        value: None,
+        value_from: Some(EnvVarSource { secret_key_ref: Some(selector), ..EnvVarSource::default() }),
+    }
 }
 
 /// The names of Secrets whose keys become environment variables: the user's own, and ours for what the spec says in plain text.
@@ -450,6 +465,18 @@ pub(crate) mod tests {
         let built = build(&cluster, &inputs());
         assert!(!serde_json::to_string(&built).unwrap().contains("s.inline"), "no credential in the pod");
         insta::assert_yaml_snapshot!(built);
+    }
+
+    #[test]
+    fn the_token_of_a_transit_seal_is_read_from_the_users_secret() {
+        let cluster = valid(|s| {
+            s["unseal"] = json!({"type": "transit", "credentialsSecretRef": {"name": "mine"},
+                "transit": {"address": "https://vault:8200", "keyName": "k", "mountPath": "transit/"}});
+        });
+        let all = environment(&cluster);
+        let token = all.iter().find(|variable| variable.name == "BAO_TOKEN").and_then(|found| found.value_from.clone());
+        let from = token.and_then(|from| from.secret_key_ref).unwrap();
+        assert_eq!((from.name.as_str(), from.key.as_str(), from.optional), ("mine", "token", Some(true)));
     }
 
     #[test]

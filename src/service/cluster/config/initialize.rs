@@ -107,6 +107,16 @@ pub struct AccessRequest {
     pub data: Value,
 }
 
+/// A role at the mount `jwt`.
+struct Role {
+    /// For messages.
+    request: String,
+    name: String,
+    policy: &'static str,
+    subject: String,
+    ttl: &'static str,
+}
+
 /// What lets the operator and its Jobs log in, in order. The first start makes these requests to itself; a restore of
 /// data that knows nobody of ours makes them again.
 pub fn access_requests(
@@ -118,10 +128,12 @@ pub fn access_requests(
     let jwt = names::JWT_MOUNT;
     let account = |name: String| names::subject(&cluster.namespace, &name);
     let request = |name: &str, path: String, data| AccessRequest { name: name.to_owned(), path, data };
+    let backup = account(names::backup_service_account(&cluster.name));
+    let restore = account(names::restore_service_account(&cluster.name));
     let roles = [
         (names::OPERATOR_ROLE, OPERATOR_POLICY, identity.operator_subject.clone(), "10m"),
-        (names::BACKUP_ROLE, BACKUP_POLICY, account(names::backup_service_account(&cluster.name)), "1h"),
-        (names::RESTORE_ROLE, RESTORE_POLICY, account(names::restore_service_account(&cluster.name)), "1h"),
+        (names::BACKUP_ROLE, BACKUP_POLICY, backup.clone(), "1h"),
+        (names::RESTORE_ROLE, RESTORE_POLICY, restore.clone(), "1h"),
     ];
     let mut requests = vec![
         request("jwt-mount", format!("sys/auth/{jwt}"), Value::object([("type", "jwt")])),
@@ -134,27 +146,59 @@ pub fn access_requests(
             ]),
         ),
     ];
-    for (role, policy, subject, ttl) in roles {
+    for (name, policy, subject, ttl) in roles {
         requests.push(request(
-            &format!("{role}-policy"),
-            format!("sys/policies/acl/{role}"),
+            &format!("{name}-policy"),
+            format!("sys/policies/acl/{name}"),
             Value::object([("policy", policy)]),
         ));
-        requests.push(request(
-            &format!("{role}-role"),
-            format!("auth/{jwt}/role/{role}"),
-            Value::Object(vec![
-                ("role_type".into(), "jwt".into()),
-                ("bound_audiences".into(), vec![audience].into()),
-                ("bound_subject".into(), subject.into()),
-                ("user_claim".into(), "sub".into()),
-                ("token_policies".into(), vec![role].into()),
-                ("token_ttl".into(), ttl.into()),
-                ("token_max_ttl".into(), ttl.into()),
-            ]),
-        ));
+        let role = Role { request: format!("{name}-role"), name: name.to_owned(), policy: name, subject, ttl };
+        requests.push(role_request(role, audience));
+    }
+    let named = [
+        (cluster.spec.named_backup_role(), names::BACKUP_ROLE, backup),
+        (cluster.spec.named_restore_role(), names::RESTORE_ROLE, restore),
+    ];
+    for (name, policy, subject) in named {
+        let Some(name) = name.filter(|name| may_be_made(cluster, &requests, name)) else { continue };
+        let role = Role { request: format!("{policy}-named-role"), name: name.to_owned(), policy, subject, ttl: "1h" };
+        requests.push(role_request(role, audience));
     }
     requests
+}
+
+fn role_request(role: Role, audience: &str) -> AccessRequest {
+    let Role { request, name, policy, subject, ttl } = role;
+    let data = Value::Object(vec![
+        ("role_type".into(), "jwt".into()),
+        ("bound_audiences".into(), vec![audience].into()),
+        ("bound_subject".into(), subject.into()),
+        ("user_claim".into(), "sub".into()),
+        ("token_policies".into(), vec![policy].into()),
+        ("token_ttl".into(), ttl.into()),
+        ("token_max_ttl".into(), ttl.into()),
+    ]);
+    AccessRequest { name: request, path: role_path(&name), data }
+}
+
+fn role_path(name: &str) -> String {
+    format!("auth/{}/role/{name}", names::JWT_MOUNT)
+}
+
+/// Whether a role that the spec names is made beside ours. Not one that stands already: ours, or the other Job's; and not one
+/// that the spec's own requests write, which would come to have fields of both. What OpenBao would not take for a name would end
+/// the first start for good.
+fn may_be_made(cluster: &ValidatedCluster, made: &[AccessRequest], name: &str) -> bool {
+    let path = role_path(name);
+    // OpenBao reads the name of a role in lower case.
+    let is_it = |other: &str| other.trim_end_matches('/').eq_ignore_ascii_case(&path);
+    let own = cluster.spec.self_init.as_ref().map(|init| init.requests.as_slice()).unwrap_or_default();
+    let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    name.starts_with(is_word)
+        && name.ends_with(is_word)
+        && name.chars().all(|letter| is_word(letter) || letter == '-' || letter == '.')
+        && !made.iter().any(|request| is_it(&request.path))
+        && !own.iter().any(|request| is_it(&request.path))
 }
 
 /// Autopilot is configured through the API only. Where the operator can log in it tells the settings again when OpenBao serves,
@@ -195,6 +239,56 @@ mod tests {
             ]);
         });
         insta::assert_snapshot!(render(&cluster, Some(&identity())).unwrap());
+    }
+
+    fn roles(change: impl FnOnce(&mut serde_json::Value)) -> Vec<(String, serde_json::Value)> {
+        let cluster = valid(change);
+        let requests = access_requests(&cluster, &identity(), "i", "a").into_iter();
+        requests
+            .filter_map(|request| {
+                Some((request.path.strip_prefix("auth/jwt/role/")?.to_owned(), (&request.data).into()))
+            })
+            .collect()
+    }
+
+    fn target() -> serde_json::Value {
+        json!({"provider": "file", "file": {"claimName": "tide"}})
+    }
+
+    #[test]
+    fn the_roles_that_the_spec_names_are_made_for_its_jobs() {
+        let roles = roles(|s| {
+            s["backup"] = json!({"target": target(), "jwtAuthRole": "team-backup"});
+            s["restore"] = json!({"jwtAuthRole": "team-restore"});
+        });
+        for (name, of) in [("team-backup", "backup"), ("team-restore", "restore")] {
+            let (_, role) = roles.iter().find(|(role, _)| role == name).expect("it is made");
+            assert_eq!(role["bound_subject"], format!("system:serviceaccount:reef:kelp-{of}"));
+            assert_eq!(role["token_policies"], json!([format!("openbao-operator-{of}")]));
+        }
+        assert_eq!(roles.len(), 5, "ours stay, so that the name may be taken back: {roles:?}");
+    }
+
+    #[test]
+    fn a_role_of_somebody_else_is_not_made_and_no_name_ends_the_first_start() {
+        for name in
+            ["openbao-operator", "OpenBao-Operator", "openbao-operator-backup", "a/b", "-x", "x y", "../x", "x."]
+        {
+            let roles = roles(|s| s["restore"] = json!({"jwtAuthRole": name}));
+            assert_eq!(roles.len(), 3, "{name}: {roles:?}");
+        }
+        let both = roles(|s| {
+            s["backup"] = json!({"target": target(), "jwtAuthRole": "jobs"});
+            s["restore"] = json!({"jwtAuthRole": "jobs"});
+        });
+        assert_eq!(both.len(), 4, "the second would take the first one's place: {both:?}");
+        let own = roles(|s| {
+            s["restore"] = json!({"jwtAuthRole": "mine"});
+            s["selfInit"]["requests"] = json!([
+                {"name": "mine", "operation": "update", "path": "auth/jwt/role/mine", "data": {"role_type": "jwt"}}
+            ]);
+        });
+        assert_eq!(own.len(), 3, "the spec's own request makes it: {own:?}");
     }
 
     #[test]

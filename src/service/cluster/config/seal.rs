@@ -2,7 +2,7 @@
 //!
 //! Credentials never enter the configuration, which lies in a `ConfigMap`: what a spec holds in plain text goes into a Secret
 //! of ours and from there into the environment; what stands in the user's own Secret is mounted and put into the
-//! environment by its keys.
+//! environment by its keys. Where the Go operator knows a key or a path of its own, that one works too.
 
 use super::{SEAL_CREDENTIALS_DIR, UNSEAL_DIR};
 use crate::{
@@ -14,6 +14,15 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
+/// Where the Go operator mounts the files of `spec.unseal.credentialsSecretRef`: manifests written for it name them there.
+const GO_SEAL_CREDENTIALS_DIR: &str = "/etc/bao/seal-creds/";
+/// The credentials of a Google service account, in a Secret.
+const GCP_CREDENTIALS: &str = "credentials.json";
+/// The file that a client key of the transit seal becomes, where the spec holds the key itself.
+const TRANSIT_KEY: &str = "tlsClientKey";
+/// The same for KMIP.
+const KMIP_KEY: &str = "kmipKey";
+
 /// The id of the static key.
 pub fn static_key_id(unseal: &Unseal) -> &str {
     unseal.static_.as_ref().and_then(|seal| seal.current_key_id.as_deref()).unwrap_or(DEFAULT_STATIC_KEY_ID)
@@ -24,6 +33,17 @@ pub fn is_key_ours(unseal: &Unseal) -> bool {
     unseal.type_ == SealType::Static
         && unseal.credentials_secret_ref.is_none()
         && unseal.static_.as_ref().is_none_or(|seal| seal.current_key.is_none())
+}
+
+/// The Secret that holds the static key, whoever brings it; `None` for other seals, and where the spec names a file, which the
+/// operator cannot read.
+pub fn static_key_secret(unseal: &Unseal, cluster: &str) -> Option<String> {
+    let file = unseal.static_.as_ref().is_some_and(|seal| seal.current_key.is_some());
+    if unseal.type_ != SealType::Static || file {
+        return None;
+    }
+    let own = unseal.credentials_secret_ref.as_ref().map(|reference| reference.name.clone());
+    Some(own.unwrap_or_else(|| names::unseal_secret(cluster)))
 }
 
 /// `seal "<type>" { … }`, without any credential.
@@ -60,12 +80,14 @@ fn awskms(seal: &AwsKmsSeal) -> Body {
 }
 
 fn gcpckms(seal: &GcpCloudKmsSeal, unseal: &Unseal) -> Body {
+    let theirs = || unseal.credentials_secret_ref.as_ref().map(|_| file(GCP_CREDENTIALS));
+    let credentials = file_of(seal.credentials.as_ref(), GCP_CREDENTIALS).or_else(theirs);
     Body::new()
         .set("project", &seal.project)
         .set("region", &seal.region)
         .set("key_ring", &seal.key_ring)
         .set("crypto_key", &seal.crypto_key)
-        .maybe("credentials", unseal.credentials_secret_ref.as_ref().map(|_| file("credentials.json")))
+        .maybe("credentials", credentials)
 }
 
 fn azure(seal: &AzureKeyVaultSeal) -> Body {
@@ -85,9 +107,9 @@ fn transit(seal: &TransitSeal) -> Body {
         .set("mount_path", &seal.mount_path)
         .maybe("namespace", seal.namespace.as_ref())
         .maybe("disable_renewal", seal.disable_renewal.then_some("true"))
-        .maybe("tls_ca_cert", seal.tls_ca_cert.as_ref())
-        .maybe("tls_client_cert", seal.tls_client_cert.as_ref())
-        .maybe("tls_client_key", seal.tls_client_key.as_ref().map(|_| file("tlsClientKey")))
+        .maybe("tls_ca_cert", seal.tls_ca_cert.as_deref().map(in_pod))
+        .maybe("tls_client_cert", seal.tls_client_cert.as_deref().map(in_pod))
+        .maybe("tls_client_key", file_of(seal.tls_client_key.as_ref(), TRANSIT_KEY))
         .maybe("tls_server_name", seal.tls_server_name.as_ref())
         .maybe("tls_skip_verify", seal.tls_skip_verify.then_some("true"))
 }
@@ -95,9 +117,9 @@ fn transit(seal: &TransitSeal) -> Body {
 fn kmip(seal: &KmipSeal) -> Body {
     Body::new()
         .set("endpoint", &seal.address)
-        .maybe("client_cert", seal.certificate.as_ref())
-        .maybe("client_key", seal.key.as_ref().map(|_| file("kmipKey")))
-        .maybe("ca_cert", seal.ca_cert.as_ref())
+        .maybe("client_cert", seal.certificate.as_deref().map(in_pod))
+        .maybe("client_key", file_of(seal.key.as_ref(), KMIP_KEY))
+        .maybe("ca_cert", seal.ca_cert.as_deref().map(in_pod))
         .maybe("server_name", seal.tls_server_name.as_ref())
         .maybe("tls_skip_verify", seal.tls_skip_verify.then_some("true"))
 }
@@ -135,6 +157,38 @@ fn file(name: &str) -> String {
     format!("{SEAL_CREDENTIALS_DIR}/{name}")
 }
 
+/// A path of the spec as it is in the pod.
+fn in_pod(path: &str) -> String {
+    let path = path.strip_prefix("file://").unwrap_or(path);
+    path.strip_prefix(GO_SEAL_CREDENTIALS_DIR).map_or_else(|| path.to_owned(), file)
+}
+
+/// The path in a field that takes a path or the content itself; `None` for content.
+fn path_in(text: &SecretText) -> Option<String> {
+    let text = text.expose();
+    (text.starts_with('/') || text.starts_with("file://")).then(|| in_pod(text))
+}
+
+/// What the stanza says of such a field: its path, or the file of ours that its content becomes.
+fn file_of(text: Option<&SecretText>, name: &str) -> Option<String> {
+    let text = text.filter(|text| !text.is_empty())?;
+    Some(path_in(text).unwrap_or_else(|| file(name)))
+}
+
+/// Variables that OpenBao reads, with the keys of `spec.unseal.credentialsSecretRef` under which the Go operator has them: of
+/// what the spec does not say itself. Where the Secret lacks a key, one with the variable's own name counts.
+pub fn variables(unseal: &Unseal) -> Vec<(&'static str, &'static str)> {
+    let Some(seal) = unseal.transit.as_ref().filter(|_| unseal.type_ == SealType::Transit) else { return Vec::new() };
+    let mut all = Vec::new();
+    if seal.token.as_ref().is_none_or(SecretText::is_empty) {
+        all.push(("BAO_TOKEN", "token"));
+    }
+    if seal.tls_ca_cert.is_none() {
+        all.push(("BAO_CACERT_BYTES", "ca.crt"));
+    }
+    all
+}
+
 /// Credentials that a spec holds in plain text, by the name of the environment variable OpenBao reads them from (or by
 /// file name, where it reads files). They go into a Secret of ours; empty for most clusters.
 pub fn inline_credentials(unseal: &Unseal) -> BTreeMap<String, SecretText> {
@@ -144,6 +198,7 @@ pub fn inline_credentials(unseal: &Unseal) -> BTreeMap<String, SecretText> {
             all.insert(name.to_owned(), text.clone());
         }
     };
+    let content = |text: &Option<SecretText>| text.clone().filter(|text| path_in(text).is_none());
     match unseal.type_ {
         SealType::AwsKms => {
             if let Some(seal) = &unseal.awskms {
@@ -159,18 +214,18 @@ pub fn inline_credentials(unseal: &Unseal) -> BTreeMap<String, SecretText> {
         }
         SealType::GcpcKms => {
             if let Some(seal) = &unseal.gcp_cloud_kms {
-                add("credentials.json", &seal.credentials);
+                add(GCP_CREDENTIALS, &content(&seal.credentials));
             }
         }
         SealType::Transit => {
             if let Some(seal) = &unseal.transit {
                 add("BAO_TOKEN", &seal.token);
-                add("tlsClientKey", &seal.tls_client_key);
+                add(TRANSIT_KEY, &content(&seal.tls_client_key));
             }
         }
         SealType::Kmip => {
             if let Some(seal) = &unseal.kmip {
-                add("kmipKey", &seal.key);
+                add(KMIP_KEY, &content(&seal.key));
             }
         }
         SealType::Pkcs11 => {
@@ -181,4 +236,93 @@ pub fn inline_credentials(unseal: &Unseal) -> BTreeMap<String, SecretText> {
         SealType::Static | SealType::OciKms => {}
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn unseal(value: serde_json::Value) -> Unseal {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn the_static_key_is_where_the_servers_find_it() {
+        let secret = |value| static_key_secret(&unseal(value), "kelp");
+        assert_eq!(secret(json!({"type": "static"})).as_deref(), Some("kelp-unseal-key"));
+        let theirs = json!({"type": "static", "credentialsSecretRef": {"name": "mine"}});
+        assert_eq!(secret(theirs).as_deref(), Some("mine"));
+        let file =
+            json!({"type": "static", "static": {"currentKey": "file:///k"}, "credentialsSecretRef": {"name": "mine"}});
+        assert_eq!(secret(file), None, "the operator cannot read it");
+        let transit = json!({"type": "transit", "credentialsSecretRef": {"name": "mine"}});
+        assert_eq!(secret(transit), None);
+    }
+
+    fn transit(extra: &serde_json::Value) -> Unseal {
+        let mut seal = json!({"address": "https://vault:8200", "keyName": "k", "mountPath": "transit/"});
+        seal.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        unseal(json!({"type": "transit", "transit": seal, "credentialsSecretRef": {"name": "mine"}}))
+    }
+
+    #[test]
+    fn a_path_goes_into_the_stanza_and_content_into_a_secret_of_ours() {
+        let keyed = |key: &str| transit(&json!({"tlsClientKey": key}));
+        for (key, path, inline) in [
+            ("/openbao/seal-credentials/k.pem", "/openbao/seal-credentials/k.pem", false),
+            ("file:///elsewhere/k.pem", "/elsewhere/k.pem", false),
+            ("-----BEGIN PRIVATE KEY-----", "/openbao/seal-credentials/tlsClientKey", true),
+        ] {
+            let unseal = keyed(key);
+            let text = stanza(&unseal).to_string();
+            assert!(text.contains(&format!("tls_client_key = \"{path}\"")), "{key}: {text}");
+            assert_eq!(inline_credentials(&unseal).contains_key(TRANSIT_KEY), inline, "{key}");
+        }
+        let kmip = |key: &str| unseal(json!({"type": "kmip", "kmip": {"address": "kmip:5696", "key": key}}));
+        assert!(stanza(&kmip("/k.pem")).to_string().contains("client_key = \"/k.pem\""));
+        assert!(inline_credentials(&kmip("/k.pem")).is_empty());
+        assert!(inline_credentials(&kmip("-----BEGIN PRIVATE KEY-----")).contains_key(KMIP_KEY));
+    }
+
+    #[test]
+    fn google_credentials_are_named_whichever_way_they_come() {
+        let gcp = |credentials: serde_json::Value, secret: serde_json::Value| {
+            unseal(json!({"type": "gcpckms", "credentialsSecretRef": secret, "gcpCloudKMS": {
+                "project": "p", "region": "r", "keyRing": "kr", "cryptoKey": "ck", "credentials": credentials}}))
+        };
+        let none = || serde_json::Value::Null;
+        let mounted = "credentials = \"/openbao/seal-credentials/credentials.json\"";
+        for (credentials, secret, line) in [
+            (json!("/x.json"), none(), Some("credentials = \"/x.json\"")),
+            (json!("/etc/bao/seal-creds/credentials.json"), json!({"name": "gcp"}), Some(mounted)),
+            (json!("{}"), none(), Some(mounted)),
+            (none(), json!({"name": "gcp"}), Some(mounted)),
+            (none(), none(), None),
+        ] {
+            let text = stanza(&gcp(credentials, secret)).to_string();
+            assert_eq!(text.lines().map(str::trim).find(|line| line.starts_with("credentials")), line, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_go_operator_mounts_elsewhere_is_found_where_it_is_here() {
+        let seal = transit(&json!({
+            "tlsCACert": "/etc/bao/seal-creds/ca.crt", "tlsClientCert": "/etc/bao/seal-creds/client.crt",
+            "tlsClientKey": "/etc/bao/seal-creds/client.key"}));
+        let text = stanza(&seal).to_string();
+        assert!(!text.contains("/etc/bao"), "{text}");
+        assert_eq!(text.matches("\"/openbao/seal-credentials/").count(), 3, "{text}");
+        assert!(inline_credentials(&seal).is_empty());
+    }
+
+    #[test]
+    fn the_token_and_authority_of_a_transit_seal_may_stand_under_the_go_operators_keys() {
+        assert_eq!(variables(&transit(&json!({}))), [("BAO_TOKEN", "token"), ("BAO_CACERT_BYTES", "ca.crt")]);
+        let named = transit(&json!({"tlsCACert": "/openbao/seal-credentials/ca.crt"}));
+        assert_eq!(variables(&named), [("BAO_TOKEN", "token")], "the spec says where the authority is");
+        let both = transit(&json!({"tlsCACert": "/ca.crt", "token": "s.inline"}));
+        assert!(variables(&both).is_empty(), "and the token");
+        assert!(variables(&unseal(json!({"type": "static"}))).is_empty());
+    }
 }

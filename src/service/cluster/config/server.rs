@@ -33,6 +33,15 @@ pub fn render(cluster: &ValidatedCluster) -> String {
     format!("{body}{}", seal::stanza(&cluster.spec.unseal))
 }
 
+/// Whether a server can make this file: directly in one of the two folders that it may write to. Others do not exist, and OpenBao
+/// makes none; it ends if it cannot write its log.
+pub fn is_writable(path: &str) -> bool {
+    ["/tmp", DATA_DIR].into_iter().any(|folder| {
+        let name = path.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+        !name.trim_start_matches('.').is_empty() && !name.contains(['/', '*', '?', '['])
+    })
+}
+
 fn log_level(level: LogLevel) -> &'static str {
     match level {
         LogLevel::Trace => "trace",
@@ -53,8 +62,8 @@ fn top_level(body: Body, settings: &Configuration) -> Body {
             LogFormat::Json => "json",
         }),
     )
-    .maybe("log_file", logging.and_then(|logging| logging.file.as_ref()))
-    .maybe("pid_file", logging.and_then(|logging| logging.pid_file.as_ref()))
+    .maybe("log_file", logging.and_then(|logging| logging.file.as_ref()).filter(|path| is_writable(path)))
+    .maybe("pid_file", logging.and_then(|logging| logging.pid_file.as_ref()).filter(|path| is_writable(path)))
     .maybe("log_rotate_bytes", logging.and_then(|logging| logging.rotate_bytes))
     .maybe("log_rotate_duration", logging.and_then(|logging| logging.rotate_duration.as_ref()))
     .maybe("log_rotate_max_files", logging.and_then(|logging| logging.rotate_max_files))
@@ -221,6 +230,22 @@ mod tests {
         let text = text.join("\n");
         assert!(!text.contains("secret"), "no credential in the configuration: {text}");
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_server_is_given_no_file_that_it_cannot_make() {
+        for path in ["/tmp/openbao.log", "/openbao/data/.openbao.pid"] {
+            assert!(is_writable(path), "{path}");
+        }
+        for path in ["/var/log/openbao/openbao.log", "/tmp/logs/openbao.log", "/tmp/", "/tmp/..", "/tmp/*.log", "a.log"]
+        {
+            assert!(!is_writable(path), "{path}");
+        }
+        let logs =
+            |file: &str| render(&valid(|s| s["configuration"] = json!({"logging": {"file": file, "pidFile": file}})));
+        assert!(logs("/tmp/openbao").contains("log_file = \"/tmp/openbao\""));
+        let elsewhere = logs("/var/log/openbao/openbao.log");
+        assert!(!elsewhere.contains("log_file") && !elsewhere.contains("pid_file"), "{elsewhere}");
     }
 
     #[test]

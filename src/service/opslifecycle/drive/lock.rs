@@ -11,7 +11,7 @@ use super::{
 use crate::{
     adapter::{
         metrics::metrics,
-        operationlock::{self, Claim, Force, How, LockError},
+        operationlock::{self, Claim, Force, LockError},
     },
     api::{
         cluster::status::{LockMode, OperationLock},
@@ -28,6 +28,7 @@ impl Pass<'_> {
             return Ok(());
         };
         let ad = &*self.driver.ad;
+        let standard = ad.settings.requeue_standard;
         if self.facts.lock == LockSeen::Free && !self.stands_ready().await? {
             return Ok(());
         }
@@ -37,6 +38,13 @@ impl Pass<'_> {
             Err(LockError::Held { source, .. }) => {
                 let mut permission = override_lock::orphaned(ad, &cluster, &source).await?;
                 let orphan = matches!(permission, override_lock::Permission::Take { .. });
+                // Nothing is made ready for a lock that even force does not get.
+                if !orphan
+                    && planned.force
+                    && let Some(why) = override_lock::refused(ad, &cluster, &source).await?
+                {
+                    return Ok(self.run.blocked(&source, &why, standard, &self.facts)?);
+                }
                 // What would take it away from somebody is asked first as well: nobody is stopped for what cannot begin.
                 if (orphan || planned.force) && !self.stands_ready().await? {
                     return Ok(());
@@ -49,25 +57,20 @@ impl Pass<'_> {
                         let still = move |lock: &OperationLock| lock.holder_uid == uid && lock.fence == fence;
                         match lock.acquire(&claim, Force::If(&still), self.facts.now).await {
                             Err(LockError::Held { source, .. }) => {
-                                return Ok(self.run.blocked(&source, "", &self.facts)?);
+                                return Ok(self.run.blocked(&source, "", standard, &self.facts)?);
                             }
                             other => other?,
                         }
                     }
                     override_lock::Permission::Wait { why } => {
-                        return Ok(self.run.blocked(&source, &why, &self.facts)?);
+                        return Ok(self.run.blocked(&source, &why, standard, &self.facts)?);
                     }
                 }
             }
             other => other?,
         };
-        let replaced = match &acquired.how {
-            How::Replaced(before) => Some(format!(
-                "{} {} (UID {}, fence {}, since {})",
-                before.operation, before.holder, before.holder_uid, before.fence, before.acquired_at
-            )),
-            How::Taken | How::Renewed => None,
-        };
+        // Also of a lock that was found to be ours: it may have been taken by a process that died before it wrote so.
+        let replaced = acquired.lock.replaced.clone();
         if let Some(cluster) = self.cluster.as_mut() {
             let status = cluster.status.get_or_insert_default();
             status.operation_fence = Some(acquired.lock.fence.max(status.operation_fence.unwrap_or(0)));

@@ -159,9 +159,11 @@ impl<'a> Pass<'a> {
             tell(&self.driver.ad, &self.op, entry).await;
             last = last.max(entry.seq);
         }
-        if last > told || self.run.status().announced != Some(last).filter(|&last| last > 0) {
-            self.driver.remember(&self.uid, |remembered| remembered.told = last);
-            self.run.told(last);
+        self.driver.remember(&self.uid, |remembered| remembered.told = last);
+        // Events are sent on the side. What was told before the last write has had the time of that write to get there; the rest is
+        // told again if this process dies now.
+        if told > 0 {
+            self.run.told(told);
         }
     }
 
@@ -200,10 +202,7 @@ pub(super) fn subject(op: &OpenBaoOperation) -> Subject {
         namespace: op.namespace().unwrap_or_default(),
         cluster: op.spec.cluster.clone(),
         kind: op.spec.operation,
-        actor: op.spec.actor.as_ref().map_or_else(
-            || preflight::verified_actor(op).map(|actor| actor.describe()).unwrap_or_default(),
-            |actor| actor.identity.clone(),
-        ),
+        actor: preflight::actor_of(op),
     }
 }
 

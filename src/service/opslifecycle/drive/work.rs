@@ -4,6 +4,7 @@ use kube::{ResourceExt, api::PostParams};
 
 use super::{
     super::{
+        asked,
         manager::{FinishCall, PlanCall, RefusalPhase, StepCall, StepMode, StepOutcome},
         preflight, record,
         retry::RetryClass,
@@ -30,7 +31,8 @@ impl Pass<'_> {
             return Ok(self.run.planned(Err(refusal), None, ad.settings.requeue_standard, &self.facts)?);
         };
         let Some(manager) = self.manager else { return Err(DriveError::Endless) };
-        let ready = preflight::check(ad, &self.op, cluster, self.facts.now);
+        let ready = asked::check(&self.op, manager.parameters())
+            .and_then(|()| preflight::check(ad, &self.op, cluster, self.facts.now));
         let planned = match ready {
             Err(refusal) => Err(refusal),
             Ok(ready) => {
@@ -40,9 +42,7 @@ impl Pass<'_> {
                     Err(_) => Err(preflight::no_answer()),
                 };
                 if planned.is_ok() {
-                    let status = self.run.status_mut();
-                    status.actor = ready.actor;
-                    status.parent_operation = ready.parent;
+                    self.run.status_mut().parent_operation = ready.parent;
                 }
                 planned
             }
@@ -51,6 +51,7 @@ impl Pass<'_> {
         let waits = planned.as_ref().is_err_and(|refusal| matches!(refusal.phase, RefusalPhase::Wait(_)));
         if !waits {
             let status = self.run.status_mut();
+            status.actor = preflight::verified_actor(&self.op);
             status.cluster_uid = cluster.uid();
             status.snapshots.get_or_insert_default().pre = Some(snapshot::of(cluster, &ad.caches, self.facts.now));
         }

@@ -17,8 +17,8 @@ use super::{
 use crate::api::{
     common::forget_old_answers,
     operation::{
-        Direction, JOURNAL_VERSION, LockRecord, OpenBaoOperationStatus, OperationKind, OperationPhase, StepState,
-        StepStatus,
+        Direction, JOURNAL_VERSION, LockRecord, OpenBaoOperationStatus, OperationKind, OperationPhase, StepKind,
+        StepState, StepStatus,
     },
 };
 pub use event::{Event, Illegal};
@@ -248,6 +248,8 @@ impl Journal {
                 }
                 resumed.resumed_by = Some(by.clone());
                 resumed.waiting = None;
+                // However long it was parked: what it waits for from here on has a deadline of its own.
+                resumed.started_at = Some(now);
                 let fields = Fields::from([("step", resumed.name.clone()), ("requested_by", by.clone())]);
                 self.record(AuditEvent::SagaStepTransition, "parked", S::Running.as_str(), fields, now);
                 self.status.reason = None;
@@ -372,8 +374,15 @@ impl Journal {
                     Direction::Forward => P::Running,
                     Direction::Unwinding => P::Recovering,
                 };
-                for step in self.status.steps.iter_mut().filter(|step| step.state == S::Running) {
+                let plan = self.status.plan.as_ref();
+                let planned = |index: usize| plan.and_then(|plan| plan.steps.get(index));
+                let steps = self.status.steps.iter_mut().enumerate();
+                for (index, step) in steps.filter(|(_, step)| step.state == S::Running) {
                     step.started_at = Some(now);
+                    // Its effect is looked for and not brought about again: whoever decides on another attempt must know.
+                    if planned(index).is_some_and(|planned| planned.kind == StepKind::OnceOnly) {
+                        step.resumed_by = Some(by.clone());
+                    }
                 }
                 // A lock that was lost is taken again before anything is touched.
                 if self.status.lock.as_ref().is_some_and(|lock| lock.lost_at.is_some()) {

@@ -179,6 +179,19 @@ fn only_an_unknown_outcome_is_resumed_and_its_deadline_starts_anew() {
 }
 
 #[test]
+fn a_resume_of_an_unknown_outcome_is_remembered_by_the_once_only_step_that_it_is_about_and_by_no_other() {
+    for kind in [StepKind::Idempotent, StepKind::ReadVerify, StepKind::OnceOnly] {
+        let mut journal = in_state(StepState::Running);
+        journal.status.plan.as_mut().unwrap().steps[0].kind = kind;
+        journal.apply(&Event::StepUnknown { step: 0, message: "m".into() }, now()).unwrap();
+        journal.apply(&Event::Resumed { by: "ops".into() }, now()).unwrap();
+        let remembered = journal.status.steps[0].resumed_by.as_deref();
+        assert_eq!(remembered, (kind == StepKind::OnceOnly).then_some("ops"), "{kind:?}");
+        assert_eq!(journal.status.steps[1].resumed_by, None, "it did not run");
+    }
+}
+
+#[test]
 fn a_history_of_any_length_keeps_its_beginning_its_end_and_its_numbers() {
     let mut journal = journal();
     journal.status.history = (1..=10_000).map(|seq| HistoryEntry { seq, ..HistoryEntry::default() }).collect();

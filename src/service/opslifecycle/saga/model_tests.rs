@@ -183,7 +183,7 @@ impl World {
                         fence: 0,
                         committed: None,
                     };
-                    pass.run.blocked(&held, "", &pass.facts).unwrap();
+                    pass.run.blocked(&held, "", STANDARD, &pass.facts).unwrap();
                 }
                 seen => {
                     let fence = if let LockSeen::Ours { fence, .. } = seen {

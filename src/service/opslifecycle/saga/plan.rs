@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::api::{
     duration,
-    operation::{Backoff, Plan, RetryPolicy, StepSpec},
+    operation::{Backoff, Plan, RetryPolicy, StepKind, StepSpec},
 };
 
 /// More steps than this do not fit one journal.
@@ -227,6 +227,12 @@ fn check_compensations(plan: &Plan) -> Result<(), PlanError> {
             }
             if !step.depends_on.is_empty() {
                 return Err(misused(&step.name, "depend on other steps"));
+            }
+            if step.kind == StepKind::OnceOnly {
+                return Err(misused(
+                    &step.name,
+                    "happen only once (kind OnceOnly): undoing is tried again until it is done",
+                ));
             }
             if plan.point_of_no_return.as_ref() == Some(&step.name) {
                 return Err(misused(&step.name, "be the point of no return"));

@@ -86,6 +86,9 @@ fn a_compensation_is_nothing_but_a_compensation() {
     assert!(misused(vec![undone_by(step("a", &[]), "u"), step("u", &[]), step("b", &["u"])]), "a forward dependency");
     assert!(misused(vec![undone_by(step("a", &[]), "u"), step("u", &["a"])]), "depending on a forward step");
     assert!(misused(vec![undone_by(step("a", &[]), "u"), undone_by(step("u", &[]), "v"), step("v", &[])]), "a chain");
+    let mut once = step("u", &[]);
+    once.kind = StepKind::OnceOnly;
+    assert!(misused(vec![undone_by(step("a", &[]), "u"), once]), "it would have to happen again");
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub enum LockSeen {
 pub struct Shows {
     /// Its holder waits for a person, and backups may run.
     pub parked: bool,
-    /// Something that must not happen twice may have been done under it.
+    /// Something that must not happen twice, or from which no way leads back, may have been done under it.
     pub committed: bool,
 }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
+    adapter::operationlock::HeldError,
     api::{
         cluster::status::LockOperation,
         common::{RequestAction, RequestOutcome},
-        operation::{LockPlan, Plan, Receipt, StepKind, StepSpec},
+        operation::{LockPlan, Plan, Receipt, StepKind, StepSpec, StepState},
     },
     service::opslifecycle::{manager::StepOutcome, saga::machine::Subject},
 };
@@ -102,6 +103,55 @@ fn deleting() -> Facts {
 }
 
 #[test]
+fn the_lock_says_so_before_anything_from_which_no_way_leads_back() {
+    let lock = LockSeen::Ours { fence: FENCE, shows: Shows::default() };
+    let unmarked = || Facts { lock: lock.clone(), ..facts() };
+    let mark = Ask::Renew { fence: FENCE, shows: Shows { parked: false, committed: true } };
+    for kind in [StepKind::Idempotent, StepKind::ReadVerify, StepKind::OnceOnly] {
+        let (asked, after) = carried_out(journal(plan(kind), vec![]), vec![], unmarked());
+        assert_eq!((asked.last(), after.status.point_of_no_return_at), (Some(&mark), None), "{kind:?}");
+        let (asked, _) = carried_out(journal(plan(kind), vec![]), vec![], facts());
+        assert!(matches!(asked.last(), Some(Ask::Call(_))), "{kind:?}: {asked:?}");
+    }
+    // Lost since and taken again: the new tenure begins without the mark.
+    let kind = StepKind::ReadVerify;
+    let (asked, _) = carried_out(journal(plan(kind), vec![started(kind)]), vec![], unmarked());
+    assert_eq!(asked.last(), Some(&mark));
+}
+
+#[test]
+fn a_backup_that_waits_for_the_lock_looks_again_by_the_standard_class() {
+    let held = HeldError {
+        operation: LockOperation::Restore,
+        holder: "openbaorestore/r".into(),
+        holder_uid: "u".into(),
+        operation_ref: None,
+        message: String::new(),
+        fence: 6,
+        committed: None,
+    };
+    let foreign = Facts { lock: LockSeen::Foreign { holder: held.holder.clone() }, ..facts() };
+    for (operation, seconds) in [
+        (LockOperation::Backup, 90),
+        (LockOperation::Restore, 5),
+        (LockOperation::Upgrade, 5),
+        (LockOperation::Maintenance, 5),
+    ] {
+        let mut plan = plan(StepKind::Idempotent);
+        plan.lock.as_mut().unwrap().operation = operation;
+        let hash = plan::hash(&plan, &BTreeMap::new());
+        let mut journal = Journal::default();
+        journal.apply(&Event::Frozen { plan, inputs: BTreeMap::new(), hash }, now()).unwrap();
+        let mut run = Run::new(journal, vec![], Faults::default());
+        run.blocked(&held, "", Duration::from_secs(90), &foreign).unwrap();
+        assert_eq!(run.next(&foreign).unwrap(), Ask::Commit);
+        run.committed();
+        let after = Duration::from_secs(seconds);
+        assert_eq!(run.next(&foreign).unwrap(), Ask::Rest { after }, "{operation}");
+    }
+}
+
+#[test]
 fn what_is_deleted_between_two_attempts_without_effect_ends_and_is_not_tried_again() {
     let proven = Event::StepNotApplied {
         step: 1,
@@ -157,4 +207,44 @@ fn a_resume_of_what_ends_because_it_was_deleted_neither_wakes_it_nor_gives_its_l
     assert_eq!(after.status.phase, OperationPhase::Failed);
     assert_eq!(after.status.reason.as_deref(), Some(DELETED_UNKNOWN));
     assert!(!asked.contains(&Ask::Release) && after.lock().is_some(), "{asked:?}");
+}
+
+#[test]
+fn after_a_resume_a_once_only_step_is_proven_again_and_ends_for_good_when_its_manager_says_so() {
+    let kind = StepKind::OnceOnly;
+    let unknown = Event::StepUnknown { step: 1, message: "nobody can tell".into() };
+    let before = journal(plan(kind), vec![started(kind), unknown]);
+    let resume = Request { nonce: "1".into(), action: RequestAction::Resume, by: "ops".into(), ..Request::default() };
+    let (asked, resumed) = carried_out(before, vec![resume.clone()], facts());
+    let call = Call { step: 1, mode: StepMode::Prove, undoes: None };
+    assert_eq!(asked.last(), Some(&Ask::Call(call)), "it is never run: {asked:?}");
+    assert_eq!(resumed.status.steps[1].resumed_by.as_deref(), Some("ops"), "the manager is told");
+    let mut run = Run::new(resumed, vec![resume.clone()], Faults::default());
+    assert_eq!(run.next(&facts()).unwrap(), Ask::Call(call));
+    run.answered(call, StepOutcome::fatal("NotApplied", "the old data"), Duration::ZERO, &facts()).unwrap();
+    let (asked, over) = carried_out(run.journal().clone(), vec![resume], facts());
+    assert_eq!((over.status.phase, over.status.steps[1].attempt), (OperationPhase::Failed, 1), "{asked:?}");
+    assert!(over.lock().is_none(), "{asked:?}");
+}
+
+#[test]
+fn what_was_parked_for_longer_than_its_deadline_may_still_wait_for_others_once_it_is_resumed() {
+    let kind = StepKind::Idempotent;
+    let mut line = plan(kind);
+    line.steps[1].timeout = Some("336h".into());
+    line.point_of_no_return = None;
+    let parked = Event::StepParked { step: 1, message: "waits for its turn".into() };
+    let resume = Request { nonce: "1".into(), action: RequestAction::Resume, ..Request::default() };
+    let later = Facts { now: now() + TimeDelta::days(15), ..facts() };
+    let (asked, resumed) = carried_out(journal(line, vec![started(kind), parked]), vec![resume], later.clone());
+    let call = Call { step: 1, mode: StepMode::Run, undoes: None };
+    assert_eq!(asked.last(), Some(&Ask::Call(call)), "{asked:?}");
+    let mut run = Run::new(resumed, vec![], Faults::default());
+    let waits = || StepOutcome::in_progress("waiting for backup nightly to end");
+    run.answered(call, waits(), Duration::ZERO, &later).unwrap();
+    let step = &run.journal().status.steps[1];
+    assert_eq!((step.state, step.error.as_deref()), (StepState::Running, None), "a backup must not turn it back");
+    let much_later = Facts { now: later.now + TimeDelta::days(15), ..later };
+    run.answered(call, waits(), Duration::ZERO, &much_later).unwrap();
+    assert_ne!(run.journal().status.steps[1].state, StepState::Running, "nor is it waited for without end");
 }

@@ -19,9 +19,12 @@ use kube::{
 };
 use sha2::{Digest, Sha256};
 
-use super::super::{
-    manager::{FinishCall, StepCall, StepOutcome},
-    saga::plan::{hex, timeout},
+use super::{
+    super::{
+        manager::{FinishCall, StepCall, StepOutcome},
+        saga::plan::{hex, timeout},
+    },
+    leftovers,
 };
 use crate::{
     adapter::{
@@ -37,7 +40,7 @@ use crate::{
 };
 
 /// Beside the owner reference the proof that a Job belongs to this very operation.
-const UID_ANNOTATION: &str = "openbao.org/operation-uid";
+pub(super) const UID_ANNOTATION: &str = "openbao.org/operation-uid";
 /// The user that a workflow's container runs as: nobody's.
 const USER: i64 = 65_532;
 
@@ -72,9 +75,13 @@ pub(super) fn config(config: &BTreeMap<String, String>) -> Result<JobConfig, Str
 
 /// The name of the Job of one attempt. Deterministic, so that a step which is called again finds what it made.
 fn name(op: &OpenBaoOperation, step: &str, attempt: i32) -> String {
-    let full = format!("{}-{}-{attempt}", op.name_any(), step.to_lowercase());
+    let lower = step.to_lowercase();
+    // Steps whose names differ only in case are told apart by the digest of the names as they are written.
+    let steps = op.status.iter().flat_map(|status| &status.steps);
+    let alone = steps.filter(|other| other.name.to_lowercase() == lower).count() <= 1;
+    let full = format!("{}-{}-{attempt}", op.name_any(), if alone { lower.as_str() } else { step });
     let fits = full.len() <= 63 && full.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    if fits {
+    if fits && alone {
         return full;
     }
     let start: String = op.name_any().chars().take(40).collect();
@@ -162,24 +169,27 @@ fn build(op: &OpenBaoOperation, name: &str, config: &JobConfig, seconds: i64) ->
 
 /// What a Job comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Foreign,
     Running,
     Complete,
     Failed(String),
 }
 
+/// Whether a pod is, or may be, at work.
+pub(super) fn runs(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
 /// A Job is judged only with proof that it is ours; it has ended when a condition says so and none of its pods runs.
-fn judge(job: &Job, pods: &[Pod], operation_uid: &str) -> State {
+pub(super) fn judge(job: &Job, pods: &[Pod], operation_uid: &str) -> State {
     let proven = job.annotations().get(UID_ANNOTATION).is_some_and(|uid| uid == operation_uid);
     if !proven || !is_controlled_by(job, operation_uid) {
         return State::Foreign;
     }
     let uid = job.uid().unwrap_or_default();
-    let runs = pods.iter().filter(|pod| is_controlled_by(*pod, &uid)).any(|pod| {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        !matches!(phase, Some("Succeeded" | "Failed"))
-    });
+    let runs = pods.iter().filter(|pod| is_controlled_by(*pod, &uid)).any(runs);
     let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let ended = conditions.filter(|condition| condition.status == "True").find_map(|condition| {
         match condition.type_.as_str() {
@@ -229,10 +239,18 @@ pub(super) async fn run(call: StepCall<'_>) -> StepOutcome {
         Ok(Some(state)) => return outcome(&name, state),
         Ok(None) => {}
     }
+    if let Some(waiting) = leftovers::make_way(&call, Some(&name)).await {
+        return waiting;
+    }
     let seconds = i64::try_from(timeout(call.step).as_secs()).unwrap_or(i64::MAX);
     let Some(job) = build(call.op, &name, &config, seconds) else {
         return StepOutcome::fatal("NoUID", "the operation has no UID");
     };
+    // What went before may have taken long, and another operator may have told a person meanwhile that this Job is not there.
+    if !call.ad.leadership.still_leader() {
+        let why = format!("another operator leads now, so Job {name} was not made here");
+        return leftovers::not_begun(call.receipt(), "NotLeader", &why);
+    }
     let jobs: Api<Job> = Api::namespaced(call.ad.client.clone(), &call.op.namespace().unwrap_or_default());
     match timed(jobs.create(&PostParams::default(), &job)).await {
         Ok(_) => StepOutcome::in_progress(format!("Job {name} was created")),
@@ -285,10 +303,29 @@ pub(super) async fn clean_up(call: FinishCall<'_>) -> StepOutcome {
     }
 }
 
+/// Which Jobs and pods are an operation's, by label.
+pub(super) fn of_operation(op: &OpenBaoOperation) -> ListParams {
+    ListParams::default().labels(&format!("{OPERATION_LABEL}={}", operation_label(&op.name_any())))
+}
+
+/// Deletes this very Job, which stays until its pods are gone.
+pub(super) async fn delete(jobs: &Api<Job>, name: &str, uid: Option<String>) -> Result<(), RequestError> {
+    let only_this = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Foreground),
+        preconditions: Some(Preconditions { uid, resource_version: None }),
+        ..DeleteParams::default()
+    };
+    match timed(jobs.delete(name, &only_this)).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 async fn remove(ad: &Adapters, op: &OpenBaoOperation) -> Result<usize, RequestError> {
     let namespace = op.namespace().unwrap_or_default();
     let uid = op.uid().unwrap_or_default();
-    let selector = ListParams::default().labels(&format!("{OPERATION_LABEL}={}", operation_label(&op.name_any())));
+    let selector = of_operation(op);
     let jobs: Api<Job> = Api::namespaced(ad.client.clone(), &namespace);
     let pods: Api<Pod> = Api::namespaced(ad.client.clone(), &namespace);
     let mut left = 0;
@@ -298,17 +335,8 @@ async fn remove(ad: &Adapters, op: &OpenBaoOperation) -> Result<usize, RequestEr
             continue;
         }
         left += 1;
-        let only_this = DeleteParams {
-            propagation_policy: Some(PropagationPolicy::Foreground),
-            preconditions: Some(Preconditions { uid: job.uid(), resource_version: None }),
-            ..DeleteParams::default()
-        };
         if job.metadata.deletion_timestamp.is_none() {
-            match timed(jobs.delete(&job.name_any(), &only_this)).await {
-                Ok(_) => {}
-                Err(error) if error.is_not_found() || error.is_conflict() => {}
-                Err(error) => return Err(error),
-            }
+            delete(&jobs, &job.name_any(), job.uid()).await?;
         }
     }
     let pods = timed(pods.list_metadata(&selector)).await?.items;
@@ -323,7 +351,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::api::operation::OpenBaoOperationSpec;
+    use crate::api::operation::{OpenBaoOperationSpec, OpenBaoOperationStatus, StepStatus};
 
     fn operation(name: &str) -> OpenBaoOperation {
         let spec = OpenBaoOperationSpec { cluster: "prod".into(), ..OpenBaoOperationSpec::default() };
@@ -392,8 +420,23 @@ mod tests {
     #[test]
     fn names_fit_and_differ_by_attempt_and_step() {
         assert_eq!(name(&operation("flow"), "Check", 1), "flow-check-1");
-        let long = operation(&"x".repeat(63));
-        let names = [name(&long, "a", 1), name(&long, "a", 2), name(&long, "b", 1), name(&operation("a.b"), "a", 1)];
+        let with_steps = |op: &str| {
+            let mut op = operation(op);
+            let steps = ["a", "A", "b"].map(|name| StepStatus { name: name.into(), ..StepStatus::default() });
+            op.status = Some(OpenBaoOperationStatus { steps: steps.into(), ..OpenBaoOperationStatus::default() });
+            op
+        };
+        let (long, flow) = (with_steps(&"x".repeat(63)), with_steps("flow"));
+        assert_eq!(name(&flow, "b", 1), "flow-b-1", "nobody else is called so");
+        let names = [
+            name(&long, "a", 1),
+            name(&long, "A", 1),
+            name(&long, "a", 2),
+            name(&long, "b", 1),
+            name(&operation("a.b"), "a", 1),
+            name(&flow, "a", 1),
+            name(&flow, "A", 1),
+        ];
         for (index, one) in names.iter().enumerate() {
             assert!(one.len() <= 63 && !one.contains('.'), "{one}");
             assert!(!names[..index].contains(one));

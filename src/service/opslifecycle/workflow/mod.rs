@@ -5,6 +5,7 @@
 
 mod actions;
 mod job;
+mod leftovers;
 
 use std::collections::BTreeMap;
 
@@ -13,15 +14,21 @@ use kube::ResourceExt;
 
 use super::{
     manager::{FinishCall, Manager, PlanCall, Planned, Refusal, StepCall, StepMode, StepOutcome},
-    saga::PLAN_MISMATCH,
+    paused,
+    retry::RetryClass,
+    saga::{PLAN_MISMATCH, plan::timeout},
 };
 use crate::api::{
-    cluster::status::LockOperation,
-    operation::{LockPlan, OperationKind, Plan, StepSpec},
+    cluster::{OpenBaoCluster, status::LockOperation},
+    duration,
+    operation::{LockPlan, OpenBaoOperation, OperationKind, Plan, StepSpec},
 };
 
+/// The action that runs a Job.
+const KUBERNETES_JOB: &str = "KubernetesJob";
+
 /// The built-in actions.
-pub const ACTIONS: [&str; 4] = ["Wait", "HTTPGet", "Annotate", "KubernetesJob"];
+pub const ACTIONS: [&str; 4] = ["Wait", "HTTPGet", "Annotate", KUBERNETES_JOB];
 
 /// Runs workflows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,42 +44,29 @@ impl Manager for Workflows {
     }
 
     fn plan<'a>(&'a self, call: PlanCall<'a>) -> BoxFuture<'a, Result<Planned, Refusal>> {
-        async move {
-            let Some(written) = &call.op.spec.plan else {
-                return Err(Refusal::failed("InvalidPlan", "operation: Workflow needs spec.plan.steps"));
-            };
-            for step in &written.steps {
-                check(step)
-                    .map_err(|problem| Refusal::failed("InvalidPlan", format!("step {}: {problem}", step.name)))?;
-            }
-            let lock = LockPlan {
-                operation: LockOperation::Maintenance,
-                holder: format!("openbaooperation/{}", call.op.name_any()),
-                holder_uid: call.op.uid().unwrap_or_default(),
-                before: None,
-                force: false,
-                message: Some(format!("workflow {}", call.op.name_any())),
-            };
-            let plan = Plan {
-                steps: written.steps.clone(),
-                lock: Some(lock),
-                point_of_no_return: written.point_of_no_return.clone(),
-                forward_recovery: None,
-                max_retries: written.max_retries,
-            };
-            Ok(Planned { plan, inputs: BTreeMap::new() })
-        }
-        .boxed()
+        async move { plan(call.op, call.cluster) }.boxed()
+    }
+
+    /// It may have waited for the lock while the cluster was paused.
+    fn ready<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
+        async move { paused(call.cluster).unwrap_or_else(StepOutcome::done) }.boxed()
     }
 
     fn run<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
         async move {
+            // One that makes a Job looks for its own first.
+            if call.mode != StepMode::Prove
+                && call.step.action != KUBERNETES_JOB
+                && let Some(waiting) = leftovers::make_way(&call, None).await
+            {
+                return waiting;
+            }
             match (call.step.action.as_str(), call.mode) {
                 ("Wait", _) => actions::wait(call).await,
                 ("HTTPGet", _) => actions::http_get(call).await,
                 ("Annotate", _) => actions::annotate(call).await,
-                ("KubernetesJob", StepMode::Prove) => job::prove(call).await,
-                ("KubernetesJob", StepMode::Run | StepMode::Undo) => job::run(call).await,
+                (KUBERNETES_JOB, StepMode::Prove) => job::prove(call).await,
+                (KUBERNETES_JOB, StepMode::Run | StepMode::Undo) => job::run(call).await,
                 (other, _) => StepOutcome::fatal(PLAN_MISMATCH, format!("there is no action {other}")),
             }
         }
@@ -84,30 +78,79 @@ impl Manager for Workflows {
     }
 }
 
+/// The plan is what a person wrote. Pure.
+fn plan(op: &OpenBaoOperation, cluster: &OpenBaoCluster) -> Result<Planned, Refusal> {
+    let Some(written) = &op.spec.plan else {
+        return Err(Refusal::failed("InvalidPlan", "operation: Workflow needs spec.plan.steps"));
+    };
+    for step in &written.steps {
+        check(step).map_err(|problem| Refusal::failed("InvalidPlan", format!("step {}: {problem}", step.name)))?;
+    }
+    if cluster.spec.paused {
+        let name = cluster.name_any();
+        let message = format!("cluster {name} is paused (spec.paused): the workflow starts when it is not any more");
+        return Err(Refusal::wait(RetryClass::Standard, "Paused", message));
+    }
+    let lock = LockPlan {
+        operation: LockOperation::Maintenance,
+        holder: format!("openbaooperation/{}", op.name_any()),
+        holder_uid: op.uid().unwrap_or_default(),
+        before: None,
+        force: false,
+        message: Some(format!("workflow {}", op.name_any())),
+    };
+    let plan = Plan {
+        steps: written.steps.clone(),
+        lock: Some(lock),
+        point_of_no_return: written.point_of_no_return.clone(),
+        forward_recovery: None,
+        max_retries: written.max_retries,
+    };
+    Ok(Planned { plan, inputs: BTreeMap::new() })
+}
+
 /// What is wrong with the configuration of `step`.
 pub fn check(step: &StepSpec) -> Result<(), String> {
     let known: &[&str] = match step.action.as_str() {
         "Wait" => &["duration"],
         "HTTPGet" => &["path", "status"],
         "Annotate" => &["key", "value"],
-        "KubernetesJob" => &["image", "command"],
+        KUBERNETES_JOB => &["image", "command"],
         other => return Err(format!("there is no action {other}; known are {}", ACTIONS.join(", "))),
     };
-    let is_env = |key: &str| step.action == "KubernetesJob" && key.starts_with("env.");
+    let is_env = |key: &str| step.action == KUBERNETES_JOB && key.starts_with("env.");
     if let Some(key) = step.config.keys().find(|key| !known.contains(&key.as_str()) && !is_env(key)) {
         return Err(format!("{} does not know config.{key}; it knows {}", step.action, known.join(", ")));
     }
     match step.action.as_str() {
-        "Wait" => actions::wait_config(&step.config).map(drop),
+        "Wait" => fits_its_timeout(step),
         "HTTPGet" => actions::http_config(&step.config).map(drop),
         "Annotate" => actions::annotate_config(&step.config).map(drop),
         _ => job::config(&step.config).map(drop),
     }
 }
 
+/// A wait that outlasts its step would fail each time, at the step's deadline.
+fn fits_its_timeout(step: &StepSpec) -> Result<(), String> {
+    let (wait, most) = (actions::wait_config(&step.config)?, timeout(step));
+    if wait <= most {
+        return Ok(());
+    }
+    let unsaid = if step.timeout.is_none() { " (what a step has that sets none)" } else { "" };
+    Err(format!(
+        "config.duration {} is longer than the step's timeout of {}{unsaid}: set a longer one",
+        duration::format(wait),
+        duration::format(most)
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        api::operation::{OpenBaoOperationSpec, WorkflowPlan},
+        service::opslifecycle::manager::RefusalPhase,
+    };
 
     fn step(action: &str, config: &[(&str, &str)]) -> StepSpec {
         StepSpec {
@@ -141,5 +184,36 @@ mod tests {
         ] {
             assert_eq!(check(&step(action, &config)).is_ok(), fine, "{action} {config:?}");
         }
+    }
+
+    #[test]
+    fn a_wait_that_outlasts_its_step_is_refused() {
+        for (wait, timeout, fine) in [
+            ("1h", None, true),
+            ("1h1s", None, false),
+            ("2h", Some("2h"), true),
+            ("2h", Some("3h"), true),
+            ("10m", Some("5m"), false),
+            ("30d", Some("30d"), true),
+        ] {
+            let mut step = step("Wait", &[("duration", wait)]);
+            step.timeout = timeout.map(str::to_owned);
+            let judged = check(&step);
+            assert_eq!(judged.is_ok(), fine, "{wait} {timeout:?}");
+            assert!(judged.err().is_none_or(|problem| problem.contains("timeout")), "{wait} {timeout:?}");
+        }
+    }
+
+    #[test]
+    fn a_workflow_does_not_start_on_a_paused_cluster() {
+        let written = WorkflowPlan { steps: vec![step("Wait", &[("duration", "1s")])], ..WorkflowPlan::default() };
+        let spec = OpenBaoOperationSpec { plan: Some(written), ..OpenBaoOperationSpec::default() };
+        let op = OpenBaoOperation::new("flow", spec);
+        let mut cluster = OpenBaoCluster::new("kelp", crate::api::OpenBaoClusterSpec::default());
+        assert!(plan(&op, &cluster).is_ok());
+        cluster.spec.paused = true;
+        let refusal = plan(&op, &cluster).unwrap_err();
+        assert_eq!((refusal.phase, refusal.reason), (RefusalPhase::Wait(RetryClass::Standard), "Paused"));
+        assert!(refusal.message.contains("spec.paused"), "{refusal}");
     }
 }

@@ -23,12 +23,16 @@ pub struct Facts {
     pub pinned_uid: Option<String>,
     pub force: bool,
     pub override_lock: bool,
+    /// A safety backup is asked for, in so many words, of a cluster that has no target for it.
+    pub lacks_target: bool,
     pub source: Source,
     pub cluster: Option<Cluster>,
     pub login: Login,
     /// Objects that the spec names, in the order of its fields.
     pub needs: Vec<Need>,
     pub leader: Leader,
+    /// A backup, as namespace/name, whose retention is at work where the source lies and does not know of this restore.
+    pub retention: Option<String>,
 }
 
 /// Which snapshot is asked for.
@@ -80,6 +84,8 @@ pub enum NeedState {
     Missing,
     /// It exists without this data key.
     Lacks(String),
+    /// An account without this annotation.
+    Unannotated(String),
 }
 
 /// Who leads, by the servers' own word.
@@ -117,9 +123,9 @@ pub enum Admission {
 pub fn admit(facts: &Facts, now: DateTime<Utc>) -> Admission {
     let findings = [cluster_exists(facts), override_needs_force(facts), source_is_one(facts)]
         .into_iter()
-        .chain([credentials(facts)])
+        .chain([credentials(facts), backup_has_a_target(facts)])
         .chain(facts.needs.iter().map(needed))
-        .chain([ready(facts), led(facts)]);
+        .chain([ready(facts), led(facts), unpruned(facts)]);
     let mut first_wait = None;
     for finding in findings.flatten() {
         match finding {
@@ -231,6 +237,20 @@ fn credentials(facts: &Facts) -> Option<Finding> {
     }
 }
 
+fn backup_has_a_target(facts: &Facts) -> Option<Finding> {
+    if facts.lacks_target {
+        return wrong(
+            "NoBackupTarget",
+            format!(
+                "spec.preRestoreBackup is true, and OpenBaoCluster \"{}\" has no spec.backup.target to take it to: give it \
+                 one, or set preRestoreBackup: false",
+                facts.cluster_name
+            ),
+        );
+    }
+    None
+}
+
 fn needed(need: &Need) -> Option<Finding> {
     let Need { field, object, state } = need;
     match state {
@@ -241,6 +261,14 @@ fn needed(need: &Need) -> Option<Finding> {
         NeedState::Lacks(key) => {
             wrong("ObjectIncomplete", format!("{object}, named by {field}, has no data key \"{key}\""))
         }
+        NeedState::Unannotated(annotation) => missing(
+            "ObjectIncomplete",
+            format!(
+                "{object}, which the restore's Job runs as, has not the annotation {annotation} of {field}: put it into \
+                 spec.backup.target.workloadIdentity of the cluster; or annotate the account by hand, which with spec.restore: {{}} \
+                 in the cluster stays; or leave it out of the restore if the account may read there without it"
+            ),
+        ),
     }
 }
 
@@ -298,6 +326,18 @@ fn led(facts: &Facts) -> Option<Finding> {
     }
 }
 
+/// What `retention` removes it was told before this restore came. It is over within seconds mostly, and then spares the source.
+fn unpruned(facts: &Facts) -> Option<Finding> {
+    let backup = facts.retention.as_ref()?;
+    Some(Finding::Held(Refused::new(
+        "RetentionRuns",
+        format!(
+            "backup {backup} is removing old backups and does not know of this restore: waiting for it to end, lest it removes \
+             what is to be restored. Cancel that operation if it takes too long"
+        ),
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,11 +353,13 @@ mod tests {
             pinned_uid: Some("c-uid".into()),
             force: false,
             override_lock: false,
+            lacks_target: false,
             source: Source { key: Some("ns/ledger/x.snap".into()), latest: false, before: None, target: Ok(()) },
             cluster: Some(Cluster { uid: "c-uid".into(), initialized: true, ..Cluster::default() }),
             login: Login::Role("r".into()),
             needs: vec![Need { field: "spec.x", object: "Secret s".into(), state: NeedState::Present }],
             leader: Leader::Found,
+            retention: None,
         }
     }
 
@@ -409,6 +451,11 @@ mod tests {
     }
 
     #[test]
+    fn a_safety_backup_that_has_nowhere_to_go_is_refused_before_anything_is_downloaded() {
+        assert_eq!(refused(&Facts { lacks_target: true, ..good() }, 0), "NoBackupTarget");
+    }
+
+    #[test]
     fn what_is_wrong_is_told_even_while_something_else_is_still_missing() {
         let facts = Facts { cluster: None, pinned_uid: None, leader: Leader::NotAsked, override_lock: true, ..good() };
         assert_eq!(refused(&facts, 0), "OverrideNeedsForce");
@@ -423,6 +470,23 @@ mod tests {
         assert_eq!(admit(&facts, at(0)), Admission::Go);
         facts.leader = Leader::Sealed;
         assert_eq!(refused(&facts, 61), "ClusterSealed");
+    }
+
+    #[test]
+    fn a_retention_that_does_not_know_of_the_restore_is_waited_for_and_named() {
+        let facts = Facts { retention: Some("bank/ledger-backup-1".into()), force: true, ..good() };
+        let Admission::Wait { reason, message, until: None } = admit(&facts, at(100_000)) else { panic!("goes") };
+        assert!(reason == "RetentionRuns" && message.contains("bank/ledger-backup-1"), "{message}");
+    }
+
+    #[test]
+    fn a_missing_annotation_is_waited_for_one_minute_and_named() {
+        let mut facts = good();
+        facts.needs[0].state = NeedState::Unannotated("iam.gke.io/gcp-service-account".into());
+        assert_eq!(waits(&facts, 59), "ObjectIncomplete");
+        let Admission::Refuse(refused) = admit(&facts, at(60)) else { panic!("not refused") };
+        assert!(refused.message.contains("iam.gke.io/gcp-service-account"), "{}", refused.message);
+        assert!(refused.message.contains("leave it out of the restore"), "{}", refused.message);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The submission of a restore, exhaustively: two operators that both think they lead, movers, an API server and an OpenBao
 //! that may lose what it has accepted; every interleaving in which up to [`STRIKES`] things go wrong: a death, an answer that
-//! never comes, a second operator that begins while the first is at work. A failover or a restart of the server comes on top.
-//! The engine, the mover's decision to claim and the proof are the real ones.
+//! never comes, a second operator that begins while the first is at work, an outcome that nobody can tell until a person asks for
+//! Resume. A failover or a restart of the server comes on top. The engine, the mover's decision to claim, the proof and what
+//! follows from it are the real ones. A mover that is told to go and is not waited for goes on for as long as it likes.
 //!
 //! No clock of a mover is ever right here, and nothing hangs on it. The operators see everything in the very moment in which
 //! it happens: one that sees it later waits longer, and decides nothing that this one does not (a property test beside the
@@ -18,24 +19,25 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use stateright::{Checker, Model, Property};
 
+use super::again::{Over, no_more};
 use super::prove::{
     self, Answer, Claimed, Facts as ProofFacts, LeaderSeen, Marker, MemberSeen, MemberState, Mover, Outcome, Witness,
 };
 use crate::{
-    api::operation::{
-        Backoff, OpenBaoOperationStatus, OperationKind, OperationPhase, Plan, RetryPolicy, StepKind, StepSpec,
+    api::{
+        common::{Request, RequestAction},
+        operation::{
+            Backoff, OpenBaoOperationStatus, OperationKind, OperationPhase, Plan, RetryPolicy, StepKind, StepSpec,
+        },
     },
     datapath::protocol::{Claim, Endpoint, Grant, Peer, Permit, Submission, SubmissionOutcome, may_claim},
-    service::{
-        opslifecycle::{
-            Planned, StepMode, StepOutcome,
-            saga::{
-                faults::Faults,
-                machine::{Journal, Subject},
-                run::{Ask, Call, Facts, LockSeen, Run, Shows, key_of},
-            },
+    service::opslifecycle::{
+        Planned, StepMode, StepOutcome,
+        saga::{
+            faults::Faults,
+            machine::{Journal, Subject},
+            run::{Ask, Call, Facts, LockSeen, Run, Shows, key_of},
         },
-        restore::plan::SUBMISSIONS,
     },
 };
 
@@ -45,7 +47,8 @@ const TICK: Duration = Duration::from_secs(120);
 const TICKS: i32 = 2;
 /// Movers, one after the other.
 const PODS: usize = 2;
-/// Deaths of operators and movers, answers that never come, and looks of one operator that begin while another's is not over.
+/// Deaths of operators and movers, answers that never come, looks of one operator that begin while another's is not over, and
+/// outcomes that nobody can tell.
 const STRIKES: u8 = 1;
 
 /// What a mover is about to do.
@@ -125,10 +128,16 @@ struct State {
     passes: [Option<Pass>; 2],
     mailbox: Mailbox,
     pods: Vec<Pod>,
+    /// So many of them, the first ones, were told to go.
+    leaving: usize,
     posts: Vec<Post>,
     clock: i32,
     server: Server,
     strikes: u8,
+    /// Whose data the server has cannot be told.
+    blind: bool,
+    /// A person has asked for Resume.
+    resumed: bool,
     broken: Option<&'static str>,
     key: String,
 }
@@ -164,6 +173,10 @@ enum Act {
     FailOver,
     /// The same in the same pod: another process serves.
     Restart,
+    /// From now on nobody can tell whose data the server has.
+    Blind,
+    /// It can be told again, and a person asks for Resume.
+    Resume,
     Tick,
 }
 
@@ -225,7 +238,7 @@ impl State {
                 other => other.clone(),
             })
             .collect();
-        let world = (self.clock, self.server, self.strikes);
+        let world = (self.clock, self.server, self.strikes, self.leaving, self.blind, self.resumed);
         let rest = (unnumbered(&self.mailbox), pods, &self.posts, world, self.broken);
         self.key = format!("{} {passes:?} {rest:?}", key_of(&self.stored));
         self
@@ -242,12 +255,14 @@ impl State {
             supported: true,
             message_written_at: None,
         };
-        let run = Run::new(Journal { status: self.stored.clone(), subject }, vec![], Faults::default());
+        let resume = Request { nonce: "1".into(), action: RequestAction::Resume, ..Request::default() };
+        let requests = if self.resumed { vec![resume] } else { vec![] };
+        let run = Run::new(Journal { status: self.stored.clone(), subject }, requests, Faults::default());
         Pass { version: self.version, run, facts, read: None }
     }
 
     fn ready(&self) -> Option<usize> {
-        self.pods.iter().position(|pod| !matches!(pod, Pod::Ended(_)))
+        (self.leaving..self.pods.len()).find(|&pod| !matches!(self.pods[pod], Pod::Ended(_)))
     }
 
     /// One thing that an operator does. `None`: its look is over.
@@ -297,8 +312,8 @@ impl State {
                     }
                 }
             },
-            Ask::Finish { .. } => {
-                self.stop();
+            Ask::Finish { ending } => {
+                self.disarm(ending);
                 pass.run.finished(StepOutcome::done(), STANDARD, &pass.facts);
             }
             Ask::Release => pass.run.released(&mut pass.facts).ok()?,
@@ -317,6 +332,9 @@ impl State {
             return Some(StepOutcome::in_progress("a permit was handed out already"));
         }
         let Some(pod) = pod else { return Some(StepOutcome::retryable("NotSubmitted", "no mover is ready")) };
+        if self.resumed {
+            self.broken = Some("a permit was given after a Resume");
+        }
         if read.version != self.mailbox.version {
             return None;
         }
@@ -336,16 +354,33 @@ impl State {
         }
     }
 
+    /// Sees to it that nobody can send any more: who may be sending is seen to have ended, who has not claimed gets no permit.
+    /// One whose snapshot is proven to be there has sent it.
+    fn disarm(&mut self, ending: OperationPhase) {
+        if self.mailbox.claim.is_none() {
+            self.mailbox.grant = Some(Grant::Refused { refused: "over".into() });
+            self.mailbox.version += 1;
+        } else if self.mailbox.result.is_none() && ending != OperationPhase::Succeeded {
+            self.stop();
+        }
+        self.leaving = self.pods.len();
+    }
+
     fn prove(&mut self, pass: &Pass, call: Call, read: &Mailbox) -> Option<StepOutcome> {
-        let attempt = pass.run.journal().step(call.step).map_or(0, |step| step.attempt);
+        let step = pass.run.journal().step(call.step);
+        let attempt = step.map_or(0, |step| step.attempt);
+        let resumed_by = step.and_then(|step| step.resumed_by.as_deref());
         let submitted = read.past.iter().filter(|(_, claimed)| *claimed).count();
         if read.past.iter().any(|(past, _)| *past == attempt) {
-            return Some(self.again(submitted));
+            return Some(self.again(submitted, resumed_by));
+        }
+        if self.blind && read.claim.is_some() {
+            return Some(StepOutcome::Unknown { message: "nobody can tell".into() });
         }
         let applied = self.posts.contains(&Post::Applied);
         let mine = self.pods.iter().enumerate().find(|(pod, _)| match &read.claim {
             Some(claim) => claim.pod_uid == uid(*pod),
-            None => Some(*pod) == self.ready(),
+            None => *pod + 1 == self.pods.len(),
         });
         let gone = match mine {
             Some((_, Pod::Ended(since))) => Some(moment(*since)),
@@ -386,16 +421,20 @@ impl State {
                 StepOutcome::in_progress("the permit ran out")
             }
             Outcome::NothingPosted(_) | Outcome::NotApplied(_) => {
-                // Whoever could still claim or send is stopped, and seen to have ended, before anything is written.
-                if read.grant.is_some() || read.claim.is_some() {
+                // Who may be sending is stopped, and seen to have ended, before anything is written. Who has claimed nothing is
+                // told to go: the write takes its permit away.
+                if read.claim.is_some() && read.result.is_none() {
                     self.stop();
+                }
+                if read.grant.is_some() || read.claim.is_some() {
+                    self.leaving = self.pods.len();
                 }
                 if !fresh {
                     return Some(StepOutcome::in_progress("the mover wrote meanwhile"));
                 }
                 let past = [self.mailbox.past.clone(), vec![(attempt, read.claim.is_some())]].concat();
                 self.mailbox = Mailbox { version: read.version + 1, past, ..Mailbox::default() };
-                self.again(submitted + usize::from(read.claim.is_some()))
+                self.again(submitted + usize::from(read.claim.is_some()), resumed_by)
             }
             Outcome::Applied { .. } => StepOutcome::done(),
             Outcome::Rejected(message) => StepOutcome::fatal("ServerRefused", message),
@@ -405,9 +444,9 @@ impl State {
     }
 
     /// Another attempt, with a mover of its own if the last one has ended.
-    fn again(&mut self, submitted: usize) -> StepOutcome {
-        if submitted >= SUBMISSIONS {
-            return StepOutcome::fatal("NotApplied", "the data is the old one");
+    fn again(&mut self, submitted: usize, resumed_by: Option<&str>) -> StepOutcome {
+        if let Some(refused) = no_more(Over { submitted, deleted: false, resumed_by }) {
+            return StepOutcome::fatal(refused.reason, refused.message);
         }
         if self.ready().is_none() && self.pods.len() < PODS {
             self.pods.push(Pod::Ready);
@@ -429,7 +468,8 @@ impl State {
             },
             Pod::Permitted(permit) if !standing(&self.mailbox, &permit) => ended,
             Pod::Permitted(permit) => Pod::Claiming(permit, self.mailbox.version),
-            Pod::Claiming(_, version) if version != self.mailbox.version => ended,
+            // A conflict: it looks again.
+            Pod::Claiming(permit, version) if version != self.mailbox.version => Pod::Permitted(permit),
             Pod::Claiming(permit, _) => {
                 let leader_pod_uid = permit.leader.pod_uid.clone();
                 let claim = Claim { pod_uid: uid(pod), fence: permit.fence, leader_pod_uid, at: wrong_clock() };
@@ -477,10 +517,13 @@ impl Model for Submissions {
             passes: [None, None],
             mailbox: Mailbox::default(),
             pods: vec![Pod::Ready],
+            leaving: 0,
             posts: vec![],
             clock: 0,
             server: Server::default(),
             strikes: 0,
+            blind: false,
+            resumed: false,
             broken: None,
             key: String::new(),
         };
@@ -501,7 +544,8 @@ impl Model for Submissions {
         for (pod, doing) in state.pods.iter().enumerate() {
             if !matches!(doing, Pod::Ended(_)) {
                 actions.push(Act::Mover { pod, dies: false });
-                if may_strike {
+                // One that was told to go may be killed at any time.
+                if may_strike || pod < state.leaving {
                     actions.push(Act::Mover { pod, dies: true });
                 }
             }
@@ -513,6 +557,12 @@ impl Model for Submissions {
         if state.server == Server::default() {
             actions.extend([Act::FailOver, Act::Restart]);
         }
+        if may_strike && !state.blind && state.mailbox.claim.is_some() {
+            actions.push(Act::Blind);
+        }
+        if state.blind && state.stored.phase == OperationPhase::Unknown {
+            actions.push(Act::Resume);
+        }
         // What a server has accepted it begins to apply before a tick is over.
         if !accepted && state.clock < TICKS {
             actions.push(Act::Tick);
@@ -521,10 +571,15 @@ impl Model for Submissions {
 
     fn next_state(&self, last: &State, act: Act) -> Option<State> {
         let mut state = last.clone();
-        let dies = matches!(act, Act::Operator { dies: true, .. } | Act::Mover { dies: true, .. } | Act::Forget(_));
+        let strikes = match act {
+            Act::Operator { dies, .. } => dies,
+            Act::Mover { pod, dies } => dies && pod >= last.leaving,
+            Act::Forget(_) | Act::Blind => true,
+            Act::Apply | Act::FailOver | Act::Restart | Act::Resume | Act::Tick => false,
+        };
         let second =
             matches!(act, Act::Operator { who, .. } if last.passes[who].is_none() && last.passes[1 - who].is_some());
-        state.strikes += u8::from(dies || second);
+        state.strikes += u8::from(strikes || second);
         match act {
             Act::Operator { who, dies } => match state.passes[who].take() {
                 None => state.passes[who] = Some(state.begin()),
@@ -553,6 +608,8 @@ impl Model for Submissions {
                     *post = Post::Lost;
                 }
             }
+            Act::Blind => state.blind = true,
+            Act::Resume => (state.blind, state.resumed) = (false, true),
             Act::Tick => state.clock += 1,
         }
         Some(state.with_key())
@@ -576,6 +633,12 @@ impl Model for Submissions {
             Property::sometimes("it succeeds", |_, state: &State| phase(state) == OperationPhase::Succeeded),
             Property::sometimes("it succeeds after one that was lost", |_, state: &State| {
                 phase(state) == OperationPhase::Succeeded && state.posts.len() == 2
+            }),
+            Property::sometimes("a Resume finds the restored data", |_, state: &State| {
+                phase(state) == OperationPhase::Succeeded && state.resumed
+            }),
+            Property::sometimes("a Resume finds the old data", |_, state: &State| {
+                phase(state) == OperationPhase::Failed && state.resumed
             }),
         ]
     }

@@ -5,7 +5,9 @@
 //! [`Facts::waive_missing_manifest`] can be taken upon oneself.
 
 use super::Refused;
+use crate::datapath::archive::SealInfo;
 use crate::datapath::protocol::{Endpoint, Report, ReportKind};
+use crate::service::cluster::names::UNSEAL_KEY_FIELD;
 use chrono::{DateTime, Utc};
 use semver::Version;
 
@@ -25,6 +27,8 @@ pub struct Facts<'a> {
     /// Pod and version of every running server.
     pub versions: Vec<(String, String)>,
     pub seal: ClusterSeal,
+    /// The Secret that the servers' static key lies in, where it is one that can be read.
+    pub key_secret: Option<String>,
     pub proof: SealProof,
     pub limits: Limits,
     /// The OpenBao cluster id that the servers show now.
@@ -112,22 +116,9 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
     if let Err(refused) = size_fits(inspection.size_bytes, inspection.state_bytes, facts.limits) {
         return Verdict::Refuse(refused);
     }
-    let other_seal = seal_differs(&inspection.seal.kind, inspection.seal.key_id.as_deref(), &facts.seal, &facts.proof);
-    let key_needed = match other_seal {
-        None => None,
-        Some(how) if facts.waive_other_seal => {
-            Some(describe_key(&inspection.seal.kind, inspection.seal.key_id.as_deref(), &how))
-        }
-        Some(how) => {
-            return Verdict::Refuse(Refused::new(
-                "OtherSeal",
-                format!(
-                    "{how}: every server would seal itself for good. Give the cluster the snapshot's seal key first \
-                     (spec.unseal), or, if you hold that key and want to configure it afterwards, say so with \
-                     spec.waive: [OtherSeal]"
-                ),
-            ));
-        }
+    let key_needed = match key_needed(&inspection.seal, facts) {
+        Ok(key) => key,
+        Err(refused) => return Verdict::Refuse(refused),
     };
     let id = manifest.map(|m| m.cluster.openbao_cluster_id.clone()).filter(|id| !id.is_empty());
     let origin = manifest.filter(|m| !m.cluster.name.is_empty());
@@ -218,33 +209,66 @@ fn size_fits(archive: u64, state: u64, limits: Limits) -> Result<(), Refused> {
     Ok(())
 }
 
-/// How the seals differ, in words; `None` when the servers' own seal opens the snapshot, or only the server can tell.
-fn seal_differs(kind: &str, key_id: Option<&str>, cluster: &ClusterSeal, proof: &SealProof) -> Option<String> {
+/// How the seals differ, in words.
+enum Differs {
+    /// In what a cluster has for life.
+    Seal(String),
+    /// In the bytes of a static key: those can be put in the place of the present ones.
+    Key(String),
+}
+
+/// `None` when the servers' own seal opens the snapshot, or only the server can tell.
+fn differs(seal: &SealInfo, cluster: &ClusterSeal, proof: &SealProof) -> Option<Differs> {
+    let kind = seal.kind.as_str();
     if kind != cluster.kind {
-        return Some(format!("the snapshot is sealed with {kind}, the cluster with {}", cluster.kind));
+        let how = format!("the snapshot is sealed with {kind}, the cluster with {}", cluster.kind);
+        return Some(Differs::Seal(how));
     }
     // The ids of a key service are versions of one key: only the service can tell whether it still opens an older one.
     if kind != "static" {
         return None;
     }
-    if let (Some(theirs), Some(ours)) = (key_id, cluster.key_id.as_deref())
+    if let (Some(theirs), Some(ours)) = (seal.key_id.as_deref(), cluster.key_id.as_deref())
         && theirs != ours
     {
-        return Some(format!("the snapshot's static key has the id \"{theirs}\", the cluster's has \"{ours}\""));
+        let how = format!("the snapshot's static key has the id \"{theirs}\", the cluster's has \"{ours}\"");
+        return Some(Differs::Seal(how));
     }
     match proof {
         SealProof::Proven | SealProof::NotPossible => None,
         SealProof::Disproven(why) => {
-            Some(format!("the cluster's static key does not open the snapshot's seal ({why})"))
+            Some(Differs::Key(format!("the cluster's static key does not open the snapshot's seal ({why})")))
         }
     }
 }
 
-fn describe_key(kind: &str, key_id: Option<&str>, how: &str) -> String {
-    match key_id {
-        Some(id) => format!("the {kind} seal key with id \"{id}\" ({how})"),
-        None => format!("the {kind} seal key of the snapshot ({how})"),
+/// The key that the servers will need, if it is not the one they have. Only for one that they can be given may a person answer.
+fn key_needed(seal: &SealInfo, facts: &Facts<'_>) -> Result<Option<String>, Refused> {
+    let kind = &seal.kind;
+    let refused = |message: String| Err(Refused::new("OtherSeal", message));
+    let how = match differs(seal, &facts.seal, &facts.proof) {
+        None => return Ok(None),
+        Some(Differs::Seal(how)) => {
+            let id = seal.key_id.as_ref().filter(|_| kind == "static");
+            let id = id.map(|id| format!(" and unseal.static.currentKeyID: {id}")).unwrap_or_default();
+            return refused(format!(
+                "{how}: every server would seal itself for good, since this cluster can never be given that key. Make a new \
+                 cluster with unseal.type: {kind}{id} and the snapshot's key, and restore into that one"
+            ));
+        }
+        Some(Differs::Key(how)) => how,
+    };
+    let secret = facts.key_secret.as_deref().unwrap_or("with the unseal key");
+    let place = format!("Secret {secret}, data key \"{UNSEAL_KEY_FIELD}\"");
+    if facts.waive_other_seal {
+        let which = seal.key_id.as_ref().map(|id| format!(" with id \"{id}\"")).unwrap_or_default();
+        return Ok(Some(format!("the snapshot's {kind} seal key{which} in {place} ({how})")));
     }
+    refused(format!(
+        "{how}: every server would seal itself. Make a new cluster that has the snapshot's key in {place}, from the start, \
+         and restore into that one. Or, if you hold that key, say spec.waive: [OtherSeal] and put it there once the restore \
+         has ended: until then nothing can be read"
+    ))
 }
 
 /// Bytes for people.
@@ -262,7 +286,7 @@ pub fn bytes(n: u64) -> String {
 mod tests {
     use super::*;
     use crate::adapter::objectstore::Manifest;
-    use crate::datapath::archive::{Inspection, SealInfo};
+    use crate::datapath::archive::Inspection;
 
     fn inspection() -> Inspection {
         Inspection {
@@ -306,6 +330,7 @@ mod tests {
             waive_other_seal: false,
             versions: vec![("c-0".into(), "2.7.2".into()), ("c-1".into(), "2.7.0".into())],
             seal: ClusterSeal { kind: "static".into(), key_id: Some("k1".into()) },
+            key_secret: Some("c-unseal-key".into()),
             proof: SealProof::Proven,
             limits: Limits::default(),
             cluster_id: Some("id-1".into()),
@@ -361,19 +386,36 @@ mod tests {
     }
 
     #[test]
-    fn another_seal_type_key_id_or_key_is_refused_and_goes_by_force_only_when_waived() {
+    fn another_seal_type_or_key_id_is_refused_waived_or_not_since_no_cluster_can_change_them() {
         let report = report();
-        let mut cases = [facts(&report), facts(&report), facts(&report)];
+        let mut cases = [facts(&report), facts(&report)];
         cases[0].seal.kind = "transit".into();
         cases[1].seal.key_id = Some("k2".into());
-        cases[2].proof = SealProof::Disproven("authentication failed".into());
         for mut facts in cases {
-            assert_eq!(reason(&judge(&facts)), "OtherSeal");
-            facts.waive_other_seal = true;
-            let accepted = accepted(judge(&facts));
-            assert_eq!(accepted.endpoint, Endpoint::SnapshotForce);
-            assert!(accepted.key_needed.unwrap().contains("\"k1\""));
+            for waived in [false, true] {
+                facts.waive_other_seal = waived;
+                let Verdict::Refuse(refused) = judge(&facts) else { panic!("taken, waived: {waived}") };
+                assert_eq!(refused.reason, "OtherSeal");
+                let wanted = "new cluster with unseal.type: static and unseal.static.currentKeyID: k1";
+                assert!(refused.message.contains(wanted) && !refused.message.contains("waive"), "{}", refused.message);
+            }
         }
+    }
+
+    #[test]
+    fn another_static_key_is_refused_with_the_secret_named_and_goes_by_force_only_when_waived() {
+        let report = report();
+        let mut facts = facts(&report);
+        facts.proof = SealProof::Disproven("authentication failed".into());
+        let Verdict::Refuse(refused) = judge(&facts) else { panic!("taken") };
+        let place = "Secret c-unseal-key, data key \"key\"";
+        assert_eq!(refused.reason, "OtherSeal");
+        assert!(refused.message.contains(place) && refused.message.contains("spec.waive"), "{}", refused.message);
+        facts.waive_other_seal = true;
+        let accepted = accepted(judge(&facts));
+        assert_eq!(accepted.endpoint, Endpoint::SnapshotForce);
+        let key = accepted.key_needed.unwrap();
+        assert!(key.contains("\"k1\"") && key.contains(place), "{key}");
     }
 
     #[test]

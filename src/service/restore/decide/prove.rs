@@ -22,7 +22,7 @@ pub const PERMIT: Duration = Duration::from_secs(60);
 pub const SETTLE: Duration = Duration::from_secs(60);
 /// A server that is sealed this long after the POST is not passing through.
 pub const SEALED_AFTER: Duration = Duration::from_secs(30);
-/// No leader for this long: waiting alone does not help.
+/// No leader for this long, and nobody was restarted yet: waiting alone does not help.
 pub const LEADERLESS_AFTER: Duration = Duration::from_mins(3);
 /// How long a restarted server gets before it is judged again.
 pub const RESTART_GRACE: Duration = Duration::from_secs(90);
@@ -233,12 +233,7 @@ fn with_leader(
     now: Instant,
 ) -> Outcome {
     let pod = &leader.pod;
-    let identity = match (&facts.new_cluster_id, &leader.cluster_id) {
-        (None, _) => Identity::NotAsked,
-        (Some(wanted), Some(seen)) if wanted == seen => Identity::New,
-        (Some(_), Some(_)) => Identity::Old,
-        (Some(_), None) => Identity::NotSeen,
-    };
+    let identity = Identity::of(facts.new_cluster_id.as_deref(), leader.cluster_id.as_deref());
     let unproven = |what: &str| {
         if late {
             Outcome::Unknown(format!("{what}, {} minutes after the submission", PROOF_DEADLINE.as_secs() / 60))
@@ -251,11 +246,15 @@ fn with_leader(
         (Marker::Gone, Witness::Valid, _) => {
             unproven("the marker is gone on the leader, but it still knows the token minted before the submission")
         }
-        (Marker::Gone, _, Identity::NotAsked | Identity::New) => Outcome::Applied {
+        // The token is at hand, and is asked again: a marker that somebody deleted proves nothing.
+        (Marker::Gone, Witness::Silent, _) => unproven(
+            "the marker is gone on the leader, which does not say whether it knows the token minted before the submission",
+        ),
+        (Marker::Gone, Witness::Denied | Witness::Lost, Identity::NotAsked | Identity::New) => Outcome::Applied {
             proof: Proof::Marker,
             text: format!("the marker written before the submission is gone on leader {pod}"),
         },
-        (Marker::Gone, _, Identity::Old | Identity::NotSeen) => {
+        (Marker::Gone, Witness::Denied | Witness::Lost, Identity::Old | Identity::NotSeen) => {
             unproven("the marker is gone on the leader, but the cluster id is not that of the snapshot")
         }
         (Marker::NoAccess, Witness::Denied, Identity::NotAsked | Identity::New | Identity::NotSeen) => {
@@ -281,12 +280,28 @@ fn with_leader(
     }
 }
 
-#[derive(Clone, Copy)]
-enum Identity {
+/// Whose data it is, by the cluster id that the leader shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The snapshot is of this very cluster, or does not say.
     NotAsked,
+    /// The snapshot's.
     New,
+    /// Another one's.
     Old,
     NotSeen,
+}
+
+impl Identity {
+    /// `wanted`: the id that must be seen, when it has to change.
+    pub fn of(wanted: Option<&str>, seen: Option<&str>) -> Self {
+        match (wanted, seen) {
+            (None, _) => Self::NotAsked,
+            (Some(wanted), Some(seen)) if wanted == seen => Self::New,
+            (Some(_), Some(_)) => Self::Old,
+            (Some(_), None) => Self::NotSeen,
+        }
+    }
 }
 
 /// The old data is served. In another pod than the one that took the request, that is final; in the same one it is final
@@ -318,9 +333,12 @@ fn without_leader(facts: &Facts, over: Instant, late: bool, now: Instant) -> Out
             pods: names(&facts.members, |_| true),
             why: "have no leader after the submission".into(),
         },
-        (true, Some(_)) if elapsed > LEADERLESS_AFTER || late => Outcome::Unknown(
-            "no server leads, and a restart did not change that: whose data is there cannot be seen".into(),
-        ),
+        // Servers that have just unsealed have no leader either, however long that took.
+        (true, Some(_)) if late => Outcome::Unknown(format!(
+            "no server leads, {} minutes after the submission, and a restart did not change that: whose data is there cannot \
+             be seen",
+            PROOF_DEADLINE.as_secs() / 60
+        )),
         (false, _) => Outcome::Wait(format!("{} to unseal", sealed.join(", "))),
         (true, _) => Outcome::Wait("the servers to elect a leader".into()),
     }

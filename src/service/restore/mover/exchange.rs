@@ -72,6 +72,12 @@ impl Exchange {
         self.past.iter().filter(|past| past.claim.is_some()).count()
     }
 
+    /// Whether a mover may still be sending under the claim that stands: it has not said how its POST ended.
+    pub fn may_be_sending(&self) -> bool {
+        let answered = |claim: &Claim| self.result.as_ref().is_some_and(|result| result.pod_uid == claim.pod_uid);
+        self.claim.as_ref().is_some_and(|claim| !answered(claim))
+    }
+
     /// The attempt of that number, if it is over.
     pub fn past(&self, attempt: i32) -> Option<&Past> {
         self.past.iter().find(|past| past.attempt == attempt)

@@ -1,6 +1,6 @@
 //! What the newest Job of a restore does, and whether its pod stands ready to submit. Pure.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::ResourceExt;
 
@@ -26,13 +26,29 @@ pub enum State {
     Running {
         pod_uid: String,
     },
+    /// Its pod was told to go and may still act. On a node that is gone it stays for as long as Kubernetes knows the node.
+    Leaving {
+        pod_uid: String,
+        why: String,
+    },
     /// No pod of it runs any more, or ever will.
     Ended {
-        at: Option<DateTime<Utc>>,
         failure: Option<Failure>,
         why: String,
     },
 }
+
+/// What is left of movers that were told to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Whose end is waited for, and what helps if it never comes.
+    pub what: String,
+    /// It should have been gone a while ago: whoever runs its node does not answer.
+    pub overdue: bool,
+}
+
+/// How long past its time a pod may be before it counts as [`Left::overdue`].
+const LATE: TimeDelta = TimeDelta::minutes(1);
 
 /// Whether a mover stands ready to submit.
 #[derive(Clone, Debug)]
@@ -43,8 +59,8 @@ pub enum Readiness {
     Working(String),
     /// It has reported something else than a verified snapshot.
     Reported(Box<Report>),
-    /// It ended without a report that counts.
-    Ended { at: Option<DateTime<Utc>>, failure: Option<Failure>, why: String },
+    /// It ended, or was told to go, without a report that counts.
+    Ended { failure: Option<Failure>, why: String },
     /// There is none.
     Absent,
 }
@@ -63,13 +79,16 @@ pub fn readiness(exchange: Option<&Exchange>, current: Option<&Current>) -> Read
             Some(report) => Readiness::Reported(Box::new(report.clone())),
             None => Readiness::Working(progress_text(exchange.and_then(|exchange| exchange.progress.as_ref()))),
         },
-        State::Ended { at, failure, why } => match report {
-            // What a mover reported before it ended is still true of the source, unless it was about to submit.
-            Some(report) if report.kind != protocol::ReportKind::Verified => {
-                Readiness::Reported(Box::new(report.clone()))
-            }
-            _ => Readiness::Ended { at: *at, failure: failure.clone(), why: why.clone() },
-        },
+        State::Leaving { why, .. } => ended(report, None, why),
+        State::Ended { failure, why } => ended(report, failure.as_ref(), why),
+    }
+}
+
+fn ended(report: Option<&Report>, failure: Option<&Failure>, why: &str) -> Readiness {
+    match report {
+        // What a mover reported before it ended is still true of the source, unless it was about to submit.
+        Some(report) if report.kind != protocol::ReportKind::Verified => Readiness::Reported(Box::new(report.clone())),
+        _ => Readiness::Ended { failure: failure.cloned(), why: why.to_owned() },
     }
 }
 
@@ -95,19 +114,21 @@ pub(super) fn has_ended(pod: &Pod) -> bool {
 
 /// Terminal means the Job's own condition and no pod that could still act; never a counter.
 pub(super) fn state(job: &Job, pods: &[&Pod]) -> State {
+    let deleting = job.metadata.deletion_timestamp.is_some();
     if let Some(pod) = pods.iter().find(|pod| !has_ended(pod)) {
         let running = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
-        return match (running, pod.uid()) {
-            (true, Some(pod_uid)) => State::Running { pod_uid },
-            (true, None) | (false, _) => State::Starting(waiting_for(pod)),
+        let leaving = deleting || pod.metadata.deletion_timestamp.is_some();
+        return match (leaving, running, pod.uid()) {
+            (true, _, Some(pod_uid)) => State::Leaving { pod_uid, why: format!("{} was told to go", whereabouts(pod)) },
+            (false, true, Some(pod_uid)) => State::Running { pod_uid },
+            (_, _, None) | (false, false, _) => State::Starting(waiting_for(pod)),
         };
     }
     let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let over = conditions.filter(|condition| condition.status == "True").find(|condition| {
         matches!(condition.type_.as_str(), "Complete" | "Failed" | "SuccessCriteriaMet" | "FailureTarget")
     });
-    let deleting = job.metadata.deletion_timestamp.as_ref();
-    if over.is_none() && deleting.is_none() && pods.is_empty() {
+    if over.is_none() && !deleting && pods.is_empty() {
         return State::Starting("Kubernetes to make the mover's pod".to_owned());
     }
     let terminated = pods.iter().flat_map(|pod| {
@@ -127,9 +148,36 @@ pub(super) fn state(job: &Job, pods: &[&Pod]) -> State {
         (None, None, Some(condition)) => condition.message.clone().unwrap_or_else(|| "its Job failed".to_owned()),
         (None, None, None) => "its Job was deleted".to_owned(),
     };
-    let at = last.and_then(|end| end.finished_at.as_ref()).map(from_kube);
-    let at = at.or_else(|| over.and_then(|condition| condition.last_transition_time.as_ref()).map(from_kube));
-    State::Ended { at: at.or_else(|| deleting.map(from_kube)), failure, why }
+    State::Ended { failure, why }
+}
+
+/// What is left of these Jobs and their pods, all of which were told to go. A pod that has ended does nothing any more;
+/// Kubernetes collects it.
+pub(super) fn left(jobs: &[Job], pods: &[Pod], now: DateTime<Utc>) -> Option<Left> {
+    let live: Vec<&Pod> = pods.iter().filter(|pod| !has_ended(pod)).collect();
+    let late = |pod: &&Pod| {
+        let until = pod.metadata.deletion_timestamp.as_ref().map(from_kube);
+        until.is_some_and(|until| now - until > LATE)
+    };
+    match (live.first(), jobs.first()) {
+        (Some(pod), _) => Some(Left { what: format!("{} to end", whereabouts(pod)), overdue: live.iter().all(late) }),
+        (None, Some(job)) => {
+            Some(Left { what: format!("the mover's Job {} to be deleted", job.name_any()), overdue: false })
+        }
+        (None, None) => None,
+    }
+}
+
+/// The pod, its node, and what a person does when that is gone.
+fn whereabouts(pod: &Pod) -> String {
+    let name = pod.name_any();
+    let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) else {
+        return format!("the mover's pod {name}");
+    };
+    format!(
+        "the mover's pod {name} on node {node} (if that node is gone for good: kubectl --namespace {} delete pod {name} --force)",
+        pod.namespace().unwrap_or_default()
+    )
 }
 
 /// Why the mover's pod does not run yet, in Kubernetes' own words.

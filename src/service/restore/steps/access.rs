@@ -1,19 +1,31 @@
 //! The last look: the restored data is still what the leader serves, and whether the operator can log in to it. Both are
 //! told apart: data that is there and proven is not undone by a login that does not work.
 
-use super::{Step, chain, evidence};
+use super::{Step, chain, evidence, restart};
 use crate::api::OpenBaoCluster;
 use crate::service::cluster::config::initialize;
-use crate::service::cluster::observe::{self, Member};
 use crate::service::cluster::{identity, names, validate};
+use crate::service::cluster::{
+    login,
+    observe::{self, Member},
+};
 use crate::service::opslifecycle::manager::StepOutcome;
+use crate::service::restore::decide::prove::Identity;
 use crate::service::restore::plan;
 use kube::ResourceExt;
+use std::collections::BTreeMap;
 
 /// Output key: `true` or `false`.
 pub const ACCESS: &str = "operatorAccess";
-/// Output key: why not, and the exact commands that give the operator its access again.
-pub const REMEDY: &str = "operatorAccessRemedy";
+/// What the output keys begin with that say why not, and name the exact commands that give the operator its access again: a
+/// journal keeps 2 KiB of each value, and half a command is worse than none.
+const REMEDY: &str = "operatorAccessRemedy";
+
+/// The remedy that this step has put out, in one piece.
+pub fn remedy_in(output: &BTreeMap<String, String>) -> String {
+    let parts = output.iter().filter(|(key, _)| key.starts_with(REMEDY));
+    parts.map(|(_, part)| part.as_str()).collect::<Vec<_>>().join(" ")
+}
 
 pub async fn run(step: &Step<'_>) -> StepOutcome {
     let cluster = match step.cluster() {
@@ -24,7 +36,16 @@ pub async fn run(step: &Step<'_>) -> StepOutcome {
     let Some(leader) = observe::leader(&members) else {
         return StepOutcome::in_progress("waiting for the servers to agree on a leader");
     };
-    let token = match observe::operator_token(step.call.ad, cluster, leader).await {
+    // Known without a login, which may be refused.
+    let id = leader.health.as_ref().and_then(|health| health.cluster_id.as_deref());
+    match Identity::of(restart::restored_id(step), id) {
+        Identity::NotAsked | Identity::New => {}
+        Identity::Old => return lost(&leader.name),
+        Identity::NotSeen => {
+            return StepOutcome::in_progress(format!("waiting for leader {} to show its cluster id", leader.name));
+        }
+    }
+    let token = match login::operator_token(step.call.ad, cluster, leader).await {
         Ok(token) => token,
         Err(error) if error.is_refused() => match set_up_again(step, cluster, leader).await {
             // The next call logs in.
@@ -39,17 +60,20 @@ pub async fn run(step: &Step<'_>) -> StepOutcome {
     };
     match client.policy_exists(&token, &plan::marker(&step.uid)).await {
         Ok(false) => StepOutcome::done_with([(ACCESS, true.to_string())]),
-        Ok(true) => StepOutcome::fatal(
-            "RestoreLost",
-            format!(
-                "the restored data was seen, but {} serves the old data again after the restart. Create another \
-                 OpenBaoRestore",
-                leader.name
-            ),
-        ),
+        Ok(true) => lost(&leader.name),
         Err(error) if error.is_denied() => no_access(step, cluster, &chain(&error)),
         Err(error) => StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
     }
+}
+
+fn lost(leader: &str) -> StepOutcome {
+    StepOutcome::fatal(
+        "RestoreLost",
+        format!(
+            "the restored data was seen, but {leader} serves the old data again after the restart. Create another \
+             OpenBaoRestore"
+        ),
+    )
 }
 
 /// With a token of the restored data, which the spec may name, the operator sets its own roles again. `false`: there is no
@@ -88,46 +112,109 @@ async fn set_up_again(step: &Step<'_>, cluster: &OpenBaoCluster, leader: &Member
 fn no_access(step: &Step<'_>, cluster: &OpenBaoCluster, why: &str) -> StepOutcome {
     let settings = &step.call.ad.settings;
     let operator = names::subject(&settings.operator_namespace, &settings.operator_service_account);
-    StepOutcome::done_with([(ACCESS, false.to_string()), (REMEDY, remedy(cluster, &operator, why))])
+    StepOutcome::done_with(without_access(&remedy(cluster, &operator, why)))
 }
 
-/// What a person types, with a token that is valid in the restored data, so that the operator can log in again. The
-/// policies of these names come with the snapshot of any cluster that an operator like this one set up.
-fn remedy(cluster: &OpenBaoCluster, operator: &str, why: &str) -> String {
-    let (mount, audience) = (names::JWT_MOUNT, observe::audience(cluster));
+fn without_access(remedy: &[String]) -> Vec<(String, String)> {
+    let parts = remedy.iter().zip(1..).map(|(part, n)| (format!("{REMEDY}{n}"), part.clone()));
+    std::iter::once((ACCESS.to_owned(), false.to_string())).chain(parts).collect()
+}
+
+/// What a person types, with a token that is valid in the restored data, so that the operator and its Jobs can log in again, under
+/// the roles that the cluster's spec names. Our policies come with the snapshot of any cluster that an operator like this one set up.
+/// One part of it fits into a journal's output, the reason last: that may be long.
+fn remedy(cluster: &OpenBaoCluster, operator: &str, why: &str) -> Vec<String> {
+    let (mount, audience) = (names::JWT_MOUNT, login::audience(cluster));
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    // As at the first start: nobody takes the place of the operator's role, nor of the other Job's.
+    let is_free = |role: &&str| !role.eq_ignore_ascii_case(names::OPERATOR_ROLE);
+    let backup = cluster.spec.named_backup_role().filter(is_free);
+    let restore = cluster.spec.named_restore_role().filter(is_free);
+    let restore = restore.filter(|role| *role != backup.unwrap_or(names::BACKUP_ROLE));
     let roles = [
-        (names::OPERATOR_ROLE, operator.to_owned()),
-        (names::BACKUP_ROLE, names::subject(&namespace, &names::backup_service_account(&name))),
-        (names::RESTORE_ROLE, names::subject(&namespace, &names::restore_service_account(&name))),
+        (None, names::OPERATOR_ROLE, operator.to_owned()),
+        (backup, names::BACKUP_ROLE, names::subject(&namespace, &names::backup_service_account(&name))),
+        (restore, names::RESTORE_ROLE, names::subject(&namespace, &names::restore_service_account(&name))),
     ];
-    let roles = roles.map(|(role, subject)| names::role_command(mount, role, &audience, &subject));
-    format!(
-        "The data is restored, and the operator cannot log in to it ({why}). With a token that is valid in the restored data \
-         in BAO_TOKEN, type: {}. If the snapshot comes from another Kubernetes, first give it this one's keys (kubectl get \
-         --raw /openid/v1/jwks, as PEM): bao write auth/{mount}/config jwt_validation_pubkeys=@keys.pem",
-        roles.join("; ")
-    )
+    let [operator, backup, restore] = roles.map(|(named, policy, subject)| {
+        names::role_command(mount, named.unwrap_or(policy), policy, &audience, &subject)
+    });
+    vec![
+        "The data is restored, and the operator cannot log in to it. With a token that is valid in the restored data in \
+         BAO_TOKEN, type:"
+            .to_owned(),
+        format!("{operator};"),
+        format!("{backup};"),
+        format!("{restore}."),
+        format!(
+            "If the snapshot comes from another Kubernetes, first give it this one's keys (kubectl get --raw \
+             /openid/v1/jwks, as PEM): bao write auth/{mount}/config jwt_validation_pubkeys=@keys.pem."
+        ),
+        format!("The refusal: {why}"),
+    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::operation::{Plan, StepKind, StepSpec};
+    use crate::service::opslifecycle::saga::machine::{Event, Journal};
+    use chrono::DateTime;
 
     #[test]
     fn the_remedy_is_what_a_person_types_with_every_name_filled_in() {
-        let spec = serde_json::json!({"version": "2.7.2", "storage": {"size": "1Gi"}});
+        let spec =
+            serde_json::json!({"version": "2.7.2", "storage": {"size": "1Gi"}, "restore": {"jwtAuthRole": "team"}});
         let mut cluster = OpenBaoCluster::new("kelp", serde_json::from_value(spec).unwrap());
         cluster.metadata.namespace = Some("reef".into());
-        let text = remedy(&cluster, "system:serviceaccount:ops:operator", "it said no");
+        let text = remedy(&cluster, "system:serviceaccount:ops:operator", "it said no").join(" ");
         for part in [
             "role/openbao-operator role_type=jwt user_claim=sub bound_audiences=openbao:reef/kelp \
              bound_subject=system:serviceaccount:ops:operator",
-            "bound_subject=system:serviceaccount:reef:kelp-backup",
-            "bound_subject=system:serviceaccount:reef:kelp-restore",
+            "bound_subject=system:serviceaccount:reef:kelp-backup token_policies=openbao-operator-backup ",
+            "bao write auth/jwt/role/team role_type=jwt ",
+            "bound_subject=system:serviceaccount:reef:kelp-restore token_policies=openbao-operator-restore ",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(!text.contains('<'), "nothing is left to fill in: {text}");
+    }
+
+    #[test]
+    fn whatever_the_names_every_command_comes_through_the_journal_whole() {
+        let spec = serde_json::json!({"version": "2.7.2", "storage": {"size": "1Gi"},
+            "selfInit": {"enabled": true, "oidc": {"enabled": true, "audience": "a".repeat(512)}}});
+        let mut cluster = OpenBaoCluster::new(&"k".repeat(40), serde_json::from_value(spec).unwrap());
+        cluster.metadata.namespace = Some("n".repeat(63));
+        let operator = names::subject(&"o".repeat(63), &"p".repeat(253));
+        let remedy = remedy(&cluster, &operator, &"no ".repeat(600));
+        let plan = Plan {
+            steps: vec![StepSpec {
+                name: plan::VERIFY_ACCESS.into(),
+                action: "x".into(),
+                kind: StepKind::ReadVerify,
+                ..StepSpec::default()
+            }],
+            ..Plan::default()
+        };
+        let mut journal = Journal::default();
+        for event in [
+            Event::Frozen { plan, inputs: BTreeMap::new(), hash: "h".into() },
+            Event::StepStarted { step: 0, receipt: None },
+            Event::StepDone { step: 0, output: without_access(&remedy).into_iter().collect() },
+        ] {
+            journal.apply(&event, DateTime::from_timestamp(1_800_000_000, 0).unwrap()).unwrap();
+        }
+        let output = &journal.status.steps[0].output;
+        assert_eq!(output[ACCESS], "false");
+        assert_eq!(remedy_in(output), remedy.join(" "));
+        assert!(remedy_in(output).contains("jwt_validation_pubkeys=@keys.pem"));
+        assert!(remedy[..5].join(" ").len() < 4096, "what a condition shows of it");
+    }
+
+    #[test]
+    fn what_an_earlier_version_put_out_is_still_told() {
+        let output = BTreeMap::from([(ACCESS.to_owned(), "false".into()), (REMEDY.to_owned(), "type this".into())]);
+        assert_eq!(remedy_in(&output), "type this");
     }
 }

@@ -7,13 +7,16 @@ use super::Step;
 use crate::adapter::kubernetes::client::timed;
 use crate::adapter::openbao::{Error as BaoError, HealthState, Token};
 use crate::api::OpenBaoCluster;
-use crate::service::cluster::observe::{self, AccessError, Member};
+use crate::service::cluster::{
+    login::{self, AccessError},
+    observe::{self, Member},
+};
 use crate::service::restore::decide::prove::{LeaderSeen, Marker, MemberSeen, MemberState, Witness};
 use crate::service::restore::plan;
 
 /// A token with which the operator may look: its own, or the one that the spec names, which is valid in the snapshot.
 pub async fn token(step: &Step<'_>, cluster: &OpenBaoCluster, member: &Member) -> Result<Token, AccessError> {
-    let refused = match observe::operator_token(step.call.ad, cluster, member).await {
+    let refused = match login::operator_token(step.call.ad, cluster, member).await {
         Err(error) if error.is_refused() => error,
         other => return other,
     };

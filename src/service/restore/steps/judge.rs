@@ -10,6 +10,7 @@ use crate::adapter::kubernetes::client::timed;
 use crate::api::{OpenBaoCluster, SealType, Waiver};
 use crate::datapath::protocol::Report;
 use crate::datapath::seal;
+use crate::service::cluster::config::seal::static_key_secret;
 use crate::service::cluster::observe::{self, Member};
 use crate::service::cluster::{names, validate};
 use crate::service::opslifecycle::manager::StepOutcome;
@@ -74,6 +75,7 @@ pub async fn verdict(
         waive_other_seal: step.inputs.waives(Waiver::OtherSeal),
         versions,
         seal: seal_of(cluster),
+        key_secret: static_key_secret(&cluster.spec.unseal, &cluster.name_any()),
         proof,
         limits: limits(cluster),
         cluster_id,
@@ -131,14 +133,12 @@ pub fn seal_of(cluster: &OpenBaoCluster) -> ClusterSeal {
     ClusterSeal { kind: unseal.type_.as_str().to_owned(), key_id }
 }
 
-/// Opens the sealed sums with the cluster's own static key, where that is one the operator keeps. `Err`: ask again.
+/// Opens the sealed sums with the cluster's own static key, where that is one the operator can read. `Err`: ask again.
 async fn prove_seal(step: &Step<'_>, cluster: &OpenBaoCluster, report: &Report) -> Result<SealProof, String> {
-    let unseal = &cluster.spec.unseal;
-    let own_file = unseal.static_.as_ref().is_some_and(|seal| seal.current_key.is_some());
-    if unseal.type_ != SealType::Static || own_file || report.sealed_sums.is_empty() || report.sums.is_empty() {
+    let readable = static_key_secret(&cluster.spec.unseal, &cluster.name_any());
+    let Some(name) = readable.filter(|_| !report.sealed_sums.is_empty() && !report.sums.is_empty()) else {
         return Ok(SealProof::NotPossible);
-    }
-    let name = names::unseal_secret(&cluster.name_any());
+    };
     let secrets: Api<Secret> = Api::namespaced(step.call.ad.client.clone(), &cluster.namespace().unwrap_or_default());
     let secret = match timed(secrets.get_opt(&name)).await {
         Ok(secret) => secret,

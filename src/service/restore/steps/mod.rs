@@ -2,6 +2,7 @@
 //! at what is there and goes on.
 
 pub mod access;
+pub mod ending;
 pub mod evidence;
 pub mod judge;
 pub mod marker;
@@ -15,13 +16,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use kube::ResourceExt;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
 use super::mover::{MoverError, Movers};
 use super::plan::{InputError, Inputs};
 use crate::adapter::openbao::Token;
 use crate::api::OpenBaoCluster;
 use crate::causes::chain;
+use crate::service::cluster::names;
 use crate::service::cluster::observe::{self, Member};
 use crate::service::opslifecycle::manager::{StepCall, StepOutcome};
 
@@ -42,6 +45,8 @@ struct Known {
     token: Option<(Token, DateTime<Utc>)>,
     /// What was seen, and when for the first time.
     seen: HashMap<Sight, Instant>,
+    /// The UID of the newest mover's Job when an attempt of a step was first looked at.
+    began: HashMap<(String, i32), String>,
 }
 
 /// What time is counted from. Others could say when it happened, by clocks of their own; see [`super::decide::prove`].
@@ -57,6 +62,8 @@ pub enum Sight {
     Harm(Option<DateTime<Utc>>),
     /// All that could be helped by it were restarted, the last one then.
     Restarted(DateTime<Utc>),
+    /// The mover of the Job with this UID has failed.
+    Ended(String),
 }
 
 impl Witnesses {
@@ -83,6 +90,14 @@ impl Witnesses {
     /// When this was first seen, `now` being one such time.
     pub fn since(&self, operation_uid: &str, sight: Sight, now: Instant) -> Instant {
         self.of(operation_uid, |known| *known.seen.entry(sight).or_insert(now))
+    }
+
+    /// Whether the newest mover's Job, by its UID, was made after the attempt was first looked at. The clocks of pods, API server
+    /// and operator differ: none of them is asked.
+    pub fn is_since(&self, operation_uid: &str, step: &str, attempt: i32, job: &str) -> bool {
+        self.of(operation_uid, |known| {
+            known.began.entry((step.to_owned(), attempt)).or_insert_with(|| job.to_owned()).as_str() != job
+        })
     }
 
     pub fn forget(&self, operation_uid: &str) {
@@ -123,12 +138,25 @@ impl<'a> Step<'a> {
 
     /// How many servers there are while the snapshot is submitted and taken over: a rollback restores into one.
     pub fn servers(&self, cluster: &OpenBaoCluster) -> i32 {
-        if self.inputs.onto.is_some() { 1 } else { cluster.spec.replicas }
+        if self.inputs.onto.is_some() { 1 } else { self.all_servers(cluster) }
+    }
+
+    /// How many servers the cluster has, as last seen.
+    pub fn all_servers(&self, cluster: &OpenBaoCluster) -> i32 {
+        let name = names::statefulset(&cluster.name_any());
+        let set = ObjectRef::new(&name).within(&cluster.namespace().unwrap_or_default());
+        wanted_servers(self.call.ad.caches.stateful_sets.get(&set).as_deref(), cluster.spec.replicas)
     }
 
     pub async fn members(&self, cluster: &OpenBaoCluster) -> Vec<Member> {
         observe::members(self.call.ad, cluster).await
     }
+}
+
+/// How many servers are waited for. A changed `spec.replicas` is carried out once the lock is free again, so nobody makes the pods
+/// that it asks for, and none of those that it does not ask for goes.
+fn wanted_servers(set: Option<&StatefulSet>, spec: i32) -> i32 {
+    set.and_then(|set| set.spec.as_ref()?.replicas).unwrap_or(spec)
 }
 
 /// The server pods as they are, by name, with their UIDs.
@@ -177,6 +205,18 @@ mod tests {
     }
 
     #[test]
+    fn servers_that_are_only_asked_for_are_not_waited_for_while_the_lock_is_held() {
+        let set: StatefulSet = serde_json::from_value(serde_json::json!({
+            "spec": {"replicas": 3, "selector": {}, "serviceName": "s", "template": {"metadata": {}}}
+        }))
+        .unwrap();
+        for asked in [1, 3, 5] {
+            assert_eq!(wanted_servers(Some(&set), asked), 3, "there are three, and {asked} are asked for");
+        }
+        assert_eq!(wanted_servers(None, 5), 5);
+    }
+
+    #[test]
     fn a_witness_that_may_have_run_out_bears_no_witness() {
         let witnesses = Witnesses::default();
         let now: DateTime<Utc> = "2026-11-21T03:00:00Z".parse().unwrap();
@@ -209,6 +249,19 @@ mod tests {
         assert_eq!(witnesses.since("v", Sight::Permit(1), later), later);
         assert_eq!(witnesses.since("u", Sight::Claim("m".into()), now), now);
         assert_eq!(witnesses.since("u", Sight::Over("m".into()), later), later, "the end of a POST is not its claim");
+    }
+
+    #[test]
+    fn an_attempts_own_mover_is_the_one_that_was_made_after_its_first_look() {
+        let witnesses = Witnesses::default();
+        assert!(!witnesses.is_since("u", "Preflight", 1, ""), "there is none yet");
+        assert!(witnesses.is_since("u", "Preflight", 1, "j1"));
+        assert!(!witnesses.is_since("u", "Preflight", 2, "j1"), "it is the earlier attempt's");
+        assert!(witnesses.is_since("u", "Preflight", 2, "j2"));
+        assert!(!witnesses.is_since("u", "PlaceMarker", 1, "j2"));
+        assert!(!witnesses.is_since("v", "Preflight", 1, "j1"));
+        let restarted = Witnesses::default();
+        assert!(!restarted.is_since("u", "Preflight", 2, "j2"), "not known any more: another one is made");
     }
 
     #[test]

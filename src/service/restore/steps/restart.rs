@@ -12,13 +12,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
-use super::{Step, chain, evidence, judge, record_pods, recorded_pods, safety, submit};
+use super::{Step, chain, evidence, judge, marker, record_pods, recorded_pods, safety, submit};
 use crate::adapter::kubernetes::apply;
 use crate::adapter::openbao::HealthState;
 use crate::api::OpenBaoCluster;
 use crate::service::cluster::observe::{self, Member};
 use crate::service::opslifecycle::manager::StepOutcome;
-use crate::service::restore::decide::prove::{LeaderSeen, Marker};
+use crate::service::restore::decide::prove::{Identity, LeaderSeen, Marker};
 use crate::service::restore::plan;
 
 /// Output key of [`await_healthy`].
@@ -90,18 +90,29 @@ async fn delete_pod(step: &Step<'_>, cluster: &OpenBaoCluster, member: &Member) 
     }
 }
 
+/// The cluster id that only the restored data has, where it has one.
+pub fn restored_id<'a>(step: &Step<'a>) -> Option<&'a str> {
+    step.call.output(plan::PLACE_MARKER, marker::NEW_CLUSTER_ID)
+}
+
 /// Looks again whether the restored data is there: a leader that loses its office before the others have the snapshot
-/// takes the restore with it.
-fn lost(seen: Option<&LeaderSeen>) -> Option<StepOutcome> {
-    let leader = seen.filter(|leader| leader.marker == Marker::Present)?;
-    Some(StepOutcome::fatal(
-        "RestoreLost",
-        format!(
-            "the restored data was seen, but leadership moved before the other servers had it, and {} serves the old \
-             data. Create another OpenBaoRestore",
-            leader.pod
-        ),
-    ))
+/// takes the restore with it. Where nobody may look for the marker, the cluster id tells. `None`: nothing speaks against it.
+fn lost(seen: Option<&LeaderSeen>, id: Option<&str>) -> Option<StepOutcome> {
+    let leader = seen?;
+    let pod = &leader.pod;
+    match (leader.marker, Identity::of(id, leader.cluster_id.as_deref())) {
+        (Marker::Present, _) | (Marker::NoAccess, Identity::Old) => Some(StepOutcome::fatal(
+            "RestoreLost",
+            format!(
+                "the restored data was seen, but leadership moved before the other servers had it, and {pod} serves the \
+                 old data. Create another OpenBaoRestore"
+            ),
+        )),
+        (_, Identity::NotAsked | Identity::New) => None,
+        (_, Identity::Old | Identity::NotSeen) => {
+            Some(StepOutcome::in_progress(format!("waiting for leader {pod} to show the cluster id of the snapshot")))
+        }
+    }
 }
 
 /// Done when a majority of the servers has what the leader was proven to serve. Watched from here for a while: nothing in
@@ -117,7 +128,7 @@ pub async fn prove_applied(step: &Step<'_>) -> StepOutcome {
     };
     let Ok(cluster) = step.cluster() else { return outcome };
     let members = step.members(cluster).await;
-    lost(evidence::leader(step, cluster, &members).await.as_ref()).unwrap_or(outcome)
+    lost(evidence::leader(step, cluster, &members).await.as_ref(), restored_id(step)).unwrap_or(outcome)
 }
 
 async fn applied(step: &Step<'_>) -> StepOutcome {
@@ -141,7 +152,7 @@ async fn applied(step: &Step<'_>) -> StepOutcome {
     let late = step.call.deadline - step.call.now < chrono::TimeDelta::minutes(30);
     if has.len() >= wanted && (lacks.is_empty() || late) {
         let seen = evidence::leader(step, cluster, &members).await;
-        return lost(seen.as_ref())
+        return lost(seen.as_ref(), restored_id(step))
             .unwrap_or_else(|| StepOutcome::done_with([("servers", has.join(",")), (PODS, record_pods(&members))]));
     }
     StepOutcome::in_progress(format!("waiting for {} to install the snapshot", lacks.join(", ")))
@@ -170,8 +181,8 @@ fn sealed_message(step: &Step<'_>, pods: &str) -> String {
         |key| format!("The data from before is in the safety backup {key}"),
     );
     format!(
-        "the snapshot was applied, and {pods} cannot unseal: they need {key}. Give it to the cluster (spec.unseal) and \
-         restart its pods. {before}"
+        "the snapshot was applied, and {pods} cannot unseal: they need {key}. Once it is there, delete the server pods: they \
+         unseal as they start. {before}"
     )
 }
 
@@ -247,7 +258,7 @@ async fn healthy(step: &Step<'_>) -> StepOutcome {
     let Some(leader) = observe::leader(&members) else {
         return StepOutcome::in_progress("waiting for the servers to agree on a leader");
     };
-    if members.len() < usize::try_from(cluster.spec.replicas).unwrap_or_default() {
+    if members.len() < usize::try_from(step.all_servers(cluster)).unwrap_or_default() {
         return StepOutcome::in_progress("waiting for every server's pod");
     }
     let id = |member: &Member| member.health.as_ref().and_then(|health| health.cluster_id.clone());
@@ -383,6 +394,32 @@ mod tests {
         assert_eq!(all_restarted_at(&members, &recorded()), None);
         members[1].terminating = true;
         assert_eq!(all_restarted_at(&members, &recorded()), Some(at(40)), "it is on its way out");
+    }
+
+    #[test]
+    fn a_restore_whose_leader_was_lost_is_known_by_the_marker_or_where_nobody_may_look_by_the_cluster_id() {
+        let seen = |marker, id: Option<&str>| LeaderSeen {
+            pod: "kelp-1".into(),
+            pod_uid: "uid-1".into(),
+            marker,
+            token: prove::Witness::Lost,
+            cluster_id: id.map(str::to_owned),
+        };
+        let told = |marker, id, wanted| lost(Some(&seen(marker, id)), wanted);
+        let is_lost = |outcome: Option<StepOutcome>| {
+            matches!(outcome, Some(StepOutcome::Failed { reason: "RestoreLost", retryable: false, .. }))
+        };
+        for wanted in [None, Some("new")] {
+            assert!(is_lost(told(Marker::Present, Some("old"), wanted)));
+        }
+        assert!(is_lost(told(Marker::NoAccess, Some("old"), Some("new"))));
+        assert_eq!(told(Marker::NoAccess, Some("new"), Some("new")), None);
+        assert_eq!(told(Marker::NoAccess, Some("old"), None), None, "the snapshot is of this very cluster");
+        // It contradicts itself, or says nothing: that is neither done nor lost.
+        for (marker, id) in [(Marker::Gone, Some("old")), (Marker::Silent, Some("old")), (Marker::NoAccess, None)] {
+            assert!(matches!(told(marker, id, Some("new")), Some(StepOutcome::Waiting { .. })), "{marker:?} {id:?}");
+        }
+        assert_eq!(lost(None, Some("new")), None);
     }
 
     #[test]

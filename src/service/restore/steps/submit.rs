@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
-use super::{Sight, Step, chain, evidence, judge, marker, preflight, restart, servers, trouble};
+use super::ending::unknown;
+use super::{Sight, Step, chain, ending, evidence, judge, marker, preflight, restart, servers, trouble};
 use crate::adapter::openbao::Error as BaoError;
 use crate::api::OpenBaoCluster;
 use crate::datapath::protocol::{Claim, Endpoint, Grant, Peer, Permit};
 use crate::service::cluster::observe::{self, Member};
 use crate::service::opslifecycle::manager::StepOutcome;
+use crate::service::restore::decide::again::{Over, no_more};
 use crate::service::restore::decide::prove::{self, Answer, Claimed, Facts, Marker, Mover, Outcome, Proof};
 use crate::service::restore::mover::{Current, Exchange, MoverError, Past, State};
 use crate::service::restore::plan;
@@ -88,12 +90,16 @@ pub async fn grant(step: &Step<'_>) -> StepOutcome {
     if let Err(why) = witnessed(step, cluster, &members).await {
         return not_yet(why);
     }
-    let endpoint = match step.call.output(plan::PLACE_MARKER, marker::ENDPOINT) {
+    let permit = Permit { pod_uid, fence, leader: peer, endpoint: endpoint(step), expires_at: Utc::now() + PERMIT };
+    hand_over(step, &Grant::Granted(permit), &servers(&members), not_yet).await
+}
+
+/// Where the snapshot is sent, as it was judged under the lock.
+fn endpoint(step: &Step<'_>) -> Endpoint {
+    match step.call.output(plan::PLACE_MARKER, marker::ENDPOINT) {
         Some("snapshot-force") => Endpoint::SnapshotForce,
         Some(_) | None => Endpoint::Snapshot,
-    };
-    let permit = Permit { pod_uid, fence, leader: peer, endpoint, expires_at: Utc::now() + PERMIT };
-    hand_over(step, &Grant::Granted(permit), &servers(&members), not_yet).await
+    }
 }
 
 /// Sees to it that the leader shows the marker now: since it was placed another attempt may have been made, or somebody may
@@ -170,11 +176,12 @@ async fn leading_peer(step: &Step<'_>, cluster: &OpenBaoCluster) -> Option<(Vec<
     }
 }
 
-fn peer(leader: &Member) -> Option<Peer> {
-    let endpoint = leader.endpoint.as_ref()?;
+/// A server as the mover dials it.
+pub(super) fn peer(member: &Member) -> Option<Peer> {
+    let endpoint = member.endpoint.as_ref()?;
     Some(Peer {
-        pod: leader.name.clone(),
-        pod_uid: leader.uid.clone(),
+        pod: member.name.clone(),
+        pod_uid: member.uid.clone(),
         address: endpoint.address.to_string(),
         tls_name: if endpoint.ca_pem.is_some() { endpoint.tls_name.clone() } else { String::new() },
     })
@@ -281,17 +288,23 @@ async fn looked(step: &Step<'_>) -> Result<Looked, StepOutcome> {
                 let taker = members.into_iter().find(|member| member.uid == claim.leader_pod_uid);
                 return Ok(Looked::Applying { what, taker: taker.map(Box::new) });
             }
-            _ => StepOutcome::in_progress(format!("waiting for {what}")),
+            _ => StepOutcome::in_progress(format!("waiting for {what}{}", lingering(current.as_ref()))),
         },
         Outcome::Revoke => match step.movers.refuse("the permit ran out").await {
             Ok(()) | Err(MoverError::Claimed) => StepOutcome::in_progress("the permit ran out and was taken back"),
+            // No failure: with it went whether the submission was claimed, which the next look says.
+            Err(MoverError::Gone(map)) => StepOutcome::in_progress(format!("ConfigMap {map} is gone: looking again")),
             Err(error) => trouble(&error),
         },
         Outcome::NothingPosted(why) => {
-            let why = match current.map(|current| current.state) {
+            let end = current.map(|current| current.state);
+            let why = match &end {
                 Some(State::Ended { why: end, .. }) => format!("{why}: {end}"),
                 _ => why,
             };
+            if step.inputs.onto.is_none() && end.as_ref().is_some_and(|end| !ending::may_follow(end)) {
+                return Err(ending::no_access(&why, read.submitted()));
+            }
             close(step, cluster, &read, &members, why).await
         }
         Outcome::NotApplied(why) => close(step, cluster, &read, &members, why).await,
@@ -313,10 +326,21 @@ async fn looked(step: &Step<'_>) -> Result<Looked, StepOutcome> {
             restart::delete(step, cluster, &members, &names, &read.servers).await;
             StepOutcome::in_progress(format!("restarting {} once, because they {why}", names.join(", ")))
         }
-        Outcome::Sealed { pods } => StepOutcome::done_with([(OUTCOME, SEALED.to_owned()), (MESSAGE, pods.join(", "))]),
+        Outcome::Sealed { pods } => {
+            let late = |claim: &Claimed| now.duration_since(claim.since) > prove::PROOF_DEADLINE;
+            ending::sealed(endpoint(step), facts.claim.as_ref().is_some_and(late), &pods)
+        }
         Outcome::Unknown(message) => unknown(&message),
     };
     Ok(Looked::Settled(settled))
+}
+
+/// Why the mover's end may be long in coming.
+fn lingering(current: Option<&Current>) -> String {
+    match current.map(|current| &current.state) {
+        Some(State::Leaving { why, .. }) => format!("; {why}"),
+        _ => String::new(),
+    }
 }
 
 /// The claim as this process has seen it. What the mover wrote down of its own times is for people.
@@ -328,21 +352,12 @@ fn claimed(claim: &Claim, over: bool, since: impl Fn(Sight) -> Instant) -> Claim
     }
 }
 
-fn unknown(message: &str) -> StepOutcome {
-    StepOutcome::Unknown {
-        message: format!(
-            "{message}. Look for a secret that only the old or only the restored data has; then ask for Resume (look \
-             again) or Abandon (give up and release the lock) in the restore's spec.requests"
-        ),
-    }
-}
-
 /// The mover that was given the permit, as far as the submission goes. One whose Job is gone can send nothing any more.
 fn mover_of(read: &Exchange, current: Option<&Current>) -> Mover {
     match current.map(|current| &current.state) {
         None | Some(State::Ended { .. }) => Mover::Gone,
         Some(State::Starting(_)) => Mover::Running,
-        Some(State::Running { pod_uid }) => match &read.claim {
+        Some(State::Running { pod_uid } | State::Leaving { pod_uid, .. }) => match &read.claim {
             // Another pod runs now: the one that claimed is gone.
             Some(claim) if claim.pod_uid != *pod_uid => Mover::Gone,
             _ => Mover::Running,
@@ -383,8 +398,8 @@ fn stamp(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// Ends an attempt that changed nothing: nobody can send under its claim any more, servers that sealed themselves are
-/// back, and the claim is put on record, so that another attempt gets one of its own.
+/// Ends an attempt that changed nothing: nobody can send under its claim or claim under its permit any more, servers that sealed
+/// themselves are back, and the claim is put on record, so that another attempt gets one of its own.
 async fn close(
     step: &Step<'_>,
     cluster: &OpenBaoCluster,
@@ -393,9 +408,13 @@ async fn close(
     why: String,
 ) -> StepOutcome {
     if read.grant.is_some() || read.claim.is_some() {
-        match step.movers.stop().await {
-            Ok(true) => {}
-            Ok(false) => return StepOutcome::in_progress(format!("not applied ({why}): waiting for the mover to end")),
+        match step.movers.stop(step.call.now).await {
+            Ok(None) => {}
+            // On a node that is gone it stays. It can send nothing: it has sent, or the write below takes its permit away.
+            Ok(Some(left)) if left.overdue && !read.may_be_sending() => {}
+            Ok(Some(left)) => {
+                return StepOutcome::in_progress(format!("not applied ({why}): waiting for {}", left.what));
+            }
             Err(error) => return trouble(&error),
         }
     }
@@ -424,16 +443,14 @@ async fn close(
 /// The attempt is over. If another one may follow, its mover is made first, so that the next permit finds one ready.
 async fn again(step: &Step<'_>, why: &str, submitted: usize) -> StepOutcome {
     let message = format!("not applied: {why}");
-    if submitted >= plan::SUBMISSIONS {
-        let message = format!("{message}. It was submitted {submitted} times; the data is the old one");
-        return StepOutcome::fatal("NotApplied", message);
-    }
-    if step.call.op.metadata.deletion_timestamp.is_some() {
-        // Another attempt is nobody's wish any more, and in a namespace that goes no mover could be made.
-        return StepOutcome::fatal(
-            "NotApplied",
-            format!("{message}. The restore was deleted; the data is the old one"),
-        );
+    let over = Over {
+        submitted,
+        deleted: step.call.op.metadata.deletion_timestamp.is_some(),
+        // A rollback's servers are empty and closed to clients: nothing is lost by sending it again, and nothing works without.
+        resumed_by: step.call.state.resumed_by.as_deref().filter(|_| step.inputs.onto.is_none()),
+    };
+    if let Some(refused) = no_more(over) {
+        return StepOutcome::fatal(refused.reason, format!("{message}. {}", refused.message));
     }
     match preflight::ready(step).await {
         Ok(preflight::Prepared::Working(what)) => {
@@ -486,7 +503,18 @@ mod tests {
         assert_eq!(mover_of(&read(Some("m2")), Some(&running)), Mover::Running);
         assert_eq!(mover_of(&read(Some("m1")), None), Mover::Gone);
         assert_eq!(mover_of(&read(None), None), Mover::Gone);
-        let ended = State::Ended { at: None, failure: None, why: String::new() };
+        let leaving = |pod: &str| State::Leaving { pod_uid: pod.into(), why: String::new() };
+        assert_eq!(
+            mover_of(&read(Some("m2")), Some(&current(leaving("m2")))),
+            Mover::Running,
+            "it may still be sending"
+        );
+        assert_eq!(
+            mover_of(&read(None), Some(&current(leaving("m2")))),
+            Mover::Running,
+            "its permit is taken back first"
+        );
+        let ended = State::Ended { failure: None, why: String::new() };
         assert_eq!(mover_of(&read(Some("m1")), Some(&current(ended))), Mover::Gone);
     }
 

@@ -13,7 +13,10 @@ use crate::{
     service::{
         backup::store::Store,
         cluster::{facts, names, observe},
-        opslifecycle::{FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepMode, StepOutcome},
+        opslifecycle::{
+            FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepMode, StepOutcome,
+            asked::Parameter,
+        },
         restore::{
             Restores,
             plan::JUDGE,
@@ -29,13 +32,17 @@ use kube::{Api, ResourceExt, api::ListParams};
 #[derive(Debug, Default)]
 pub struct RollbackManager {
     restores: Restores,
-    /// The restore's steps keep theirs; what is asked of a step here needs none.
+    /// Which mover the steps here began with; the restore's steps keep theirs.
     witnesses: Witnesses,
 }
 
 impl Manager for RollbackManager {
     fn kinds(&self) -> &'static [OperationKind] {
         &[OperationKind::Rollback]
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        &plan::PARAMETERS
     }
 
     fn plan<'a>(&'a self, call: PlanCall<'a>) -> BoxFuture<'a, Result<Planned, Refusal>> {
@@ -82,8 +89,8 @@ async fn plan_of(call: PlanCall<'_>) -> Result<Planned, Refusal> {
         ));
     };
     let members = observe::members(call.ad, call.cluster).await;
-    let claims = facts::Facts::gather(call.ad, &namespace, &name, &name).claims;
-    let claims = claims.values().filter_map(|claim| Some((claim.name_any(), claim.uid()?))).collect();
+    let facts = facts::Facts::gather(call.ad, &namespace, &name, &name);
+    let claims = facts.claims.values().filter_map(|claim| Some((claim.name_any(), claim.uid()?))).collect();
     let frozen = Frozen {
         cluster: call.cluster,
         operation: call.op,
@@ -92,6 +99,7 @@ async fn plan_of(call: PlanCall<'_>) -> Result<Planned, Refusal> {
         claims,
         store,
         leads: observe::leader(&members).is_some(),
+        members: facts.stateful_set.as_ref().and_then(|set| set.spec.as_ref()?.replicas),
     };
     let inputs = plan::inputs(&frozen, &call.ad.settings)
         .map_err(|error| Refusal::failed("InputsInvalid", error.to_string()))?;
@@ -127,9 +135,18 @@ async fn servers(call: &StepCall<'_>) -> StepOutcome {
     match call.step.action.as_str() {
         request::STOP_SERVERS => settle(call, cluster, steps::stopped).await,
         request::START_FIRST => settle(call, cluster, |facts| steps::first(facts, goal)).await,
-        plan::START_AGAIN => settle(call, cluster, |facts| steps::started_again(facts, goal, count)).await,
+        plan::START_AGAIN => {
+            let left = half_restored(cluster);
+            settle(call, cluster, |facts| steps::started_again(facts, goal, count, left)).await
+        }
         _ => settle(call, cluster, |facts| steps::joined(facts, goal, count)).await,
     }
+}
+
+/// How many servers a rollback before this one left half restored, if one did.
+fn half_restored(cluster: &OpenBaoCluster) -> Option<usize> {
+    let half = cluster.status.as_ref()?.upgrade.as_ref()?.half_restored.as_ref()?;
+    half.servers.closed.then(|| usize::try_from(half.servers.count).unwrap_or_default())
 }
 
 impl RollbackManager {

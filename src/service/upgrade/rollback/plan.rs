@@ -11,7 +11,8 @@ use crate::{
     service::{
         backup::jobs::{Login, Source},
         backup::store::Store,
-        cluster::{names, observe},
+        cluster::{login, names},
+        opslifecycle::asked::Parameter,
         restore::plan::{self as restore, InputError, Inputs},
     },
 };
@@ -30,6 +31,9 @@ pub const CLAIM_UID: &str = "uid";
 /// Parameter of the operation: `false` leaves out the backup of the present state.
 pub const SAFETY_BACKUP: &str = "safetyBackup";
 
+/// All that `spec.parameters` of a rollback may say.
+pub const PARAMETERS: [Parameter; 1] = [Parameter::one_of(SAFETY_BACKUP, &["true", "false"])];
+
 /// How often a wipe is tried: each attempt needs the mover to stand ready with the snapshot.
 const WIPE_ATTEMPTS: i32 = 8;
 
@@ -47,13 +51,23 @@ pub struct Frozen<'a> {
     pub store: Store,
     /// Somebody leads, so a backup of the present state can be taken.
     pub leads: bool,
+    /// How many members the StatefulSet has.
+    pub members: Option<i32>,
+}
+
+impl Frozen<'_> {
+    /// How many servers there are to be, whether it comes to its end or turns back. With a smaller `spec.replicas` that is not
+    /// carried out yet raft still counts those that are there, and their votes would be missed on the way back; they leave it one
+    /// by one when this is over. A larger one is carried out on the way.
+    fn replicas(&self) -> i32 {
+        self.members.unwrap_or_default().max(self.cluster.spec.replicas)
+    }
 }
 
 /// The frozen inputs: those of a restore, and the versions.
 pub fn inputs(frozen: &Frozen<'_>, settings: &Settings) -> Result<BTreeMap<String, String>, InputError> {
     let Frozen { cluster, operation, way, from, .. } = frozen;
     let name = cluster.name_any();
-    let role = cluster.spec.restore.as_ref().and_then(|access| access.jwt_auth_role.clone());
     let image = cluster.spec.backup.as_ref().and_then(|backup| backup.job_image());
     let mut map = Inputs {
         restore: operation.name_any(),
@@ -63,8 +77,8 @@ pub fn inputs(frozen: &Frozen<'_>, settings: &Settings) -> Result<BTreeMap<Strin
         source: Source::Key(way.key.clone()),
         login: Login {
             mount: names::JWT_MOUNT.to_owned(),
-            role: role.unwrap_or_else(|| names::RESTORE_ROLE.to_owned()),
-            audience: observe::audience(cluster),
+            role: cluster.spec.named_restore_role().unwrap_or(names::RESTORE_ROLE).to_owned(),
+            audience: login::audience(cluster),
             ca_config_map: cluster.spec.tls.enabled.then(|| names::ca_config_map(&name)),
             token_secret: None,
         },
@@ -85,7 +99,7 @@ pub fn inputs(frozen: &Frozen<'_>, settings: &Settings) -> Result<BTreeMap<Strin
         (request::FROM_VERSION, from.version.clone()),
         (request::FROM_IMAGE, from.image.clone()),
         (request::ROLLED_BACK, way.rolled_back.clone()),
-        (request::REPLICAS, cluster.spec.replicas.to_string()),
+        (request::REPLICAS, frozen.replicas().to_string()),
     ];
     map.extend(more.map(|(key, value)| (key.to_owned(), value)));
     Ok(map)
@@ -164,12 +178,25 @@ pub fn plan(frozen: &Frozen<'_>) -> Plan {
 mod tests {
     use super::*;
     use crate::adapter::settings::Scope;
+    use crate::service::opslifecycle::asked;
     use serde_json::json;
 
     #[test]
-    fn a_helper_image_of_the_go_operator_runs_no_rollback() {
+    fn a_safety_backup_is_declined_by_one_word_and_no_other() {
+        let asked = |key: &str, value: &str| {
+            let spec = json!({"cluster": "kelp", "operation": "Rollback", "parameters": {key: value}});
+            asked::check(&OpenBaoOperation::new("back", serde_json::from_value(spec).unwrap()), &PARAMETERS)
+        };
+        assert_eq!((asked(SAFETY_BACKUP, "false"), asked(SAFETY_BACKUP, "true")), (Ok(()), Ok(())));
+        for (key, value) in [(SAFETY_BACKUP, "no"), (SAFETY_BACKUP, "False"), ("safetybackup", "false")] {
+            assert_eq!(asked(key, value).unwrap_err().reason, "InvalidParameters", "{key}: {value}");
+        }
+    }
+
+    /// The inputs of a rollback of a cluster of three that has so many members.
+    fn frozen_inputs(members: Option<i32>) -> BTreeMap<String, String> {
         let backup = json!({"image": "ghcr.io/a/openbao-operator-backup:v1", "target": {"provider": "file", "file": {"claimName": "tide"}}});
-        let spec = json!({"version": "2.7.2", "storage": {"size": "1Gi"}, "backup": backup});
+        let spec = json!({"version": "2.7.2", "replicas": 3, "storage": {"size": "1Gi"}, "backup": backup});
         let cluster = OpenBaoCluster::new("kelp", serde_json::from_value(spec).unwrap());
         let operation = OpenBaoOperation::new("back", crate::api::OpenBaoOperationSpec::default());
         let at = |version: &str| UpgradeDirective { version: version.into(), image: format!("bao:{version}") };
@@ -178,7 +205,7 @@ mod tests {
         let target = &cluster.spec.backup.as_ref().unwrap().target;
         let store = Store::freeze(target).unwrap();
         let (cluster, operation, way) = (&cluster, &operation, &way);
-        let frozen = Frozen { cluster, operation, way, from: at("2.7.2"), claims: vec![], store, leads: true };
+        let frozen = Frozen { cluster, operation, way, from: at("2.7.2"), claims: vec![], store, leads: true, members };
         let settings = Settings {
             operator_namespace: "ops".into(),
             operator_service_account: "operator".into(),
@@ -188,6 +215,18 @@ mod tests {
             scope: Scope::All,
             requeue_standard: std::time::Duration::from_secs(60),
         };
-        assert_eq!(inputs(&frozen, &settings).unwrap()["image"], "operator:1");
+        inputs(&frozen, &settings).unwrap()
+    }
+
+    #[test]
+    fn a_helper_image_of_the_go_operator_runs_no_rollback() {
+        assert_eq!(frozen_inputs(None)["image"], "operator:1");
+    }
+
+    #[test]
+    fn members_that_have_not_left_yet_are_started_again_on_the_way_back() {
+        for (members, replicas) in [(Some(5), "5"), (Some(3), "3"), (Some(1), "3"), (None, "3")] {
+            assert_eq!(frozen_inputs(members)[request::REPLICAS], replicas, "{members:?}");
+        }
     }
 }

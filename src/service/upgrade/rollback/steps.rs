@@ -31,9 +31,16 @@ pub fn joined(facts: &Facts, goal: &UpgradeDirective, count: usize) -> Turn {
     steps::finished(&Facts { replicas: count, ..facts.clone() }, goal)
 }
 
-/// Undoing the stop: all are back with what they ran.
-pub fn started_again(facts: &Facts, from: &UpgradeDirective, count: usize) -> Turn {
-    joined(facts, from, count)
+/// Undoing the stop: all are back with what they ran. Of servers that a rollback before this one half restored only so many are
+/// let start as it `left`, and they serve no more than they did then.
+pub fn started_again(facts: &Facts, from: &UpgradeDirective, count: usize, left: Option<usize>) -> Turn {
+    let Some(left) = left else { return joined(facts, from, count) };
+    let there = facts.pods.iter().filter(|pod| !pod.terminating).count();
+    if there >= left {
+        Turn::Done(format!("{there} servers are there, half restored as before"))
+    } else {
+        Turn::Wait(format!("{there} of the {left} pods that were there before exist"))
+    }
 }
 
 #[cfg(test)]
@@ -82,6 +89,20 @@ mod tests {
             spoil(&mut facts);
             assert!(matches!(first(&facts, &goal()), Turn::Wait(_)), "case {index}");
         }
+    }
+
+    #[test]
+    fn servers_that_were_half_restored_before_are_started_again_when_as_many_are_there_and_need_not_serve() {
+        let silent = PodFacts { state: None, ready: false, version: None, ..pod(0, HealthState::Active) };
+        let one = Facts { pods: vec![silent], ..Facts::default() };
+        let mut stopping = one.clone();
+        stopping.pods[0].terminating = true;
+        let done = |facts: &Facts, left| matches!(started_again(facts, &goal(), 3, left), Turn::Done(_));
+        assert!(done(&one, Some(1)));
+        assert!(done(&Facts::default(), Some(0)), "the one before failed at a wipe and left none");
+        assert!(!done(&Facts::default(), Some(1)));
+        assert!(!done(&stopping, Some(1)));
+        assert!(!done(&one, None), "whole servers are all to serve again");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     adapter::operationlock::HeldError,
     api::{
+        cluster::status::LockOperation,
         duration,
         operation::{Direction, OperationPhase, StepKind},
     },
@@ -105,15 +106,21 @@ impl Run {
         self.apply(&Event::LockTaken { fence, acquired_at, replaced }, facts.now)
     }
 
-    /// The lock is in other hands.
+    /// The lock is in other hands. A backup looks again less often than the others: it may be behind a restore of hours, and the
+    /// lock's release wakes it anyway.
     /// `why`: what else is to be said about it.
-    pub fn blocked(&mut self, held: &HeldError, why: &str, facts: &Facts) -> Result<(), Illegal> {
+    pub fn blocked(&mut self, held: &HeldError, why: &str, standard: Duration, facts: &Facts) -> Result<(), Illegal> {
         let mut fields = Fields::new();
         add_held_audit_fields(&mut fields, held);
         let more = if why.is_empty() { String::new() } else { format!(". {why}") };
         let message = format!("waiting: {held}{more}");
         self.apply(&Event::LockBlocked { message, fields }, facts.now)?;
-        self.rest = Some(Ask::Rest { after: RetryClass::LockContention.delay(Duration::ZERO) });
+        let planned = self.journal.plan().and_then(|plan| plan.lock.as_ref());
+        let class = match planned.map(|lock| lock.operation) {
+            Some(LockOperation::Backup) => RetryClass::Standard,
+            _ => RetryClass::LockContention,
+        };
+        self.rest = Some(Ask::Rest { after: class.delay(standard) });
         Ok(())
     }
 

@@ -101,7 +101,8 @@ impl Run {
             return ask;
         }
         let once = plan.steps[step].kind == StepKind::OnceOnly;
-        if let Some(ask) = self.lock_shows(false, once, facts) {
+        let no_way_back = plan.point_of_no_return.as_ref() == Some(&plan.steps[step].name);
+        if let Some(ask) = self.lock_shows(false, once || no_way_back, facts) {
             return ask;
         }
         if once && plan.lock.is_some() && !self.looked {
@@ -136,11 +137,14 @@ impl Run {
     }
 
     /// What the lock must tell others before this operation acts: parked or not, and before anything irreversible that it may
-    /// follow. (A proof that a vanished holder did nothing irreversible rests on this.)
+    /// follow: an effect that happens once, or the point of no return. (A proof that a vanished holder did nothing irreversible
+    /// rests on this.)
     pub(super) fn lock_shows(&self, parked: bool, committed: bool, facts: &Facts) -> Option<Move> {
         let LockSeen::Ours { fence, shows } = facts.lock else { return None };
         let tenure = self.journal.lock()?;
-        let wanted = Shows { parked, committed: committed || shows.committed };
+        // A lock that was lost and taken again does not know of what was done under it before.
+        let done = self.journal.committed() || self.journal.status.point_of_no_return_at.is_some();
+        let wanted = Shows { parked, committed: committed || done || shows.committed };
         (tenure.fence == fence && shows != wanted).then_some(Move::Ask(Ask::Renew { fence, shows: wanted }))
     }
 

@@ -55,6 +55,19 @@ fn a_marker_that_somebody_deleted_proves_nothing_while_the_old_token_is_known() 
 }
 
 #[test]
+fn a_marker_that_is_gone_proves_nothing_while_the_old_token_is_at_hand_and_cannot_be_asked() {
+    let facts = accepted(Marker::Gone, Witness::Silent);
+    assert!(matches!(prove(&facts, at(8)), Outcome::Wait(_)));
+    assert!(matches!(prove(&facts, at(1801)), Outcome::Unknown(_)));
+    let mut renamed = facts;
+    renamed.new_cluster_id = Some("old".into());
+    assert!(
+        matches!(prove(&renamed, at(8)), Outcome::Wait(_)),
+        "the snapshot's own cluster id changes nothing about it"
+    );
+}
+
+#[test]
 fn a_marker_seen_by_another_leader_means_that_the_snapshot_was_lost() {
     let mut facts = accepted(Marker::Present, Witness::Valid);
     facts.leader.as_mut().unwrap().pod_uid = "u1".into();
@@ -173,15 +186,17 @@ fn sealed_servers_are_restarted_once_and_then_named() {
 }
 
 #[test]
-fn servers_without_a_leader_are_restarted_once_and_then_unknown() {
+fn servers_without_a_leader_are_restarted_once_and_unknown_after_half_an_hour() {
     let mut facts = accepted(Marker::Present, Witness::Lost);
     facts.leader = None;
     facts.members = members(&[MemberState::Standby, MemberState::Standby]);
     assert!(matches!(prove(&facts, at(100)), Outcome::Wait(_)));
     assert!(matches!(prove(&facts, at(182)), Outcome::Restart { .. }));
     facts.restarted = Some(at(190));
-    assert!(matches!(prove(&facts, at(300)), Outcome::Wait(_)));
-    assert!(matches!(prove(&facts, at(371)), Outcome::Unknown(_)));
+    for second in [300, 371, 1800] {
+        assert!(matches!(prove(&facts, at(second)), Outcome::Wait(_)), "{second}: they may have unsealed just now");
+    }
+    assert!(matches!(prove(&facts, at(1801)), Outcome::Unknown(_)));
 }
 
 fn any_facts() -> impl Strategy<Value = Facts> {

@@ -1,0 +1,150 @@
+//! The operator's own way into a cluster: a short-lived token, got at the member that is to be spoken to.
+
+use super::{names, observe::Member};
+use crate::{
+    adapter::{
+        Adapters,
+        kubernetes::{
+            client::{RequestError, timed},
+            token::{self, TokenError},
+        },
+        openbao::{Error as BaoError, Token},
+    },
+    api::OpenBaoCluster,
+};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, ResourceExt};
+
+/// Why the operator cannot act inside OpenBao.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// The API server gave us no token for our own service account.
+    #[error("failed to get a token for the operator's own service account")]
+    Token(#[from] TokenError),
+    /// OpenBao refused the login, or did not answer.
+    #[error(
+        "failed to log in to OpenBao as role {role} at mount {mount}: was the cluster bootstrapped with selfInit.oidc? Was it restored from another one, or were the API server's signing keys rotated? Then give OpenBao the keys of now: write `kubectl get --raw /openid/v1/jwks` as PEM to auth/{mount}/config, key jwt_validation_pubkeys. Does the operator run in another namespace or under another service account than then? Then set the role again: {command}"
+    )]
+    Login {
+        /// The JWT mount.
+        mount: &'static str,
+        /// The role.
+        role: &'static str,
+        /// What lets the operator in under the name it has now.
+        command: Box<str>,
+        /// OpenBao's answer.
+        #[source]
+        source: BaoError,
+    },
+    /// The pod has no address or no CA bundle yet.
+    #[error("pod {0} cannot be dialled yet")]
+    NoAddress(String),
+    /// The Secret with the root token could not be read.
+    #[error("failed to read Secret {name} with the root token")]
+    RootToken {
+        /// The Secret.
+        name: String,
+        /// The refusal.
+        #[source]
+        source: RequestError,
+    },
+    /// The cluster has neither JWT roles nor a root token that we know.
+    #[error(
+        "the cluster was set up without selfInit.oidc and has no Secret {0} with a token: the operator has no identity in it, so members cannot leave and nobody learns who votes. Enable JWT login at mount jwt, make the policy and the role openbao-operator, and set spec.selfInit: {{enabled: true, oidc: {{enabled: true}}}}"
+    )]
+    NoIdentity(String),
+}
+
+impl AccessError {
+    /// OpenBao itself said no, as opposed to silence or a server in trouble: waiting will not help.
+    pub fn is_refused(&self) -> bool {
+        match self {
+            Self::Login { source, .. } => source.is_refusal(),
+            Self::NoIdentity(_) => true,
+            Self::Token(_) | Self::NoAddress(_) | Self::RootToken { .. } => false,
+        }
+    }
+}
+
+/// The audience that this cluster's JWT roles demand.
+pub fn audience(cluster: &OpenBaoCluster) -> String {
+    let named =
+        cluster.spec.self_init.as_ref().and_then(|init| init.oidc.as_ref()).and_then(|oidc| oidc.audience.clone());
+    named.unwrap_or_else(|| names::audience(&cluster.namespace().unwrap_or_default(), &cluster.name_any()))
+}
+
+/// What a person types to let the operator in under its own role, where JWT login is on.
+pub fn role_command(ad: &Adapters, cluster: &OpenBaoCluster) -> String {
+    let settings = &ad.settings;
+    let subject = names::subject(&settings.operator_namespace, &settings.operator_service_account);
+    let role = names::OPERATOR_ROLE;
+    names::role_command(names::JWT_MOUNT, role, role, &audience(cluster), &subject)
+}
+
+/// A short-lived OpenBao token of the operator itself, got at that very member: by JWT where self-init set it up, else
+/// with the root token that the operator keeps for clusters without self-init.
+pub async fn operator_token(ad: &Adapters, cluster: &OpenBaoCluster, member: &Member) -> Result<Token, AccessError> {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let settings = &ad.settings;
+    let subject = names::subject(&settings.operator_namespace, &settings.operator_service_account);
+    let login_failed = |source| login_failed(source, &audience(cluster), &subject);
+    let client = match member.client() {
+        None => return Err(AccessError::NoAddress(member.name.clone())),
+        Some(client) => client.map_err(login_failed)?,
+    };
+    let by_jwt = cluster
+        .spec
+        .self_init
+        .as_ref()
+        .is_some_and(|init| init.enabled && init.oidc.as_ref().is_some_and(|oidc| oidc.enabled));
+    if !by_jwt {
+        let name = names::root_token_secret(&cluster.name_any());
+        let secrets: Api<Secret> = Api::namespaced(ad.client.clone(), &namespace);
+        return match timed(secrets.get_opt(&name)).await {
+            Ok(Some(secret)) => secret
+                .data
+                .and_then(|mut data| data.remove("token"))
+                .and_then(|token| String::from_utf8(token.0).ok())
+                .map(Token::new)
+                .ok_or(AccessError::NoIdentity(name)),
+            Ok(None) => Err(AccessError::NoIdentity(name)),
+            Err(source) => Err(AccessError::RootToken { name, source }),
+        };
+    }
+    let jwt = token::request(
+        &ad.client,
+        &settings.operator_namespace,
+        &settings.operator_service_account,
+        &audience(cluster),
+    )
+    .await?;
+    client.login_jwt(names::JWT_MOUNT, names::OPERATOR_ROLE, &jwt).await.map_err(login_failed)
+}
+
+fn login_failed(source: BaoError, audience: &str, subject: &str) -> AccessError {
+    let (mount, role) = (names::JWT_MOUNT, names::OPERATOR_ROLE);
+    let command = names::role_command(mount, role, role, audience, subject).into();
+    AccessError::Login { mount, role, command, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_login_names_the_subject_of_now_and_what_sets_the_role_again() {
+        let timed_out = BaoError::TimedOut {
+            pod: "kelp-0".into(),
+            request: "POST auth/jwt/login".into(),
+            timeout: std::time::Duration::from_secs(2),
+        };
+        let text = login_failed(timed_out, "openbao:reef/kelp", "system:serviceaccount:ops:operator").to_string();
+        for part in [
+            "bao write auth/jwt/role/openbao-operator role_type=jwt",
+            "bound_audiences=openbao:reef/kelp",
+            "bound_subject=system:serviceaccount:ops:operator",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The end of a look: what it found becomes the cluster's status, if it says anything new, and when the next one is due.
+
+use super::{
+    apply::MANAGER,
+    autopilot::Open,
+    bootstrap::{self, Stage},
+    facts::{Facts, MAX_MEMBERS},
+    login,
+    memory::Notes,
+    names,
+    observe::Member,
+    pace::{self, Worth},
+    planes::Planes,
+    reconcile::Error,
+    requests,
+    status::{self, Observed, TlsState, Trouble},
+    validate::{Invalid, ValidatedCluster},
+};
+use crate::{
+    adapter::{
+        Adapters,
+        kubernetes::{
+            client::timed,
+            events::{News, Severity},
+        },
+    },
+    api::{OpenBaoCluster, OpenBaoClusterStatus, conditions::reason},
+};
+use chrono::{DateTime, Utc};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// When nothing is under way.
+const IDLE: Duration = Duration::from_secs(60);
+/// While something is.
+const BUSY: Duration = Duration::from_secs(2);
+/// What has not changed for this long will not change in the next two seconds either: a cluster that is broken for days
+/// takes no time from the others. Events of its pods wake it all the same.
+const LASTING: Duration = Duration::from_secs(300);
+/// How often it is looked at then.
+const LASTING_PACE: Duration = Duration::from_secs(15);
+
+/// What a look found and did.
+#[derive(Default)]
+pub(super) struct Acted {
+    pub(super) troubles: Vec<Trouble>,
+    pub(super) progress: Option<Trouble>,
+    pub(super) stopped: Option<Trouble>,
+    pub(super) tls: Option<TlsState>,
+    pub(super) planes: Planes,
+    pub(super) stage: Option<Stage>,
+    pub(super) last_restart_at: Option<String>,
+}
+
+impl Acted {
+    /// What is still open about autopilot. Whatever else is under way is told first.
+    pub(super) fn adds(&mut self, open: Option<Open>) {
+        match open {
+            None => {}
+            Some(Open::Waits(waits)) => self.progress = self.progress.take().or(Some(waits)),
+            Some(Open::Refused(trouble)) => {
+                self.stopped = self.stopped.take().or_else(|| Some(trouble.clone()));
+                self.troubles.push(trouble);
+            }
+        }
+    }
+
+    pub(super) fn paused() -> Self {
+        let paused = Trouble::new(reason::PAUSED, "spec.paused is true: nothing is changed");
+        Self { progress: Some(paused), ..Self::default() }
+    }
+
+    /// Nothing is done before something is gone.
+    pub(super) fn waits_for(remnant: String) -> Self {
+        let waits = Trouble::new(reason::WAITING, remnant);
+        Self {
+            stage: Some(Stage::Bootstrapping),
+            tls: Some(TlsState::Bad(waits.clone())),
+            progress: Some(waits),
+            ..Self::default()
+        }
+    }
+}
+
+/// Writes the status if it says anything new. Returns when to look again.
+#[allow(clippy::too_many_arguments)] // everything a status speaks of
+pub(super) async fn report(
+    ad: &Adapters,
+    notes: &mut Notes,
+    cluster: &OpenBaoCluster,
+    valid: &Result<ValidatedCluster, Invalid>,
+    facts: &Facts,
+    members: &[Member],
+    acted: Acted,
+    failure: Option<&Error>,
+) -> Result<Duration, Error> {
+    let before = cluster.status.clone().unwrap_or_default();
+    let mut troubles = acted.troubles;
+    let failed = failure.map(Error::trouble);
+    let stopped = failed.clone().or(acted.stopped);
+    troubles.extend(failed);
+    let known_tls = || before.conditions.iter().find(|known| known.type_ == crate::api::conditions::cluster::TLS_READY);
+    let tls = acted.tls.unwrap_or_else(|| match known_tls() {
+        Some(known) if known.status == "True" => TlsState::Good(until_of(&known.message)),
+        _ if !cluster.spec.tls.enabled => TlsState::Off,
+        _ => TlsState::Bad(Trouble::new(reason::WAITING, "not looked at yet")),
+    });
+    let uid = cluster.uid().unwrap_or_default();
+    let root_token = facts.secret_text(&names::root_token_secret(&cluster.name_any()), "token");
+    let way_in = root_token.map(|_| login::role_command(ad, cluster));
+    let seen = Observed {
+        cluster,
+        spec: valid.as_ref(),
+        members,
+        stage: acted.stage.unwrap_or_else(|| bootstrap::stage(facts, &uid, before.initialized == Some(true), true)),
+        tls,
+        troubles,
+        progress: acted.progress,
+        stopped,
+        voters: notes.voters.as_ref().map(|(_, raft)| &raft.voters),
+        current_version: acted.planes.current_version.as_deref(),
+        upgrading: acted.planes.upgrading.as_ref(),
+        handled: &acted.planes.handled,
+        lock_orphaned: requests::is_orphaned(ad, cluster),
+        access: notes.access.clone(),
+        last_restart_at: acted.last_restart_at.or_else(|| before.last_restart_at.clone()),
+        root_token: way_in.as_deref(),
+    };
+    let next = status::build(&seen, Utc::now());
+    let busy = is_busy(&seen, &next, members);
+    let mut later = None;
+    match pace::worth(&before, &next, notes.status_written.map(|at| at.elapsed())) {
+        Worth::Nothing => {}
+        Worth::Later(after) => later = Some(after),
+        Worth::Now => {
+            write(&ad.client, cluster, &next).await?;
+            notes.status_written = Some(Instant::now());
+            tell(ad, cluster, &before, &next).await;
+        }
+    }
+    let changed = notes.status_written.get_or_insert_with(Instant::now).elapsed();
+    let wait = match (busy, changed < LASTING) {
+        (true, true) => BUSY,
+        (true, false) => LASTING_PACE,
+        (false, _) => IDLE,
+    };
+    Ok([acted.planes.wake, later].into_iter().flatten().fold(wait, Duration::min))
+}
+
+/// The day in the message of a good certificate: what a look that did not judge it again repeats.
+fn until_of(message: &str) -> DateTime<Utc> {
+    let day = message.rsplit(' ').next().unwrap_or_default();
+    format!("{day}T00:00:00Z").parse().unwrap_or_default()
+}
+
+fn is_busy(seen: &Observed<'_>, next: &OpenBaoClusterStatus, members: &[Member]) -> bool {
+    let wanted = usize::try_from(seen.cluster.spec.replicas).unwrap_or(1).min(MAX_MEMBERS as usize);
+    let all_serve = members.iter().filter(|member| member.serves()).count() == wanted;
+    let locked = seen.cluster.status.as_ref().is_some_and(|status| status.operation_lock.is_some());
+    let all_vote = seen.voters.is_none_or(|voters| members.iter().all(|member| voters.contains(&member.name)));
+    !seen.cluster.spec.paused
+        && seen.spec.is_ok()
+        && (seen.stage == Stage::Bootstrapping || !all_serve || locked || next.active_leader.is_none() || !all_vote)
+}
+
+/// An event for what a person should look at, when it appears.
+async fn tell(ad: &Adapters, cluster: &OpenBaoCluster, before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus) {
+    for (reason, note) in status::news(before, next) {
+        let news = News {
+            severity: Severity::Warning,
+            reason,
+            action: "Reconcile".to_owned(),
+            note,
+            annotations: std::collections::BTreeMap::new(),
+        };
+        ad.events.publish(cluster, news).await;
+    }
+}
+
+/// Writes the plane of a status that this service owns.
+pub(super) async fn write(client: &Client, cluster: &OpenBaoCluster, next: &OpenBaoClusterStatus) -> Result<(), Error> {
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let api: Api<OpenBaoCluster> = Api::namespaced(client.clone(), &namespace);
+    let body = json!({
+        "apiVersion": "openbao.org/v1alpha1",
+        "kind": "OpenBaoCluster",
+        // A namesake made since has another UID and must not inherit this status.
+        "metadata": {"name": name, "namespace": namespace, "uid": cluster.uid()},
+        "status": status::plane(next),
+    });
+    timed(api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)))
+        .await
+        .map(drop)
+        .map_err(|source| Error::Status { name, source })
+}
