@@ -42,27 +42,13 @@ impl Work<'_> {
     }
 
     async fn prune(&self, cluster: &OpenBaoCluster) -> StepOutcome {
-        let name = self.job_name("prune");
-        match self.look::<PruneDone>(&name).await {
-            Err(error) => failed(&error),
-            Ok(Found::Absent) => match self.orders(cluster).await {
-                Err(error) => failed(&error),
-                Ok(Ordered::Held(restore)) => {
-                    let held = format!("restore {restore} has not chosen its backup yet; the next backup tries again");
-                    StepOutcome::done_with([(output::HELD, held)])
-                }
-                Ok(Ordered::Now(orders)) => self.begin(&name, Task::Prune(orders), WHAT).await,
-            },
-            Ok(Found::Running { trouble, .. }) => running(&name, WHAT, trouble),
-            Ok(Found::Podless { age }) => self.podless(&name, WHAT, age).await,
-            Ok(Found::Done(done)) => {
-                let done = done.counted();
-                self.log(&done).await;
-                StepOutcome::done_with(told(&done))
+        match self.applied(cluster, &self.job_name("prune"), WHAT).await {
+            Ok(Applied::Held(restore)) => {
+                let held = format!("restore {restore} has not chosen its backup yet; the next backup tries again");
+                StepOutcome::done_with([(output::HELD, held)])
             }
-            Ok(Found::Failed(failure)) => StepOutcome::retryable("RetentionFailed", failure.message),
-            Ok(Found::Lost { message, .. }) => StepOutcome::retryable("RetentionFailed", message),
-            Ok(Found::Foreign) => foreign(&name),
+            Ok(Applied::Done(done)) => StepOutcome::done_with(told(&done)),
+            Err(outcome) => outcome,
         }
     }
 
@@ -71,31 +57,37 @@ impl Work<'_> {
         if !self.makes_room() {
             return None;
         }
-        let name = self.room_name();
-        let outcome = match self.look::<PruneDone>(&name).await {
-            Err(error) => failed(&error),
-            Ok(Found::Absent) => match self.orders(cluster).await {
-                Err(error) => failed(&error),
-                Ok(Ordered::Held(_)) => return None,
-                Ok(Ordered::Now(orders)) => self.begin(&name, Task::Prune(orders), ROOM).await,
-            },
-            Ok(Found::Running { trouble, .. }) => running(&name, ROOM, trouble),
-            Ok(Found::Podless { age }) => self.podless(&name, ROOM, age).await,
-            Ok(Found::Done(done)) => {
-                self.log(&done.counted()).await;
-                return None;
-            }
-            Ok(Found::Failed(failure)) => StepOutcome::retryable("RetentionFailed", failure.message),
-            Ok(Found::Lost { message, .. }) => StepOutcome::retryable("RetentionFailed", message),
-            Ok(Found::Foreign) => return None,
-        };
-        match outcome {
-            StepOutcome::Failed { message, .. } => {
+        match self.applied(cluster, &self.room_name(), ROOM).await {
+            Ok(_) => None,
+            Err(StepOutcome::Failed { message, .. }) => {
                 let (operation, namespace) = (&self.operation.name, &self.operation.namespace);
                 tracing::warn!(operation = %operation, namespace = %namespace, error = %message, "failed to make room");
                 None
             }
-            waits => Some(waits),
+            Err(waits) => Some(waits),
+        }
+    }
+
+    /// The rules applied by a Job of this name. `Err`: it is not over, or it came to nothing.
+    async fn applied(&self, cluster: &OpenBaoCluster, name: &str, what: &str) -> Result<Applied, StepOutcome> {
+        match self.look::<PruneDone>(name).await {
+            Err(error) => Err(failed(&error)),
+            Ok(Found::Absent) => match self.orders(cluster).await {
+                Err(error) => Err(failed(&error)),
+                Ok(Ordered::Held(restore)) => Ok(Applied::Held(restore)),
+                Ok(Ordered::Now(orders)) => Err(self.begin(name, Task::Prune(orders), what).await),
+            },
+            Ok(Found::Running { trouble, .. }) => Err(running(name, what, trouble)),
+            Ok(Found::Podless { age }) => Err(self.podless(name, what, age).await),
+            Ok(Found::Done(done)) => {
+                let done = done.counted();
+                self.log(&done).await;
+                Ok(Applied::Done(done))
+            }
+            Ok(Found::Failed(Failure { message, .. }) | Found::Lost { message, .. }) => {
+                Err(StepOutcome::retryable("RetentionFailed", message))
+            }
+            Ok(Found::Foreign) => Err(foreign(name)),
         }
     }
 
@@ -197,6 +189,13 @@ impl Work<'_> {
         };
         self.call.ad.events.publish(cluster, news).await;
     }
+}
+
+/// What became of the rules.
+enum Applied {
+    /// This restore has not chosen its backup yet.
+    Held(String),
+    Done(PruneDone),
 }
 
 enum Ordered<'a> {
