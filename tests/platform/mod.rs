@@ -4,6 +4,7 @@ mod access;
 mod away;
 mod bench;
 mod chart;
+mod demo;
 mod dist;
 mod docs;
 mod guides;

@@ -14,12 +14,15 @@ use sha2::{Digest, Sha256};
 
 use self::openbao::Client;
 use self::stage::Stage;
-use crate::devcluster::Devcluster;
+use crate::devcluster::{Devcluster, parts};
 use crate::stores::{self, Identity};
-use crate::{install, oci, report, report::say};
+use crate::{install, machine, oci, report, report::say};
 
 /// How many secrets are written, lost and brought back.
 const SECRETS: usize = 50;
+/// What is told of a cluster without a status. It comes within a second where an operator watches the namespace.
+const UNSEEN: &str =
+    "waiting for the first status; if none comes, no operator watches this namespace (its watchNamespaces)";
 const CLUSTER: &str = include_str!("../demo/cluster.yaml");
 const BACKUP: &str = include_str!("../demo/backup.yaml");
 const RESTORE: &str = include_str!("../demo/restore.yaml");
@@ -63,8 +66,11 @@ pub fn run(cluster: &Devcluster, place: &Place) -> Result<()> {
         cluster.down()?;
     }
     say(format!("\nAll of it took {}. Next:", report::human(start.elapsed())));
-    say("  cargo xtask demo --keep     # the same, and leave it up to play with");
-    say("  cargo xtask test            # every test there is");
+    let here = place.context.as_ref().map_or_else(String::new, |context| format!(" --context {context}"));
+    say(format!("  cargo xtask demo{here} --keep     # the same, and leave it up to play with"));
+    if here.is_empty() {
+        say("  cargo xtask test            # every test there is");
+    }
     say("  less docs/README.md         # how it works, and how to install it on your own cluster");
     Ok(())
 }
@@ -113,6 +119,9 @@ fn play(cluster: &Devcluster, place: &Place, story: &mut Story) -> Result<Scene>
         }
         Some(context) => {
             story.tell(&format!("The operator, installed by Helm into the cluster that context {context} names"));
+            if machine::which("kubectl").is_none() {
+                parts::build(cluster, &["kubernetes"])?;
+            }
             install::into_context(cluster, context, place.registry.as_deref())?;
             (Stage::context(cluster, context)?, true)
         }
@@ -137,7 +146,7 @@ fn play(cluster: &Devcluster, place: &Place, story: &mut Story) -> Result<Scene>
             .as_array()
             .and_then(|all| all.iter().find(|condition| condition["type"] == "Available").cloned())
             .unwrap_or_default();
-        let word = available["message"].as_str().unwrap_or("waiting for the first status").to_owned();
+        let word = available["message"].as_str().unwrap_or(UNSEEN).to_owned();
         let ready = object["status"]["readyReplicas"].as_i64().unwrap_or(0) == 3;
         Ok((available["status"] == "True" && ready).then_some(()).ok_or(word))
     })?;

@@ -149,12 +149,12 @@ fn ca_bundle() -> String {
     bundle
 }
 
-/// What the content weighs as a registry would keep it.
 /// What an image of this program would weigh in a registry (bytes).
 pub fn weight(program: &Path) -> Result<u64> {
     compressed(&describe(program))
 }
 
+/// What the content weighs as a registry would keep it (bytes).
 fn compressed(image: &Image) -> Result<u64> {
     let mut gzip = GzEncoder::new(Counter(0), Compression::default());
     for entry in &image.entries {

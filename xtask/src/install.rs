@@ -38,28 +38,68 @@ pub fn run_quietly(cluster: &Devcluster, programs: Option<&Path>) -> Result<()> 
 
 /// A killed Helm leaves its release locked for ever. On the devcluster there is nobody else whom it could belong to.
 fn unlock(cluster: &Devcluster) -> Result<()> {
-    parts::build(cluster, &["helm"])?;
-    let mut helm = Command::new("helm");
-    helm.env("PATH", cluster.path()?).arg("--kubeconfig").arg(cluster.kubeconfig());
-    helm.args(["status", RELEASE, "--namespace", NAMESPACE, "--output", "json"]);
-    // No release at all is an error to Helm, and what we want.
-    let Ok(text) = report::output(&mut helm) else { return Ok(()) };
-    let release: serde_json::Value = serde_json::from_str(&text)?;
-    if release["info"]["status"].as_str().is_some_and(|status| status.starts_with("pending")) {
+    let kubeconfig = cluster.kubeconfig().display().to_string();
+    if release(cluster, &["--kubeconfig", &kubeconfig])?.is_some_and(|status| status.starts_with("pending")) {
         say("  removing what a Helm that was killed left");
         remove(cluster)?;
     }
     Ok(())
 }
 
-/// Into somebody's own cluster, which pulls the image from `registry`, or from where it is published.
+/// How Helm calls the state of our release: `deployed`, `failed`, `pending-upgrade`. `None`: there is none.
+fn release(cluster: &Devcluster, place: &[&str]) -> Result<Option<String>> {
+    parts::build(cluster, &["helm"])?;
+    let mut helm = Command::new("helm");
+    helm.env("PATH", cluster.path()?).args(place);
+    helm.args(["status", RELEASE, "--namespace", NAMESPACE, "--output", "json"]);
+    let text = match report::output(&mut helm) {
+        // No release at all is an error to Helm.
+        Err(error) if format!("{error:#}").contains("not found") => return Ok(None),
+        text => text?,
+    };
+    let release: serde_json::Value = serde_json::from_str(&text)?;
+    Ok(release["info"]["status"].as_str().map(str::to_owned))
+}
+
+/// Into somebody's own cluster, which pulls the image from `registry`, or from where it is published. Only where there is no
+/// operator yet: one that runs is used as it is, for it may look after more than a demo, and two would fight.
 pub fn into_context(cluster: &Devcluster, context: &str, registry: Option<&str>) -> Result<()> {
+    let place = ["--kube-context", context];
+    match release(cluster, &place)?.as_deref() {
+        Some("deployed") => {
+            say(format!("   release {RELEASE} is installed in namespace {NAMESPACE} already, and used as it is"));
+            return Ok(());
+        }
+        Some(status) => bail!(
+            "release {RELEASE} in namespace {NAMESPACE} is {status}: wait for the Helm that is at work there, or mend it \
+             (`helm --kube-context {context} history {RELEASE} -n {NAMESPACE}`), or remove it with `helm --kube-context \
+             {context} uninstall {RELEASE} -n {NAMESPACE}`"
+        ),
+        None => {}
+    }
+    if let Some(other) = other_operator(cluster, context)? {
+        say(format!("   {other} is an operator that was installed in another way, and is used as it is"));
+        return Ok(());
+    }
     let repository = registry.map_or_else(
         || image::REPOSITORY.to_owned(),
         |registry| format!("{}/openbao-operator", registry.trim_end_matches('/')),
     );
-    parts::build(cluster, &["kubernetes"])?;
-    helm(cluster, &["--kube-context", context], &repository, env!("CARGO_PKG_VERSION"))
+    helm(cluster, &place, &repository, env!("CARGO_PKG_VERSION"))?;
+    say(format!(
+        "   the operator stays there: `helm --kube-context {context} uninstall {RELEASE} -n {NAMESPACE}` removes it"
+    ));
+    Ok(())
+}
+
+/// A Deployment of the operator that Helm does not know under our name: from the one file, or another release.
+fn other_operator(cluster: &Devcluster, context: &str) -> Result<Option<String>> {
+    let mut kubectl = Command::new("kubectl");
+    kubectl.env("PATH", cluster.path()?).args(["--context", context, "get", "deployments", "--all-namespaces"]);
+    kubectl.args(["--selector", "app.kubernetes.io/name=openbao-operator", "-o"]);
+    kubectl
+        .arg("jsonpath={range .items[*]}deployment {.metadata.name} in namespace {.metadata.namespace}{\"\\n\"}{end}");
+    Ok(report::output(&mut kubectl)?.lines().next().map(str::to_owned))
 }
 
 /// Removes what [`run`] installed. Its kinds, and so everybody's objects, stay.

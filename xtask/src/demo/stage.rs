@@ -14,6 +14,8 @@ use crate::stores;
 
 /// Everything of the demo is in it.
 pub const NAMESPACE: &str = "openbao-demo";
+/// On the namespaces that a demo made, and so may remove.
+const OURS: &str = "openbao.org/demo";
 
 /// How much of a reason is told (characters).
 const REASON: usize = 150;
@@ -60,7 +62,9 @@ impl Stage {
     }
 
     pub fn make_namespace(&self) -> Result<()> {
-        self.kubectl(&["create", "namespace", NAMESPACE]).map(drop)
+        self.apply(&format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}, labels: {{{OURS}: \"true\"}}}}\n"
+        ))
     }
 
     pub fn apply(&self, yaml: &str) -> Result<()> {
@@ -129,8 +133,20 @@ impl Stage {
         }
     }
 
-    /// Removes what this or an earlier demo made, and waits until it is gone.
+    /// Removes what this or an earlier demo made, and waits until it is gone. A namespace of somebody else's stays; on the
+    /// devcluster there is nobody else.
     pub fn clear(&self) -> Result<()> {
+        let found = self.kubectl(&["get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "json"])?;
+        if found.trim().is_empty() {
+            return Ok(());
+        }
+        let found: Value = serde_json::from_str(&found)?;
+        if !self.devcluster && found["metadata"]["labels"][OURS].as_str() != Some("true") {
+            bail!(
+                "there is a namespace {NAMESPACE} that no demo made (it lacks the label {OURS}=true): remove it, or give it \
+                 the label if the demo may"
+            );
+        }
         self.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=180s"])
             .map(drop)
             .with_context(|| format!("could not delete the namespace {NAMESPACE}"))

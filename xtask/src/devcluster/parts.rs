@@ -14,7 +14,7 @@ use crate::{machine, oci, report, repository};
 /// What a node is made of.
 pub const NODE: &[&str] = &["kubernetes", "node", "dns", "storage", "pause"];
 /// Everything that can be built.
-pub const ALL: &[&str] = &["kubernetes", "node", "dns", "storage", "pause", "helm", "kwok", "promtool"];
+pub const ALL: &[&str] = &["kubernetes", "node", "dns", "storage", "pause", "helm", "kwok", "promtool", "registry"];
 
 /// Builds the named parts that are missing or changed.
 pub fn build(cluster: &Devcluster, names: &[&str]) -> Result<()> {
