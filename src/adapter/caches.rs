@@ -4,9 +4,11 @@
 //! precondition that the API server checks.
 
 use super::{
+    bulk::{Whole, slim_config_map, slim_secret},
     kubernetes::{
         client::timed,
         feed::{self, Notes, Ties},
+        index::Index,
         shorten::operation_label,
     },
     settings::Scope,
@@ -29,7 +31,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use std::{borrow::Cow, fmt::Debug, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// The label that every object of ours carries.
@@ -50,7 +52,7 @@ pub struct Caches {
     pub clusters: Store<OpenBaoCluster>,
     /// Every restore in scope.
     pub restores: Store<OpenBaoRestore>,
-    /// Every operation in scope.
+    /// Every operation in scope. One that has ended is without its history and whatever else nobody asks for here.
     pub operations: Store<OpenBaoOperation>,
     /// Every rollout in scope.
     pub rollouts: Store<OpenBaoRollout>,
@@ -62,9 +64,10 @@ pub struct Caches {
     pub stateful_sets: Store<StatefulSet>,
     /// Services that carry our label.
     pub services: Store<Service>,
-    /// `ConfigMaps` that carry our label.
+    /// `ConfigMaps` that carry our label. A very large one is without its data: see `whole_config_maps`.
     pub config_maps: Store<ConfigMap>,
-    /// Secrets that carry our label: those the operator made, never a user's.
+    /// Secrets that carry our label: those the operator made, never a user's. A very large one is without its data: see
+    /// `whole_secrets`.
     pub secrets: Store<Secret>,
     /// Volume claims that carry our label.
     pub claims: Store<PersistentVolumeClaim>,
@@ -76,8 +79,13 @@ pub struct Caches {
     pub role_bindings: Store<RoleBinding>,
     /// Disruption budgets that carry our label.
     pub budgets: Store<PodDisruptionBudget>,
+    /// `ConfigMaps` with all of their data.
+    pub whole_config_maps: Whole<ConfigMap>,
+    /// Secrets with all of their data.
+    pub whole_secrets: Whole<Secret>,
     /// What changed, as it changes.
     pub notes: Notes,
+    operations_by_cluster: Index,
 }
 
 impl std::fmt::Debug for Caches {
@@ -115,7 +123,7 @@ impl Caches {
         malformed: impl Fn(&'static str, &InvalidObject) + Clone + Send + Sync + 'static,
         stop: &CancellationToken,
     ) -> Self {
-        let notes = Notes::default();
+        let (notes, operations_by_cluster) = (Notes::default(), Index::default());
         let everything = watcher::Config::default;
         let ours = || watcher::Config::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
         macro_rules! feed {
@@ -123,11 +131,14 @@ impl Caches {
                 feed!($config, $ties, feed::forget_managers)
             };
             ($config:expr, $ties:expr, $slim:expr) => {
+                feed!($config, $ties, $slim, None)
+            };
+            ($config:expr, $ties:expr, $slim:expr, $index:expr) => {
                 feed::start(
                     scope.api(client.clone()),
                     $config,
                     notes.clone(),
-                    feed::Look { ties: $ties, slim: $slim },
+                    feed::Look { ties: $ties, slim: $slim, index: $index },
                     malformed.clone(),
                     stop.clone(),
                 )
@@ -149,21 +160,25 @@ impl Caches {
                     cluster: Some(operation.spec.cluster.clone()),
                     operation: operation.metadata.name.clone()
                 },
-                forget_managers_of_ended
+                slim_record,
+                Some(operations_by_cluster.clone())
             ),
             rollouts: feed!(everything(), |_: &OpenBaoRollout| Ties::default()),
             jobs: feed!(ours(), labelled::<Job>),
             pods: feed!(ours(), labelled::<Pod>),
             stateful_sets: feed!(ours(), labelled::<StatefulSet>),
             services: feed!(ours(), labelled::<Service>),
-            config_maps: feed!(ours(), labelled::<ConfigMap>),
-            secrets: feed!(ours(), labelled::<Secret>),
+            config_maps: feed!(ours(), labelled::<ConfigMap>, slim_config_map),
+            secrets: feed!(ours(), labelled::<Secret>, slim_secret),
             claims: feed!(ours(), labelled::<PersistentVolumeClaim>),
             service_accounts: feed!(ours(), labelled::<ServiceAccount>),
             roles: feed!(ours(), labelled::<Role>),
             role_bindings: feed!(ours(), labelled::<RoleBinding>),
             budgets: feed!(ours(), labelled::<PodDisruptionBudget>),
+            whole_config_maps: Whole::default(),
+            whole_secrets: Whole::default(),
             notes,
+            operations_by_cluster,
         }
     }
 
@@ -222,9 +237,9 @@ impl Caches {
 
     /// All operations of a cluster, in no order.
     pub fn operations_of(&self, namespace: &str, cluster: &str) -> Vec<Arc<OpenBaoOperation>> {
-        self.operations.state_filter(|operation| {
-            operation.spec.cluster == cluster && operation.metadata.namespace.as_deref() == Some(namespace)
-        })
+        let names = self.operations_by_cluster.names(namespace, cluster);
+        let known = names.iter().filter_map(|name| self.operation(namespace, name));
+        known.filter(|operation| operation.spec.cluster == cluster).collect()
     }
 
     /// All restores into a cluster, in no order.
@@ -259,10 +274,25 @@ impl Caches {
 /// The operation of a restore says who asked for it, which the restore's managers tell.
 fn keep_managers(_: &mut OpenBaoRestore) {}
 
-/// An operation's managers tell who asked for it until that stands in its status; records, which are many, need them no more.
-fn forget_managers_of_ended(operation: &mut OpenBaoOperation) {
-    if operation.has_ended() {
-        feed::forget_managers(operation);
+/// An operation's managers tell who asked for it until that stands in its status. Records are many and are kept for years: what
+/// is read of them here is what they did, not how they came there. The rest is read where it is needed, from the API server.
+fn slim_record(operation: &mut OpenBaoOperation) {
+    if !operation.has_ended() {
+        return;
+    }
+    feed::forget_managers(operation);
+    // What a workflow's steps were told stands twice: as it was written, and in the plan that was made of it.
+    for step in operation.spec.plan.iter_mut().flat_map(|plan| &mut plan.steps) {
+        step.config = BTreeMap::new();
+    }
+    let Some(status) = &mut operation.status else { return };
+    status.history = Vec::new();
+    status.snapshots = None;
+    for condition in &mut status.conditions {
+        condition.message = String::new();
+    }
+    for step in status.plan.iter_mut().flat_map(|plan| &mut plan.steps) {
+        step.config = BTreeMap::new();
     }
 }
 
@@ -295,10 +325,45 @@ mod tests {
             ..OpenBaoOperation::new("a", crate::api::OpenBaoOperationSpec::default())
         };
         assert!(kept(OpenBaoRestore::default(), keep_managers));
-        assert!(kept(operation(OperationPhase::Pending), forget_managers_of_ended));
-        assert!(kept(operation(OperationPhase::Unknown), forget_managers_of_ended));
-        assert!(!kept(operation(OperationPhase::Succeeded), forget_managers_of_ended));
+        assert!(kept(operation(OperationPhase::Pending), slim_record));
+        assert!(kept(operation(OperationPhase::Unknown), slim_record));
+        assert!(!kept(operation(OperationPhase::Succeeded), slim_record));
         assert!(!kept(Pod::default(), feed::forget_managers));
+    }
+
+    #[test]
+    fn of_a_record_what_it_did_is_remembered_and_of_a_live_operation_everything() {
+        let operation = |phase: &str| -> OpenBaoOperation {
+            let at = "2026-11-21T12:00:00Z";
+            let lock = serde_json::json!({"operation": "Backup", "holder": "openbaocluster/backup", "holderUid": "u"});
+            let steps = serde_json::json!([{"name": "Snapshot", "action": "Snapshot", "config": {"pod": "kelp-0"}}]);
+            serde_json::from_value(serde_json::json!({
+                "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "metadata": {"name": "nightly"},
+                "spec": {"cluster": "kelp", "operation": "Backup", "plan": {"steps": steps}},
+                "status": {
+                    "phase": phase, "message": "all steps done", "inputs": {"key": "a.snap"}, "snapshots": {"pre": {"at": at}},
+                    "plan": {"lock": lock, "steps": steps},
+                    "steps": [{"name": "Snapshot", "state": "completed", "output": {"sha256": "00"}}],
+                    "history": [{"event": "BackupStarted", "phase_from": "Pending", "phase_to": "Running", "at": at}],
+                    "conditions": [{"type": "Complete", "status": "True", "reason": "Succeeded", "message": "all steps done",
+                        "lastTransitionTime": at}],
+                },
+            }))
+            .unwrap()
+        };
+        let mut running = operation("Running");
+        slim_record(&mut running);
+        assert_eq!(running, operation("Running"));
+        let mut ended = operation("Succeeded");
+        slim_record(&mut ended);
+        let written = ended.spec.plan.unwrap();
+        assert!(written.steps[0].config.is_empty() && written.steps[0].name == "Snapshot");
+        let (slim, whole) = (ended.status.unwrap(), operation("Succeeded").status.unwrap());
+        assert_eq!((&slim.steps, &slim.inputs, &slim.message), (&whole.steps, &whole.inputs, &whole.message));
+        let plan = slim.plan.unwrap();
+        assert_eq!(plan.lock, whole.plan.unwrap().lock);
+        assert!(plan.steps[0].config.is_empty() && plan.steps[0].name == "Snapshot");
+        assert!(slim.history.is_empty() && slim.snapshots.is_none() && slim.conditions[0].message.is_empty());
     }
 
     #[test]

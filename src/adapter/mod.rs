@@ -1,5 +1,6 @@
 //! The edges: every request to a server leaves from here, with a timeout.
 
+pub mod bulk;
 pub mod caches;
 #[cfg(feature = "fault-injection")]
 pub mod faults;

@@ -115,6 +115,16 @@ impl OpenBaoOperation {
         self.phase().is_terminal()
     }
 
+    /// Whether it asks for the same work as another one. Its creator writes the owner references too, so they prove nothing of what it
+    /// does; the spec, which never changes, does. Who asked, and why, is for people to read.
+    pub fn does_the_work_of(&self, other: &Self) -> bool {
+        let (spec, other) = (&self.spec, &other.spec);
+        spec.operation == other.operation
+            && spec.cluster == other.cluster
+            && spec.parameters == other.parameters
+            && spec.lineage.clone().unwrap_or_default() == other.lineage.clone().unwrap_or_default()
+    }
+
     /// Whether it works under a lock that is held for this UID: its own, or that of the restore whose lock its frozen plan takes.
     pub fn works_under(&self, holder_uid: &str) -> bool {
         let planned = self.status.as_ref().and_then(|status| status.plan.as_ref()?.lock.as_ref());
@@ -263,7 +273,7 @@ pub struct Lineage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub parent_operation: Option<String>,
-    /// The operation it turns back.
+    /// The operation it turns back: a `Rollback` names an `Upgrade`, a `Workflow` another `Workflow`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub rollback_of: Option<String>,

@@ -11,6 +11,9 @@ use super::common::{HandledRequest, Request, SecretRef};
 use super::rules;
 use super::target::BackupTarget;
 
+/// The finalizer of every restore that has not ended: its operation is stopped, and its lock given back, before the object goes.
+pub const RESTORE_FINALIZER: &str = "openbao.org/openbaorestore-finalizer";
+
 /// The optional fields that may not change, appear or go.
 const MUST_STAY: [&str; 8] =
     ["jwtAuthRole", "tokenSecretRef", "image", "force", "overrideOperationLock", "waive", "preRestoreBackup", "dryRun"];
@@ -53,11 +56,13 @@ pub struct OpenBaoRestoreSpec {
     pub jwt_auth_role: Option<String>,
     /// Secret whose key `token` holds an OpenBao token to use instead of a JWT login, wherever the servers know it. When the
     /// snapshot comes from a cluster that does not know this operator, a token that is valid in the snapshot lets the operator
-    /// restore its own access; until the snapshot is applied, the JWT login is used.
+    /// restore its own access; until the snapshot is applied, the JWT login is used. A Secret that is a cluster's own, such as
+    /// `<name>-root-token`, is refused unless the cluster's `spec.backup.tokenSecretRef` names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<SecretRef>,
-    /// Image of the Job; default is that of the cluster's backups, else the operator's own. A helper image of the Go operator (its
-    /// name ends in `backup`) knows nothing of this operator's Job and is not used; the status says so.
+    /// Image of the Job; default is that of the cluster's backups, else the operator's own. Only these two can be named: the Job
+    /// mounts what not everybody may read. A helper image of the Go operator (its name ends in `backup`) knows nothing of this
+    /// operator's Job and is not used; the status says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
@@ -229,6 +234,9 @@ pub struct TransferProgress {
     pub percent: Option<i32>,
 }
 
+/// How many versions [`ObservedSource::versions`] holds.
+pub const VERSIONS_SHOWN: usize = 64;
+
 /// What the source turned out to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -241,7 +249,7 @@ pub struct ObservedSource {
     /// Its size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<i64>,
-    /// OpenBao versions that had been active on the data.
+    /// OpenBao versions that had been active on the data, the newest 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub versions: Vec<String>,

@@ -133,7 +133,7 @@ pub enum RolloutPhase {
     WaitingForCutover,
     /// A failed member waits for a `Release`.
     Paused,
-    /// Every member has the version.
+    /// Every member has the version, but for those that were left out before they began.
     Completed,
     /// At least one member failed and none goes on. A `Retry`, `Release` or `Skip` can still move it.
     Failed,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::admission::{SCHEMAS, admit};
 
@@ -35,6 +35,25 @@ fn every_rule_passes_what_it_should_and_refuses_the_rest_with_its_message() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn an_audience_can_be_corrected_until_openbao_has_made_its_roles_with_it() {
+    let cluster = |audience: &str, status: Value| {
+        let oidc = json!({"enabled": true, "audience": audience});
+        merged(
+            smallest("OpenBaoCluster"),
+            &json!({"spec": {"selfInit": {"enabled": true, "oidc": oidc}}, "status": status}),
+        )
+    };
+    for (status, corrected) in
+        [(json!({}), true), (json!({"initialized": false}), true), (json!({"initialized": true}), false)]
+    {
+        let (old, new) = (cluster("typo", status.clone()), cluster("mine", status.clone()));
+        assert_eq!(admit(&new, Some(&old)).is_ok(), corrected, "{status}");
+    }
+    let (old, new) = (cluster("typo", Value::Null), cluster("mine", Value::Null));
+    assert!(admit(&new, Some(&old)).is_ok(), "nobody has looked at it yet");
 }
 
 #[test]

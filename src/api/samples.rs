@@ -82,6 +82,32 @@ fn lost(file: &str, wrote: &Value, kept: &Value, path: &str) {
     }
 }
 
+/// An apply takes out of a cluster what the manifest before said and this one does not.
+#[test]
+fn a_sample_that_does_something_to_the_first_cluster_takes_nothing_out_of_it() {
+    const SETS_UP: &str = "cluster-backup-file.yaml";
+    // A first manifest each, for a cluster that is made by it.
+    const OTHERS: [&str; 6] = [
+        "cluster-backup-azure.yaml",
+        "cluster-backup-gcs.yaml",
+        "cluster-backup-s3.yaml",
+        "cluster-external-key.yaml",
+        "cluster-first.yaml",
+        "cluster-minimal.yaml",
+    ];
+    let of_main =
+        |(_, object): &(String, Value)| object["kind"] == "OpenBaoCluster" && object["metadata"]["name"] == "main";
+    let all: Vec<_> = samples().into_iter().filter(of_main).collect();
+    let first = &all.iter().find(|(file, _)| file == SETS_UP).unwrap().1;
+    let later: Vec<_> = all.iter().filter(|(file, _)| file != SETS_UP && !OTHERS.contains(&file.as_str())).collect();
+    assert!(later.len() >= 3, "only {later:?}");
+    for (file, object) in later {
+        for (field, value) in first["spec"].as_object().unwrap() {
+            assert_eq!(&object["spec"][field], value, "{file}: spec.{field} changes with it");
+        }
+    }
+}
+
 #[test]
 fn the_shortest_cluster_has_the_defaults_we_promise() {
     let minimal = samples().into_iter().find(|(file, _)| file == "cluster-minimal.yaml").unwrap().1;

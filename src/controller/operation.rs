@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     adapter::{
         Adapters,
+        caches::Caches,
         kubernetes::feed::{Touched, gone},
         metrics::{Outcome, metrics},
     },
@@ -60,8 +61,8 @@ pub async fn run(ad: Arc<Adapters>, managers: Vec<Arc<dyn Manager>>, shutdown: C
 /// The same with faults as data, for tests that kill the process at a chosen write.
 pub async fn run_with(ad: Arc<Adapters>, managers: Vec<Arc<dyn Manager>>, faults: Faults, shutdown: CancellationToken) {
     let store = ad.caches.operations.clone();
-    let (all, some) = (store.clone(), store.clone());
-    let wakes = ad.caches.notes.wakes(move |touched| woken(touched, &some), move || everything(&all));
+    let (all, caches) = (store.clone(), ad.caches.clone());
+    let wakes = ad.caches.notes.wakes(move |touched| woken(touched, &caches), move || everything(&all));
     // Those listed before we began to listen.
     let listed = everything(&store);
     let context = Context { driver: Driver::new(ad, managers, faults), failures: Mutex::default() };
@@ -84,24 +85,22 @@ fn everything(store: &Store<OpenBaoOperation>) -> Vec<ObjectRef<OpenBaoOperation
 }
 
 /// The operations that a change concerns.
-fn woken(touched: &Touched, store: &Store<OpenBaoOperation>) -> Vec<ObjectRef<OpenBaoOperation>> {
+fn woken(touched: &Touched, caches: &Caches) -> Vec<ObjectRef<OpenBaoOperation>> {
     match touched.kind {
-        KIND if touched.deleted => waiting(touched, store),
+        KIND if touched.deleted => waiting(touched, caches),
         KIND => {
             // Its own change; and its end, for those that wait for it.
             let mut woken = vec![ObjectRef::new(&touched.name).within(&touched.namespace)];
-            let ended =
-                store.get(&ObjectRef::new(&touched.name).within(&touched.namespace)).is_some_and(|op| op.has_ended());
-            if ended {
-                woken.extend(waiting(touched, store));
+            if caches.operation(&touched.namespace, &touched.name).is_some_and(|op| op.has_ended()) {
+                woken.extend(waiting(touched, caches));
             }
             woken
         }
-        "OpenBaoCluster" => waiting(touched, store),
+        "OpenBaoCluster" => waiting(touched, caches),
         "Job" | "Pod" | "ConfigMap" => match &touched.operation {
             Some(operation) => vec![ObjectRef::new(operation).within(&touched.namespace)],
             // A server's pod: steps that wait for the cluster's members look again.
-            None if touched.kind == "Pod" => waiting(touched, store),
+            None if touched.kind == "Pod" => waiting(touched, caches),
             None => vec![],
         },
         _ => vec![],
@@ -109,14 +108,11 @@ fn woken(touched: &Touched, store: &Store<OpenBaoOperation>) -> Vec<ObjectRef<Op
 }
 
 /// The operations of the touched object's cluster that have not ended.
-fn waiting(touched: &Touched, store: &Store<OpenBaoOperation>) -> Vec<ObjectRef<OpenBaoOperation>> {
+fn waiting(touched: &Touched, caches: &Caches) -> Vec<ObjectRef<OpenBaoOperation>> {
     let Some(cluster) = &touched.cluster else { return vec![] };
-    let unfinished = store.state_filter(|op| {
-        op.spec.cluster == *cluster
-            && op.metadata.namespace.as_deref() == Some(&touched.namespace)
-            && (!op.has_ended() || !op.finalizers().is_empty())
-    });
-    unfinished.iter().map(|op| ObjectRef::from_obj(op.as_ref())).collect()
+    let known = caches.operations_of(&touched.namespace, cluster);
+    let unfinished = known.iter().filter(|op| !op.has_ended() || !op.finalizers().is_empty());
+    unfinished.map(|op| ObjectRef::from_obj(op.as_ref())).collect()
 }
 
 async fn reconcile(op: Arc<OpenBaoOperation>, context: Arc<Context>) -> Result<Action, DriveError> {

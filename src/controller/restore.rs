@@ -3,7 +3,7 @@
 //! The work itself is the operation's ([`crate::service::restore`]); nothing here touches OpenBao or the lock.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use futures::{StreamExt, stream};
@@ -25,8 +25,8 @@ use crate::adapter::kubernetes::owner::is_controlled_by;
 use crate::adapter::kubernetes::time::from_kube;
 use crate::adapter::metrics::{Outcome, metrics};
 use crate::api::{
-    HandledRequest, OpenBaoOperation, OpenBaoRestore, OpenBaoRestoreStatus, Request, RequestAction, RequestOutcome,
-    RestorePhase,
+    HandledRequest, OpenBaoOperation, OpenBaoRestore, OpenBaoRestoreStatus, RESTORE_FINALIZER, Request, RequestAction,
+    RequestOutcome, RestorePhase,
 };
 use crate::datapath::protocol::{self, Progress};
 use crate::service::backup::jobs;
@@ -37,11 +37,10 @@ use crate::service::restore::decide::Refused;
 use crate::service::restore::decide::admit::{Admission, admit};
 use crate::service::restore::decide::orphan::operation_gone;
 use crate::service::restore::mover::MoverError;
+use crate::service::restore::unmade::{self, Refusals, Unmade};
 use crate::service::restore::{admission, hold, plan, status};
 
 const KIND: &str = "OpenBaoRestore";
-/// On every restore that has not ended: its operation is stopped, and its lock given back, before the object goes.
-const FINALIZER: &str = "openbao.org/openbaorestore-finalizer";
 /// The field manager of a restore's status.
 const MANAGER: &str = "openbao-operator-restore";
 /// How many restores are looked at at once: each may wait two seconds for silent servers.
@@ -79,6 +78,7 @@ struct Context {
     ad: Arc<Adapters>,
     backoff: Mutex<ErrorBackoff<ObjectRef<OpenBaoRestore>>>,
     waits: hold::Waits,
+    refusals: Refusals,
 }
 
 /// Runs until `shutdown`.
@@ -89,7 +89,12 @@ pub async fn run(ad: Arc<Adapters>, shutdown: CancellationToken) {
     // Subscribed first, listed second: nothing falls between.
     let queue = stream::iter(all(&ad)).chain(wakes).map(Ok::<_, std::convert::Infallible>);
     let queue = queue.take_until(shutdown.cancelled_owned());
-    let context = Arc::new(Context { ad: ad.clone(), backoff: Mutex::default(), waits: hold::Waits::default() });
+    let context = Arc::new(Context {
+        ad: ad.clone(),
+        backoff: Mutex::default(),
+        waits: hold::Waits::default(),
+        refusals: Refusals::default(),
+    });
     let config = Config::default().concurrency(CONCURRENCY);
     let reconciler = |restore, context| Box::pin(reconcile(restore, context));
     applier(reconciler, on_error, context, caches.restores.clone(), queue, config)
@@ -146,12 +151,14 @@ async fn reconcile(restore: Arc<OpenBaoRestore>, context: Arc<Context>) -> Resul
     let ad = &context.ad;
     let mut measured = metrics().reconciling(KIND, &restore.namespace().unwrap_or_default(), &restore.name_any());
     let action = if restore.metadata.deletion_timestamp.is_some() {
-        context.waits.forget(&restore.uid().unwrap_or_default());
+        let uid = restore.uid().unwrap_or_default();
+        context.waits.forget(&uid);
+        context.refusals.forget(&uid);
         depart(ad, &restore).await
     } else if phase(&restore).is_terminal() {
         settle(ad, &restore).await
     } else {
-        proceed(ad, &context.waits, &restore).await
+        proceed(&context, &restore).await
     };
     if action.is_ok() {
         measured.ends(if phase(&restore).is_terminal() { Outcome::Done } else { Outcome::Waiting });
@@ -165,14 +172,20 @@ fn phase(restore: &OpenBaoRestore) -> RestorePhase {
 }
 
 /// A live restore: admitted, or shown.
-async fn proceed(ad: &Adapters, waits: &hold::Waits, restore: &OpenBaoRestore) -> Result<Action, Error> {
+async fn proceed(context: &Context, restore: &OpenBaoRestore) -> Result<Action, Error> {
+    let ad = &context.ad;
     set_finalizer(ad, restore, true).await?;
     let now = now();
-    let Some(name) = status::operation_of(restore) else { return consider(ad, restore, now).await };
+    let Some(name) = status::operation_of(restore) else { return consider(context, restore, now).await };
     let Some(operation) = operation(ad, restore, &name).await? else {
         if restore.status.as_ref().is_some_and(|status| status.stage.is_empty() && status.source.is_none()) {
-            // Admitted, and cut off before the operation was made.
-            return begin(ad, restore, now).await;
+            // Admitted, and cut off before the operation was made, or not let in.
+            if let Some(next) = cancelled(restore, now) {
+                context.refusals.forget(&restore.uid().unwrap_or_default());
+                write(ad, restore, next).await?;
+                return Ok(Action::await_change());
+            }
+            return begin(context, restore, now).await;
         }
         let why = operation_gone(&name, &restore.status.clone().unwrap_or_default());
         return end(ad, restore, &why, now).await;
@@ -180,18 +193,22 @@ async fn proceed(ad: &Adapters, waits: &hold::Waits, restore: &OpenBaoRestore) -
     if !is_own(restore, &operation) {
         return end(ad, restore, &name_taken(&name), now).await;
     }
-    follow(ad, waits, restore, &operation, now).await
+    follow(ad, &context.waits, restore, &operation, now).await
+}
+
+/// The end of a restore that is to be cancelled and has no operation to undo.
+fn cancelled(restore: &OpenBaoRestore, now: DateTime<Utc>) -> Option<OpenBaoRestoreStatus> {
+    let request = unanswered(restore).find(|request| request.action == RequestAction::Cancel)?;
+    let mut next = status::refused(restore, &Refused::new("Cancelled", "cancelled before anything was done"), now);
+    let answer = answer(request, RequestOutcome::Applied, "nothing had been done yet", now);
+    status::answer_with(restore, &mut next, answer);
+    Some(next)
 }
 
 /// Admits, waits or refuses.
-async fn consider(ad: &Adapters, restore: &OpenBaoRestore, now: DateTime<Utc>) -> Result<Action, Error> {
-    if let Some(request) = unanswered(restore).find(|request| request.action == RequestAction::Cancel) {
-        let mut next = status::refused(restore, &Refused::new("Cancelled", "cancelled before anything was done"), now);
-        status::answer_with(
-            restore,
-            &mut next,
-            answer(request, RequestOutcome::Applied, "nothing had been done yet", now),
-        );
+async fn consider(context: &Context, restore: &OpenBaoRestore, now: DateTime<Utc>) -> Result<Action, Error> {
+    let ad = &context.ad;
+    if let Some(next) = cancelled(restore, now) {
         write(ad, restore, next).await?;
         return Ok(Action::await_change());
     }
@@ -203,7 +220,7 @@ async fn consider(ad: &Adapters, restore: &OpenBaoRestore, now: DateTime<Utc>) -
     match admit(&facts, now) {
         Admission::Go => {
             write(ad, restore, status::admitted(restore, uid, now)).await?;
-            begin(ad, restore, now).await
+            begin(context, restore, now).await
         }
         Admission::Refuse(why) => end(ad, restore, &why, now).await,
         Admission::Wait { message, .. } => {
@@ -215,7 +232,8 @@ async fn consider(ad: &Adapters, restore: &OpenBaoRestore, now: DateTime<Utc>) -
 
 /// Makes the operation. Its name is the same each time, so that a crash in between makes nothing twice. What stands in the way
 /// for good ends the restore: while it lives it is announced, and no backup and no upgrade begins.
-async fn begin(ad: &Adapters, restore: &OpenBaoRestore, now: DateTime<Utc>) -> Result<Action, Error> {
+async fn begin(context: &Context, restore: &OpenBaoRestore, now: DateTime<Utc>) -> Result<Action, Error> {
+    let ad = &context.ad;
     let Some(operation) = plan::operation(restore) else { return Ok(Action::requeue(LOOK_AGAIN)) };
     let name = operation.name_any();
     match timed(operations(ad, restore).create(&PostParams::default(), &operation)).await {
@@ -226,15 +244,41 @@ async fn begin(ad: &Adapters, restore: &OpenBaoRestore, now: DateTime<Utc>) -> R
             // Gone again since.
             None => return Ok(Action::requeue(LOOK_AGAIN)),
         },
-        Err(error) if error.is_invalid() => return end(ad, restore, &never_accepted(&name, &error), now).await,
+        Err(error) if unmade::is_refused(&error) => return not_let_in(context, restore, &name, &error, now).await,
         Err(source) => return Err(Error::Request { verb: "create", kind: "OpenBaoOperation", name, source }),
     }
+    context.refusals.forget(&restore.uid().unwrap_or_default());
     // The operation's own change wakes us; this is for a missed one.
     Ok(Action::requeue(RetryClass::ProgressPoll.delay(ad.settings.requeue_standard)))
 }
 
+async fn not_let_in(
+    context: &Context,
+    restore: &OpenBaoRestore,
+    name: &str,
+    error: &RequestError,
+    now: DateTime<Utc>,
+) -> Result<Action, Error> {
+    let (ad, uid) = (&context.ad, restore.uid().unwrap_or_default());
+    match unmade::judge(name, error, context.refusals.lasting(&uid, Instant::now())) {
+        Unmade::End(why) => {
+            context.refusals.forget(&uid);
+            end(ad, restore, &why, now).await
+        }
+        Unmade::Wait(message) => {
+            // What is written replaces the whole status, also the one that has just admitted it and not come back yet.
+            if status::operation_of(restore).is_some() {
+                write(ad, restore, status::waiting(restore, None, &message, now)).await?;
+            }
+            Ok(Action::requeue(LOOK_AGAIN))
+        }
+    }
+}
+
+/// Whoever makes an operation of its name can name the restore as its owner, and let it do anything.
 fn is_own(restore: &OpenBaoRestore, operation: &OpenBaoOperation) -> bool {
     is_controlled_by(operation, &restore.uid().unwrap_or_default())
+        && plan::operation(restore).is_some_and(|wanted| operation.does_the_work_of(&wanted))
 }
 
 fn name_taken(name: &str) -> Refused {
@@ -243,15 +287,6 @@ fn name_taken(name: &str) -> Refused {
          Nothing was changed"
     );
     Refused::new("NameTaken", message)
-}
-
-/// The API server's own words say which field it is.
-fn never_accepted(name: &str, error: &RequestError) -> Refused {
-    let message = format!(
-        "the API server refuses OpenBaoOperation {name}, which was to do the work: {error}. Nothing was changed; correct \
-         the restore's spec and create another one"
-    );
-    Refused::new("OperationRefused", message)
 }
 
 async fn end(ad: &Adapters, restore: &OpenBaoRestore, why: &Refused, now: DateTime<Utc>) -> Result<Action, Error> {
@@ -336,7 +371,7 @@ fn answer(request: &Request, outcome: RequestOutcome, message: &str, now: DateTi
 
 /// A restore that is being deleted waits until its operation has stopped its Job and given the lock back.
 async fn depart(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Error> {
-    if !finalizer::is_on(restore, FINALIZER) {
+    if !finalizer::is_on(restore, RESTORE_FINALIZER) {
         return Ok(Action::await_change());
     }
     let name = plan::operation_name(restore);
@@ -391,7 +426,7 @@ async fn fresh_operation(
 
 /// Adds or removes our finalizer, if that changes anything.
 async fn set_finalizer(ad: &Adapters, restore: &OpenBaoRestore, wanted: bool) -> Result<(), Error> {
-    let Some(patch) = finalizer::patch(restore, FINALIZER, wanted) else { return Ok(()) };
+    let Some(patch) = finalizer::patch(restore, RESTORE_FINALIZER, wanted) else { return Ok(()) };
     let (api, name) = (restores(ad, restore), restore.name_any());
     match timed(api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
         Ok(_) => Ok(()),
@@ -404,20 +439,27 @@ fn restores(ad: &Adapters, restore: &OpenBaoRestore) -> Api<OpenBaoRestore> {
     Api::namespaced(ad.client.clone(), &restore.namespace().unwrap_or_default())
 }
 
-/// Writes the status if it says anything new, and tells a change of phase three times: status, log line, event.
+/// Writes the status if it says anything new, and tells a change of phase three times: status, log line, event. What the API server
+/// takes for no valid status, because of what somebody has written into a store, still gets its phase and message through.
 async fn write(ad: &Adapters, restore: &OpenBaoRestore, next: OpenBaoRestoreStatus) -> Result<(), Error> {
     if restore.status.as_ref() == Some(&next) {
         return Ok(());
     }
-    let (api, name) = (restores(ad, restore), restore.name_any());
-    let body = json!({
-        "apiVersion": OpenBaoRestore::api_version(&()),
-        "kind": OpenBaoRestore::kind(&()),
-        "metadata": { "name": name, "uid": restore.uid() },
-        "status": next,
-    });
-    match timed(api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body))).await {
-        Ok(_) => {}
+    let name = restore.name_any();
+    let written = match put(ad, restore, &next).await {
+        Err(error) if error.is_invalid() => {
+            tracing::warn!(
+                namespace = restore.namespace(),
+                name = name.as_str(),
+                error = crate::causes::chain(&error),
+                "a restore's status is not valid; only the main part of it is written"
+            );
+            put(ad, restore, &status::bare(next.clone())).await
+        }
+        written => written,
+    };
+    match written {
+        Ok(()) => {}
         Err(error) if error.is_not_found() => return Ok(()),
         Err(source) => {
             return Err(Error::Request { verb: "write the status of", kind: "OpenBaoRestore", name, source });
@@ -425,6 +467,17 @@ async fn write(ad: &Adapters, restore: &OpenBaoRestore, next: OpenBaoRestoreStat
     }
     tell(ad, restore, &next).await;
     Ok(())
+}
+
+async fn put(ad: &Adapters, restore: &OpenBaoRestore, next: &OpenBaoRestoreStatus) -> Result<(), RequestError> {
+    let (api, name) = (restores(ad, restore), restore.name_any());
+    let body = json!({
+        "apiVersion": OpenBaoRestore::api_version(&()),
+        "kind": OpenBaoRestore::kind(&()),
+        "metadata": { "name": name, "uid": restore.uid() },
+        "status": next,
+    });
+    timed(api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body))).await.map(drop)
 }
 
 async fn tell(ad: &Adapters, restore: &OpenBaoRestore, next: &OpenBaoRestoreStatus) {
@@ -496,15 +549,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operation_that_can_never_be_made_ends_the_restore_in_the_api_servers_words() {
-        let said = "spec.intent: Too long: may not be more than 1024 bytes";
-        let status = kube::core::Status::failure(said, "Invalid").with_code(422);
-        let error = RequestError::from(kube::Error::Api(Box::new(status)));
-        assert!(error.is_invalid());
-        let restore = OpenBaoRestore::new("r", crate::api::OpenBaoRestoreSpec::default());
-        let next = status::refused(&restore, &never_accepted("r-restore-1", &error), now());
+    fn a_restore_whose_operation_was_never_made_can_be_cancelled() {
+        let mut restore = OpenBaoRestore::new("r", crate::api::OpenBaoRestoreSpec::default());
+        restore.metadata.uid = Some("r-uid".into());
+        restore.status = Some(status::admitted(&restore, Some("c-uid".into()), now()));
+        assert_eq!(cancelled(&restore, now()), None, "nobody has asked for it");
+        let request = Request { nonce: "enough".into(), action: RequestAction::Cancel, ..Request::default() };
+        restore.spec.requests = vec![request];
+        let next = cancelled(&restore, now()).unwrap();
         assert_eq!(next.phase, RestorePhase::Failed);
-        assert!(next.message.contains(said) && next.message.contains("r-restore-1"), "{}", next.message);
+        assert_eq!(next.handled_requests[0].outcome, RequestOutcome::Applied);
     }
 
     #[test]
@@ -513,6 +567,9 @@ mod tests {
         restore.metadata.uid = Some("r-uid".into());
         let own = plan::operation(&restore).unwrap();
         assert!(is_own(&restore, &own));
+        let mut forged = own.clone();
+        forged.spec.operation = crate::api::OperationKind::Workflow;
+        assert!(!is_own(&restore, &forged), "it restores nothing, whoever it names as its owner");
         restore.metadata.uid = Some("another".into());
         assert!(!is_own(&restore, &own), "made by a restore that had this name before");
     }

@@ -1,6 +1,9 @@
 //! `OpenBaoRollout`: looks at the members, decides, writes the claim, and only then acts on it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use chrono::{SubsecRound, Utc};
 use futures::{StreamExt, stream};
@@ -42,10 +45,11 @@ use crate::{
         restore,
         rollout::{
             self, Decision, Effect, Facts,
+            claimed::{self, Unmade},
             member::{self, MemberFacts},
             policy,
         },
-        upgrade::versions,
+        upgrade::request::wish,
     },
 };
 
@@ -68,7 +72,9 @@ enum Error {
         #[source]
         source: RequestError,
     },
-    #[error("OpenBaoOperation {0} exists and is not of this rollout's cluster: delete it")]
+    #[error(
+        "OpenBaoOperation {0} exists and is not the one of this rollout: delete it, then ask for a Retry of the member"
+    )]
     NameTaken(String),
 }
 
@@ -78,6 +84,15 @@ impl Error {
             Self::Request { source, .. } if source.is_conflict() => ErrorClass::Conflict,
             Self::Request { .. } => ErrorClass::Transient,
             Self::NameTaken(_) => ErrorClass::Invalid,
+        }
+    }
+
+    /// What it means for a member whose operation was to be made.
+    fn unmade(&self) -> Unmade {
+        match self {
+            Self::Request { source, .. } if source.is_invalid() => Unmade::Never,
+            Self::NameTaken(_) => Unmade::Never,
+            Self::Request { .. } => Unmade::NotYet,
         }
     }
 }
@@ -139,13 +154,8 @@ async fn reconcile(rollout: Arc<OpenBaoRollout>, context: Arc<Context>) -> Resul
         measured.ends(Outcome::Done);
         return Ok(Action::requeue(RetryClass::ProgressPoll.delay(ad.settings.requeue_standard)));
     }
-    write(ad, &rollout, &decision.status).await?;
-    for effect in &decision.effects {
-        if !ad.leadership.still_leader() {
-            break;
-        }
-        act(ad, &rollout, &members, effect).await?;
-    }
+    let stored = write(ad, &rollout, &decision.status).await?;
+    carry_out(ad, stored.as_ref().unwrap_or(&rollout), &members, &decision.effects).await?;
     if leaving && nothing_left_to_undo(&decision) {
         set_finalizer(ad, &rollout, false).await?;
     }
@@ -168,6 +178,39 @@ fn on_error(rollout: Arc<OpenBaoRollout>, error: &Error, context: Arc<Context>) 
     Action::requeue(again)
 }
 
+/// Does what the stored states call for, each whatever becomes of the others; the first failure is told in the end. A member whose
+/// operation was not made says why: nobody else would.
+async fn carry_out(
+    ad: &Adapters,
+    rollout: &OpenBaoRollout,
+    members: &[MemberFacts],
+    effects: &[Effect],
+) -> Result<(), Error> {
+    let mut status = rollout.status.clone().unwrap_or_default();
+    let (mut outcome, mut waits) = (Ok(()), vec![]);
+    for effect in effects {
+        if !ad.leadership.still_leader() {
+            break;
+        }
+        let Err(error) = act(ad, rollout, members, effect).await else { continue };
+        if let Effect::Create(operation) = effect {
+            let (cluster, unmade, why) = (&operation.spec.cluster, error.unmade(), chain(&error));
+            // Of what has ended the change of its state is told.
+            if claimed::note(&mut status, cluster, unmade, &why) && unmade == Unmade::NotYet {
+                waits.push(format!("{cluster}: {why}"));
+            }
+        }
+        outcome = outcome.and(Err(error));
+    }
+    let told = write(ad, rollout, &status).await;
+    for note in waits {
+        let (reason, action) = ("OperationNotCreated".to_owned(), "Rollout".to_owned());
+        let news = News { severity: Severity::Warning, reason, action, note, annotations: BTreeMap::new() };
+        ad.events.publish(rollout, news).await;
+    }
+    outcome.and(told.map(drop))
+}
+
 /// A member past its point of no return goes on by itself.
 fn nothing_left_to_undo(decision: &Decision) -> bool {
     use RolloutMemberState::{Preparing, WaitingForCutover};
@@ -179,7 +222,7 @@ fn nothing_left_to_undo(decision: &Decision) -> bool {
 async fn look(ad: &Adapters, rollout: &OpenBaoRollout) -> Result<Vec<MemberFacts>, Error> {
     let namespace = rollout.namespace().unwrap_or_default();
     let repository = &ad.settings.openbao_image_repository;
-    let version = versions::plain(&rollout.spec.version);
+    let wish = wish(&rollout.spec.version, rollout.spec.image.as_ref(), repository);
     let known = rollout.status.as_ref().map(|status| status.members.as_slice()).unwrap_or_default();
     let mut facts = vec![];
     for member in &rollout.spec.members {
@@ -189,6 +232,10 @@ async fn look(ad: &Adapters, rollout: &OpenBaoRollout) -> Result<Vec<MemberFacts
         if let Some(name) = entry.and_then(unseen(&operations)) {
             operations.extend(fresh(ad, &namespace, name).await?.map(Arc::new));
         }
+        if let Some(name) = entry.and_then(|entry| entry.operation.as_deref()) {
+            let version = &rollout.spec.version;
+            operations.retain(|seen| seen.name_any() != name || claimed::is_upgrade_to(seen, version));
+        }
         let status = cluster.as_ref().and_then(|cluster| cluster.status.as_ref());
         let current = status.and_then(|status| status.current_version.clone()).unwrap_or_default();
         let shown = status.and_then(|status| status.upgrade.as_ref()?.directive.clone());
@@ -196,7 +243,7 @@ async fn look(ad: &Adapters, rollout: &OpenBaoRollout) -> Result<Vec<MemberFacts
         facts.push(MemberFacts {
             pending_restore: cluster.as_ref().and_then(|cluster| restore::pending(&restores, cluster)),
             operations,
-            image: rollout.spec.image.clone().unwrap_or_else(|| format!("{repository}:{version}")),
+            image: wish.image.clone(),
             running_image: shown
                 .filter(|shown| shown.version == current)
                 .map_or_else(|| format!("{repository}:{current}"), |shown| shown.image),
@@ -225,10 +272,15 @@ fn failed(verb: &'static str, kind: &'static str, name: &str) -> impl FnOnce(Req
     move |source| Error::Request { verb, kind, name, source }
 }
 
-/// Stores the status against the resourceVersion that it was decided on, and tells each member's transition.
-async fn write(ad: &Adapters, rollout: &OpenBaoRollout, next: &OpenBaoRolloutStatus) -> Result<(), Error> {
+/// Stores the status against the resourceVersion that it was decided on, and tells each member's transition. The rollout as it is
+/// stored then, if that was anything new.
+async fn write(
+    ad: &Adapters,
+    rollout: &OpenBaoRollout,
+    next: &OpenBaoRolloutStatus,
+) -> Result<Option<OpenBaoRollout>, Error> {
     if rollout.status.as_ref() == Some(next) {
-        return Ok(());
+        return Ok(None);
     }
     let (api, name) = (rollouts(ad, rollout), rollout.name_any());
     let body = json!({
@@ -238,11 +290,11 @@ async fn write(ad: &Adapters, rollout: &OpenBaoRollout, next: &OpenBaoRolloutSta
         "status": next,
     });
     let written = timed(api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body))).await;
-    written.map_err(failed("write the status of", KIND, &name))?;
+    let stored = written.map_err(failed("write the status of", KIND, &name))?;
     for member in &next.members {
         tell(ad, rollout, member).await;
     }
-    Ok(())
+    Ok(Some(stored))
 }
 
 async fn tell(ad: &Adapters, rollout: &OpenBaoRollout, member: &RolloutMemberStatus) {
@@ -287,8 +339,11 @@ async fn act(ad: &Adapters, rollout: &OpenBaoRollout, members: &[MemberFacts], e
                 Err(error) if error.is_already_exists() => {
                     let found = timed(api.get_opt(&name)).await.map_err(failed("read", "OpenBaoOperation", &name))?;
                     let owner = operation.owner_references().first().map(|owner| owner.uid.clone()).unwrap_or_default();
+                    let is_own = |found: &OpenBaoOperation| {
+                        is_controlled_by(found, &owner) && claimed::is_upgrade_to(found, &rollout.spec.version)
+                    };
                     match found {
-                        Some(found) if !is_controlled_by(&found, &owner) => Err(Error::NameTaken(name)),
+                        Some(found) if !is_own(&found) => Err(Error::NameTaken(name)),
                         _ => Ok(()),
                     }
                 }
@@ -313,7 +368,7 @@ async fn ask(
     let request = Request {
         nonce: member::nonce(rollout, seen, action),
         action,
-        by: format!("openbaorollout/{}", rollout.name_any()),
+        by: member::identity(rollout),
         reason: "its turn in the rollout".to_owned(),
         ..Request::default()
     };

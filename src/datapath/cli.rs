@@ -193,6 +193,7 @@ async fn verify(args: &VerifyArgs) -> Result<VerifyDone, MoverError> {
             sha256: verified.inspection.sha256.clone(),
             size_bytes: verified.inspection.size_bytes,
             manifest: found.manifest.is_some(),
+            taken_at: found.manifest.as_ref().map(|manifest| manifest.taken_at),
             cluster_uid: found.manifest.as_ref().map(|manifest| manifest.cluster.uid.clone()).unwrap_or_default(),
             sealed_sums: STANDARD.encode(&verified.sealed_sums),
             sums: STANDARD.encode(&verified.sums),
@@ -248,7 +249,7 @@ async fn prune(args: &PruneArgs, rules: Rules) -> Result<PruneDone, MoverError> 
         let mut rulings = Vec::new();
         if let Some(policy) = &args.retention {
             let uncounted = args.uncounted()?;
-            rulings = prune::judge(&store, &prefix, &args.cluster_uid, &mut orders, policy, &uncounted, rules).await?;
+            rulings = prune::judge(&store, &prefix, &mut orders, policy, &uncounted, rules).await?;
         }
         let mut done = prune::run(&store, &prefix, &orders).await?;
         let kept = rulings.into_iter().filter(|ruling| ruling.keep);

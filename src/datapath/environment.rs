@@ -70,7 +70,7 @@ pub const PROTECTED: &str = "MOVER_PROTECTED";
 pub const DRY_RUN: &str = "MOVER_DRY_RUN";
 /// Keys to remove whatever retention says (a backup whose seal was not proven), a JSON list.
 pub const REMOVE: &str = "MOVER_REMOVE";
-/// Keys of movers that died: removed if they have no manifest, a JSON list.
+/// Keys of movers that died: removed unless they have both a manifest and an object, a JSON list.
 pub const CLEAN: &str = "MOVER_CLEAN";
 /// Keys that the keep rules do not count (safety backups), a JSON list.
 pub const UNCOUNTED: &str = "MOVER_UNCOUNTED";

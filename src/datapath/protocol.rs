@@ -338,6 +338,9 @@ pub struct VerifyDone {
     pub size_bytes: u64,
     /// False: no manifest was demanded and none was there.
     pub manifest: bool,
+    /// When the snapshot was taken, as its manifest says; a mover of an earlier release does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_at: Option<DateTime<Utc>>,
     /// UID of the cluster that took the backup, as its manifest says.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cluster_uid: String,

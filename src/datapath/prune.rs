@@ -20,10 +20,12 @@ pub struct Orders {
     /// Complete backups to delete, the oldest first: a store that keeps things for a time lets those go, and a run that is cut
     /// off has done what is most overdue.
     pub remove: Vec<String>,
-    /// Keys of operations that died: removed if, and only if, they have no manifest.
+    /// Keys of operations that died: removed unless there is both a manifest and an object.
     pub clean: Vec<String>,
     /// Keys that must stay, with the reason.
     pub protected: BTreeMap<String, String>,
+    /// UID of the cluster whose backups these are. Empty (a person's own call): all are taken for its own.
+    pub cluster_uid: String,
     pub dry_run: bool,
 }
 
@@ -60,11 +62,10 @@ pub type Rules = fn(&str, &[Candidate], DateTime<Utc>) -> Result<Vec<Ruling>, Ba
 ///
 /// The rules of a cluster are for its own backups. A key tells namespace and name only, and another cluster may have had
 /// them before (or has them now, in another Kubernetes): those backups neither go by these rules nor use up their counts.
-/// An empty `cluster_uid` (a person's own call) takes all for the cluster's.
+/// Nor do those that are ordered to go anyway, or were left by an operation that failed: no good one goes in their stead.
 pub(super) async fn judge(
     store: &Store,
     cluster_prefix: &str,
-    cluster_uid: &str,
     orders: &mut Orders,
     policy: &str,
     uncounted: &[String],
@@ -73,7 +74,10 @@ pub(super) async fn judge(
     let all = survey(store, cluster_prefix).await?;
     let mut candidates: Vec<Candidate> = all
         .iter()
-        .filter(|(_, pieces)| pieces.state() == BackupState::Complete)
+        .filter(|(key, pieces)| {
+            let ordered = orders.remove.contains(*key) || orders.clean.contains(*key);
+            !ordered && pieces.state() == BackupState::Complete
+        })
         .map(|(key, pieces)| Candidate {
             key: key.clone(),
             taken_at: pieces.planned_at,
@@ -89,7 +93,7 @@ pub(super) async fn judge(
     let mut rulings = apply(&candidates)?;
     // Manifests are read only when something would go; then all of them, for one that stays may stand in another's place.
     if rulings.iter().any(|ruling| !ruling.keep) {
-        let told = told(store, &candidates, cluster_uid).await?;
+        let told = told(store, &candidates, &orders.cluster_uid).await?;
         let strangers: BTreeMap<String, &'static str> =
             told.iter().filter_map(|(key, told)| Some((key.clone(), told.stranger?))).collect();
         candidates.retain(|candidate| !strangers.contains_key(&candidate.key));
@@ -133,27 +137,31 @@ async fn told(
     candidates: &[Candidate],
     cluster_uid: &str,
 ) -> Result<BTreeMap<String, Told>, MoverError> {
-    let asks = !cluster_uid.is_empty();
     let looks = candidates.iter().map(|candidate| async move {
-        let told = match store.manifest(&candidate.key).await {
-            Ok(Some(manifest)) => {
-                let ours = !asks || ["", cluster_uid].contains(&manifest.cluster.uid.as_str());
-                let stranger = (!ours).then_some(OTHER_CLUSTER);
-                Told { taken_at: Some(manifest.taken_at), stranger, safety: manifest.operation.role == SAFETY }
-            }
-            // Removed since the list was made.
-            Ok(None) => Told { taken_at: None, stranger: asks.then_some(NO_OWNER), safety: false },
-            // Nothing here can tell whose it is.
-            Err(error) if stored::is_of_one(&error) => {
-                eprintln!("the manifest of {} cannot be read: {}", candidate.key, detail(&error));
-                Told { taken_at: None, stranger: asks.then_some(NO_OWNER), safety: false }
-            }
-            Err(error) => return Err(MoverError::from(error)),
-        };
-        Ok((candidate.key.clone(), told))
+        let told = told_of(store, &candidate.key, cluster_uid).await;
+        told.map(|told| (candidate.key.clone(), told)).map_err(MoverError::from)
     });
     let looks: Vec<_> = looks.collect();
     stream::iter(looks).buffer_unordered(READ_AT_ONCE).try_collect().await
+}
+
+async fn told_of(store: &Store, key: &str, cluster_uid: &str) -> Result<Told, StoreError> {
+    let asks = !cluster_uid.is_empty();
+    match store.manifest(key).await {
+        Ok(Some(manifest)) => {
+            let ours = !asks || ["", cluster_uid].contains(&manifest.cluster.uid.as_str());
+            let stranger = (!ours).then_some(OTHER_CLUSTER);
+            Ok(Told { taken_at: Some(manifest.taken_at), stranger, safety: manifest.operation.role == SAFETY })
+        }
+        // Removed since the list was made.
+        Ok(None) => Ok(Told { taken_at: None, stranger: asks.then_some(NO_OWNER), safety: false }),
+        // Nothing here can tell whose it is.
+        Err(error) if stored::is_of_one(&error) => {
+            eprintln!("the manifest of {key} cannot be read: {}", detail(&error));
+            Ok(Told { taken_at: None, stranger: asks.then_some(NO_OWNER), safety: false })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 pub(super) async fn run(store: &Store, cluster_prefix: &str, orders: &Orders) -> Result<PruneDone, MoverError> {
@@ -193,12 +201,11 @@ pub(super) async fn run(store: &Store, cluster_prefix: &str, orders: &Orders) ->
     }
     for key in &orders.clean {
         match all.get(key).map(Pieces::state) {
-            Some(BackupState::Complete | BackupState::NoObject) => {
-                done.kept.push(kept(key, "it has a manifest: the backup was completed"));
-            }
+            Some(BackupState::Complete) => done.kept.push(kept(key, COMPLETED)),
             _ if keys::parse(cluster_prefix, key).is_none() => done.kept.push(kept(key, NOT_OURS)),
-            _ => match clean(store, key, orders.dry_run).await {
-                Ok(()) => done.cleaned.push(key.clone()),
+            _ => match clean(store, key, orders.dry_run).await.map_err(Refused::by(store)) {
+                Ok(Went::Gone | Went::MarkStays) => done.cleaned.push(key.clone()),
+                Ok(Went::Kept(reason)) => done.kept.push(kept(key, &reason)),
                 Err(refused) => done.failed.push(refused.about(key)?),
             },
         }
@@ -249,6 +256,7 @@ impl Refused {
 const REASON: usize = 300;
 
 const PINNED: &str = "it is pinned";
+const COMPLETED: &str = "it has a manifest: the backup was completed";
 const NOT_OURS: &str = "it is not the key of a backup of this cluster";
 /// Why the rules leave a backup alone: a cluster's rules are for its own backups.
 pub const OTHER_CLUSTER: &str = "of another cluster that had this name";
@@ -285,11 +293,20 @@ enum Went {
 }
 
 /// A deletion that an earlier run began. Where somebody relies on that backup by now it is not finished; while it is whole it
-/// is made one again, for nobody finds a marked one.
+/// is made one again, for nobody finds a marked one. Another cluster's is left to that one, which alone knows who relies on it,
+/// as long as its manifest is there: without that nobody can restore it any more.
 async fn go_on(store: &Store, key: &str, pieces: &Pieces, orders: &Orders) -> Result<Went, Refused> {
     let (whole, protected) = (pieces.manifest && pieces.object.is_some(), orders.protected.get(key));
     let wanted = protected.cloned().or_else(|| (pieces.pin && whole).then(|| PINNED.to_owned()));
-    let Some(reason) = wanted else { return finish(store, key, pieces, orders.dry_run).await };
+    let Some(reason) = wanted else {
+        let asks = pieces.manifest && !orders.cluster_uid.is_empty();
+        if asks
+            && let Some(stranger) = told_of(store, key, &orders.cluster_uid).await.map_err(Refused::by(store))?.stranger
+        {
+            return Ok(Went::Kept(stranger.to_owned()));
+        }
+        return finish(store, key, pieces, orders.dry_run).await;
+    };
     if whole && !orders.dry_run {
         store.delete(&keys::deleting_key(key)).await.map_err(Refused::by(store))?;
     }
@@ -371,16 +388,24 @@ async fn unmarked(store: &Store, key: &str, pieces: &Pieces, error: StoreError) 
     Refused { keeps_mark, ..refused }
 }
 
-async fn clean(store: &Store, key: &str, dry_run: bool) -> Result<(), Refused> {
-    if dry_run {
-        return Ok(());
+/// What a mover left that died. Its manifest is asked for once more: a list may lag behind it, or it was on its way when the mover
+/// was killed. With its object it makes a backup; without one it is nothing to restore, and in the way of every next attempt.
+async fn clean(store: &Store, key: &str, dry_run: bool) -> Result<Went, StoreError> {
+    let manifest = keys::manifest_key(key);
+    let has_manifest = store.head(&manifest).await?.is_some();
+    if has_manifest && store.head(key).await?.is_some() {
+        return Ok(Went::Kept(COMPLETED.to_owned()));
     }
-    let gone = async {
-        store.delete(&keys::preflight_key(key)).await?;
-        store.delete(key).await?;
-        store.clear_staged(key).await
-    };
-    gone.await.map_err(Refused::by(store))
+    if dry_run {
+        return Ok(Went::Gone);
+    }
+    store.delete(&keys::preflight_key(key)).await?;
+    if has_manifest {
+        store.delete(&manifest).await?;
+    }
+    store.delete(key).await?;
+    store.clear_staged(key).await?;
+    Ok(Went::Gone)
 }
 
 #[cfg(test)]

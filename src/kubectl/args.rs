@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// See and steer OpenBao clusters: what they do, their backups, restores and operations.
 ///
 /// Exit codes: 0 done, 1 error, 2 wrong usage, 3 the operation ended without success, 4 it waits for a person, 5 it was
-/// still running when --timeout ran out.
+/// still running when --timeout ran out, or no operator has answered within ten seconds.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-openbao", bin_name = "kubectl openbao", version)]
 pub struct Cli {

@@ -32,7 +32,7 @@ use table::Paint;
 const UNSUCCESSFUL: u8 = 3;
 /// Waits for a person.
 const NEEDS_A_PERSON: u8 = 4;
-/// Still under way when the time to wait was over.
+/// Still under way, or not answered, when the time to wait was over.
 const TIMED_OUT: u8 = 5;
 
 /// What went wrong, in a person's terms.
@@ -105,12 +105,18 @@ async fn run(cli: Cli) -> Result<ExitCode, Error> {
             return Ok(code(start::backup(&connection, &cluster, intent, &wait).await?));
         }
         Command::Restore(restore) => return Ok(code(start::restore(&connection, restore).await?)),
-        Command::Cancel(steer) => request::send(&connection, &steer, request::Action::Cancel).await?,
-        Command::Resume(steer) => request::send(&connection, &steer, request::Action::Resume).await?,
-        Command::Abandon(steer) => request::send(&connection, &steer, request::Action::Abandon).await?,
-        Command::Retry(steer) => request::send(&connection, &steer, request::Action::Retry).await?,
-        Command::Skip { steer, step } => request::send(&connection, &steer, request::Action::Skip { step }).await?,
-        Command::Unlock { cluster, yes, reason } => unlock::run(&connection, &cluster, yes, &reason).await?,
+        Command::Cancel(steer) => return Ok(code(request::send(&connection, &steer, request::Action::Cancel).await?)),
+        Command::Resume(steer) => return Ok(code(request::send(&connection, &steer, request::Action::Resume).await?)),
+        Command::Abandon(steer) => {
+            return Ok(code(request::send(&connection, &steer, request::Action::Abandon).await?));
+        }
+        Command::Retry(steer) => return Ok(code(request::send(&connection, &steer, request::Action::Retry).await?)),
+        Command::Skip { steer, step } => {
+            return Ok(code(request::send(&connection, &steer, request::Action::Skip { step }).await?));
+        }
+        Command::Unlock { cluster, yes, reason } => {
+            return Ok(code(unlock::run(&connection, &cluster, yes, &reason).await?));
+        }
         // Needs no connection: answered in `main`.
         Command::Completion { .. } => {}
     }

@@ -6,6 +6,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::args::Steer;
 use super::connection::{Connection, Kind};
+use super::follow::Ended;
 use super::{Error, tell};
 use crate::api::{HandledRequest, OpenBaoOperation, OpenBaoRestore, Request, RequestAction, RequestOutcome};
 use crate::causes::chain;
@@ -83,7 +84,7 @@ impl Asked for crate::api::OpenBaoCluster {
 }
 
 /// To an operation, or to a restore: by `restore/NAME`, or when no operation has that name.
-pub async fn send(connection: &Connection, steer: &Steer, action: Action) -> Result<(), Error> {
+pub async fn send(connection: &Connection, steer: &Steer, action: Action) -> Result<Ended, Error> {
     let (kind, name) = steer.name.split_once('/').unwrap_or(("", &steer.name));
     let request = action.request(nonce(), &steer.reason, connection.user());
     match kind {
@@ -105,7 +106,7 @@ pub async fn send(connection: &Connection, steer: &Steer, action: Action) -> Res
 }
 
 /// Writes the request and waits a moment for the operator's answer.
-pub async fn ask<K: Asked>(connection: &Connection, name: &str, request: Request) -> Result<(), Error> {
+pub async fn ask<K: Asked>(connection: &Connection, name: &str, request: Request) -> Result<Ended, Error> {
     let nonce = request.nonce.clone();
     let action = request.action;
     let written: K = persistently(async || {
@@ -116,20 +117,32 @@ pub async fn ask<K: Asked>(connection: &Connection, name: &str, request: Request
         connection.request(&object, &with(object.requests(), object.answers(), request.clone())).await
     })
     .await?;
-    match answered(&nonce, async || connection.get::<K>(name).await).await {
-        Ok((now, answer)) => match answer.outcome {
-            RequestOutcome::Applied => tell(connection, &now, &format!("{action:?} of {name}: {}", answer.message)),
-            RequestOutcome::Superseded | RequestOutcome::Refused => Err(Error::Refused(answer.message)),
-        },
+    let found = answered(&nonce, async || connection.get::<K>(name).await).await;
+    let ended = ended(&found)?;
+    match found {
+        Ok((now, answer)) => tell(connection, &now, &format!("{action:?} of {name}: {}", answer.message))?,
         Err(last) => {
             if let Some(error) = last {
                 eprintln!("the answer could not be looked for: {}", chain(&error));
             }
             let sentence = format!(
-                "{action:?} asked of {name}; the answer will stand in status.handledRequests under nonce {nonce}"
+                "{action:?} asked of {name}, and no operator has answered yet; the answer will stand in status.handledRequests \
+                 under nonce {nonce}"
             );
-            tell(connection, &written, &sentence)
+            tell(connection, &written, &sentence)?;
         }
+    }
+    Ok(ended)
+}
+
+/// For the exit code. Without an answer nothing has been done: what a script does next would be too early.
+fn ended<K>(found: &Result<(K, HandledRequest), Option<Error>>) -> Result<Ended, Error> {
+    match found {
+        Ok((_, answer)) => match answer.outcome {
+            RequestOutcome::Applied => Ok(Ended::Well),
+            RequestOutcome::Superseded | RequestOutcome::Refused => Err(Error::Refused(answer.message.clone())),
+        },
+        Err(_) => Ok(Ended::NotYet),
     }
 }
 
@@ -267,6 +280,20 @@ mod tests {
         let unanswered = answered("n1", async || Ok(operation(vec![]))).await;
         assert!(matches!(unanswered, Err(None)));
         assert!(start.elapsed() < 3 * ANSWER + 4 * PAUSE, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_nobody_answered_is_not_done() {
+        let silent = answered("n1", async || Ok(operation(vec![]))).await;
+        assert_eq!(ended(&silent).unwrap(), Ended::NotYet);
+        let away = answered::<OpenBaoOperation>("n1", async || Err(refused(500, "InternalError"))).await;
+        assert_eq!(ended(&away).unwrap(), Ended::NotYet, "nor is one whose answer could not be looked for");
+        let told = |outcome| {
+            let answer = HandledRequest { nonce: "n1".to_owned(), outcome, ..HandledRequest::default() };
+            ended(&Ok((operation(vec![]), answer)))
+        };
+        assert_eq!(told(RequestOutcome::Applied).unwrap(), Ended::Well);
+        assert!(told(RequestOutcome::Refused).is_err());
     }
 
     #[test]

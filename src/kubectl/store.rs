@@ -11,6 +11,7 @@ use kube::{Resource, ResourceExt};
 
 use super::connection::Connection;
 use super::table::{Cell, Paint, Table, Tone, ago, bytes};
+use super::view::operation::begun;
 use super::{Error, here, say};
 use crate::adapter::kubernetes::client::{RequestError, timed};
 use crate::api::{OpenBaoCluster, OpenBaoOperation};
@@ -165,11 +166,12 @@ fn describe(
         return Err(Error::Refused(format!("{name} has no spec.backup: nobody knows where its backups are")));
     };
     let store = Store::freeze(&backup.target).map_err(|error| Error::Refused(error.to_string()))?;
-    // The mover's image is the operator's business; what it used last is what it has.
-    let known = operations.iter().rev().find_map(|operation| {
-        let inputs = &operation.status.as_ref()?.inputs;
-        (operation.spec.cluster == name).then(|| inputs.get("image").cloned())?
+    // The mover's image is the operator's business; what it used last is what it has. An older one may be gone from the registry.
+    let movers = operations.iter().filter(|operation| operation.spec.cluster == name).filter_map(|operation| {
+        let image = operation.status.as_ref()?.inputs.get("image")?;
+        Some((begun(operation), image))
     });
+    let known = movers.max_by_key(|(at, _)| *at).map(|(_, image)| image.clone());
     let Some(image) = image.or_else(|| backup.job_image().map(str::to_owned)).or(known) else {
         return Err(Error::Refused(
             "no operation tells which image the mover has: name the operator's with --image".into(),
@@ -224,13 +226,23 @@ mod tests {
         "2026-11-21T12:00:00Z".parse().unwrap()
     }
 
+    fn worked(name: &str, on: &str, at: &str, image: &str) -> OpenBaoOperation {
+        serde_saphyr::from_str(&format!(
+            "metadata: {{name: {name}}}\nspec: {{cluster: {on}, operation: Backup}}\n\
+             status: {{phase: Succeeded, startedAt: '{at}', inputs: {{image: '{image}'}}}}"
+        ))
+        .unwrap()
+    }
+
     #[test]
     fn the_job_looks_with_the_image_that_was_used_last_may_not_write_and_goes_with_the_cluster() {
-        let last: OpenBaoOperation = serde_saphyr::from_str(
-            "metadata: {name: a}\nspec: {cluster: fern, operation: Backup}\nstatus: {phase: Succeeded, inputs: {image: 'mine:1'}}",
-        )
-        .unwrap();
-        let job = describe(&cluster(FILE), &[last], None, &Task::List, "ann", now()).unwrap();
+        // By name, as they are listed.
+        let operations = [
+            worked("a-new", "fern", "2026-11-21T03:00:00Z", "mine:1"),
+            worked("b-other", "moss", "2026-11-21T04:00:00Z", "theirs:1"),
+            worked("z-old", "fern", "2026-05-01T03:00:00Z", "mine:0"),
+        ];
+        let job = describe(&cluster(FILE), &operations, None, &Task::List, "ann", now()).unwrap();
         let pod = job.spec.as_ref().unwrap().template.spec.as_ref().unwrap();
         assert_eq!(pod.containers[0].image.as_deref(), Some("mine:1"));
         assert_eq!(pod.containers[0].command.as_ref().unwrap()[1], "list");

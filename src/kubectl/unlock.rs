@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use kube::ResourceExt;
 
 use super::connection::Connection;
+use super::follow::Ended;
 use super::request::{ask, nonce};
 use super::table::span;
 use super::view::operation::{current_step, phase_of};
@@ -24,14 +25,17 @@ enum Verdict {
     Orphan,
 }
 
-pub async fn run(connection: &Connection, cluster: &str, yes: bool, reason: &str) -> Result<(), Error> {
+pub async fn run(connection: &Connection, cluster: &str, yes: bool, reason: &str) -> Result<Ended, Error> {
     let (now, _) = here();
     let object: OpenBaoCluster = connection.get(cluster).await?;
     let operations: Vec<OpenBaoOperation> = connection.list(false).await?;
     let restores: Vec<OpenBaoRestore> = connection.list(false).await?;
     let lock = object.status.as_ref().and_then(|status| status.operation_lock.clone());
     match (judge(lock.as_ref(), &operations, &restores), lock) {
-        (Verdict::Free, _) | (_, None) => tell(connection, &object, &format!("the lock of {cluster} is free")),
+        (Verdict::Free, _) | (_, None) => {
+            tell(connection, &object, &format!("the lock of {cluster} is free"))?;
+            Ok(Ended::Well)
+        }
         (Verdict::Alive(what), Some(_)) => Err(Error::Refused(what)),
         (Verdict::Orphan, Some(lock)) => {
             eprintln!("{}", explain(cluster, &lock, now));

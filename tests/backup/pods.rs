@@ -15,6 +15,9 @@ use crate::harness::{Cluster, Namespace, Operator, Relay, Store, eventually, ora
 /// Two attempts with their clean-up in between, on a busy machine.
 const TWICE: Duration = Duration::from_secs(300);
 
+/// A static key that sealed nothing.
+const OTHER_KEY: &str = "b3RoZXIga2V5IG90aGVyIGtleSBvdGhlciBrZXkgMTI=";
+
 /// The bucket as the test itself reads it.
 pub struct Bucket {
     _relay: Relay,
@@ -134,6 +137,66 @@ async fn a_quota_that_refuses_the_movers_pod_is_told_and_keeps_the_lock_for_minu
 
 #[tokio::test]
 #[ignore = "long: cargo xtask test --soak"]
+async fn servers_that_keep_their_key_are_backed_up_whatever_secret_the_spec_names() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("backup-other-key").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let reef = Reef::start(&namespace, 1, &claim(), "").await;
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mine"}, "data": {"key": OTHER_KEY}});
+    namespace.apply(&secret.to_string()).await;
+    let patch = json!({"spec": {"unseal": {"type": "static", "credentialsSecretRef": {"name": "mine"}}}}).to_string();
+    namespace.kubectl(&["patch", "openbaocluster", "kelp", "--type=merge", "-p", &patch]).await;
+    eventually("the servers keep what they have", Duration::from_secs(60), async || {
+        let conditions = reef.cluster().await.status.unwrap_or_default().conditions;
+        let told = conditions.iter().any(|told| told.reason == "UnsealKeyInvalid");
+        if told { Ok(()) } else { Err(format!("{conditions:?}")) }
+    })
+    .await;
+
+    reef.ask("kept", json!({})).await;
+    let status = reef.ended("kept", TWICE).await.status.unwrap();
+    assert_eq!(status.phase, OperationPhase::Succeeded, "{:?}", status.message);
+    let proof = status.steps.iter().find_map(|step| step.output.get("seal")).unwrap();
+    assert!(proof.starts_with("proven"), "{proof}");
+    assert!(reef.files().await.contains(&status.artifacts.unwrap().key.unwrap()), "it stays");
+    reef.ask("read", json!({"parameters": {"mode": "Verify"}})).await;
+    let status = reef.ended("read", TWICE).await.status.unwrap();
+    assert_eq!(status.phase, OperationPhase::Succeeded, "{:?}", status.message);
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn an_operation_that_is_made_again_under_its_name_waits_for_what_the_failed_one_left() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("backup-again").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let reef = Reef::start(&namespace, 1, &claim(), "").await;
+    reef.patch_backup(json!({"jwtAuthRole": "nobodys"})).await;
+    reef.ask("now", json!({})).await;
+    let status = reef.ended("now", TWICE).await.status.unwrap();
+    assert_eq!((status.phase, status.reason.as_deref()), (OperationPhase::Failed, Some("OpenBaoAuth")));
+
+    reef.patch_backup(json!({"jwtAuthRole": null})).await;
+    // Its Job goes with the record, and later than that: somebody else's finalizer keeps it for a while.
+    let held = json!({"metadata": {"finalizers": ["example.com/held"]}}).to_string();
+    let free = json!({"metadata": {"finalizers": null}}).to_string();
+    namespace.kubectl(&["patch", "job", "now-snapshot", "--type=merge", "-p", &held]).await;
+    namespace.kubectl(&["delete", "openbaooperation", "now"]).await;
+    reef.ask("now", json!({})).await;
+    eventually("it waits", Duration::from_secs(60), async || {
+        let status = reef.operation("now").await.status.unwrap_or_default();
+        let message = status.message.unwrap_or_default();
+        if message.contains("earlier operation") { Ok(()) } else { Err(format!("{:?}: {message}", status.phase)) }
+    })
+    .await;
+    namespace.kubectl(&["patch", "job", "now-snapshot", "--type=merge", "-p", &free]).await;
+    let status = reef.ended("now", TWICE).await.status.unwrap();
+    assert_eq!(status.phase, OperationPhase::Succeeded, "{:?}", status.message);
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
 async fn a_backup_that_the_clusters_own_key_cannot_open_is_none() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("backup-seal").await;
@@ -149,11 +212,10 @@ async fn a_backup_that_the_clusters_own_key_cannot_open_is_none() {
     assert_eq!(status.phase, OperationPhase::Succeeded, "{:?}", status.message);
     let good = status.artifacts.unwrap().key.unwrap();
 
-    let other = "b3RoZXIga2V5IG90aGVyIGtleSBvdGhlciBrZXkgMTI=";
     // The Secret is immutable: whoever wants another key in it has to make another Secret.
     let found = namespace.kubectl(&["get", "secret", "kelp-unseal-key", "-o", "json"]).await;
     let mut secret: serde_json::Value = serde_json::from_str(&found).unwrap();
-    secret["data"]["key"] = other.into();
+    secret["data"]["key"] = OTHER_KEY.into();
     let labels = secret["metadata"]["labels"].take();
     secret["metadata"] = json!({"name": "kelp-unseal-key", "labels": labels});
     namespace.kubectl(&["delete", "secret", "kelp-unseal-key"]).await;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use kube::api::EvictParams;
 use kube::{Api, ResourceExt};
 use openbao_operator::api::MemberState;
+use openbao_operator::service::cluster::tls::new_authority;
 use serde_json::json;
 
 use super::{PATIENCE, available, bao, change, condition, get, keeping, manifest, must_hold, says, settled, told, uid};
@@ -103,7 +104,11 @@ async fn wrong_labels_pauses_evictions_seals_and_foreign_keys_are_told_and_the_c
     change(&namespace, "kelp", json!({"storage": {"size": "2Gi"}})).await;
     says(&namespace, "kelp", "Degraded", "True", "StorageResizeNotSupported").await;
     told(&namespace, "StorageResizeNotSupported").await;
-    assert_eq!(condition(&get(&namespace, "kelp").await.unwrap(), "Available").0, "True");
+    let stuck = get(&namespace, "kelp").await.unwrap();
+    assert_eq!(condition(&stuck, "Available").0, "True");
+    assert!(condition(&stuck, "Degraded").1.contains("Set spec.storage.size back to 1Gi"), "{stuck:?}");
+    change(&namespace, "kelp", json!({"storage": {"size": "1Gi"}})).await;
+    says(&namespace, "kelp", "Degraded", "False", "Reconciled").await;
 
     // Keys that are not the API server's any more. A login that worked is believed for hours; an operator that starts knows of
     // none, and looks.
@@ -203,15 +208,73 @@ async fn a_lost_majority_is_said_nothing_drastic_is_done_and_it_recovers_when_th
     must_hold(&namespace, "kelp", &token, "kept").await;
 }
 
+/// What holds the name of the stanza after the first start.
+const NO_SETTINGS: (&str, &str) = ("kelp-0.hcl", "# This member needs no settings of its own.\n");
+
+/// Waits until a ConfigMap has this under this key, and nothing else.
+async fn holds(namespace: &Namespace, name: &str, (key, wanted): (&str, &str)) {
+    eventually(&format!("ConfigMap {name} says what it should"), PATIENCE, async || {
+        let found = namespace.api::<ConfigMap>().get_opt(name).await.map_err(|error| error.to_string())?;
+        let data = found.and_then(|map| map.data).unwrap_or_default();
+        let alone = data.len() == 1 && data.get(key).is_some_and(|text| text == wanted);
+        if alone { Ok(()) } else { Err(format!("{data:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_servers_read_and_whom_they_believe_is_nobody_elses_to_write() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-strangers").await;
+    let mut operator = Operator::start(&namespace, &[]).await;
+    namespace.apply(&manifest("kelp", "  replicas: 1\n")).await;
+    available(&namespace, "kelp").await;
+    let stanza = |settings: &str| {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: kelp-bootstrap}}\ndata: {settings}\n")
+    };
+
+    namespace.apply(&stanza("{config.hcl: theirs, kelp-0.hcl: theirs}")).await;
+    holds(&namespace, "kelp-bootstrap", NO_SETTINGS).await;
+
+    let told = namespace.api::<ConfigMap>().get("kelp-ca").await.unwrap().data.unwrap();
+    let own = &told["ca.crt"];
+    let stranger = new_authority("stranger", namespace.name(), chrono::Utc::now()).unwrap().cert;
+    let both = json!({"data": {"ca.crt": format!("{own}{stranger}")}}).to_string();
+    namespace.kubectl(&["patch", "configmap", "kelp-ca", "--type=merge", "-p", &both]).await;
+    holds(&namespace, "kelp-ca", ("ca.crt", own)).await;
+    let served = namespace.api::<Secret>().get("kelp-tls-server").await.unwrap().data.unwrap();
+    assert_eq!(&String::from_utf8_lossy(&served["ca.crt"].0), own);
+
+    operator.stop(Duration::from_secs(10)).await;
+    namespace.kubectl(&["delete", "configmap", "kelp-bootstrap"]).await;
+    namespace.apply(&stanza("{kelp-0.hcl: theirs}")).await;
+    let pod = uid(&namespace, "kelp-0").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    says(&namespace, "kelp", "Degraded", "True", "ConfigMap kelp-bootstrap").await;
+    change(&namespace, "kelp", json!({"configuration": {"logLevel": "debug"}})).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(uid(&namespace, "kelp-0").await, pod, "it would read what somebody else wrote");
+    namespace.kubectl(&["delete", "configmap", "kelp-bootstrap"]).await;
+    says(&namespace, "kelp", "Degraded", "False", "").await;
+    eventually("it is restarted with what the spec says", PATIENCE, async || {
+        let now = uid(&namespace, "kelp-0").await;
+        if now.is_empty() || now == pod { Err(now) } else { Ok(()) }
+    })
+    .await;
+    available(&namespace, "kelp").await;
+}
+
 #[tokio::test]
 #[ignore = "long: cargo xtask test --soak"]
 async fn clients_never_meet_a_second_cluster_that_somebody_forced_into_being() {
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-second").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+    let mut operator = Operator::start(&namespace, &[]).await;
     let token = keeping(&namespace, "", 1).await;
     let before = get(&namespace, "kelp").await.unwrap().status.unwrap().cluster_id;
-    // Nobody but a person with rights over the namespace can do this: the stanza of a first start, and an empty volume.
+    // Nobody but a person with rights over the namespace can do this, and only while no operator looks: the stanza of a first start,
+    // and an empty volume.
+    operator.stop(Duration::from_secs(10)).await;
     namespace
         .apply(
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kelp-bootstrap}\ndata:\n  kelp-0.hcl: |\n    initialize \"a\" {\n      \
@@ -221,11 +284,15 @@ async fn clients_never_meet_a_second_cluster_that_somebody_forced_into_being() {
     let old = uid(&namespace, "kelp-0").await;
     namespace.kubectl(&["delete", "pvc", "data-kelp-0", "--wait=false"]).await;
     namespace.kubectl(&["delete", "pod", "kelp-0"]).await;
-    eventually("another pod in its place", PATIENCE, async || {
+    eventually("another server in its place", PATIENCE, async || {
         let now = uid(&namespace, "kelp-0").await;
-        if now.is_empty() || now == old { Err(now) } else { Ok(()) }
+        let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+        let ready =
+            if now.is_empty() { now.clone() } else { namespace.kubectl(&["get", "pod", "kelp-0", "-o", ready]).await };
+        if now != old && ready.trim() == "True" { Ok(()) } else { Err(format!("{now}: {ready}")) }
     })
     .await;
+    let _operator = Operator::start(&namespace, &[]).await;
     let bad = says(&namespace, "kelp", "Available", "False", "ClusterIDMismatch").await;
     assert_eq!(bad.status.unwrap().cluster_id, before, "the id that is known stays");
     told(&namespace, "ClusterIDMismatch").await;
@@ -236,7 +303,7 @@ async fn clients_never_meet_a_second_cluster_that_somebody_forced_into_being() {
         assert!(answer.contains("kept"), "{answer}");
     }
     // The way back: without the stanza the member joins.
-    namespace.kubectl(&["delete", "configmap", "kelp-bootstrap"]).await;
+    holds(&namespace, "kelp-bootstrap", NO_SETTINGS).await;
     namespace.kubectl(&["delete", "pvc", "data-kelp-0", "--wait=false"]).await;
     namespace.kubectl(&["delete", "pod", "kelp-0"]).await;
     settled(&namespace, 1).await;
@@ -276,4 +343,14 @@ async fn an_account_that_nobody_made_is_named_and_the_cluster_starts_when_somebo
     namespace.kubectl(&["create", "serviceaccount", "bao"]).await;
     available(&namespace, "kelp").await;
     says(&namespace, "kelp", "Degraded", "False", "").await;
+
+    // Another one, mistyped: the only server would not come back.
+    let pod = uid(&namespace, "kelp-0").await;
+    change(&namespace, "kelp", json!({"serviceAccount": {"name": "boa"}})).await;
+    says(&namespace, "kelp", "Degraded", "True", "ServiceAccount boa").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(uid(&namespace, "kelp-0").await, pod);
+    change(&namespace, "kelp", json!({"serviceAccount": {"name": "bao"}})).await;
+    says(&namespace, "kelp", "Degraded", "False", "").await;
+    assert_eq!(uid(&namespace, "kelp-0").await, pod, "it is what it runs as");
 }

@@ -28,6 +28,7 @@ async fn there_and_back(bao: &Bao, store: &Running) {
 
     let verified: VerifyDone = Mover::new("verify", store).arg("--latest").run().await.done();
     assert_eq!((verified.key, verified.sha256), (done.key.clone(), done.sha256.clone()));
+    assert_eq!(verified.taken_at, Some(done.taken_at));
 
     let listed: ListedBackup = Mover::new("list", store).run().await.done();
     assert_eq!((listed.key, listed.state), (done.key.clone(), BackupState::Complete));

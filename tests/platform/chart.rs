@@ -222,6 +222,31 @@ fn values_that_do_not_exist_or_do_not_fit_are_refused() {
 }
 
 #[test]
+fn a_scrape_without_the_service_that_it_goes_by_is_refused() {
+    let error = render(&["metrics.serviceMonitor.enabled=true,metrics.service.enabled=false"]).unwrap_err();
+    assert!(error.contains("needs metrics.service.enabled"), "{error}");
+    let both = render(&["metrics.serviceMonitor.enabled=true"]).unwrap();
+    assert_eq!(of_kind(&both, "ServiceMonitor").len(), 1);
+}
+
+/// The API server serves it as a resource of its own: a right on the cluster is none on its scale.
+#[test]
+fn whoever_may_edit_a_namespace_may_scale_the_clusters_there() {
+    let objects = render(&[]).unwrap();
+    let may = |end: &str, verb: &str| {
+        let roles = of_kind(&objects, "ClusterRole");
+        let role = roles.iter().find(|role| role["metadata"]["name"].as_str().unwrap().ends_with(end)).unwrap();
+        role["rules"].as_array().unwrap().iter().any(|rule| {
+            let lists =
+                |field: &str, word: &str| rule[field].as_array().is_some_and(|list| list.iter().any(|one| one == word));
+            lists("resources", "openbaoclusters/scale") && lists("verbs", verb)
+        })
+    };
+    assert!(may("-view", "get") && !may("-view", "patch"));
+    assert!(may("-edit", "patch") && may("-edit", "update"));
+}
+
+#[test]
 fn one_replica_has_no_disruption_budget_that_would_block_a_drain() {
     assert_eq!(of_kind(&render(&[]).unwrap(), "PodDisruptionBudget").len(), 1);
     assert!(of_kind(&render(&["replicaCount=1"]).unwrap(), "PodDisruptionBudget").is_empty());

@@ -30,6 +30,8 @@ fn rendered() -> Value {
         "template",
         "rel",
         &chart,
+        "--namespace",
+        "rel-b",
         "--set",
         "metrics.rules.enabled=true",
         "--show-only",

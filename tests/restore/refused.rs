@@ -108,6 +108,11 @@ async fn damaged_foreign_and_newer_snapshots_are_refused_before_the_lock() {
     bay.secret("hollow", "password", "x").await;
     let tokenless = json!({"source": {"key": key}, "tokenSecretRef": {"name": "hollow"}});
     refused(&bay, "tokenless", tokenless, "ObjectIncomplete", "hollow").await;
+    // Whoever may create a restore gets at no key by it, and starts no image of their own beside what it is given.
+    let greedy = json!({"source": {"key": key}, "tokenSecretRef": {"name": format!("{}-unseal-key", bay.name)}});
+    refused(&bay, "greedy", greedy, "ObjectNotAllowed", "itself").await;
+    let strange = json!({"source": {"key": key}, "image": "docker.io/library/busybox:1.36"});
+    refused(&bay, "strange", strange, "ImageNotAllowed", "spec.backup.image").await;
 
     assert_eq!(bay.word(&token, "pearl").await.as_deref(), Some("before"));
     assert_eq!(bay.posts(1).await, 0, "a server was sent something");

@@ -72,6 +72,12 @@ impl RequestError {
     pub fn is_invalid(&self) -> bool {
         self.api(kube::core::Status::is_invalid)
     }
+
+    /// The API server understood and did nothing, whatever the reason: a missing right, a quota, a webhook, too many requests. A 5xx,
+    /// silence or a broken connection tell nothing about that.
+    pub fn is_refusal(&self) -> bool {
+        self.api(|status| (400..500).contains(&status.code) && status.code != 408)
+    }
 }
 
 /// Runs one request with its deadline.
@@ -105,6 +111,20 @@ mod tests {
     fn refusal() -> kube::Error {
         let status = kube::core::Status::failure("roles \"kelp\" is forbidden: not yours", "Forbidden").with_code(403);
         kube::Error::Api(Box::new(status))
+    }
+
+    #[test]
+    fn only_an_answer_of_the_api_server_tells_that_nothing_was_done() {
+        let answer = |code: u16| {
+            RequestError::from(kube::Error::Api(Box::new(kube::core::Status::failure("no", "No").with_code(code))))
+        };
+        for code in [400, 401, 403, 404, 409, 413, 422, 429] {
+            assert!(answer(code).is_refusal(), "{code}");
+        }
+        for code in [408, 500, 503, 504] {
+            assert!(!answer(code).is_refusal(), "{code}");
+        }
+        assert!(!RequestError::TimedOut.is_refusal());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::{borrow::Cow, collections::HashMap, fmt::Debug, hash::Hash, sync::Arc, 
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use super::index::Index;
 use crate::adapter::metrics::metrics;
 
 /// How many notes a slow listener may fall behind before it is told to look at everything.
@@ -124,6 +125,8 @@ pub struct Look<K> {
     pub ties: fn(&K) -> Ties,
     /// Takes off what nobody reads, before it is remembered.
     pub slim: fn(&mut K),
+    /// Where its objects are found by their cluster, if they are looked for like that.
+    pub index: Option<Index>,
 }
 
 /// Managed fields are often the larger half of an object, and hardly anything is decided by them.
@@ -144,7 +147,7 @@ pub fn start<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    let Look { ties, slim } = look;
+    let Look { ties, slim, index } = look;
     let (reader, mut writer) = store::<K>();
     let kind: &'static str = Box::leak(K::kind(&()).into_owned().into_boxed_str());
     let task = async move {
@@ -186,7 +189,13 @@ where
                 }
                 let done = matches!(event, watcher::Event::InitDone);
                 let listing = matches!(event, watcher::Event::InitApply(_));
+                if let Some(index) = &index {
+                    index.before(&event, ties);
+                }
                 writer.apply_watcher_event(&event);
+                if let Some(index) = &index {
+                    index.after(&event, ties, &writer.as_reader());
+                }
                 if done {
                     for (key, mut gone) in std::mem::take(&mut known) {
                         if !listed.contains_key(&key) {

@@ -1,6 +1,6 @@
 //! Owner references, and the proof that an object is ours.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt};
 
 /// A controller reference to `owner`. `None` while the API server has not given it a UID.
@@ -10,7 +10,13 @@ pub fn controller_of<K: Resource<DynamicType = ()>>(owner: &K) -> Option<OwnerRe
 
 /// Whether `object` is controlled by the owner with this UID: a name proves nothing, it may have been used before.
 pub fn is_controlled_by(object: &impl ResourceExt, owner_uid: &str) -> bool {
-    object.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == owner_uid)
+    has_controller(object.meta(), owner_uid)
+}
+
+/// The same, of an object whose metadata is all that is known.
+pub fn has_controller(metadata: &ObjectMeta, owner_uid: &str) -> bool {
+    let mut owners = metadata.owner_references.iter().flatten();
+    owners.any(|owner| owner.controller == Some(true) && owner.uid == owner_uid)
 }
 
 #[cfg(test)]

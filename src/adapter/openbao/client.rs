@@ -16,8 +16,12 @@ pub const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long any other call may take: during a restore, authenticated calls hang until it is done.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most of an error body that we read and repeat.
+/// The most of an error body that we repeat.
 const DETAIL_LIMIT: usize = 400;
+
+/// The most of an answer that we read: what is said of raft and autopilot has a few KiB. Servers run images that others choose, and one
+/// that answers without end must not take the memory that all clusters share.
+const ANSWER_LIMIT: usize = 1024 * 1024;
 
 /// Where one server is and how it proves that it is the one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -268,10 +272,16 @@ impl Client {
                 Error::Unreachable { pod: self.pod.clone(), request: described.clone(), source }
             }
         };
-        let answer = request.send().await.map_err(failed)?;
+        let mut answer = request.send().await.map_err(failed)?;
         let status = answer.status();
-        let body = answer.bytes().await.map_err(failed)?;
-        Ok((status, body))
+        let mut body = bytes::BytesMut::new();
+        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+            if body.len() + chunk.len() > ANSWER_LIMIT {
+                return Err(Error::TooLong { pod: self.pod.clone(), request: described.clone(), limit: ANSWER_LIMIT });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok((status, body.freeze()))
     }
 
     pub(super) fn refused(&self, status: StatusCode, request: &str, body: &[u8]) -> Error {
@@ -311,7 +321,7 @@ fn detail(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::detail;
+    use super::{ANSWER_LIMIT, Client, Endpoint, Error, detail};
 
     #[test]
     fn the_servers_error_list_becomes_one_line() {
@@ -323,6 +333,34 @@ mod tests {
     fn an_empty_answer_says_so_and_a_long_one_is_cut() {
         assert_eq!(detail(b"{}"), "no reason given");
         assert_eq!(detail("x".repeat(9000).as_bytes()).len(), super::DETAIL_LIMIT);
+    }
+
+    #[tokio::test]
+    async fn of_an_answer_without_end_only_the_beginning_is_read() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        const BLOCK: usize = 64 * 1024;
+        const WHOLE: usize = 64 * ANSWER_LIMIT;
+        // No client is built without one, whatever it speaks. Where another test installed one, that does.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 1024];
+            assert!(connection.read(&mut asked).await.unwrap() > 0);
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {WHOLE}\r\n\r\n");
+            connection.write_all(head.as_bytes()).await.unwrap();
+            let (block, mut taken) = (vec![b' '; BLOCK], 0);
+            while taken < WHOLE && connection.write_all(&block).await.is_ok() {
+                taken += BLOCK;
+            }
+            taken
+        });
+        let endpoint = Endpoint { pod: "kelp-0".into(), address, tls_name: "kelp-0.test".into(), ca_pem: None };
+        let error = Client::new(&endpoint).unwrap().health().await.unwrap_err();
+        assert!(matches!(error, Error::TooLong { limit: ANSWER_LIMIT, .. }), "{error}");
+        let taken = server.await.unwrap();
+        assert!(taken < WHOLE / 2, "what lies between us holds a few MiB, and {taken} went");
     }
 
     #[test]

@@ -81,13 +81,27 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// The answer is longer than any that the API documents; the rest was not read.
+    #[error("OpenBao pod {pod} answered {request} with more than {limit} bytes: look at the image that it runs")]
+    TooLong {
+        /// The pod that was asked.
+        pod: String,
+        /// Method and path.
+        request: String,
+        /// How much was read at most.
+        limit: usize,
+    },
 }
 
 impl Error {
     /// The server itself said no (as opposed to silence or a broken connection, whose effect is unknown).
     pub fn is_answer(&self) -> bool {
         match self {
-            Self::Denied { .. } | Self::Sealed { .. } | Self::Refused { .. } | Self::Decode { .. } => true,
+            Self::Denied { .. }
+            | Self::Sealed { .. }
+            | Self::Refused { .. }
+            | Self::Decode { .. }
+            | Self::TooLong { .. } => true,
             Self::Configure { .. } | Self::Unreachable { .. } | Self::TimedOut { .. } => false,
         }
     }
@@ -118,7 +132,11 @@ impl Error {
             Self::Denied { .. } => Some(403),
             Self::Sealed { .. } => Some(503),
             Self::Refused { status, .. } => Some(*status),
-            Self::Configure { .. } | Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Decode { .. } => None,
+            Self::Configure { .. }
+            | Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Decode { .. }
+            | Self::TooLong { .. } => None,
         }
     }
 }

@@ -137,8 +137,8 @@ pub struct VerifySpec {
 #[serde(rename_all = "camelCase")]
 pub struct RestoreAccess {
     /// The OpenBao role (mount `jwt`) that restore Jobs log in with. Default `openbao-operator-restore`. A cluster that initialises
-    /// itself with `selfInit.oidc` makes the role that is named here by then, where it is not the backups' too; one that is named
-    /// later has to exist.
+    /// itself with `selfInit.oidc` makes the role that is named here by then; one that is named later has to exist. The same role as
+    /// for backups lets both kinds of Job do what the other may: better give each its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub jwt_auth_role: Option<String>,
@@ -153,6 +153,12 @@ impl OpenBaoClusterSpec {
     /// The role that restore Jobs log in with, where the spec names one.
     pub fn named_restore_role(&self) -> Option<&str> {
         self.restore.as_ref()?.jwt_auth_role.as_deref()
+    }
+
+    /// The role of both kinds of Job, where the spec names one for both. OpenBao reads the name of a role in lower case.
+    pub fn shared_role(&self) -> Option<&str> {
+        let restore = self.named_restore_role()?;
+        self.named_backup_role().filter(|backup| backup.eq_ignore_ascii_case(restore))
     }
 }
 

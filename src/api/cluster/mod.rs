@@ -56,6 +56,8 @@ use super::rules;
     derive = "Default",
     doc = "A cluster of OpenBao servers with integrated (Raft) storage.",
     validation = usable_name(),
+    validation = storage::only_grows(),
+    validation = same_audience(),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.currentVersion"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready"),
     printcolumn(name = "Leader", type_ = "string", json_path = ".status.activeLeader"),
@@ -141,7 +143,8 @@ pub struct OpenBaoClusterSpec {
     #[serde(default, skip_serializing_if = "is_default")]
     pub unseal: Unseal,
     /// What OpenBao sets up by itself at its first start. With it no root token is ever stored; without it the root token lies in
-    /// the Secret `<name>-root-token`. It has no effect on a cluster that is initialised already.
+    /// the Secret `<name>-root-token`. On a cluster that is initialised already its requests have no effect any more; `enabled` and
+    /// `oidc` go on to say how the operator and its Jobs log in, so leave them as they were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub self_init: Option<SelfInit>,
     /// Scheduled backups, and where backups and restores go, for example
@@ -210,16 +213,43 @@ fn same_seal_type() -> Rule {
     )
 }
 
-/// OpenBao stores the id of a static key beside what the key sealed, and refuses the data under any other id.
+/// OpenBao stores the id of a static key beside what the key sealed, and refuses the data under any other id. Beside another seal
+/// it has no effect, and can be taken out.
 fn same_static_key_id() -> Rule {
     let id = |of: &str| {
         format!(
-            "(has({of}.unseal) && has({of}.unseal.static) && has({of}.unseal.static.currentKeyID) ? {of}.unseal.static.currentKeyID : '{DEFAULT_STATIC_KEY_ID}')"
+            "(has({of}.unseal) && {of}.unseal.type == 'static' && has({of}.unseal.static) && has({of}.unseal.static.currentKeyID) ? {of}.unseal.static.currentKeyID : '{DEFAULT_STATIC_KEY_ID}')"
         )
     };
     Rule::new(format!("{} == {}", id("self"), id("oldSelf"))).message(
         "unseal.static.currentKeyID cannot be changed: data sealed under one id does not open under another. Set it back",
     )
+}
+
+/// Roles are made once, at the first start: with another audience no Job could log in any more. Until then it can be corrected, and
+/// where no roles are asked for, before or now, it has no effect. It stands at the root of the object for the sake of the status.
+fn same_audience() -> Rule {
+    let counts = |of: &str| {
+        let init = format!("{of}.spec.selfInit");
+        format!("has({init}) && {init}.enabled && has({init}.oidc) && {init}.oidc.enabled")
+    };
+    let audience = |of: &str| {
+        let oidc = format!("{of}.spec.selfInit.oidc");
+        format!("(has({oidc}.audience) ? {oidc}.audience : '')")
+    };
+    let initialized = "has(oldSelf.status) && has(oldSelf.status.initialized) && oldSelf.status.initialized";
+    let (before, now) = ("oldSelf", "self");
+    Rule::new(format!(
+        "!({initialized} && {} && {}) || {} == {}",
+        counts(before),
+        counts(now),
+        audience(before),
+        audience(now)
+    ))
+    .message(
+        "selfInit.oidc.audience cannot be changed: the roles that OpenBao made at its first start demand it. Set it back",
+    )
+    .field_path(".spec.selfInit.oidc.audience")
 }
 
 fn default_replicas() -> i32 {

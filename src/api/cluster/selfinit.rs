@@ -36,7 +36,9 @@ pub struct SelfInitOidc {
     /// Whether to set it up. Default false.
     #[serde(default)]
     pub enabled: bool,
-    /// Audience that tokens must carry. Default `openbao:<namespace>/<name>`.
+    /// Audience that tokens of backup and restore Jobs must carry. Default `openbao:<namespace>/<name>`, which the operator's own
+    /// tokens carry in any case. Fixed once the cluster is initialised: the roles in OpenBao demand it. So is its absence: the
+    /// default cannot be spelled out later.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub audience: Option<String>,

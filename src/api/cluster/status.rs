@@ -63,6 +63,11 @@ pub struct OpenBaoClusterStatus {
     /// The upgrade under way, or the target that is held back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<UpgradeStatus>,
+    /// What the data volumes have: the largest size that one of their claims asks for, or has where it is not given that.
+    /// `spec.storage.size` can go back to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub volume_size: Option<String>,
     /// The last value of `spec.maintenance.restartAt` that was carried out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_restart_at: Option<String>,
@@ -314,10 +319,14 @@ pub struct UpgradeStatus {
     /// any other time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub servers: Option<ServersDirective>,
-    /// A rollback that wiped the servers and has not ended well. It stays until another one has, also when its record is
-    /// deleted.
+    /// A rollback that wiped the servers and has neither ended well nor proven what it restored. It stays until another one has,
+    /// also when its record is deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub half_restored: Option<HalfRestored>,
+    /// Why no server that is started anew would come back, as last seen. While it stands no upgrade begins, and one at work takes
+    /// down no server that serves until leadership has moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
     /// A target that was aborted or rolled back. It is not tried again until the spec changes or a `Retry` is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_target: Option<String>,
@@ -347,6 +356,11 @@ impl super::OpenBaoCluster {
     pub fn is_half_restored(&self) -> bool {
         let upgrade = self.status.as_ref().and_then(|status| status.upgrade.as_ref());
         upgrade.and_then(|upgrade| upgrade.servers.as_ref()).is_some_and(|servers| servers.closed)
+    }
+
+    /// Why no server that is started anew would come back, as last seen.
+    pub fn obstacle(&self) -> Option<&str> {
+        self.status.as_ref()?.upgrade.as_ref()?.obstacle.as_deref()
     }
 }
 

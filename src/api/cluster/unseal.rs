@@ -29,10 +29,10 @@ pub struct Unseal {
     #[serde(rename = "static", skip_serializing_if = "Option::is_none")]
     pub static_: Option<StaticSeal>,
     /// Secret with the seal's credentials. Its keys become environment variables of the servers and files in
-    /// `/openbao/seal-credentials`. `static`: `key`, 32 bytes. `transit`: `token`, and `ca.crt` where `tlsCACert` is not set.
-    /// `gcpckms`: `credentials.json`. `awskms`: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`.
-    /// `azurekeyvault`: `AZURE_TENANT_ID`, `AZURE_CLIENT_ID`, `AZURE_CLIENT_SECRET`. `pkcs11`: `BAO_HSM_PIN`. While the
-    /// Secret is missing or wrong, servers that run are left as they are.
+    /// `/openbao/seal-credentials`. `static`: `key`, 32 bytes, as they are, in hex or in base64, without a line break. `transit`:
+    /// `token`, and `ca.crt` where `tlsCACert` is not set. `gcpckms`: `credentials.json`. `awskms`: `AWS_ACCESS_KEY_ID`,
+    /// `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`. `azurekeyvault`: `AZURE_TENANT_ID`, `AZURE_CLIENT_ID`,
+    /// `AZURE_CLIENT_SECRET`. `pkcs11`: `BAO_HSM_PIN`. While the Secret is missing or wrong, servers that run are left as they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
     /// `awskms`.
@@ -101,8 +101,9 @@ impl SealType {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StaticSeal {
-    /// `file:///path` of a key that you mount yourself; backups cannot be proven with one. Default: the `key` of the
-    /// `credentialsSecretRef`; without one, the key that the operator makes and keeps in `<name>-unseal-key`.
+    /// File of the key: `/openbao/seal-credentials/<name>` for another key of the `credentialsSecretRef` than `key`; backups cannot
+    /// be proven with one. Default: the `key` of the `credentialsSecretRef`; without one, the key that the operator makes and keeps
+    /// in `<name>-unseal-key`. `file:///etc/bao/unseal/key`, the Go operator's default, is read as that default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub current_key: Option<String>,

@@ -401,7 +401,7 @@ pub(super) struct PruneArgs {
     /// Keys to remove whatever retention says, a JSON list.
     #[arg(long, env = env::REMOVE)]
     remove: Option<String>,
-    /// Keys to remove if they have no manifest, a JSON list.
+    /// Keys to remove unless they have both a manifest and an object, a JSON list.
     #[arg(long, env = env::CLEAN)]
     clean: Option<String>,
     /// Keys that must stay, with the reason: a JSON map.
@@ -413,9 +413,10 @@ pub(super) struct PruneArgs {
     /// Keys that the rules do not count (safety backups), a JSON list.
     #[arg(long, env = env::UNCOUNTED)]
     uncounted: Option<String>,
-    /// UID of the cluster: backups of another one of its name are left alone by the rules. Without it none are.
+    /// UID of the cluster: backups of another one of its name are left alone by the rules, and a deletion of them is not
+    /// finished. Without it none are.
     #[arg(long, env = env::CLUSTER_UID, default_value = "")]
-    pub cluster_uid: String,
+    cluster_uid: String,
     /// Say what would be done, and do nothing.
     #[arg(long, env = env::DRY_RUN, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     dry_run: bool,
@@ -433,6 +434,7 @@ impl PruneArgs {
             remove: keys("--remove", &self.remove)?.unwrap_or_default(),
             clean: keys("--clean", &self.clean)?.unwrap_or_default(),
             protected: protected.unwrap_or_else(BTreeMap::new),
+            cluster_uid: self.cluster_uid.clone(),
             dry_run: self.dry_run,
         })
     }

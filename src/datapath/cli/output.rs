@@ -132,6 +132,7 @@ mod tests {
             sha256: "0".repeat(64),
             size_bytes: 1,
             manifest: true,
+            taken_at: Some(chrono::DateTime::UNIX_EPOCH),
             cluster_uid: String::new(),
             inspection,
             sealed_sums: "x".repeat(300),

@@ -87,6 +87,24 @@ async fn a_dead_mover_s_object_is_cleaned_and_a_complete_backup_is_not() {
 }
 
 #[tokio::test]
+async fn a_manifest_without_its_object_is_cleaned_or_it_would_be_in_the_way_of_every_next_attempt() {
+    let (_keep, store) = filled().await;
+    store.delete(&key(2)).await.unwrap();
+    let orders = Orders { clean: vec![key(2)], ..Orders::default() };
+    let dry = run(&store, PREFIX, &Orders { dry_run: true, ..orders.clone() }).await.unwrap();
+    assert_eq!((dry.cleaned, left(&store).await.len()), (vec![key(2)], 8));
+    assert_eq!(run(&store, PREFIX, &orders).await.unwrap().cleaned, [key(2)]);
+    assert!(!left(&store).await.iter().any(|object| object.starts_with(&key(2))));
+}
+
+#[tokio::test]
+async fn a_backup_whose_manifest_came_after_the_list_was_made_is_not_cleaned() {
+    let (_keep, store) = filled().await;
+    assert!(matches!(clean(&store, &key(2), false).await, Ok(Went::Kept(why)) if why.contains("completed")));
+    assert_eq!(left(&store).await.len(), 9);
+}
+
+#[tokio::test]
 async fn one_object_that_cannot_be_removed_holds_up_no_other() {
     let (keep, store) = filled().await;
     // A deletion that was begun, and cannot be finished: the manifest's place is taken by something that is no file.
@@ -201,9 +219,13 @@ async fn owned_by(owners: [Option<&str>; 4]) -> (tempfile::TempDir, Store) {
     (keep, store)
 }
 
+fn of_cluster(uid: &str) -> Orders {
+    Orders { cluster_uid: uid.to_owned(), ..Orders::default() }
+}
+
 async fn removed(store: &Store, cluster_uid: &str) -> Vec<String> {
-    let mut orders = Orders::default();
-    let rulings = judge(store, PREFIX, cluster_uid, &mut orders, "", &[], keep_one).await.unwrap();
+    let mut orders = of_cluster(cluster_uid);
+    let rulings = judge(store, PREFIX, &mut orders, "", &[], keep_one).await.unwrap();
     assert_eq!(rulings.len(), 4, "each has its ruling");
     orders.remove
 }
@@ -217,8 +239,8 @@ fn newest_first(policy: &str, all: &[Candidate], now: DateTime<Utc>) -> Result<V
 #[tokio::test]
 async fn the_oldest_goes_first_whatever_the_rules_speak_of_first() {
     let (_keep, store) = owned_by([Some("ours"); 4]).await;
-    let mut orders = Orders::default();
-    judge(&store, PREFIX, "ours", &mut orders, "", &[], newest_first).await.unwrap();
+    let mut orders = of_cluster("ours");
+    judge(&store, PREFIX, &mut orders, "", &[], newest_first).await.unwrap();
     assert_eq!(orders.remove, [key(1), key(2), key(3)]);
 }
 
@@ -228,6 +250,33 @@ async fn a_cluster_made_again_under_its_name_removes_nothing_of_the_one_before_i
     assert_eq!(removed(&store, "new").await, [key(3)]);
     assert_eq!(removed(&store, "third").await, [""; 0]);
     assert_eq!(removed(&store, "").await.len(), 3, "a person's own call speaks of all");
+}
+
+#[tokio::test]
+async fn what_goes_anyway_or_was_left_by_a_failed_operation_takes_the_place_of_no_good_backup() {
+    let (_keep, store) = owned_by([Some("ours"); 4]).await;
+    for (remove, clean) in [(vec![key(4)], vec![]), (vec![], vec![key(4)])] {
+        let mut orders = Orders { remove: remove.clone(), clean, ..of_cluster("ours") };
+        judge(&store, PREFIX, &mut orders, "", &[], keep_one).await.unwrap();
+        let by_rule = [key(1), key(2)];
+        assert_eq!(orders.remove, [remove, by_rule.to_vec()].concat(), "the newest of the others stays");
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_a_namesake_cluster_began_is_left_to_it_and_an_own_one_is_finished() {
+    let (_keep, store) = owned_by([Some("theirs"), Some("theirs"), Some("ours"), Some("")]).await;
+    for hour in 1..5 {
+        store.create(&keys::deleting_key(&key(hour)), Bytes::new()).await.unwrap();
+    }
+    store.delete(&keys::manifest_key(&key(2))).await.unwrap();
+    let done = run(&store, PREFIX, &of_cluster("ours")).await.unwrap();
+    assert_eq!(done.finished, [key(2), key(3), key(4)], "without a manifest nobody restores it");
+    assert_eq!((done.kept.len(), done.kept[0].reason.as_str()), (1, OTHER_CLUSTER));
+    let there = left(&store).await;
+    let whole = [key(1), keys::deleting_key(&key(1)), keys::manifest_key(&key(1))];
+    assert!(whole.iter().all(|object| there.contains(object)), "{there:?}");
+    assert_eq!(run(&store, PREFIX, &of_cluster("theirs")).await.unwrap().finished, [key(1)]);
 }
 
 fn keep_one_that_counts(policy: &str, all: &[Candidate], now: DateTime<Utc>) -> Result<Vec<Ruling>, BadPolicy> {
@@ -246,8 +295,8 @@ async fn a_safety_backup_is_known_by_its_manifest_when_its_record_is_gone() {
     safety.operation.role = SAFETY.to_owned();
     store.delete(&keys::manifest_key(&key(4))).await.unwrap();
     store.create(&keys::manifest_key(&key(4)), safety.to_bytes().unwrap().into()).await.unwrap();
-    let mut orders = Orders::default();
-    judge(&store, PREFIX, "ours", &mut orders, "", &[], keep_one_that_counts).await.unwrap();
+    let mut orders = of_cluster("ours");
+    judge(&store, PREFIX, &mut orders, "", &[], keep_one_that_counts).await.unwrap();
     assert_eq!(orders.remove, [key(1), key(2)], "the newest of the others stays beside it");
 }
 

@@ -29,7 +29,11 @@ pub fn list(clusters: &[OpenBaoCluster], namespaces: bool, now: DateTime<Utc>, p
         let mut cells: Vec<Cell> = vec![
             cluster.name_any().into(),
             status.ready.clone().unwrap_or_default().into(),
-            Cell::toned(format!("{phase:?}"), phase_tone(phase)),
+            if is_unseen(&status) {
+                Cell::toned("not looked at yet", Tone::Bad)
+            } else {
+                Cell::toned(format!("{phase:?}"), phase_tone(phase))
+            },
             status.current_version.clone().unwrap_or_default().into(),
             status.active_leader.clone().map_or_else(|| Cell::toned("none", Tone::Bad), Cell::from),
             lock.map(|lock| format!("{} {}", lock.operation, span(now - lock.acquired_at))).unwrap_or_default().into(),
@@ -67,6 +71,13 @@ pub fn screen(
     let status = cluster.status.clone().unwrap_or_default();
     let phase = status.phase.unwrap_or_default();
     let name = format!("{}/{}", cluster.namespace().unwrap_or_default(), cluster.name_any());
+    if is_unseen(&status) {
+        let _ = writeln!(out, "{name}");
+        let nobody = "none has looked at this object yet: does one run, and does it watch this namespace?";
+        fact(&mut out, "Operator", nobody, Tone::Bad, paint);
+        work(&mut out, operations, restores, now, paint);
+        return out;
+    }
     let _ = writeln!(out, "{name}  {}", paint.on(&format!("{phase:?}"), phase_tone(phase)));
     overview(&mut out, &status, now, paint);
     lock(&mut out, &status, now, paint);
@@ -96,6 +107,11 @@ pub fn screen(
     out
 }
 
+/// Whether nobody has ever told anything about it: then nothing can be said of its servers, its seal and its lock.
+fn is_unseen(status: &OpenBaoClusterStatus) -> bool {
+    status.phase.is_none() && status.conditions.is_empty()
+}
+
 fn overview(out: &mut String, status: &OpenBaoClusterStatus, now: DateTime<Utc>, paint: Paint) {
     let version = status.current_version.clone().unwrap_or_else(|| "not known yet".to_owned());
     let ready = status.ready.clone().unwrap_or_else(|| "none".to_owned());
@@ -119,9 +135,13 @@ fn overview(out: &mut String, status: &OpenBaoClusterStatus, now: DateTime<Utc>,
         .filter(|member| member.state == MemberState::Sealed)
         .map(|member| member.name.as_str())
         .collect();
+    let serves = |state: MemberState| matches!(state, MemberState::Active | MemberState::Standby);
     match (status.initialized, sealed.as_slice()) {
         (Some(false), _) => fact(out, "Seal", "not initialised yet", Tone::Warn, paint),
-        (_, []) => fact(out, "Seal", "unsealed", Tone::Plain, paint),
+        (_, []) if status.members.iter().any(|member| serves(member.state)) => {
+            fact(out, "Seal", "unsealed", Tone::Plain, paint);
+        }
+        (_, []) => fact(out, "Seal", "not known: no server answers", Tone::Bad, paint),
         (_, sealed) => fact(out, "Seal", &format!("sealed: {}", sealed.join(", ")), Tone::Bad, paint),
     }
     if let Some(tls) = status.conditions.iter().find(|one| one.type_ == condition::TLS_READY) {
@@ -353,12 +373,28 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_without_a_status_is_shown_as_it_is() {
+    fn a_cluster_that_no_operator_has_looked_at_says_so_and_nothing_else() {
         let mut cluster = fern();
         cluster.status = None;
         let text = screen(&cluster, &[], &[], now(), Paint::Off);
-        assert!(text.contains("none: nobody is served"), "{text}");
-        assert!(text.contains("Lock       free"), "{text}");
+        assert!(text.contains("none has looked at this object yet"), "{text}");
+        for unknown in ["unsealed", "free", "Initializing"] {
+            assert!(!text.contains(unknown), "{unknown}:\n{text}");
+        }
+        assert!(text.lines().all(|line| length(line) <= WIDTH), "{text}");
+        assert!(list(&[cluster], false, now(), Paint::Off).contains("not looked at yet"));
+    }
+
+    #[test]
+    fn servers_that_do_not_answer_are_not_called_unsealed() {
+        let mut cluster = fern();
+        for member in &mut cluster.status.as_mut().unwrap().members {
+            member.state = MemberState::Down;
+        }
+        let text = screen(&cluster, &[], &[], now(), Paint::Off);
+        assert!(text.contains("not known: no server answers") && !text.contains("unsealed"), "{text}");
+        cluster.status.as_mut().unwrap().members[0].state = MemberState::Standby;
+        assert!(screen(&cluster, &[], &[], now(), Paint::Off).contains("unsealed"));
     }
 
     #[test]

@@ -3,17 +3,23 @@
 
 use std::collections::BTreeMap;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde::de::IgnoredAny;
 
 use super::found::Found;
-use super::jobs::{Orders, Source, Task};
-use super::mover;
+use super::jobs::{self, Orders, Source, Task};
+use super::mover::{self, MoverError};
 use super::protect;
 use super::steps::{Work, failed, foreign, of_cause, running};
 use crate::adapter::objectstore::keys;
 use crate::datapath::protocol::{BackupDone, Failure, PruneDone, REPORT, Report, ReportKind, VerifyDone};
 use crate::service::opslifecycle::StepOutcome;
 
+/// What the Job is for that removes a backup which does not open.
+pub(super) const DISCARD: &str = "discard";
+/// What the Job is for that removes what a dead mover left.
+const CLEAN: &str = "clean";
 /// How long a Job may be without a pod. Whatever refuses one mostly goes on doing so, and the cluster's lock is held meanwhile.
 const POD_PATIENCE: TimeDelta = TimeDelta::minutes(2);
 
@@ -53,8 +59,8 @@ impl Work<'_> {
         let caches = &self.call.ad.caches;
         let operations = caches.operations_of(&self.operation.namespace, &self.operation.cluster);
         let restores = caches.restores.state();
-        let mut spared =
-            protect::protected(cluster, operations.iter().map(AsRef::as_ref), restores.iter().map(AsRef::as_ref));
+        let readers = restores.iter().map(|restore| &**restore).filter(|restore| self.may_be_read_by(restore));
+        let mut spared = protect::protected(cluster, operations.iter().map(AsRef::as_ref), readers);
         spared.extend(self.read_now());
         spared
     }
@@ -66,10 +72,18 @@ impl Work<'_> {
 
     /// A mover that ended without a word may have left an object without a manifest, or even a whole backup.
     pub(super) async fn after_loss(&self, lost: &str, reason: &'static str, message: &str) -> StepOutcome {
-        if let Some(reported) = self.reported().await {
-            return reported;
+        // Once something was told to remove what a report speaks of, nobody knows whose report it is, and of what is gone.
+        let reported = match self.was_made(CLEAN).await {
+            Ok(true) => Ok(None),
+            Ok(false) => self.reported().await,
+            Err(error) => Err(error),
+        };
+        match reported {
+            Ok(Some(reported)) => return reported,
+            Ok(None) => {}
+            Err(error) => return failed(&error),
         }
-        let name = self.job_name("clean");
+        let name = self.job_name(CLEAN);
         let found = match self.look::<PruneDone>(&name).await {
             Ok(found) => found,
             Err(error) => return failed(&error),
@@ -101,11 +115,30 @@ impl Work<'_> {
         StepOutcome::retryable(reason, message)
     }
 
+    /// Whether this attempt at a step, or an earlier one, has made a Job for this.
+    pub(super) async fn was_made(&self, what: &str) -> Result<bool, MoverError> {
+        let current = self.call.state.attempt.max(1);
+        if self.had_started(&jobs::attempt_name(&self.operation.name, what, current)) {
+            return Ok(true);
+        }
+        for attempt in 1..=current {
+            let name = jobs::attempt_name(&self.operation.name, what, attempt);
+            if !matches!(self.look::<IgnoredAny>(&name).await?, Found::Absent | Found::Foreign) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// What the mover wrote into its config map before its pod was lost. It reports a success only after its last look at
     /// object and manifest, so that word is as good as the pod's.
-    pub(super) async fn reported(&self) -> Option<StepOutcome> {
-        let map = mover::channel(self.call.ad, &self.operation).await.ok()??;
-        let report: Report = serde_json::from_str(map.data?.get(REPORT)?).ok()?;
+    pub(super) async fn reported(&self) -> Result<Option<StepOutcome>, MoverError> {
+        let map = mover::channel(self.call.ad, &self.operation).await?;
+        Ok(map.and_then(|map| self.read_report(&map)))
+    }
+
+    fn read_report(&self, map: &ConfigMap) -> Option<StepOutcome> {
+        let report: Report = serde_json::from_str(map.data.as_ref()?.get(REPORT)?).ok()?;
         let (manifest, inspection) = (report.manifest?, report.inspection?);
         let good = report.kind == ReportKind::Verified && manifest.key == self.frozen.key;
         good.then(|| {
@@ -135,7 +168,10 @@ impl Work<'_> {
             Ok(Found::Absent) => self.begin(&name, Task::Verify { source: &source }, &what).await,
             Ok(Found::Running { trouble, .. }) => running(&name, &what, trouble),
             Ok(Found::Podless { age }) => self.podless(&name, &what, age).await,
-            Ok(Found::Done(done)) => self.verified(&done, self.call.op.status.as_ref().and_then(|s| s.started_at)),
+            Ok(Found::Done(done)) => {
+                let began = self.call.op.status.as_ref().and_then(|status| status.started_at);
+                self.verified(&done, as_of(&done, began))
+            }
             Ok(Found::Failed(failure)) => of_cause(&failure),
             Ok(Found::Lost { reason, message }) => StepOutcome::retryable(reason, message),
             Ok(Found::Foreign) => foreign(&name),
@@ -144,7 +180,7 @@ impl Work<'_> {
 
     /// A backup that this cluster's key cannot open is none: it must not be there on the worst day.
     pub(super) async fn discard(&self, reason: &'static str, message: &str) -> StepOutcome {
-        let name = self.job_name("discard");
+        let name = self.job_name(DISCARD);
         let key = &self.frozen.key;
         let what = format!("removes {key}: {message}");
         let stays = |trouble: &str| {
@@ -163,7 +199,7 @@ impl Work<'_> {
             Ok(Found::Running { trouble, .. }) => running(&name, &what, trouble),
             Ok(Found::Podless { age }) => self.podless(&name, &what, age).await,
             Ok(Found::Done(done)) => match done.refused(key) {
-                None => return StepOutcome::fatal(reason, format!("{message}; {key} was removed")),
+                None => return StepOutcome::fatal(reason, format!("{message}; {}", removed(key, &done))),
                 Some(trouble) => StepOutcome::retryable(reason, trouble),
             },
             Ok(Found::Failed(Failure { message, .. }) | Found::Lost { message, .. }) => {
@@ -179,9 +215,46 @@ impl Work<'_> {
     }
 }
 
+/// When the snapshot of a backup was taken that was read again. A mover that does not tell leaves only when the operation began,
+/// which may have waited and tried for hours.
+fn as_of(done: &VerifyDone, began: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+    done.taken_at.or(began)
+}
+
+/// What became of a backup that was to go, where the store refused nothing.
+fn removed(key: &str, done: &PruneDone) -> String {
+    match done.kept.iter().find(|kept| kept.key == key) {
+        Some(kept) => format!("{key} stays in the store: {}", kept.reason),
+        None => format!("{key} was removed"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datapath::archive::Inspection;
+    use crate::datapath::protocol::KeptKey;
+
+    #[test]
+    fn a_backup_that_is_read_again_is_as_of_its_snapshot_and_not_of_its_plan() {
+        let at = |time: &str| -> DateTime<Utc> { format!("2026-11-21T{time}:00Z").parse().unwrap() };
+        let read = |taken_at| {
+            let json = serde_json::json!({"key": "a.snap", "sha256": "", "sizeBytes": 1, "manifest": true, "durationMs": 1,
+                "takenAt": taken_at, "inspection": Inspection::default()});
+            serde_json::from_value::<VerifyDone>(json).unwrap()
+        };
+        let planned = Some(at("03:00"));
+        assert_eq!(as_of(&read(Some(at("05:00"))), planned), Some(at("05:00")));
+        assert_eq!(as_of(&read(None), planned), planned, "an earlier release's mover says nothing");
+    }
+
+    #[test]
+    fn a_backup_that_was_to_go_and_is_pinned_is_not_told_to_be_gone() {
+        let done = |kept: Vec<KeptKey>| PruneDone { kept, ..PruneDone::default() };
+        assert_eq!(removed("a.snap", &done(vec![])), "a.snap was removed");
+        let pinned = KeptKey { key: "a.snap".into(), reason: "it is pinned".into() };
+        assert_eq!(removed("a.snap", &done(vec![pinned])), "a.snap stays in the store: it is pinned");
+    }
 
     #[test]
     fn a_job_without_a_pod_is_given_up_after_two_minutes_by_every_clock() {

@@ -9,11 +9,13 @@ use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{ContainerStateTerminated, ContainerStatus, Pod},
 };
-use kube::ResourceExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use super::jobs::OPERATION_UID;
+use super::jobs::{OPERATION_UID, Operation};
 use crate::adapter::kubernetes::{owner::is_controlled_by, pods::unscheduled, time::from_kube};
+use crate::api::OpenBaoOperation;
 use crate::datapath::protocol::{Cause, Failure, JobResult};
 
 /// A pod is there within a second or two of its Job. One that is not after this long is being refused.
@@ -49,6 +51,16 @@ impl<T> Found<T> {
 pub fn is_ours(job: &impl ResourceExt, operation_uid: &str) -> bool {
     is_controlled_by(job, operation_uid)
         && job.annotations().get(OPERATION_UID).is_some_and(|annotated| annotated == operation_uid)
+}
+
+/// Whether what stands under a name of this operation, and is not its own, goes by itself: it was made for an earlier operation of
+/// that name, after which Kubernetes has yet to clean up.
+pub fn is_going(object: &impl ResourceExt, operation: &Operation) -> bool {
+    let of_predecessor = |owner: &OwnerReference| {
+        let same = owner.kind == OpenBaoOperation::kind(&()) && owner.name == operation.name;
+        owner.controller == Some(true) && same && owner.uid != operation.uid
+    };
+    object.meta().deletion_timestamp.is_some() || object.owner_references().iter().any(of_predecessor)
 }
 
 /// Judges a Job by itself and its pods. Pods of an earlier Job of the same name are passed over, by UID.
@@ -274,6 +286,30 @@ mod tests {
         orphan.metadata.owner_references = None;
         assert_eq!(found(&orphan, &pods), Found::Foreign, "annotated, but owned by nobody");
         assert_eq!(judge::<PruneDone>(None, &pods, OPERATION, now), Found::Absent);
+    }
+
+    #[test]
+    fn what_an_earlier_operation_of_this_name_left_is_waited_for_and_what_is_somebody_elses_is_not() {
+        let operation = |name: &str| Operation {
+            name: name.into(),
+            uid: "1e1e".into(),
+            namespace: "reef".into(),
+            cluster: "kelp".into(),
+            cluster_uid: "c".into(),
+            intent: String::new(),
+            role: String::new(),
+            actor: String::new(),
+            owner: OwnerReference::default(),
+        };
+        let old = job(Some(("Failed", "")));
+        assert_eq!(judge::<PruneDone>(Some(&old), &[], "1e1e", Utc::now()), Found::Foreign);
+        assert!(is_going(&old, &operation("o")), "its operation had our name, so it is gone");
+        assert!(!is_going(&old, &operation("p")), "its operation may be there");
+        let mut orphan = old.clone();
+        orphan.metadata.owner_references = None;
+        assert!(!is_going(&orphan, &operation("o")), "nobody takes it away");
+        orphan.metadata.deletion_timestamp = Some(from(json!("2026-11-21T03:00:00Z")));
+        assert!(is_going(&orphan, &operation("o")), "but somebody does");
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub struct Frozen {
     pub spool_limit: Option<u64>,
     /// Keys under which earlier, failed backups may have left an object.
     pub leftovers: Vec<String>,
-    /// Keys of earlier backups that this cluster's key does not open.
+    /// Keys of earlier backups that this cluster's key did not open.
     pub disproven: Vec<String>,
 }
 
@@ -63,12 +63,9 @@ pub struct Frozen {
 pub struct Seal {
     /// As the spec names it.
     pub kind: String,
-    /// A static key's id.
+    /// A static key's id. Which Secret the key is in, the servers tell when it is asked for: see [`super::key`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
-    /// Secret that holds the static key; `None` where the operator cannot read the key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<String>,
 }
 
 /// Inputs of a journal that cannot be read: written by another version, or by hand.
@@ -115,7 +112,7 @@ impl Frozen {
             login: Login {
                 mount: names::JWT_MOUNT.to_owned(),
                 role: spec.jwt_auth_role.clone().unwrap_or_else(|| names::BACKUP_ROLE.to_owned()),
-                audience: login::audience(cluster),
+                audience: login::jobs_audience(cluster),
                 ca_config_map: cluster.spec.tls.enabled.then(|| names::ca_config_map(&name)),
                 token_secret: spec.token_secret_ref.as_ref().map(|secret| secret.name.clone()),
             },
@@ -200,14 +197,9 @@ fn spool_limit(cluster: &OpenBaoCluster, last: Option<u64>) -> Option<u64> {
 impl Seal {
     fn of(cluster: &OpenBaoCluster) -> Self {
         let unseal = &cluster.spec.unseal;
-        if unseal.type_ != SealType::Static {
-            return Self { kind: unseal.type_.as_str().to_owned(), key_id: None, secret: None };
-        }
-        Self {
-            kind: unseal.type_.as_str().to_owned(),
-            key_id: Some(seal::static_key_id(unseal).to_owned()),
-            secret: seal::static_key_secret(unseal, &cluster.name_any()),
-        }
+        let is_static = unseal.type_ == SealType::Static;
+        let key_id = is_static.then(|| seal::static_key_id(unseal).to_owned());
+        Self { kind: unseal.type_.as_str().to_owned(), key_id }
     }
 }
 
@@ -271,23 +263,16 @@ mod tests {
     }
 
     #[test]
-    fn a_seal_is_proven_only_where_the_operator_keeps_the_key() {
-        let own = freeze(json!({})).seal;
-        assert_eq!(
-            (own.key_id.as_deref(), own.secret.as_deref()),
-            (Some("operator-generated-v1"), Some("kelp-unseal-key"))
-        );
-        let mounted = freeze(json!({"unseal": {"static": {"currentKey": "file:///k", "currentKeyID": "k9"}}})).seal;
-        assert_eq!((mounted.key_id.as_deref(), mounted.secret), (Some("k9"), None));
+    fn a_seal_is_frozen_by_its_kind_and_key_id_and_not_by_a_secret_that_may_not_be_the_servers() {
+        assert_eq!(freeze(json!({})).seal.key_id.as_deref(), Some("operator-generated-v1"));
+        let named = freeze(json!({"unseal": {"static": {"currentKeyID": "k9"}}})).seal;
+        assert_eq!(named.key_id.as_deref(), Some("k9"));
         let transit = freeze(json!({"unseal": {"type": "transit"}})).seal;
-        assert_eq!((transit.kind.as_str(), transit.secret), ("transit", None));
-    }
-
-    #[test]
-    fn a_backup_is_proven_with_the_static_key_that_the_user_brings() {
-        let theirs = freeze(json!({"unseal": {"type": "static", "credentialsSecretRef": {"name": "mine"}}})).seal;
-        let found = (theirs.key_id.as_deref(), theirs.secret.as_deref());
-        assert_eq!(found, (Some("operator-generated-v1"), Some("mine")), "and not with one that lies beside it");
+        assert_eq!((transit.kind.as_str(), transit.key_id), ("transit", None));
+        let mut inputs = freeze(json!({})).inputs().unwrap();
+        let earlier = json!({"kind": "static", "keyId": "k9", "secret": "kelp-unseal-key"}).to_string();
+        inputs.insert("seal".into(), earlier);
+        assert_eq!(Frozen::read(&inputs).unwrap().seal, named, "an earlier release froze one");
     }
 
     #[test]

@@ -54,6 +54,9 @@ const KEPT_SECONDS: i32 = 24 * 3600;
 /// How long a mover that is told to stop may take to abort its upload.
 const GRACE_SECONDS: i64 = 30;
 
+/// Most bytes of one variable. The kernel starts no program that is given 128 KiB in one of them.
+const VARIABLE: usize = 120 << 10;
+
 /// The operation that a Job works for.
 #[derive(Clone, Debug)]
 pub struct Operation {
@@ -141,7 +144,7 @@ pub struct Orders<'a> {
     pub uncounted: Vec<String>,
     /// Keys that go whatever the rules say.
     pub remove: Vec<String>,
-    /// Keys of movers that died: they go if they have no manifest.
+    /// Keys of movers that died: they go unless they have both a manifest and an object.
     pub clean: Vec<String>,
     pub dry_run: bool,
 }
@@ -289,6 +292,19 @@ impl Task<'_> {
 }
 
 impl Orders<'_> {
+    /// Why no Job can be told them.
+    pub fn excess(&self) -> Option<String> {
+        let mut list = Vec::new();
+        self.variables(&mut list).ok()?;
+        let (_, value) = list.into_iter().find(|(_, value)| value.len() > VARIABLE)?;
+        Some(format!(
+            "no Job can be told to spare {} backups in {} bytes, {VARIABLE} at most: end or delete restores that name backups of \
+             this cluster",
+            self.protected.len(),
+            value.len()
+        ))
+    }
+
     fn variables(&self, list: &mut Vec<(&'static str, String)>) -> Result<(), serde_json::Error> {
         if let Some(retention) = self.retention {
             list.push((env::RETENTION, serde_json::to_string(retention)?));

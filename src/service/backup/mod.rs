@@ -10,8 +10,10 @@
 //! | [`store`] | a target as an operation freezes it (pure) |
 //! | [`jobs`] | the mover's Jobs and the objects beside them, also a restore's (pure) |
 //! | [`frozen`] | the inputs of a backup as they are frozen when it starts (pure) |
+//! | [`key`] | the Secret from which the servers have their static key |
 //! | `newest` | which backup a verification reads (pure) |
 //! | [`protect`] | which backups retention must spare, and why (pure) |
+//! | `records` | the cluster's operations as they are now, for the same |
 //! | [`manager`] | plan and clean-up of each kind of backup |
 //! | [`steps`], `gate`, `seal`, [`stamp`] | what the steps do |
 //! | `aftermath` | what follows a mover that ended badly |
@@ -28,10 +30,12 @@ pub mod found;
 pub mod frozen;
 mod gate;
 pub mod jobs;
+pub mod key;
 pub mod manager;
 pub mod mover;
 mod newest;
 pub mod protect;
+mod records;
 pub mod request;
 pub mod retention;
 pub mod rules;

@@ -16,11 +16,12 @@ use k8s_openapi::{
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Preconditions, PropagationPolicy},
+    core::DeserializeGuard,
     runtime::reflector::ObjectRef,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::found::{Found, is_ours, judge};
+use super::found::{Found, is_going, is_ours, judge};
 use super::jobs::{self, Operation};
 use super::tidy;
 use crate::adapter::{
@@ -29,6 +30,7 @@ use crate::adapter::{
         apply::{self, ApplyError},
         client::{RequestError, timed},
         owner,
+        readable::{self, Readable},
         shorten::operation_label,
     },
 };
@@ -51,6 +53,10 @@ pub enum MoverError {
     },
     #[error("{kind} {namespace}/{name} exists and belongs to someone else: delete it or choose another name")]
     Foreign { kind: String, namespace: String, name: String },
+    #[error(
+        "{kind} {namespace}/{name} is of an earlier operation of this name: waiting until Kubernetes has removed it"
+    )]
+    Going { kind: String, namespace: String, name: String },
     #[error("this process leads no more: the next leader goes on")]
     NotLeader,
     #[error("operation {0} has no UID yet")]
@@ -65,7 +71,7 @@ impl MoverError {
         match self {
             Self::Request { source, .. } => source.is_invalid() || (source.is_forbidden() && !self.is_over_quota()),
             Self::Foreign { .. } | Self::Json(..) => true,
-            Self::NotLeader | Self::NoUid(_) => false,
+            Self::Going { .. } | Self::NotLeader | Self::NoUid(_) => false,
         }
     }
 
@@ -73,7 +79,7 @@ impl MoverError {
     pub fn is_over_quota(&self) -> bool {
         match self {
             Self::Request { source, .. } => source.is_forbidden() && source.to_string().contains("exceeded quota"),
-            Self::Foreign { .. } | Self::Json(..) | Self::NotLeader | Self::NoUid(_) => false,
+            Self::Foreign { .. } | Self::Going { .. } | Self::Json(..) | Self::NotLeader | Self::NoUid(_) => false,
         }
     }
 
@@ -141,17 +147,19 @@ where
             let found = timed(api.get_metadata(&name))
                 .await
                 .map_err(|source| request::<K>("read", &operation.namespace, &name, source))?;
-            if is_ours(&found, &operation.uid) {
-                Ok(())
-            } else {
-                Err(MoverError::Foreign {
-                    kind: K::kind(&()).into_owned(),
-                    namespace: operation.namespace.clone(),
-                    name,
-                })
-            }
+            if is_ours(&found, &operation.uid) { Ok(()) } else { Err(taken::<K>(&found, operation)) }
         }
         Err(source) => Err(request::<K>("create", &operation.namespace, &object.name_any(), source)),
+    }
+}
+
+/// Why a name of this operation is not to be had.
+fn taken<K: Resource<DynamicType = ()>>(by: &impl ResourceExt, operation: &Operation) -> MoverError {
+    let (kind, namespace, name) = (K::kind(&()).into_owned(), operation.namespace.clone(), by.name_any());
+    if is_going(by, operation) {
+        MoverError::Going { kind, namespace, name }
+    } else {
+        MoverError::Foreign { kind, namespace, name }
     }
 }
 
@@ -173,12 +181,12 @@ pub async fn look<T: DeserializeOwned>(
     }
     let api: Api<Job> = Api::namespaced(ad.client.clone(), &operation.namespace);
     let read = |source| request::<Job>("read", &operation.namespace, name, source);
-    let job = timed(api.get_opt(name)).await.map_err(read)?;
-    if job.is_none() {
-        return Ok(Found::Absent);
+    let Some(job) = timed(api.get_opt(name)).await.map_err(read)? else { return Ok(Found::Absent) };
+    if !is_ours(&job, &operation.uid) && is_going(&job, operation) {
+        return Err(taken::<Job>(&job, operation));
     }
     let pods = pods_of(ad, &operation.namespace, name).await?;
-    Ok(judge(job.as_ref(), &pods, &operation.uid, now))
+    Ok(judge(Some(&job), &pods, &operation.uid, now))
 }
 
 /// Deletes the Job of this name, if it is the operation's.
@@ -217,12 +225,12 @@ pub async fn channel(ad: &Adapters, operation: &Operation) -> Result<Option<Conf
     Ok(map.filter(|map| is_ours(map, &operation.uid)))
 }
 
-/// All restores, as they are now: also one of another cluster may read what an operation's cluster has stored.
-pub async fn restores(ad: &Adapters, operation: &Operation) -> Result<Vec<OpenBaoRestore>, MoverError> {
-    let api: Api<OpenBaoRestore> = ad.settings.scope.api(ad.client.clone());
-    let list = timed(api.list(&ListParams::default())).await;
+/// The restores that have not ended, as they are now: also one of another cluster may read what an operation's cluster has stored.
+pub async fn restores(ad: &Adapters, operation: &Operation) -> Result<Readable<OpenBaoRestore>, MoverError> {
+    let api: Api<DeserializeGuard<OpenBaoRestore>> = ad.settings.scope.api(ad.client.clone());
+    let live = |restore: &OpenBaoRestore| !restore.status.as_ref().is_some_and(|status| status.phase.is_terminal());
     let failed = |source| request::<OpenBaoRestore>("list", &operation.namespace, &operation.cluster, source);
-    Ok(list.map_err(failed)?.items)
+    readable::list(&api, live).await.map_err(failed)
 }
 
 /// Which Jobs of an operation [`clear`] deletes.
@@ -312,7 +320,7 @@ async fn delete(api: &Api<Job>, job: &Job) -> Result<(), RequestError> {
     }
 }
 
-fn request<K: Resource<DynamicType = ()>>(
+pub(super) fn request<K: Resource<DynamicType = ()>>(
     verb: &'static str,
     namespace: &str,
     name: &str,
@@ -330,6 +338,16 @@ fn request<K: Resource<DynamicType = ()>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_goes_by_itself_is_waited_for_and_not_taken_for_a_job_that_was_begun() {
+        let going = MoverError::Going { kind: "Job".into(), namespace: "reef".into(), name: "now-snapshot".into() };
+        assert!(!going.is_final() && !going.is_over_quota());
+        let text = going.text();
+        assert!(text.contains("now-snapshot") && !text.contains("Job now-snapshot "), "{text}");
+        let foreign = MoverError::Foreign { kind: "Job".into(), namespace: "reef".into(), name: "now-snapshot".into() };
+        assert!(foreign.is_final());
+    }
 
     #[test]
     fn a_quota_that_is_used_up_may_have_room_again_and_a_missing_right_does_not_come_back() {

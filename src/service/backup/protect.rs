@@ -6,12 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::batch::v1::Job;
-use kube::ResourceExt;
+use kube::{ResourceExt, core::error_boundary::InvalidObject};
 
 use super::found::is_concluded;
 use super::jobs::key_read;
 use super::request::{KEY, PRE_UPGRADE, SAFETY, is_verification, role};
-use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore};
+use super::store::Store;
+use crate::adapter::kubernetes::readable::{self, Readable};
+use crate::adapter::objectstore::keys;
+use crate::api::{BackupTarget, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, RESTORE_FINALIZER};
 use crate::service::opslifecycle::lineage;
 
 const WANTED: &str = "a rollback that has not ended goes back to it";
@@ -27,13 +30,13 @@ pub fn protected<'a>(
     if let Some(key) = backup.and_then(|backup| backup.last_verified_key.as_ref()) {
         keep.insert(key.clone(), "the last one that was read back and found good".to_owned());
     }
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     for restore in restores.filter(|restore| !has_ended(restore)) {
         let found = restore.status.as_ref().and_then(|status| status.source.as_ref()).map(|source| source.key.clone());
-        for key in [restore.spec.source.key.clone(), found].into_iter().flatten() {
-            keep.insert(
-                key,
-                format!("restore {}/{} reads it", restore.namespace().unwrap_or_default(), restore.name_any()),
-            );
+        // Of other keys none is ever removed.
+        let read = [restore.spec.source.key.clone(), found].into_iter().flatten();
+        for key in read.filter(|key| keys::is_of(key, &namespace, &name)) {
+            keep.insert(key, reader(restore, &namespace));
         }
     }
     // Between two attempts no Job says what a verification reads.
@@ -74,18 +77,75 @@ pub fn protected<'a>(
     keep
 }
 
+/// What goes on in another namespace is nobody's business here: whoever may see a Job sees this.
+fn reader(restore: &OpenBaoRestore, namespace: &str) -> String {
+    if restore.namespace().unwrap_or_default() == namespace {
+        return format!("restore {} reads it", restore.name_any());
+    }
+    "a restore in another namespace reads it".to_owned()
+}
+
+/// Whether a restore may read what lies in `store`, where the backups of a cluster of `namespace` go: one of another namespace only
+/// if its target, or else `own`, that of its own cluster, may be the same place. What cannot be told yet counts as one that may.
+pub fn may_read(restore: &OpenBaoRestore, own: Option<&BackupTarget>, namespace: &str, store: &Store) -> bool {
+    if restore.namespace().as_deref() == Some(namespace) {
+        return true;
+    }
+    let target = restore.spec.source.target.as_ref().or(own);
+    // One that cannot be used reads nothing.
+    target.is_none_or(|target| Store::freeze(target).is_ok_and(|theirs| store.may_share(&theirs)))
+}
+
 /// Keys that Jobs read from end to end right now, and the reason to leave them alone: retention goes on beside a verification.
 pub fn read_now<J: AsRef<Job>>(jobs: &[J]) -> BTreeMap<String, String> {
     let live = jobs.iter().map(AsRef::as_ref).filter(|job: &&Job| !is_concluded(job));
     live.filter_map(|job| Some((key_read(job)?, format!("Job {} reads it", job.name_any())))).collect()
 }
 
+/// Why no rule may be applied now, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// A restore may mean any of the backups yet. It chooses soon, and nothing is wrong.
+    Choosing(String),
+    /// Nobody knows what an object that cannot be read relies on, and it stays until somebody sees to it.
+    Unreadable(String),
+}
+
+impl Held {
+    /// What holds the rules back.
+    pub fn words(&self) -> &str {
+        let (Self::Choosing(words) | Self::Unreadable(words)) = self;
+        words
+    }
+}
+
+/// What holds the rules back. `operations`: those that are, or may be, of this cluster. What one of them relies on its record says
+/// also when it has ended; a restore that has ended, or was never looked at, relies on nothing, and has no finalizer of ours.
+pub fn held<K>(
+    cluster: &OpenBaoCluster,
+    restores: &Readable<OpenBaoRestore>,
+    operations: &Readable<K>,
+) -> Option<Held> {
+    if let Some(operation) = operations.unreadable.first() {
+        return Some(Held::Unreadable(readable::named::<OpenBaoOperation>(operation)));
+    }
+    let is_live =
+        |restore: &&InvalidObject| restore.metadata.finalizers.iter().flatten().any(|on| on == RESTORE_FINALIZER);
+    if let Some(restore) = restores.unreadable.iter().find(is_live) {
+        let own = restore.metadata.namespace == cluster.namespace();
+        return Some(Held::Unreadable(if own {
+            readable::named::<OpenBaoRestore>(restore)
+        } else {
+            "a restore in another namespace cannot be read: the operator's log names it".to_owned()
+        }));
+    }
+    let name = undecided(cluster, restores.items.iter())?;
+    Some(Held::Choosing(format!("restore {name} has not chosen its backup yet")))
+}
+
 /// A restore of this cluster's backups by time that has not said yet which one it reads. Until then any of them may be it,
 /// and none can be spared by its key.
-pub fn undecided<'a>(
-    cluster: &OpenBaoCluster,
-    mut restores: impl Iterator<Item = &'a OpenBaoRestore>,
-) -> Option<String> {
+fn undecided<'a>(cluster: &OpenBaoCluster, mut restores: impl Iterator<Item = &'a OpenBaoRestore>) -> Option<String> {
     // By time a restore reads under its own namespace and cluster only.
     let ours = |restore: &OpenBaoRestore| {
         restore.spec.cluster == cluster.name_any() && restore.namespace() == cluster.namespace()
@@ -158,12 +218,41 @@ mod tests {
 
     #[test]
     fn what_a_live_restore_reads_stays_until_the_restore_has_ended() {
-        let named = |phase: &str| restore(phase, json!({"key": "a.snap"}), None);
-        assert_eq!(keys(&[], &[named("Validating")]), ["a.snap"]);
-        assert_eq!(keys(&[], &[named("Unknown")]), ["a.snap"], "a person may still resume it");
+        let named = |phase: &str| restore(phase, json!({"key": "p/reef/kelp/a.snap"}), None);
+        assert_eq!(keys(&[], &[named("Validating")]), ["p/reef/kelp/a.snap"]);
+        assert_eq!(keys(&[], &[named("Unknown")]), ["p/reef/kelp/a.snap"], "a person may still resume it");
         assert_eq!(keys(&[], &[named("Completed")]), [""; 0]);
-        let latest = restore("Running", json!({"latest": true}), Some("b.snap"));
-        assert_eq!(keys(&[], &[latest]), ["b.snap"], "what latest came to");
+        let latest = restore("Running", json!({"latest": true}), Some("reef/kelp/b.snap"));
+        assert_eq!(keys(&[], &[latest]), ["reef/kelp/b.snap"], "what latest came to");
+    }
+
+    #[test]
+    fn a_job_is_not_told_what_restores_elsewhere_read_beside_its_own_clusters_backups() {
+        let mut elsewhere = restore("Validating", json!({"key": "lagoon/eel/a.snap"}), None);
+        elsewhere.metadata.namespace = Some("lagoon".into());
+        assert_eq!(keys(&[], &[elsewhere.clone()]), [""; 0]);
+        elsewhere.spec.source.key = Some("p/reef/kelp/a.snap".into());
+        let keep = protected(&cluster(None), [].iter(), [elsewhere].iter());
+        let reason = &keep["p/reef/kelp/a.snap"];
+        assert!(!reason.contains("lagoon") && !reason.contains("pearl"), "{reason}");
+    }
+
+    #[test]
+    fn a_restore_of_another_namespace_keeps_a_backup_only_if_it_may_reach_where_that_lies() {
+        let bucket = |name: &str| -> BackupTarget {
+            serde_json::from_value(json!({"bucket": name, "credentialsSecretRef": {"name": "shell"}})).unwrap()
+        };
+        let store = Store::freeze(&bucket("tide")).unwrap();
+        let mut restore = restore("Validating", json!({"key": "reef/kelp/a.snap"}), None);
+        assert!(may_read(&restore, Some(&bucket("ebb")), "reef", &store), "whatever its own namespace asks for");
+        restore.metadata.namespace = Some("lagoon".into());
+        assert!(may_read(&restore, None, "reef", &store), "its cluster may bring its target yet");
+        assert!(may_read(&restore, Some(&bucket("tide")), "reef", &store));
+        assert!(!may_read(&restore, Some(&bucket("ebb")), "reef", &store));
+        restore.spec.source.target = Some(BackupTarget { endpoint: Some("https://a.cove".into()), ..bucket("tide") });
+        assert!(may_read(&restore, Some(&bucket("ebb")), "reef", &store), "by another way");
+        restore.spec.source.target = Some(bucket("ebb"));
+        assert!(!may_read(&restore, Some(&bucket("tide")), "reef", &store));
     }
 
     #[test]
@@ -260,6 +349,53 @@ mod tests {
         let safety = operation("s", "Backup", "Succeeded", json!({"parameters": {"role": "Safety"}}));
         let plain = operation("p", "Backup", "Succeeded", json!({}));
         assert_eq!(uncounted([safety, plain].iter()).into_iter().collect::<Vec<_>>(), ["s.snap"]);
+    }
+
+    #[test]
+    fn a_live_restore_that_cannot_be_read_holds_retention_back_and_is_named_where_it_is() {
+        let odd = |namespace: &str, finalizers: Value| {
+            let whole = json!([{
+                "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoRestore",
+                "metadata": {"name": "pearl", "namespace": namespace, "finalizers": finalizers},
+                "spec": {"cluster": "kelp", "source": {"key": "a.snap"}}, "status": {"phase": "Dreaming"},
+            }]);
+            let mut restores = Readable::<OpenBaoRestore>::default();
+            restores.add(serde_json::from_value(whole).unwrap(), |_| true);
+            held(&cluster(None), &restores, &Readable::<OpenBaoOperation>::default())
+        };
+        let live = |namespace: &str| match odd(namespace, json!([RESTORE_FINALIZER])) {
+            Some(Held::Unreadable(words)) => words,
+            other => panic!("not held by it: {other:?}"),
+        };
+        let own = live("reef");
+        assert!(own.contains("reef/pearl") && own.contains("Dreaming"), "{own}");
+        let elsewhere = live("lagoon");
+        assert!(!elsewhere.contains("lagoon") && !elsewhere.contains("pearl"), "{elsewhere}");
+        for namespace in ["reef", "lagoon"] {
+            assert_eq!(odd(namespace, json!([])), None, "it has ended, or nobody ever looked at it");
+            assert_eq!(odd(namespace, json!(["foregroundDeletion"])), None, "that is somebody else's");
+        }
+    }
+
+    #[test]
+    fn an_operation_that_cannot_be_read_holds_retention_back_because_nobody_knows_what_it_protects() {
+        let mut whole = serde_json::to_value([operation("up", "Upgrade", "Succeeded", json!({}))]).unwrap();
+        whole[0]["spec"]["operation"] = json!("Teleport");
+        let mut operations = Readable::<OpenBaoOperation>::default();
+        operations.add(serde_json::from_value(whole).unwrap(), |_| true);
+        let Some(Held::Unreadable(words)) = held(&cluster(None), &Readable::default(), &operations) else {
+            panic!("not held")
+        };
+        assert!(words.contains("OpenBaoOperation reef/up") && words.contains("Teleport"), "{words}");
+    }
+
+    #[test]
+    fn a_restore_that_chooses_holds_retention_back_without_anything_being_wrong() {
+        let choosing = restore("Validating", json!({"latest": true}), None);
+        let restores = Readable { items: vec![choosing], unreadable: vec![] };
+        let held = held(&cluster(None), &restores, &Readable::<OpenBaoOperation>::default());
+        let Some(Held::Choosing(words)) = held else { panic!("{held:?}") };
+        assert!(words.contains("pearl"), "{words}");
     }
 
     #[test]

@@ -12,8 +12,9 @@ use super::found::Found;
 use super::jobs::{Orders, Task};
 use super::manager::{RETENTION, SNAPSHOT};
 use super::mover::{self, MoverError};
+use super::protect::Held;
 use super::steps::{JOB_MARGIN, Work, failed, foreign, output, running};
-use super::{protect, request};
+use super::{protect, records, request, seal};
 use crate::adapter::kubernetes::events::{News, Severity};
 use crate::adapter::objectstore::{error::STORE_FULL, keys};
 use crate::api::{
@@ -43,11 +44,15 @@ impl Work<'_> {
 
     async fn prune(&self, cluster: &OpenBaoCluster) -> StepOutcome {
         match self.applied(cluster, &self.job_name("prune"), WHAT).await {
-            Ok(Applied::Held(restore)) => {
-                let held = format!("restore {restore} has not chosen its backup yet; the next backup tries again");
-                StepOutcome::done_with([(output::HELD, held)])
+            Ok(Applied::Held(held)) => StepOutcome::done_with([left_undone(&held)]),
+            Ok(Applied::Done { done, late }) => {
+                let mut output = told(&done);
+                let warnings = output.remove(output::WARNING).into_iter().chain(late).collect::<Vec<_>>().join("; ");
+                if !warnings.is_empty() {
+                    output.insert(output::WARNING, warnings);
+                }
+                StepOutcome::done_with(output)
             }
-            Ok(Applied::Done(done)) => StepOutcome::done_with(told(&done)),
             Err(outcome) => outcome,
         }
     }
@@ -58,6 +63,10 @@ impl Work<'_> {
             return None;
         }
         match self.applied(cluster, &self.room_name(), ROOM).await {
+            Ok(Applied::Done { late: Some(late), .. }) => {
+                self.warn(cluster, &late).await;
+                None
+            }
             Ok(_) => None,
             Err(StepOutcome::Failed { message, .. }) => {
                 let (operation, namespace) = (&self.operation.name, &self.operation.namespace);
@@ -74,15 +83,18 @@ impl Work<'_> {
             Err(error) => Err(failed(&error)),
             Ok(Found::Absent) => match self.orders(cluster).await {
                 Err(error) => Err(failed(&error)),
-                Ok(Ordered::Held(restore)) => Ok(Applied::Held(restore)),
+                Ok(Ordered::Held(held)) => Ok(Applied::Held(held)),
                 Ok(Ordered::Now(orders)) => Err(self.begin(name, Task::Prune(orders), what).await),
             },
             Ok(Found::Running { trouble, .. }) => Err(running(name, what, trouble)),
             Ok(Found::Podless { age }) => Err(self.podless(name, what, age).await),
             Ok(Found::Done(done)) => {
                 let done = done.counted();
-                self.log(&done).await;
-                Ok(Applied::Done(done))
+                let removed = self.removed(&done).await;
+                match self.too_late(cluster, &removed).await {
+                    Ok(late) => Ok(Applied::Done { done, late }),
+                    Err(error) => Err(failed(&error)),
+                }
             }
             Ok(Found::Failed(Failure { message, .. }) | Found::Lost { message, .. }) => {
                 Err(StepOutcome::retryable("RetentionFailed", message))
@@ -106,13 +118,11 @@ impl Work<'_> {
         failure
     }
 
-    /// Whether a restore kept room from being made.
+    /// What kept room from being made: a restore, or that too much was to be spared.
     async fn held_room(&self, cluster: &OpenBaoCluster) -> Option<String> {
         match self.orders(cluster).await {
-            Ok(Ordered::Held(restore)) => {
-                Some(format!("nothing was removed first: restore {restore} has not chosen its backup yet"))
-            }
-            Ok(Ordered::Now(_)) => None,
+            Ok(Ordered::Held(held)) => Some(format!("nothing was removed first: {}", held.words())),
+            Ok(Ordered::Now(orders)) => orders.excess().map(|why| format!("nothing was removed first: {why}")),
             Err(error) => Some(error.text()),
         }
     }
@@ -136,36 +146,62 @@ impl Work<'_> {
         self.job_name("room")
     }
 
-    /// What a prune is to do now. The restores are read afresh: one that came since the watches last heard may be about a
-    /// backup that the rules let go today.
+    /// What a prune is to do now. Restores and operations are read afresh: one that came, or was pinned, since the watches last
+    /// heard may be about a backup that the rules let go today.
     async fn orders(&self, cluster: &OpenBaoCluster) -> Result<Ordered<'_>, MoverError> {
         let restores = mover::restores(self.call.ad, &self.operation).await?;
-        let operations = self.call.ad.caches.operations_of(&self.operation.namespace, &self.operation.cluster);
-        let undecided = protect::undecided(cluster, restores.iter());
-        let mut protected = protect::protected(cluster, operations.iter().map(AsRef::as_ref), restores.iter());
+        let operations = records::now(self.call.ad, &self.operation).await?;
+        let held = protect::held(cluster, &restores, &operations);
+        let operations = operations.items;
+        let readers = restores.items.iter().filter(|restore| self.may_be_read_by(restore));
+        let records = operations.iter().map(|record| &**record);
+        let mut protected = protect::protected(cluster, records.clone(), readers);
+        let uncounted = protect::uncounted(records).into_iter().collect();
         protected.extend(self.read_now());
         protected.insert(self.frozen.key.clone(), "the backup that this is about".to_owned());
+        let remove = seal::still_disproven(self, &operations).await;
+        let good = self.frozen.disproven.iter().filter(|key| !remove.contains(key));
         let orders = Orders {
             // What failed backups left is never a source, and no later backup looks for it again.
-            retention: self.frozen.retention.as_ref().filter(|_| undecided.is_none()),
+            retention: self.frozen.retention.as_ref().filter(|_| held.is_none()),
             protected,
-            uncounted: protect::uncounted(operations.iter().map(AsRef::as_ref)).into_iter().collect(),
-            clean: self.frozen.leftovers.clone(),
-            remove: self.frozen.disproven.clone(),
+            uncounted,
+            clean: self.frozen.leftovers.iter().chain(good).cloned().collect(),
+            remove,
             ..Orders::default()
         };
-        Ok(match undecided {
-            Some(restore) if orders.clean.is_empty() && orders.remove.is_empty() => Ordered::Held(restore),
+        Ok(match held {
+            Some(held) if orders.clean.is_empty() && orders.remove.is_empty() => Ordered::Held(held),
             _ => Ordered::Now(orders),
         })
     }
 
-    /// Every removal, by its key.
-    async fn log(&self, done: &PruneDone) {
+    /// Whether a restore may read what this operation's Jobs may remove.
+    pub(super) fn may_be_read_by(&self, restore: &OpenBaoRestore) -> bool {
+        let own = self.call.ad.caches.cluster(&restore.namespace().unwrap_or_default(), &restore.spec.cluster);
+        let own = own.as_ref().and_then(|cluster| cluster.spec.backup.as_ref()).map(|backup| &backup.target);
+        protect::may_read(restore, own, &self.operation.namespace, &self.frozen.store)
+    }
+
+    /// Every removal, by its key; each is logged.
+    async fn removed(&self, done: &PruneDone) -> Vec<String> {
         let all = if done.removed.len() < done.removed_count { self.pruned().await } else { None };
-        for key in all.as_ref().unwrap_or(&done.removed) {
+        let all = all.unwrap_or_else(|| done.removed.clone());
+        for key in &all {
             tracing::info!(event = "BackupPruned", cluster = %self.operation.cluster, namespace = %self.operation.namespace, key = %key);
         }
+        all
+    }
+
+    /// What somebody came to rely on while the Job was at work, to be told.
+    async fn too_late(&self, cluster: &OpenBaoCluster, removed: &[String]) -> Result<Option<String>, MoverError> {
+        if removed.is_empty() {
+            return Ok(None);
+        }
+        let operations = records::now(self.call.ad, &self.operation).await?.items;
+        let records = operations.iter().map(|record| &**record);
+        // Restores wait until the Job is over.
+        Ok(too_late(removed, &protect::protected(cluster, records, std::iter::empty())))
     }
 
     /// The keys that a termination message had no room for.
@@ -193,15 +229,27 @@ impl Work<'_> {
 
 /// What became of the rules.
 enum Applied {
-    /// This restore has not chosen its backup yet.
-    Held(String),
-    Done(PruneDone),
+    Held(Held),
+    Done {
+        done: PruneDone,
+        /// What was removed although somebody relies on it by now.
+        late: Option<String>,
+    },
 }
 
 enum Ordered<'a> {
     Now(Orders<'a>),
-    /// A restore, by name, that may mean any of the backups yet.
-    Held(String),
+    Held(Held),
+}
+
+/// What is put out instead of what was removed. What somebody has to see to is a warning.
+fn left_undone(held: &Held) -> (&'static str, String) {
+    match held {
+        Held::Choosing(why) => (output::HELD, format!("{why}; the next backup tries again")),
+        Held::Unreadable(why) => {
+            (output::WARNING, format!("retention was not applied: {why}; the next backup tries again"))
+        }
+    }
 }
 
 /// A backup that is stored and verified does not fail any more. What is refused is tried again, and at the end told.
@@ -231,6 +279,14 @@ fn told(done: &PruneDone) -> BTreeMap<&'static str, String> {
         (output::WARNING, warning)
     }));
     told
+}
+
+/// What is gone and wanted by now, as a warning: whoever wanted it must not go on relying on it.
+fn too_late(removed: &[String], wanted: &BTreeMap<String, String>) -> Option<String> {
+    let lost: Vec<(&String, &String)> = removed.iter().filter_map(|key| wanted.get_key_value(key)).collect();
+    let (key, why) = lost.first()?;
+    let others = if lost.len() > 1 { format!(", and {} more", lost.len() - 1) } else { String::new() };
+    Some(format!("wanted too late, while it was being removed, and gone: {key} ({why}){others}"))
 }
 
 /// What the Job that was to make room says, for a snapshot that found none all the same.
@@ -290,6 +346,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::PINNED_ANNOTATION;
     use crate::datapath::protocol::{Cause, KeptKey};
 
     #[test]
@@ -308,6 +365,13 @@ mod tests {
     }
 
     #[test]
+    fn an_object_that_cannot_be_read_is_warned_of_and_a_restore_that_chooses_is_not() {
+        assert_eq!(left_undone(&Held::Choosing("restore pearl".into())).0, output::HELD);
+        let (name, text) = left_undone(&Held::Unreadable("OpenBaoRestore reef/pearl cannot be read".into()));
+        assert!(name == output::WARNING && text.contains("reef/pearl"), "{text}");
+    }
+
+    #[test]
     fn what_the_store_did_not_let_go_is_told_with_the_whole_numbers() {
         let stuck = KeptKey { key: "reef/kelp/a.snap".into(), reason: "legal hold".into() };
         let done = PruneDone { failed: vec![stuck], failed_count: 3, removed_count: 50, ..PruneDone::default() };
@@ -316,6 +380,23 @@ mod tests {
         assert!(output[output::WARNING].starts_with("3 of the backups"), "{output:?}");
         assert!(output[output::WARNING].contains("reef/kelp/a.snap: legal hold"), "{output:?}");
         assert!(!told(&PruneDone::default()).contains_key(output::WARNING));
+    }
+
+    #[test]
+    fn a_backup_that_was_pinned_while_it_was_being_removed_is_told_and_not_shown_as_kept() {
+        let mut pinned = backup("Succeeded", json!([]));
+        pinned.metadata.annotations = Some([(PINNED_ANNOTATION.to_owned(), "true".to_owned())].into());
+        pinned.status.as_mut().unwrap().artifacts = serde_json::from_value(json!({"key": "reef/kelp/a.snap"})).unwrap();
+        let cluster: OpenBaoCluster = serde_json::from_value(json!({
+            "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoCluster", "metadata": {"name": "kelp", "namespace": "reef"},
+            "spec": {"version": "2.7.2", "storage": {"size": "1Gi"}},
+        }))
+        .unwrap();
+        let wanted = protect::protected(&cluster, [pinned].iter(), std::iter::empty());
+        let gone = |keys: &[&str]| too_late(&keys.iter().map(ToString::to_string).collect::<Vec<_>>(), &wanted);
+        let told = gone(&["reef/kelp/b.snap", "reef/kelp/a.snap"]).unwrap();
+        assert!(told.contains("reef/kelp/a.snap (pinned)") && !told.contains("b.snap"), "{told}");
+        assert_eq!(gone(&["reef/kelp/b.snap"]), None);
     }
 
     fn step(attempt: i32, error: Option<&str>) -> StepStatus {

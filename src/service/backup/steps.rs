@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::batch::v1::Job;
 use serde::de::DeserializeOwned;
@@ -11,9 +10,10 @@ use serde::de::DeserializeOwned;
 use super::found::Found;
 use super::frozen::Frozen;
 use super::jobs::{self, Mover, Operation, Source, Task};
+use super::key::{self, InUse};
 use super::manager::{GATE, READ_BACK, RETENTION, SNAPSHOT, VERIFY_SEAL, is_parked_upgrade};
 use super::mover::{self, MoverError};
-use super::{gate, newest, request, seal};
+use super::{aftermath, gate, newest, request, seal};
 use crate::adapter::objectstore::keys;
 use crate::api::OpenBaoCluster;
 use crate::datapath::archive::Inspection;
@@ -53,6 +53,8 @@ pub(super) struct Work<'a> {
     pub call: StepCall<'a>,
     pub frozen: Frozen,
     pub operation: Operation,
+    /// Which key the servers have now.
+    pub key: InUse,
 }
 
 pub(super) async fn run(call: StepCall<'_>) -> StepOutcome {
@@ -68,7 +70,8 @@ pub(super) async fn run(call: StepCall<'_>) -> StepOutcome {
         let name = &call.op.spec.cluster;
         return StepOutcome::fatal("ClusterGone", format!("cluster {name} is gone, or was made again under its name"));
     };
-    let work = Work { call, frozen, operation };
+    let key = key::in_use(call.ad, cluster);
+    let work = Work { call, frozen, operation, key };
     match call.step.action.as_str() {
         GATE => gate::run(&work, cluster).await,
         SNAPSHOT => work.snapshot(cluster).await,
@@ -95,8 +98,11 @@ impl Work<'_> {
             Found::Absent => self.begin_snapshot(cluster, &name).await,
             // What had no room in the pod's last word stands in the report: nothing may be judged by what is missing.
             Found::Done(done) if done.sealed_sums.is_empty() => match self.reported().await {
-                Some(reported) => reported,
-                None => StepOutcome::retryable("MoverResultLost", format!("Job {name} is done and its report is gone")),
+                Err(error) => failed(&error),
+                Ok(Some(reported)) => reported,
+                Ok(None) => {
+                    StepOutcome::retryable("MoverResultLost", format!("Job {name} is done and its report is gone"))
+                }
             },
             Found::Done(done) => self.with_room(self.stored(&done)).await,
             Found::Running { trouble, .. } => running(&name, TAKES, trouble),
@@ -207,17 +213,17 @@ impl Work<'_> {
     async fn verify_seal(&self) -> StepOutcome {
         let verification = request::is_verification(self.call.op);
         let step = if verification { READ_BACK } else { SNAPSHOT };
-        let text = |key| self.call.output(step, key).unwrap_or_default();
-        let bytes = |key| STANDARD.decode(text(key)).unwrap_or_default();
-        let proof = seal::Proof {
-            sealed_sums: bytes(output::SEALED_SUMS),
-            sums: bytes(output::SUMS),
-            kind: text(output::SEAL_TYPE),
+        // What was only read is never removed.
+        let ordered = if verification { Ok(false) } else { self.was_made(aftermath::DISCARD).await };
+        let ordered = match ordered {
+            Ok(ordered) => ordered,
+            Err(error) => return failed(&error),
         };
-        match seal::prove(self, &proof).await {
+        let verdict = seal::prove(self, &seal::Proof::of(|name| self.call.output(step, name))).await;
+        match seal::stands(verdict, ordered) {
             Ok(verdict) => {
                 if verification {
-                    super::stamp::verified(self, text(output::KEY)).await;
+                    super::stamp::verified(self, self.call.output(step, output::KEY).unwrap_or_default()).await;
                 }
                 StepOutcome::done_with([(output::SEAL, verdict)])
             }
@@ -232,6 +238,11 @@ impl Work<'_> {
     pub(super) async fn begin(&self, name: &str, task: Task<'_>, what: &str) -> StepOutcome {
         if self.call.deadline - JOB_MARGIN <= self.call.now {
             return StepOutcome::retryable("DeadlineExceeded", format!("no time is left for Job {name}"));
+        }
+        if let Task::Prune(orders) = &task
+            && let Some(why) = orders.excess()
+        {
+            return StepOutcome::retryable("OrdersTooLong", format!("Job {name}, which {what}, was not made: {why}"));
         }
         match self.create(name, task).await {
             Ok(()) => running(name, what, None),

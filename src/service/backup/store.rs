@@ -111,6 +111,12 @@ impl Store {
         };
         place(self) == place(other)
     }
+
+    /// Whether an object of one may be an object of the other, whatever endpoint and prefix they have. Claims of two namespaces may
+    /// lie on one share.
+    pub fn may_share(&self, other: &Self) -> bool {
+        self.target.bucket_or_container() == other.target.bucket_or_container()
+    }
 }
 
 #[cfg(test)]

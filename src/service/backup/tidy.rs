@@ -55,8 +55,8 @@ pub struct Uncleaned {
     /// Keys under which there may be an object: their movers died while the store could not be reached, so that cleaning up
     /// failed as well. The cleaning spares whatever has a manifest.
     pub leftovers: Vec<String>,
-    /// Keys of whole backups that this cluster's key does not open, and that could not be removed then. They go although
-    /// they have a manifest: a restore of the latest would find them on the worst day.
+    /// Keys of whole backups that this cluster's key did not open, and that could not be removed then. Where it still does not, they
+    /// go although they have a manifest: a restore of the latest would find them on the worst day.
     pub disproven: Vec<String>,
 }
 

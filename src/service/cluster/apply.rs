@@ -4,6 +4,7 @@
 //! UID. Keys are created, never applied: a second writer must fail, not overwrite.
 
 use super::{
+    accounts,
     build::{Plain, names_of},
     facts::Facts,
     names,
@@ -66,6 +67,12 @@ impl Error {
             Self::Look { source, .. } => Some(source),
             Self::NotOurs { .. } => None,
         }
+    }
+
+    /// The API server will not have it so: a quota, a policy, a right. Not that another writer was faster, or that something is gone.
+    pub fn is_refused(&self) -> bool {
+        let refused = |error: &RequestError| error.is_refusal() && !error.is_conflict() && !error.is_not_found();
+        matches!(self, Self::Apply(error) if error.request().is_some_and(refused))
     }
 }
 
@@ -232,15 +239,7 @@ impl Applier {
     pub async fn plain(&self, facts: &Facts, wanted: Plain) -> Result<(), Error> {
         // A new kind of object does not compile before it is applied here.
         let Plain { services, service_accounts, role, role_binding, config_maps, budget } = wanted;
-        let unwanted: Vec<_> = {
-            let wanted = names_of(&service_accounts);
-            facts
-                .service_accounts
-                .iter()
-                .filter(|(name, _)| !wanted.contains(*name))
-                .map(|(_, live)| live.clone())
-                .collect()
-        };
+        let unwanted = accounts::unwanted(facts, &names_of(&service_accounts));
         let writes: FuturesUnordered<BoxFuture<'_, Result<(), Error>>> = FuturesUnordered::new();
         self.each(&writes, &facts.services, services);
         self.each(&writes, &facts.service_accounts, service_accounts);
@@ -290,10 +289,46 @@ fn is_of_cluster(found: &impl ResourceExt, cluster: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::{client::Body, core::Status};
     use serde_json::json;
+    use std::future::ready;
+
+    /// Of cluster `kelp`, in a namespace where nothing lies and that takes nothing. It wants a runtime.
+    pub fn refused(cluster_uid: &str) -> Applier {
+        let answer = |request: http::Request<Body>| {
+            let asks = request.method() == http::Method::GET;
+            let (code, reason) = if asks { (404, "NotFound") } else { (403, "Forbidden") };
+            let status = Status::failure("exceeded quota: small", reason).with_code(code);
+            ready(http::Response::builder().status(code).body(Body::from(serde_json::to_vec(&status).unwrap())))
+        };
+        Applier {
+            client: Client::new(tower::service_fn(answer), "reef"),
+            namespace: "reef".into(),
+            cluster: "kelp".into(),
+            uid: cluster_uid.into(),
+            settled: Settled::default(),
+        }
+    }
+
+    #[test]
+    fn a_write_is_refused_only_where_the_answer_would_be_the_same_again() {
+        let answered = |code: u16, reason: &str| {
+            let answer = kube::Error::Api(Box::new(Status::failure("no", reason).with_code(code)));
+            let (kind, namespace, name) = ("Secret".to_owned(), "reef".to_owned(), "kelp-tls-older".to_owned());
+            Error::from(ApplyError::Write { verb: "create", kind, namespace, name, source: answer.into() })
+        };
+        assert!(answered(403, "Forbidden").is_refused() && answered(422, "Invalid").is_refused());
+        for (code, reason) in
+            [(404, "NotFound"), (409, "Conflict"), (500, "InternalError"), (503, "ServiceUnavailable")]
+        {
+            assert!(!answered(code, reason).is_refused(), "{code}");
+        }
+        let taken = Error::NotOurs { kind: "Secret".into(), name: "kelp-tls-older".into() };
+        assert!(!taken.is_refused(), "nobody was asked");
+    }
 
     #[test]
     fn an_object_is_of_a_cluster_only_if_its_label_says_so() {

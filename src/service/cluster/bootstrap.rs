@@ -96,7 +96,8 @@ pub enum Step {
     LetGo(Vec<String>),
     /// The stanza was granted to another volume that is still wanted elsewhere: see [`Lost`].
     Lost(Lost),
-    /// The stanza on record belongs to another cluster object, or to a volume that never came to hold anything: delete it.
+    /// The stanza on record belongs to another cluster object, or to a volume that never came to hold anything, or it is spent:
+    /// delete it.
     Discard {
         /// UID of the object to delete.
         uid: String,
@@ -124,8 +125,11 @@ pub fn step(facts: &Facts, cluster: &str, cluster_uid: &str, members: &[Member])
     let Some(object) = facts.config_maps.get(&names::bootstrap_config_map(cluster)) else {
         return Step::Grant { volume_uid };
     };
+    // What took the stanza's place once this cluster, or an earlier one, had started: it grants nothing.
+    let Some(granted) = object.annotations().get(GRANTED_VOLUME).cloned() else {
+        return Step::Discard { uid: object.uid().unwrap_or_default() };
+    };
     let ours = is_controlled_by(object.as_ref(), cluster_uid);
-    let granted = object.annotations().get(GRANTED_VOLUME).cloned().unwrap_or_default();
     if ours && granted == volume_uid {
         return Step::LetGo(names);
     }
@@ -342,6 +346,14 @@ mod tests {
         let runs = failing(&with(3, false, json!({"running": {}})), "kelp").unwrap();
         assert!(runs.message.contains("Error parsing config"), "between two ends: {}", runs.message);
         assert_eq!(failing(&facts(&[(0, true)], "v1", None), "kelp"), None);
+    }
+
+    #[test]
+    fn what_took_the_stanzas_place_after_a_first_start_gives_way_to_the_grant_of_another_one() {
+        let mut again = facts(&[(0, true)], "v2", Some(("v1", "c")));
+        Arc::make_mut(again.config_maps.get_mut("kelp-bootstrap").unwrap()).metadata.annotations = None;
+        again.pods.insert(1, pod(1, false));
+        assert_eq!(step(&again, "kelp", "c", &[]), Step::Discard { uid: "grant-uid".into() }, "a rollback's servers");
     }
 
     #[test]

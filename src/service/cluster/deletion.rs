@@ -4,7 +4,12 @@
 //! finalizer is there only while the policy asks for more than nothing, so a retained cluster is never held up. Whoever deletes
 //! the object and leaves its servers alone (`--cascade=orphan`) says more plainly what is wanted than a policy from before.
 
-use super::{apply::Error as ApplyFailure, facts::MAX_MEMBERS, names};
+use super::{
+    apply::Error as ApplyFailure,
+    facts::{Facts, MAX_MEMBERS},
+    leaving::{self, Left},
+    names,
+};
 use crate::{
     adapter::{
         Adapters,
@@ -18,6 +23,7 @@ use crate::{
     },
     api::{DeletionPolicy, OpenBaoCluster},
 };
+use chrono::Utc;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -36,8 +42,6 @@ use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 pub const FINALIZER: &str = "openbao.org/openbaocluster-finalizer";
 /// Kubernetes' own finalizer while it takes the owner off what a deleted object owns.
 const ORPHAN: &str = "orphan";
-/// Between two looks at pods that are going.
-const SOON: Duration = Duration::from_secs(1);
 
 /// Why deletion is not finished.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +97,19 @@ pub async fn run(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<Duration, Er
     }
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let mut policy = cluster.spec.deletion_policy;
+    let lasted = leaving::lasted(cluster, Utc::now());
+    let pace = leaving::pace(lasted);
+    let facts = Facts::gather(ad, &namespace, &name, &name);
+    if policy != DeletionPolicy::Retain && !is_orphaned(cluster, facts.stateful_set.as_deref()) {
+        let left = Left::of(&facts, &name);
+        if left.lasts(lasted) {
+            leaving::tell(ad, cluster, &left).await;
+        }
+        // All of it was asked to go, and the watches tell when it is gone.
+        if left.only_goes() {
+            return Ok(pace);
+        }
+    }
     let servers = read::<StatefulSet>(ad, &namespace, &names::statefulset(&name)).await?;
     if policy != DeletionPolicy::Retain && is_orphaned(cluster, servers.as_ref()) {
         tell_orphaned(ad, cluster).await;
@@ -106,7 +123,7 @@ pub async fn run(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<Duration, Er
                 let set_uid = found.uid().unwrap_or_default();
                 delete::<StatefulSet>(&ad.client, &namespace, &found.name_any(), &set_uid).await?;
             }
-            return Ok(SOON);
+            return Ok(pace);
         }
         let mut left = false;
         for ordinal in 0..MAX_MEMBERS {
@@ -128,7 +145,7 @@ pub async fn run(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<Duration, Er
             }
         }
         if left {
-            return Ok(SOON);
+            return Ok(pace);
         }
     }
     // Last of all the Secrets: until here everything could still be stopped by hand.
@@ -141,7 +158,7 @@ pub async fn run(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<Duration, Er
         }
     }
     set(ad, cluster, false).await?;
-    Ok(SOON)
+    Ok(pace)
 }
 
 /// Whether the servers are to be left alone, whatever the policy says: the deletion asks for it; or it did and Kubernetes has

@@ -2,7 +2,11 @@
 //! effect that must not rest on an old view carries a precondition or looks again.
 
 use super::{build::secrets::seal_credentials_name, names};
-use crate::adapter::{Adapters, kubernetes::owner::is_controlled_by};
+use crate::adapter::{
+    Adapters,
+    bulk::{Bulky, Unread, Whole},
+    kubernetes::owner::is_controlled_by,
+};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
@@ -10,7 +14,7 @@ use k8s_openapi::api::{
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{
-    Resource,
+    Client, Resource,
     runtime::reflector::{ObjectRef, Store},
 };
 use std::{collections::BTreeMap, hash::Hash, sync::Arc};
@@ -49,6 +53,8 @@ impl Facts {
         let caches = &ad.caches;
         let service_accounts = [
             service_account.to_owned(),
+            // The one that the operator made, also where the spec names another by now.
+            names::statefulset(cluster),
             names::backup_service_account(cluster),
             names::restore_service_account(cluster),
         ];
@@ -59,6 +65,7 @@ impl Facts {
         let secrets = [
             names::ca_secret(cluster),
             names::server_secret(cluster),
+            names::older_secret(cluster),
             names::unseal_secret(cluster),
             names::root_token_secret(cluster),
             seal_credentials_name(cluster),
@@ -79,6 +86,12 @@ impl Facts {
             budget: one(&caches.budgets, namespace, &names::statefulset(cluster)),
             stateful_set: one(&caches.stateful_sets, namespace, &names::statefulset(cluster)),
         }
+    }
+
+    /// Adds the data that the watches leave out of very large objects: what looks empty without it would be made anew.
+    pub async fn complete(&mut self, ad: &Adapters) -> Result<(), Unread> {
+        fill(&mut self.config_maps, &ad.caches.whole_config_maps, &ad.client).await?;
+        fill(&mut self.secrets, &ad.caches.whole_secrets, &ad.client).await
     }
 
     /// One field of one of our Secrets, as text.
@@ -104,6 +117,17 @@ where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
     names.into_iter().filter_map(|name| one(store, namespace, &name).map(|object| (name, object))).collect()
+}
+
+async fn fill<K: Bulky>(
+    objects: &mut BTreeMap<String, Arc<K>>,
+    whole: &Whole<K>,
+    client: &Client,
+) -> Result<(), Unread> {
+    for object in objects.values_mut() {
+        *object = whole.of(client, object.clone()).await?;
+    }
+    Ok(())
 }
 
 fn one<K>(store: &Store<K>, namespace: &str, name: &str) -> Option<Arc<K>>

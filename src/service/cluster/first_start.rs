@@ -22,6 +22,7 @@ use crate::{
         kubernetes::{apply::delete, client::timed, owner::is_controlled_by},
     },
     api::OpenBaoClusterStatus,
+    causes::chain,
 };
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
@@ -39,6 +40,15 @@ pub(super) enum Standing {
     At(Stage),
     /// An earlier object of this name is not gone yet, so nobody knows: what is left of it, in words.
     Unclear(String),
+}
+
+/// What is wrong with the name under which servers look when they start.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Flaw {
+    /// Something lies there that is not for them.
+    Read(Trouble),
+    /// Nothing lies there, and nothing of ours may.
+    Bare(Trouble),
 }
 
 /// Whether this cluster may still be initialised. Asked of the API server itself where a mistake would cost data.
@@ -235,17 +245,166 @@ async fn let_go(applier: &Applier, facts: &Facts, pods: &[String]) -> Result<(),
     .map(drop)
 }
 
-/// After the first start: the stanza goes, and whoever still waits at the gate of the old template may start, to join.
-pub(super) async fn tidy(applier: &Applier, notes: &mut Notes, facts: &Facts) -> Result<(), Error> {
-    if let Some(object) = facts.config_maps.get(&names::bootstrap_config_map(&applier.cluster)) {
-        if notes.stanza_removed != object.uid() {
-            applier.remove(object.as_ref()).await?;
-            notes.stanza_removed = object.uid();
-        }
-        // Pods behind the gate wait until the watch has seen it gone.
-        return Ok(());
+/// After the first start: the stanza goes, and what says nothing takes its place and is put back like everything else of ours.
+/// Servers read what lies under that name when they start, so it is left to nobody; what is wrong with it is returned. Whoever
+/// still waits at the gate of the old template may start, to join.
+pub(super) async fn tidy(
+    applier: &Applier,
+    notes: &mut Notes,
+    spec: &ValidatedCluster,
+    facts: &Facts,
+) -> Result<Option<Flaw>, Error> {
+    // Before servers carry this mark, a stanza that is gone could be granted to another volume.
+    if facts.stateful_set.is_some() && facts.annotation(statefulset::BOOTSTRAPPED).is_none() {
+        return Ok(None);
     }
-    let waiting: Vec<String> =
-        facts.pods.values().filter(|pod| bootstrap::is_gated(pod)).map(|pod| pod.name_any()).collect();
-    let_go(applier, facts, &waiting).await
+    let name = names::bootstrap_config_map(&applier.cluster);
+    // The watch shows for a moment longer what is gone.
+    let is_there = |object: &&ConfigMap| notes.stanza_removed != object.uid();
+    let known: Option<&ConfigMap> = facts.config_maps.get(&name).map(AsRef::as_ref).filter(is_there);
+    let is_spent = |object: &&ConfigMap| {
+        is_controlled_by(*object, &applier.uid) && !config_maps::is_placeholder(object, &applier.cluster)
+    };
+    if let Some(object) = known.filter(is_spent) {
+        match applier.remove(object).await {
+            Err(error) if error.is_refused() => return Ok(Some(Flaw::Read(stays(&name, &error)))),
+            removed => removed?,
+        }
+        notes.stanza_removed = object.uid();
+    }
+    let live = known.filter(|object| !is_spent(object));
+    let bare = match applier.ensure(live, config_maps::placeholder(spec)).await {
+        Err(apply::Error::NotOurs { .. }) => return Ok(Some(Flaw::Read(taken(&name)))),
+        // A precaution: servers need nothing there.
+        Err(error) if error.is_refused() => Some(Flaw::Bare(bare(&name, &error))),
+        written => written.map(|()| None)?,
+    };
+    // Pods behind the gate wait until the watch has seen it, or that nothing lies there.
+    if live.is_some() || bare.is_some() && !facts.config_maps.contains_key(&name) {
+        let waiting: Vec<String> =
+            facts.pods.values().filter(|pod| bootstrap::is_gated(pod)).map(|pod| pod.name_any()).collect();
+        let_go(applier, facts, &waiting).await?;
+    }
+    Ok(bare)
+}
+
+fn bare(name: &str, error: &apply::Error) -> Trouble {
+    Trouble::new(
+        reasons::APPLY_FAILED,
+        format!(
+            "nothing keeps a name from others under which servers look when they start: {}. See which quota or policy of the namespace refuses ConfigMap {name}; the cluster goes on without it",
+            chain(error)
+        ),
+    )
+}
+
+fn stays(name: &str, error: &apply::Error) -> Trouble {
+    Trouble::new(
+        reasons::APPLY_FAILED,
+        format!(
+            "ConfigMap {name} with the settings of the first start could not be deleted, and a server that starts reads them, so none is restarted before it is gone: {}. See which policy of the namespace refuses that, or delete it",
+            chain(error)
+        ),
+    )
+}
+
+fn taken(name: &str) -> Trouble {
+    Trouble::new(
+        reasons::NAME_TAKEN,
+        format!(
+            "ConfigMap {name} exists and was not made for this cluster: its first server would read it as a part of its own settings, so none is started or restarted before it is gone. See who made it, and delete it"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        adapter::kubernetes::apply::prepare,
+        service::cluster::{
+            apply::{Settled, tests::refused},
+            validate::tests::valid,
+        },
+    };
+    use kube::Client;
+    use std::sync::Arc;
+
+    /// Writes to nobody: a request fails.
+    fn applier(spec: &ValidatedCluster) -> Applier {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let (namespace, cluster, uid) = ("reef".to_owned(), "kelp".to_owned(), spec.uid.clone());
+        Applier { client, namespace, cluster, uid, settled: Settled::default() }
+    }
+
+    /// With a StatefulSet that has the mark or not, or with none.
+    fn facts(mark: Option<bool>, under_the_name: ConfigMap) -> Facts {
+        let set = mark.map(|mark| {
+            let mut set = StatefulSet::default();
+            if mark {
+                set.annotations_mut().insert(statefulset::BOOTSTRAPPED.into(), "true".into());
+            }
+            Arc::new(set)
+        });
+        Facts {
+            stateful_set: set,
+            config_maps: [("kelp-bootstrap".to_owned(), Arc::new(under_the_name))].into(),
+            ..Facts::default()
+        }
+    }
+
+    // A client wants a runtime.
+    #[tokio::test]
+    async fn after_the_first_start_what_somebody_else_put_under_the_stanzas_name_is_told_and_stays_theirs() {
+        let spec = valid(|_| {});
+        let mut theirs = config_maps::placeholder(&spec);
+        theirs.metadata.uid = Some("theirs".into());
+        theirs.metadata.owner_references.as_mut().unwrap()[0].uid = "earlier".into();
+        // Also before the first pod of a cluster that is applied again over its volumes.
+        for mark in [Some(true), None] {
+            let facts = facts(mark, theirs.clone());
+            let told = tidy(&applier(&spec), &mut Notes::default(), &spec, &facts).await.unwrap();
+            let Some(Flaw::Read(told)) = told else { panic!("{told:?}") };
+            assert_eq!(told.reason, reasons::NAME_TAKEN);
+            assert!(
+                told.message.contains("ConfigMap kelp-bootstrap") && told.message.contains("delete it"),
+                "{told:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_stanza_goes_only_once_the_first_start_is_on_record_and_what_took_its_place_costs_nothing() {
+        let spec = valid(|_| {});
+        let (applier, mut notes) = (applier(&spec), Notes::default());
+        let mut stanza = config_maps::bootstrap(&spec, "initialize".into(), "v1");
+        stanza.metadata.uid = Some("granted".into());
+        assert_eq!(tidy(&applier, &mut notes, &spec, &facts(Some(false), stanza.clone())).await.unwrap(), None);
+        assert!(tidy(&applier, &mut notes, &spec, &facts(Some(true), stanza)).await.is_err(), "it is asked to go");
+        let mut settled = prepare(config_maps::placeholder(&spec)).unwrap().object;
+        settled.metadata.uid = Some("settled".into());
+        assert_eq!(tidy(&applier, &mut notes, &spec, &facts(Some(true), settled)).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_takes_no_config_map_is_told_of_and_holds_servers_back_only_while_they_would_read_one() {
+        let spec = valid(|_| {});
+        let (applier, mut notes) = (refused(&spec.uid), Notes::default());
+        let nothing =
+            Facts { config_maps: std::collections::BTreeMap::new(), ..facts(Some(true), ConfigMap::default()) };
+        let told = tidy(&applier, &mut notes, &spec, &nothing).await.unwrap();
+        let Some(Flaw::Bare(told)) = told else { panic!("{told:?}") };
+        assert_eq!(told.reason, reasons::APPLY_FAILED);
+        assert!(
+            told.message.contains("ConfigMap kelp-bootstrap") && told.message.contains("exceeded quota"),
+            "{told:?}"
+        );
+        let mut stanza = config_maps::bootstrap(&spec, "initialize".into(), "v1");
+        stanza.metadata.uid = Some("granted".into());
+        let told = tidy(&applier, &mut notes, &spec, &facts(Some(true), stanza)).await.unwrap();
+        let Some(Flaw::Read(told)) = told else { panic!("{told:?}") };
+        assert!(told.message.contains("delete it") && told.message.contains("exceeded quota"), "{told:?}");
+        assert_eq!(notes.stanza_removed, None, "the watch is believed about it");
+    }
 }

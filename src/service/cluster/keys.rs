@@ -5,24 +5,27 @@
 
 use super::{
     apply::{Applier, Error as ApplyError},
+    authorities,
     bootstrap::Stage,
-    build::{hash, secrets},
-    config::seal,
+    build::{config_maps::GRANTED_VOLUME, hash, secrets},
+    config::{SHARED_FILE, seal},
     facts::Facts,
-    names,
+    headcount, names, static_key,
     status::{TlsState, Trouble, reasons},
     tls::{self, IssueError, KeyedCert},
     validate::{TlsPlan, ValidatedCluster},
 };
 use crate::{
-    adapter::kubernetes::client::{RequestError, timed},
-    api::{SealType, conditions::reason},
+    adapter::kubernetes::{
+        client::{RequestError, timed},
+        owner::is_controlled_by,
+    },
+    api::conditions::reason,
 };
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 use rand::RngCore;
-use rustls::pki_types::{CertificateDer, pem::PemObject};
 use secrecy::SecretString;
 use std::{
     collections::BTreeSet,
@@ -31,8 +34,6 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// How many older authorities a bundle keeps beside the current one.
-const OLDER_AUTHORITIES: usize = 2;
 /// How long a user's Secret that was good is not asked for again. Nothing may watch Secrets that are not ours.
 const TRUST: Duration = Duration::from_secs(600);
 
@@ -121,23 +122,26 @@ impl Remembered {
     }
 }
 
-/// Certificates, whoever makes them.
+/// Certificates, whoever makes them. `believed` is the bundle of the last look.
 pub async fn certificates(
     applier: &Applier,
     cluster: &ValidatedCluster,
     facts: &Facts,
     remembered: &Remembered,
+    believed: &mut Option<String>,
     now: DateTime<Utc>,
 ) -> Result<Certificates, Error> {
-    match &cluster.tls {
-        TlsPlan::Off => {
-            Ok(Certificates { state: TlsState::Off, bundle: None, hash: None, secret: None, obstacle: None })
-        }
-        TlsPlan::External => external(applier, cluster, facts, remembered, now).await,
+    let found = match &cluster.tls {
+        TlsPlan::Off => Certificates { state: TlsState::Off, bundle: None, hash: None, secret: None, obstacle: None },
+        TlsPlan::External => external(applier, cluster, facts, remembered, now).await?,
         TlsPlan::Managed { rotation, extra_names } => {
-            managed(applier, cluster, facts, *rotation, extra_names, now).await
+            managed(applier, cluster, facts, *rotation, extra_names, believed.as_deref(), now).await?
         }
+    };
+    if let Some(bundle) = &found.bundle {
+        *believed = Some(bundle.clone());
     }
+    Ok(found)
 }
 
 async fn managed(
@@ -146,12 +150,15 @@ async fn managed(
     facts: &Facts,
     rotation: Duration,
     extra: &[String],
+    believed: Option<&str>,
     now: DateTime<Utc>,
 ) -> Result<Certificates, Error> {
-    let authority = authority(applier, cluster, facts, now).await?;
     let server = names::server_secret(&cluster.name);
-    let older = published(facts, &cluster.name).or_else(|| facts.secret_text(&server, "ca.crt"));
-    let bundle = bundle(&authority.cert, older.as_deref(), now);
+    // Its Secret may be gone as well; the operator remembers.
+    let before = facts.secret_text(&server, "ca.crt").or_else(|| believed.map(str::to_owned));
+    let before = before.or_else(|| authorities::under_theirs(facts, &cluster.name, &cluster.uid)).unwrap_or_default();
+    let (authority, older) = authority(applier, cluster, facts, &before, now).await?;
+    let bundle = authorities::bundle(&authority.cert, &older);
     let needed = tls::serving_names(&cluster.name, &cluster.namespace, extra);
     let current = facts
         .secret_text(&server, "tls.crt")
@@ -193,76 +200,56 @@ fn kept(
     (!tls::is_due(until, rotation, now)).then_some((current, until))
 }
 
-/// The cluster's own authority: as it is, or made now.
+/// The cluster's own authority, as it is, or made or renewed now, and the older ones that are believed beside it. `before` is what
+/// was believed last.
 async fn authority(
     applier: &Applier,
     cluster: &ValidatedCluster,
     facts: &Facts,
+    before: &str,
     now: DateTime<Utc>,
-) -> Result<KeyedCert, Error> {
+) -> Result<(KeyedCert, String), Error> {
     let name = names::ca_secret(&cluster.name);
-    if let Some((cert, key)) = facts.secret_text(&name, "ca.crt").zip(facts.secret_text(&name, "ca.key")) {
-        return Ok(KeyedCert { cert, key: key.into() });
+    let known: Option<&Secret> = facts.secrets.get(&name).map(AsRef::as_ref);
+    let ours = authorities::ours(facts, &name, &cluster.uid);
+    if let Some(current) = known.and_then(keyed) {
+        let older = authorities::beside_own(&current.cert, ours, before, now);
+        if let Some(renewed) = tls::renewed(&current, &cluster.name, &cluster.namespace, now)? {
+            let older = authorities::older(&renewed.cert, &authorities::bundle(&current.cert, &older), now);
+            applier.ensure(known, secrets::authority(cluster, &renewed, &older)).await?;
+            return Ok((renewed, older));
+        }
+        if let Some(ours) = ours {
+            authorities::keep(applier, ours, &older).await?;
+        }
+        return Ok((current, older));
     }
     let fresh = tls::new_authority(&cluster.name, &cluster.namespace, now)?;
-    let secret = secrets::authority(cluster, &fresh);
-    if facts.secrets.contains_key(&name) {
+    let older = authorities::beside_own(&fresh.cert, ours, before, now);
+    let secret = secrets::authority(cluster, &fresh, &older);
+    if known.is_some() {
         // It exists without usable content: an authority can be made again.
-        applier.ensure(facts.secrets.get(&name).map(AsRef::as_ref), secret).await?;
-        return Ok(fresh);
+        applier.ensure(known, secret).await?;
+        return Ok((fresh, older));
     }
     if applier.create(secret).await? {
-        return Ok(fresh);
+        return Ok((fresh, older));
     }
     // Made a moment ago and not seen by the watch yet, or somebody else's.
     let api: Api<Secret> = Api::namespaced(applier.client.clone(), &applier.namespace);
     let found = timed(api.get(&name)).await.map_err(|source| Error::Read { name: name.clone(), source })?;
-    let text = |field: &str| {
-        let bytes = found.data.as_ref()?.get(field)?;
-        String::from_utf8(bytes.0.clone()).ok()
+    let current = keyed(&found).filter(|_| is_controlled_by(&found, &cluster.uid));
+    let Some(current) = current else {
+        return Err(Error::Apply(ApplyError::NotOurs { kind: "Secret".into(), name }));
     };
-    let ours = crate::adapter::kubernetes::owner::is_controlled_by(&found, &cluster.uid);
-    match (ours, text("ca.crt"), text("ca.key")) {
-        (true, Some(cert), Some(key)) => Ok(KeyedCert { cert, key: key.into() }),
-        _ => Err(Error::Apply(ApplyError::NotOurs { kind: "Secret".into(), name })),
-    }
+    let older = authorities::beside_own(&current.cert, Some(&found), before, now);
+    Ok((current, older))
 }
 
-/// The bundle that clients and the operator were given last.
-fn published(facts: &Facts, cluster: &str) -> Option<String> {
-    facts.config_maps.get(&names::ca_config_map(cluster))?.data.as_ref()?.get("ca.crt").cloned()
-}
-
-/// The current authority, and older ones that are still valid: until every pod was restarted, some serve certificates of
-/// an older one.
-fn bundle(current: &str, older: Option<&str>, now: DateTime<Utc>) -> String {
-    let current = current.trim_end().to_owned() + "\n";
-    // A user's bundle may hold several.
-    let known: Vec<_> = pem_blocks(&current).iter().filter_map(|block| der(block)).collect();
-    let mut all = current;
-    let mut kept = 0;
-    for block in pem_blocks(older.unwrap_or_default()) {
-        let Some(der) = der(&block) else { continue };
-        let valid = x509_parser::parse_x509_certificate(&der)
-            .is_ok_and(|(_, cert)| cert.validity().not_after.timestamp() > now.timestamp());
-        if valid && !known.contains(&der) && kept < OLDER_AUTHORITIES {
-            all.push_str(&block);
-            kept += 1;
-        }
-    }
-    all
-}
-
-fn der(block: &str) -> Option<CertificateDer<'static>> {
-    CertificateDer::from_pem_slice(block.as_bytes()).ok()
-}
-
-fn pem_blocks(text: &str) -> Vec<String> {
-    const END: &str = "-----END CERTIFICATE-----";
-    text.split_inclusive(END)
-        .filter_map(|part| part.find("-----BEGIN CERTIFICATE-----").map(|start| format!("{}\n", &part[start..])))
-        .filter(|block| block.contains(END))
-        .collect()
+/// The authority in a Secret.
+fn keyed(secret: &Secret) -> Option<KeyedCert> {
+    let text = |field: &str| authorities::text(secret, field).filter(|text| !text.is_empty());
+    text("ca.crt").zip(text("ca.key")).map(|(cert, key)| KeyedCert { cert, key: key.into() })
 }
 
 async fn external(
@@ -290,23 +277,38 @@ async fn external(
         return Ok(bad(reason::TLS_SECRET_INVALID, format!("Secret {name} lacks one of tls.crt, tls.key and ca.crt")));
     };
     let key = SecretString::from(key);
-    match tls::judge(&cert, &key, &bundle, &asked_for(cluster, 0..cluster.replicas), now) {
+    let state = match tls::judge(&cert, &key, &bundle, &asked_for(cluster, 0..cluster.replicas), now) {
         Ok(until) => {
             remembered.keep(&name, &secret, cluster.generation);
-            let hash = Some(hash::certificate(&cert));
-            // Servers that were not restarted yet show what the authority before signed: whoever could not verify them
-            // would take them for dead.
-            let bundle = self::bundle(&bundle, published(facts, &cluster.name).as_deref(), now);
-            Ok(Certificates { state: TlsState::Good(until), bundle: Some(bundle), hash, secret: None, obstacle: None })
+            TlsState::Good(until)
         }
         Err(flaw) => {
             let bad =
                 bad(reason::TLS_SECRET_INVALID, format!("the certificate in Secret {name} cannot be used: {flaw}"));
-            let there = asked_for(cluster, facts.pods.keys().copied());
-            let come_back = tls::is_good_but_for_its_end(&cert, &key, &bundle, &there, now);
-            Ok(Certificates { obstacle: bad.obstacle.filter(|_| !come_back), ..bad })
+            let there = asked_for(cluster, there(facts).into_iter());
+            if tls::judge(&cert, &key, &bundle, &there, now).is_err() {
+                let come_back = tls::is_good_but_for_its_end(&cert, &key, &bundle, &there, now);
+                return Ok(Certificates { obstacle: bad.obstacle.filter(|_| !come_back), ..bad });
+            }
+            // It lacks only those that are to come: the others do not wait for them with one that ends.
+            bad.state
         }
-    }
+    };
+    let hash = Some(hash::certificate(&cert));
+    // Servers that were not restarted yet show what the authority before signed: whoever could not verify them would take them
+    // for dead.
+    let memory = authorities::under_theirs(facts, &cluster.name, &cluster.uid);
+    let own = authorities::ours(facts, &names::ca_secret(&cluster.name), &cluster.uid);
+    let older = authorities::beside_theirs(&bundle, own, memory.as_deref(), now);
+    let bundle = authorities::bundle(&bundle, &older);
+    authorities::keep_theirs(applier, cluster, facts, &bundle).await?;
+    Ok(Certificates { state, bundle: Some(bundle), hash, secret: None, obstacle: None })
+}
+
+/// The members that there are, those included whose pod is away for a moment: it comes back with what the others start with.
+fn there(facts: &Facts) -> BTreeSet<u32> {
+    let count = facts.stateful_set.as_deref().and_then(headcount::of).unwrap_or_default();
+    facts.pods.keys().copied().chain(0..count).collect()
 }
 
 /// What the operator and joining members ask these members for; what clients ask for is the user's business.
@@ -318,40 +320,40 @@ fn asked_for(cluster: &ValidatedCluster, members: impl Iterator<Item = u32>) -> 
         .collect()
 }
 
-/// Sees to the key or credentials of the seal. The trouble says why pods could not unseal; nothing is restarted for it. `made` is
-/// the key that the operator made, where servers run with it.
+/// Sees to the key or credentials of the seal. The trouble says why pods could not unseal; nothing is restarted for it. `in_use`
+/// names the Secret with whose static key the servers run.
 pub async fn unseal(
     applier: &Applier,
     cluster: &ValidatedCluster,
     facts: &Facts,
     stage: Stage,
     remembered: &Remembered,
-    made: Option<&Secret>,
+    in_use: Option<&str>,
 ) -> Result<Option<Trouble>, Error> {
     let unseal = &cluster.spec.unseal;
     if !seal::is_key_ours(unseal) {
-        return foreign_credentials(applier, cluster, remembered, made).await;
+        return foreign_credentials(applier, cluster, facts, remembered, in_use).await;
     }
-    let name = names::unseal_secret(&cluster.name);
-    let length = |secret: &Secret| static_key(secret).map(<[u8]>::len);
-    let known = if let Some(secret) = facts.secrets.get(&name) {
-        Some(length(secret))
-    } else {
-        let api: Api<Secret> = Api::namespaced(applier.client.clone(), &applier.namespace);
-        let found = timed(api.get_opt(&name)).await.map_err(|source| Error::Read { name: name.clone(), source })?;
-        found.as_ref().map(length)
-    };
-    match known {
-        Some(Some(32)) => Ok(None),
-        Some(found) => Ok(Some(Trouble::new(
-            reasons::UNSEAL_KEY_INVALID,
-            format!(
-                "the static unseal key in Secret {name} has {} bytes instead of 32: put back the key that the data was sealed with",
-                found.unwrap_or(0)
-            ),
-        ))),
+    let (name, field) = (names::unseal_secret(&cluster.name), names::UNSEAL_KEY_FIELD);
+    let found = read(applier, facts, &name).await?;
+    match found.as_deref().map(|secret| static_key::of(secret, field).unwrap_or_default()) {
+        Some(written) => {
+            let Some(key) = static_key::decoded(written) else {
+                return Ok(Some(Trouble::new(
+                    reasons::UNSEAL_KEY_INVALID,
+                    format!(
+                        "key `{field}` of Secret {name} {}: put back the key that the data was sealed with",
+                        static_key::is_no_key(written)
+                    ),
+                )));
+            };
+            let other = beside(applier, facts, &name, in_use).await?;
+            let flaw = other.and_then(|other| static_key::another(&key, field, &name, &other, &cluster.name));
+            Ok(flaw.map(|flaw| Trouble::new(reasons::UNSEAL_KEY_INVALID, flaw)))
+        }
         None => {
-            let granted = facts.config_maps.contains_key(&names::bootstrap_config_map(&cluster.name));
+            let grant = facts.config_maps.get(&names::bootstrap_config_map(&cluster.name));
+            let granted = grant.is_some_and(|object| object.annotations().contains_key(GRANTED_VOLUME));
             if stage == Stage::Bootstrapped || granted {
                 return Ok(Some(Trouble::new(
                     reasons::UNSEAL_KEY_MISSING,
@@ -368,15 +370,35 @@ pub async fn unseal(
     }
 }
 
-fn static_key(secret: &Secret) -> Option<&[u8]> {
-    secret.data.as_ref()?.get(names::UNSEAL_KEY_FIELD).map(|key| key.0.as_slice())
+/// A Secret as the watch knows it or, where nobody watches it, as it is.
+async fn read(applier: &Applier, facts: &Facts, name: &str) -> Result<Option<Arc<Secret>>, Error> {
+    if let Some(known) = facts.secrets.get(name) {
+        return Ok(Some(known.clone()));
+    }
+    let api: Api<Secret> = Api::namespaced(applier.client.clone(), &applier.namespace);
+    let found = timed(api.get_opt(name)).await.map_err(|source| Error::Read { name: name.to_owned(), source })?;
+    Ok(found.map(Arc::new))
+}
+
+/// The Secret with whose key the servers run, where that is another one than `name`, and there.
+async fn beside(
+    applier: &Applier,
+    facts: &Facts,
+    name: &str,
+    in_use: Option<&str>,
+) -> Result<Option<Arc<Secret>>, Error> {
+    match in_use.filter(|in_use| *in_use != name) {
+        Some(other) => read(applier, facts, other).await,
+        None => Ok(None),
+    }
 }
 
 async fn foreign_credentials(
     applier: &Applier,
     cluster: &ValidatedCluster,
+    facts: &Facts,
     remembered: &Remembered,
-    made: Option<&Secret>,
+    in_use: Option<&str>,
 ) -> Result<Option<Trouble>, Error> {
     let unseal = &cluster.spec.unseal;
     let Some(reference) = &unseal.credentials_secret_ref else { return Ok(None) };
@@ -389,94 +411,82 @@ async fn foreign_credentials(
             ),
         )));
     };
-    let named_file = unseal.static_.as_ref().and_then(|seal| seal.current_key.as_ref()).is_some();
-    if unseal.type_ == SealType::Static
-        && !named_file
-        && let Some(flaw) = flaw_of(&secret, name, made)
-    {
-        return Ok(Some(Trouble::new(reasons::UNSEAL_KEY_INVALID, flaw)));
+    if let Some(field) = seal::static_key_field(unseal) {
+        let other = beside(applier, facts, name, in_use).await?;
+        let live = live_field(facts, &cluster.name).filter(|live| in_use == Some(name.as_str()) && *live != field);
+        let flaw = static_key::flaw_of(&secret, &field, name, other.as_deref(), &cluster.name);
+        if let Some(flaw) = flaw.or_else(|| static_key::moved(&secret, &field, live?, name)) {
+            return Ok(Some(Trouble::new(reasons::UNSEAL_KEY_INVALID, flaw)));
+        }
     }
     remembered.keep(name, &secret, cluster.generation);
     Ok(None)
 }
 
-/// Why no server would open its data with the user's static key, if that can be said.
-fn flaw_of(theirs: &Secret, name: &str, made: Option<&Secret>) -> Option<String> {
-    let field = names::UNSEAL_KEY_FIELD;
-    let length = static_key(theirs).map_or(0, <[u8]>::len);
-    if length != 32 {
-        return Some(format!("key `{field}` of Secret {name} has {length} bytes: a static unseal key has 32"));
-    }
-    let made = made.filter(|made| static_key(made) != static_key(theirs))?.name_any();
-    Some(format!(
-        "key `{field}` of Secret {name} is another one than that of Secret {made}, with which the servers run and which their data is sealed with: put the key of {made} into {name}, or take spec.unseal.credentialsSecretRef back. Until then the servers keep the settings that they have"
-    ))
+/// The data key in which the settings that lie there have the servers look for a static key of the user's.
+fn live_field<'a>(facts: &'a Facts, cluster: &str) -> Option<&'a str> {
+    let settings = facts.config_maps.get(&names::config_map(cluster))?.data.as_ref()?.get(SHARED_FILE)?;
+    seal::static_key_field_in(settings)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::{ByteString, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+    use k8s_openapi::{ByteString, api::core::v1::ConfigMap};
     use secrecy::ExposeSecret;
 
-    #[test]
-    fn a_bundle_keeps_the_older_authority_once_and_drops_expired_ones() {
-        let now: DateTime<Utc> = "2026-11-21T09:00:00Z".parse().unwrap();
-        let old = tls::new_authority("kelp", "reef", now).unwrap();
-        let new = tls::new_authority("kelp", "reef", now).unwrap();
-        let both = bundle(&new.cert, Some(&old.cert), now);
-        assert_eq!(both.matches("BEGIN").count(), 2);
-        assert_eq!(bundle(&new.cert, Some(&both), now), both, "stable");
-        let later: DateTime<Utc> = "2040-01-01T00:00:00Z".parse().unwrap();
-        assert_eq!(bundle(&new.cert, Some(&both), later).matches("BEGIN").count(), 1);
-    }
-
-    #[test]
-    fn a_users_bundle_stays_whole_beside_what_running_servers_were_signed_with() {
-        let now: DateTime<Utc> = "2026-11-21T09:00:00Z".parse().unwrap();
-        let [old, root, next] = [(); 3].map(|()| tls::new_authority("kelp", "reef", now).unwrap().cert);
-        let theirs = format!("{root}{next}");
-        let published = bundle(&theirs, Some(&old), now);
-        assert!(published.starts_with(theirs.trim_end()));
-        assert_eq!(published.matches("BEGIN").count(), 3, "two of theirs and the one before");
-        assert_eq!(bundle(&theirs, Some(&published), now), published, "stable");
-    }
-
-    #[test]
-    fn a_static_key_of_the_users_must_be_the_one_that_the_data_is_sealed_with() {
-        let secret = |name: &str, key: &[u8]| Secret {
-            metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
-            data: Some([("key".to_owned(), ByteString(key.to_vec()))].into()),
-            ..Secret::default()
-        };
-        let made = secret("kelp-unseal-key", &[7; 32]);
-        let flaw = |key: &[u8], made: Option<&Secret>| flaw_of(&secret("mine", key), "mine", made);
-        assert_eq!(flaw(&[7; 32], Some(&made)), None, "the same key under another name");
-        assert_eq!(flaw(&[8; 32], None), None, "nobody runs with another one");
-        let other = flaw(&[8; 32], Some(&made)).unwrap();
-        assert!(other.contains("mine") && other.contains("kelp-unseal-key"), "{other}");
-        assert!(flaw(b"short", None).unwrap().contains("has 5 bytes"));
-    }
-
-    // A client wants a runtime, though nothing is asked of it.
-    #[tokio::test]
-    async fn a_certificate_stands_in_the_way_of_those_that_run_only_if_it_does_them_harm() {
+    /// Asks nobody: a request fails.
+    fn applier(cluster: &ValidatedCluster) -> Applier {
         drop(rustls::crypto::ring::default_provider().install_default());
-        let client = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
-        let cluster = crate::service::cluster::validate::tests::valid(|s| {
-            s["tls"] = serde_json::json!({"enabled": true, "mode": "External"});
-            s["replicas"] = serde_json::json!(5);
-        });
-        let applier = Applier {
-            client,
+        Applier {
+            client: Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap(),
             namespace: "reef".into(),
             cluster: "kelp".into(),
             uid: cluster.uid.clone(),
             settled: crate::service::cluster::apply::Settled::default(),
-        };
+        }
+    }
+
+    // A client wants a runtime, though nothing is asked of it.
+    #[tokio::test]
+    async fn an_authority_that_somebody_wrote_into_the_public_config_map_is_neither_told_on_nor_kept() {
+        let cluster = crate::service::cluster::validate::tests::valid(|_| {});
         let now: DateTime<Utc> = "2026-11-21T09:00:00Z".parse().unwrap();
-        let three = Facts { pods: (0..3).map(|n| (n, Arc::default())).collect(), ..Facts::default() };
+        let [own, before, stranger] = [(); 3].map(|()| tls::new_authority("kelp", "reef", now).unwrap());
+        let published = format!("{}{}{}", own.cert, before.cert, stranger.cert);
+        let facts = Facts {
+            secrets: [("kelp-tls-ca".to_owned(), Arc::new(secrets::authority(&cluster, &own, &before.cert)))].into(),
+            config_maps: [(
+                "kelp-ca".to_owned(),
+                Arc::new(ConfigMap { data: Some([("ca.crt".to_owned(), published)].into()), ..ConfigMap::default() }),
+            )]
+            .into(),
+            ..Facts::default()
+        };
+        let mut believed = None;
+        let remembered = Remembered::default();
+        let found = certificates(&applier(&cluster), &cluster, &facts, &remembered, &mut believed, now).await.unwrap();
+        let expected = format!("{}{}", own.cert, before.cert);
+        assert_eq!(found.bundle.as_ref(), Some(&expected));
+        assert_eq!(found.secret.and_then(|secret| authorities::text(&secret, "ca.crt")), Some(expected.clone()));
+        assert_eq!(believed, Some(expected), "it is what the next look goes by");
+    }
+
+    #[tokio::test]
+    async fn a_certificate_stands_in_the_way_of_those_that_run_only_if_it_does_them_harm() {
+        let cluster = crate::service::cluster::validate::tests::valid(|s| {
+            s["tls"] = serde_json::json!({"enabled": true, "mode": "External"});
+            s["replicas"] = serde_json::json!(5);
+        });
+        let applier = applier(&cluster);
+        let now: DateTime<Utc> = "2026-11-21T09:00:00Z".parse().unwrap();
         let authority = tls::new_authority("kelp", "reef", now).unwrap();
+        let believed = secrets::older_authorities(&cluster, &authorities::bundle(&authority.cert, ""));
+        let three = Facts {
+            pods: (0..3).map(|n| (n, Arc::default())).collect(),
+            secrets: [("kelp-tls-older".to_owned(), Arc::new(believed))].into(),
+            ..Facts::default()
+        };
         let for_members = |count: u32| asked_for(&cluster, 0..count);
         let issued = |count: u32| tls::issue(&authority, &for_members(count), tls::DEFAULT_ROTATION, now).unwrap();
         let told = async |cert: &str, key: &KeyedCert, now: DateTime<Utc>| {
@@ -486,15 +496,54 @@ mod tests {
             let remembered = Remembered::default();
             remembered.keep("kelp-tls-server", &secret, cluster.generation);
             let found = external(&applier, &cluster, &three, &remembered, now).await.unwrap();
-            (matches!(found.state, TlsState::Bad(_)), found.obstacle.is_some())
+            let served = found.hash.filter(|hash| *hash == hash::certificate(cert)).and(found.bundle);
+            (matches!(found.state, TlsState::Bad(_)), found.obstacle.is_some(), served.is_some())
         };
         let (five, some, few) = (issued(5), issued(3), issued(2));
-        assert_eq!(told(&five.cert, &five, now).await, (false, false));
-        assert_eq!(told(&some.cert, &some, now).await, (true, false), "it lacks only those that are to come");
-        assert_eq!(told(&few.cert, &few, now).await, (true, true), "it lacks one that runs");
+        assert_eq!(told(&five.cert, &five, now).await, (false, false, true));
+        let lacks_new = told(&some.cert, &some, now).await;
+        assert_eq!(lacks_new, (true, false, true), "it lacks only those that are to come, and the others get it");
+        assert_eq!(told(&few.cert, &few, now).await, (true, true, false), "it lacks one that runs");
         let late: DateTime<Utc> = "2028-01-01T00:00:00Z".parse().unwrap();
-        assert_eq!(told(&five.cert, &five, late).await, (true, false), "those that run serve it, expired as it is");
-        assert_eq!(told(&five.cert, &some, now).await, (true, true), "another key: no server starts with it");
+        let expired = told(&five.cert, &five, late).await;
+        assert_eq!(expired, (true, false, false), "those that run serve it, expired as it is");
+        assert_eq!(told(&five.cert, &some, now).await, (true, true, false), "another key: no server starts with it");
+    }
+
+    #[test]
+    fn a_member_whose_pod_is_away_for_a_moment_is_there_all_the_same() {
+        use crate::service::cluster::build::statefulset;
+        let cluster = crate::service::cluster::validate::tests::valid(|_| {});
+        let set = statefulset::build(&cluster, &statefulset::Inputs { replicas: 3, ..statefulset::tests::inputs() });
+        let pods = [0, 1, 4].map(|ordinal| (ordinal, Arc::default()));
+        let facts = Facts { pods: pods.into(), stateful_set: Some(Arc::new(set)), ..Facts::default() };
+        assert_eq!(there(&facts), BTreeSet::from([0, 1, 2, 4]));
+        assert_eq!(there(&Facts { stateful_set: None, ..facts }), BTreeSet::from([0, 1, 4]));
+    }
+
+    #[tokio::test]
+    async fn another_key_of_the_same_secret_keeps_the_settings_before_a_server_restarts_with_it() {
+        let brings = |field: &str| {
+            let current = format!("/openbao/seal-credentials/{field}");
+            crate::service::cluster::validate::tests::valid(|spec| {
+                spec["unseal"] = serde_json::json!({"type": "static", "credentialsSecretRef": {"name": "mine"},
+                    "static": {"currentKey": current}});
+            })
+        };
+        let cluster = brings("key");
+        let settings = crate::service::cluster::build::config_maps::build(&brings("old"), None).remove(0);
+        let facts = Facts { config_maps: [("kelp-config".to_owned(), Arc::new(settings))].into(), ..Facts::default() };
+        let told = async |old: u8, in_use: Option<&str>| {
+            let keys = [("key", 8), ("old", old)].map(|(field, byte)| (field.to_owned(), ByteString(vec![byte; 32])));
+            let secret = Secret { data: Some(keys.into()), ..Secret::default() };
+            let remembered = Remembered::default();
+            remembered.keep("mine", &secret, cluster.generation);
+            foreign_credentials(&applier(&cluster), &cluster, &facts, &remembered, in_use).await.unwrap()
+        };
+        let flaw = told(7, Some("mine")).await.unwrap();
+        assert!(flaw.reason == reasons::UNSEAL_KEY_INVALID && flaw.message.contains("`old`"), "{flaw:?}");
+        assert_eq!(told(8, Some("mine")).await, None, "it is the same key");
+        assert_eq!(told(7, None).await, None, "nobody runs with it");
     }
 
     #[test]

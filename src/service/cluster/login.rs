@@ -23,7 +23,7 @@ pub enum AccessError {
     Token(#[from] TokenError),
     /// OpenBao refused the login, or did not answer.
     #[error(
-        "failed to log in to OpenBao as role {role} at mount {mount}: was the cluster bootstrapped with selfInit.oidc? Was it restored from another one, or were the API server's signing keys rotated? Then give OpenBao the keys of now: write `kubectl get --raw /openid/v1/jwks` as PEM to auth/{mount}/config, key jwt_validation_pubkeys. Does the operator run in another namespace or under another service account than then? Then set the role again: {command}"
+        "failed to log in to OpenBao as role {role} at mount {mount}: was the cluster bootstrapped with selfInit.oidc? Was it restored from another one, or were the API server's signing keys rotated? Then give OpenBao the keys of now: write `kubectl get --raw /openid/v1/jwks` as PEM to auth/{mount}/config, key jwt_validation_pubkeys. Does the operator run in another namespace or under another service account than then? Or does spec.selfInit.oidc.audience name one, and was the role made by an operator that logged in with that? Then set the role again: {command}"
     )]
     Login {
         /// The JWT mount.
@@ -66,11 +66,17 @@ impl AccessError {
     }
 }
 
-/// The audience that this cluster's JWT roles demand.
+/// The audience of the operator's own tokens for this cluster, and nobody else's. The spec has no say in it: whoever writes one could
+/// have the operator send him a token that the API server, or another cluster, takes.
 pub fn audience(cluster: &OpenBaoCluster) -> String {
+    names::audience(&cluster.namespace().unwrap_or_default(), &cluster.name_any())
+}
+
+/// The audience of the tokens that this cluster's Jobs log in with. Their accounts are the namespace's own.
+pub fn jobs_audience(cluster: &OpenBaoCluster) -> String {
     let named =
         cluster.spec.self_init.as_ref().and_then(|init| init.oidc.as_ref()).and_then(|oidc| oidc.audience.clone());
-    named.unwrap_or_else(|| names::audience(&cluster.namespace().unwrap_or_default(), &cluster.name_any()))
+    named.unwrap_or_else(|| audience(cluster))
 }
 
 /// What a person types to let the operator in under its own role, where JWT login is on.
@@ -132,6 +138,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_spec_chooses_the_audience_of_the_operators_own_token() {
+        for named in ["https://kubernetes.default.svc", "openbao:other/prod", "sts.amazonaws.com"] {
+            let spec = serde_json::json!({"version": "2.7.2", "storage": {"size": "1Gi"},
+                "selfInit": {"enabled": true, "oidc": {"enabled": true, "audience": named}}});
+            let mut cluster = OpenBaoCluster::new("kelp", serde_json::from_value(spec).unwrap());
+            cluster.metadata.namespace = Some("reef".into());
+            assert_eq!(audience(&cluster), "openbao:reef/kelp");
+            assert_eq!(jobs_audience(&cluster), named);
+        }
+    }
+
+    #[test]
     fn a_refused_login_names_the_subject_of_now_and_what_sets_the_role_again() {
         let timed_out = BaoError::TimedOut {
             pod: "kelp-0".into(),
@@ -146,5 +164,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        let (asked, command) = (text.find("spec.selfInit.oidc.audience"), text.find("bao write"));
+        assert!(asked.is_some() && asked < command, "whoever made it so is asked about it first: {text}");
     }
 }

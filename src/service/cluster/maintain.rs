@@ -3,15 +3,16 @@
 use super::{
     bootstrap::Stage,
     facts::Facts,
+    headcount,
     memory::{Notes, Raft},
     names,
     observe::{self, Member},
-    obstacle::holds_back,
+    obstacle::{Obstacles, holds_back, next_step},
     status::{Trouble, reasons},
-    upkeep::{REMOVED, Situation, Step, decide, forgotten, is_given_up, members_left, outsiders, unmarked, unsettled},
+    upkeep::{REMOVED, Situation, Step, forgotten, is_given_up, outsiders, unmarked, unsettled},
     validate::ValidatedCluster,
     version::{LED_BY, is_unled, unnoted},
-    voters,
+    volumes, voters,
 };
 use crate::{
     adapter::{
@@ -79,7 +80,7 @@ pub struct Outcome {
 }
 
 #[allow(clippy::too_many_arguments)] // what is known, what is wanted, and who else is at work
-/// Takes one step. `version` is what the template's image is to be; `busy` names who else is at work on the pods; `obstacle` is
+/// Takes one step. `version` is what the template's image is to be; `busy` names who else is at work on the pods; `obstacles` are
 /// what would keep a server from starting now.
 pub async fn run(
     ad: &Adapters,
@@ -91,10 +92,10 @@ pub async fn run(
     wanted: &StatefulSet,
     version: &str,
     busy: Option<String>,
-    obstacle: Option<&Trouble>,
+    obstacles: &Obstacles,
 ) -> Result<Outcome, Error> {
     let known = notes.voters.as_ref().map(|(_, raft)| &raft.peers);
-    let current = replicas_of(facts).or_else(|| members_left(facts, known, &spec.name)).unwrap_or(spec.replicas);
+    let current = headcount::current(facts, known, spec);
     let voters = notes.voters_of(members).cloned();
     let peers = notes.raft_of(members).map(|raft| raft.peers.clone());
     let outside = peers.as_ref().map(|peers| outsiders(members, peers)).unwrap_or_default();
@@ -105,7 +106,7 @@ pub async fn run(
         }
     }
     let template = wanted.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
-    let situation = Situation {
+    let mut situation = Situation {
         facts,
         members,
         voters: voters.as_ref(),
@@ -117,7 +118,7 @@ pub async fn run(
         current,
         unled: is_unled(&cluster.status.clone().unwrap_or_default(), facts, members, Stage::Bootstrapped),
     };
-    let step = decide(&situation);
+    let (step, joins_not) = next_step(&mut situation, obstacles);
     let stay = |progress: Option<Trouble>| Outcome { progress, replicas: current, ..Outcome::default() };
     if step == Step::Nothing {
         // Done only when the one that went last is back.
@@ -127,12 +128,14 @@ pub async fn run(
             return Ok(stay(Some(Trouble::new(reasons::RESTARTING, why))));
         }
         release(ad, cluster).await?;
-        return Ok(Outcome { replicas: current, settled: true, ..Outcome::default() });
+        return Ok(match joins_not {
+            Some(why) => stay(waits(&Step::Grow, &why)),
+            None => Outcome { replicas: current, settled: true, ..Outcome::default() },
+        });
     }
-    if let Some(obstacle) = holds_back(&step, obstacle) {
+    if let Some(why) = holds_back(&step, obstacles) {
         // It lasts until a person mends it: whoever waits for the lock goes first.
         release(ad, cluster).await?;
-        let why = format!("it would not come back ({}): {}", obstacle.reason, obstacle.message);
         return Ok(stay(waits(&step, &why)));
     }
     // A member that has left raft already is on its way out, whoever waits.
@@ -245,12 +248,6 @@ fn words(step: &Step) -> String {
         Step::Shrink { pod, leads: true, .. } => format!("{pod} steps down, to leave"),
         Step::Shrink { pod, .. } => format!("{pod} leaves"),
     }
-}
-
-/// What the live StatefulSet says.
-pub fn replicas_of(facts: &Facts) -> Option<u32> {
-    let replicas = facts.stateful_set.as_ref()?.spec.as_ref()?.replicas?;
-    u32::try_from(replicas).ok()
 }
 
 fn claim(cluster: &OpenBaoCluster, message: &str) -> Claim {
@@ -425,7 +422,7 @@ pub async fn sweep(ad: &Adapters, spec: &ValidatedCluster, facts: &Facts) -> Res
     if spec.spec.deletion_policy == crate::api::DeletionPolicy::Retain {
         return Ok(());
     }
-    let Some(current) = replicas_of(facts) else { return Ok(()) };
+    let Some(current) = facts.stateful_set.as_deref().and_then(headcount::of) else { return Ok(()) };
     for (ordinal, claim) in &facts.claims {
         let given_up = is_given_up(facts, *ordinal, spec.replicas, current);
         if given_up && claim.metadata.deletion_timestamp.is_none() {
@@ -436,7 +433,8 @@ pub async fn sweep(ad: &Adapters, spec: &ValidatedCluster, facts: &Facts) -> Res
     Ok(())
 }
 
-/// Grows claims to the size of the spec. Shrinking is refused, and a class that cannot grow is named.
+/// Brings claims to the size of the spec: up, and down again where they were not given what they ask for. Shrinking what a volume
+/// has is refused, and a class that cannot grow is named.
 pub async fn grow_volumes(
     ad: &Adapters,
     notes: &mut Notes,
@@ -445,47 +443,44 @@ pub async fn grow_volumes(
 ) -> Result<Option<Trouble>, Error> {
     let wanted = &spec.spec.storage.size;
     let Some(size) = super::validate::bytes(wanted) else { return Ok(None) };
-    for claim in facts.claims.values().filter(|claim| claim.metadata.deletion_timestamp.is_none()) {
-        let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
-        let Some(text) = requests.and_then(|requests| requests.get("storage")).map(|quantity| quantity.0.clone())
-        else {
-            continue;
-        };
-        let Some(found) = super::validate::bytes(&text) else { continue };
-        if found > size {
-            return Ok(Some(Trouble::new(
-                reason::STORAGE_SHRINK_NOT_SUPPORTED,
-                format!(
-                    "spec.storage.size {wanted} is less than the {text} of {}: volumes cannot shrink, set it back",
-                    claim.name_any()
-                ),
-            )));
-        }
+    let found = volumes::of(facts, notes.grows_since, Utc::now());
+    let largest = volumes::largest(&found);
+    if let Some(largest) = largest.filter(|largest| largest.bytes > size) {
+        return Ok(Some(volumes::too_small(wanted, largest)));
+    }
+    let others: Vec<_> = found.iter().filter(|volume| volume.differs(size)).collect();
+    if others.is_empty() {
+        return Ok(None);
+    }
+    let mut changed = false;
+    for volume in &others {
         let refused = |(refused, _, at): &(String, String, Instant)| refused == wanted && at.elapsed() < REFUSED_PACE;
-        if found == size || notes.refused_size.as_ref().is_some_and(refused) {
+        if notes.refused_size.as_ref().is_some_and(refused) {
             continue;
         }
-        let name = claim.name_any();
+        let name = &volume.claim;
         let api: Api<PersistentVolumeClaim> = Api::namespaced(ad.client.clone(), &spec.namespace);
         let patch = json!({"spec": {"resources": {"requests": {"storage": wanted}}}});
-        match timed(api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
+        match timed(api.patch(name, &PatchParams::default(), &Patch::Merge(&patch))).await {
             Ok(_) => {
                 notes.refused_size = None;
-                tracing::info!(claim = name, size = wanted, "asked for a larger volume");
+                changed = true;
+                tracing::info!(claim = name, size = wanted, "asked for a volume of another size");
             }
             Err(error) if error.is_forbidden() || error.is_invalid() => {
                 notes.refused_size = Some((wanted.clone(), chain(&error), Instant::now()));
             }
             Err(error) if error.is_not_found() => {}
-            Err(source) => return Err(Error::Claim { claim: name, source }),
+            Err(source) => return Err(Error::Claim { claim: name.clone(), source }),
         }
     }
-    Ok(notes.refused_size.as_ref().filter(|(refused, ..)| refused == wanted).map(|(_, why, _)| {
-        Trouble::new(
-            reason::STORAGE_RESIZE_NOT_SUPPORTED,
-            format!(
-                "volumes cannot grow to {wanted}, and nothing was changed: {why}. Set allowVolumeExpansion: true in the storage class if its driver can expand volumes (tried again within ten minutes); if not, make a new cluster with larger volumes and restore a backup into it"
-            ),
-        )
-    }))
+    let Some((_, why, _)) = notes.refused_size.as_ref().filter(|(refused, ..)| refused == wanted) else {
+        return Ok(None);
+    };
+    if let Some(returns) = others.iter().find(|volume| volume.asked > size) {
+        return Ok(Some(volumes::cannot_return(wanted, why, returns)));
+    }
+    // Once one has grown there is no way back to the size before.
+    let back = largest.filter(|largest| !changed && largest.bytes < size);
+    Ok(Some(volumes::cannot_grow(wanted, why, back)))
 }

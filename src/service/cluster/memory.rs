@@ -7,11 +7,13 @@ use super::{
     config::initialize::Identity,
     keys::Remembered,
     observe::{self, Member},
+    status::Trouble,
 };
 use crate::{
     adapter::openbao::{RaftConfiguration, Token},
     api::OpenBaoClusterSpec,
 };
+use chrono::{DateTime, Utc};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
@@ -42,7 +44,7 @@ pub struct Memory {
 pub struct Notes {
     /// The first start is over, whatever an older view says.
     pub bootstrapped: bool,
-    /// The stanza of the first start that was deleted, by UID: the watch shows it for a moment longer.
+    /// What was deleted under the name of the first start's stanza, by UID: the watch shows it for a moment longer.
     pub stanza_removed: Option<String>,
     /// When the status was last written.
     pub status_written: Option<Instant>,
@@ -64,10 +66,18 @@ pub struct Notes {
     pub mislabelled: HashMap<String, Instant>,
     /// A user's TLS Secret.
     pub tls: Remembered,
+    /// The bundle of authorities that was told last.
+    pub believed: Option<String>,
     /// A user's seal Secret.
     pub seal: Remembered,
     /// A size that the storage class refused, its words, and when.
     pub refused_size: Option<(String, String, Instant)>,
+    /// Since when a volume has less than it was asked to grow to.
+    pub grows_since: Option<DateTime<Utc>>,
+    /// What lies in the place of the first start's settings and is not for servers to read, by the look before.
+    pub taken: Option<Trouble>,
+    /// Whether this process has looked there yet.
+    pub looked_there: bool,
     /// The spec that was last good. Only while an upgrade or a rollback is under way, which may have to go on with it.
     pub last_good: Option<Arc<OpenBaoClusterSpec>>,
     /// Failed reconciles in a row.

@@ -100,7 +100,8 @@ pub fn shared_tls_name(cluster: &str, namespace: &str) -> String {
     format!("{cluster}.{namespace}.svc")
 }
 
-/// CA certificate and key (`ca.crt`, `ca.key`). Only the operator reads it; no pod mounts it.
+/// CA certificate and key (`ca.crt`, `ca.key`), and the authorities before it (`older.crt`). Only the operator reads it; no pod
+/// mounts it.
 pub fn ca_secret(cluster: &str) -> String {
     format!("{cluster}-tls-ca")
 }
@@ -108,6 +109,11 @@ pub fn ca_secret(cluster: &str) -> String {
 /// Serving certificate (`tls.crt`, `tls.key`, `ca.crt`). In `External` mode somebody else fills it.
 pub fn server_secret(cluster: &str) -> String {
     format!("{cluster}-tls-server")
+}
+
+/// Which authorities were believed while the serving certificate is a user's. Only the operator fills it; no pod mounts it.
+pub fn older_secret(cluster: &str) -> String {
+    format!("{cluster}-tls-older")
 }
 
 /// The static unseal key.
@@ -130,7 +136,7 @@ pub fn config_map(cluster: &str) -> String {
     format!("{cluster}-config")
 }
 
-/// The `initialize` stanza: exists only between the first pod's grant and the end of the bootstrap.
+/// The `initialize` stanza, from the first pod's grant to the end of the bootstrap. After it what says nothing holds the name.
 pub fn bootstrap_config_map(cluster: &str) -> String {
     format!("{cluster}-bootstrap")
 }
@@ -167,6 +173,16 @@ pub fn role_command(mount: &str, role: &str, policy: &str, audience: &str, subje
         "bao write auth/{mount}/role/{role} role_type=jwt user_claim=sub bound_audiences={audience} \
          bound_subject={subject} token_policies={policy} token_ttl=10m"
     )
+}
+
+/// The same for a role under which several service accounts log in, each with all of the policies. What it takes no command line
+/// can say.
+pub fn shared_role_command(mount: &str, role: &str, policies: &[&str], audience: &str, subjects: &[String]) -> String {
+    let body = serde_json::json!({
+        "role_type": "jwt", "user_claim": "sub", "bound_audiences": [audience], "bound_claims": {"sub": subjects},
+        "token_policies": policies, "token_ttl": "10m",
+    });
+    format!("echo '{body}' | bao write auth/{mount}/role/{role} -")
 }
 
 /// The labels of everything that belongs to the cluster.

@@ -4,18 +4,20 @@
 //! Truth is each pod's own `sys/health` and `sys/leader`, asked at the pod's address with the pod's TLS name.
 
 use super::{
+    authorities,
     build::statefulset::CONTAINER,
     facts::MAX_MEMBERS,
     names,
-    outdated::{Outdated, outdated},
+    outdated::{is_refused, outdated},
 };
 use crate::{
     adapter::{
         Adapters,
+        bulk::Unread,
         kubernetes::{owner::is_controlled_by, pods::unscheduled, time::from_kube},
         openbao::{Client, Endpoint, Error as BaoError, Health, HealthState, LeaderView},
     },
-    api::OpenBaoCluster,
+    api::{OpenBaoCluster, TlsMode},
     causes::chain,
 };
 use chrono::{DateTime, Utc};
@@ -58,8 +60,8 @@ pub struct Member {
     pub view: Option<LeaderView>,
     /// Why there is no answer, for messages.
     pub silence: Option<String>,
-    /// There is no answer because the certificate that it serves has expired.
-    pub expired: bool,
+    /// There is no answer because the operator does not believe the certificate that it serves.
+    pub refused: bool,
 }
 
 impl Member {
@@ -148,7 +150,7 @@ pub fn is_caught_up(applied: Option<u64>, committed: Option<u64>) -> bool {
 /// The server pods of the cluster, ordered by ordinal, each with its own word. Never fails: silence is an observation.
 pub async fn members(ad: &Adapters, cluster: &OpenBaoCluster) -> Vec<Member> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let ca = ca_bundle(ad, &namespace, &name);
+    let ca = ca_bundle(ad, cluster).await;
     let set = ad.caches.stateful_sets.get(&ObjectRef::new(&names::statefulset(&name)).within(&namespace));
     let pods = (0..MAX_MEMBERS)
         .filter_map(|n| ad.caches.pods.get(&ObjectRef::new(&names::pod(&name, n)).within(&namespace)))
@@ -170,11 +172,27 @@ pub async fn members(ad: &Adapters, cluster: &OpenBaoCluster) -> Vec<Member> {
     members
 }
 
-/// The public CA bundle that the operator keeps for the cluster, as last seen.
-pub fn ca_bundle(ad: &Adapters, namespace: &str, cluster: &str) -> Option<String> {
-    let name = names::ca_config_map(cluster);
-    let map = ad.caches.config_maps.get(&ObjectRef::new(&name).within(namespace))?;
-    map.data.as_ref()?.get("ca.crt").filter(|pem| !pem.is_empty()).cloned()
+/// The CA bundle that the operator keeps for the cluster, as last seen. `None` as well where it cannot be read.
+async fn ca_bundle(ad: &Adapters, cluster: &OpenBaoCluster) -> Option<String> {
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let (secret, field) = match cluster.spec.tls.mode {
+        TlsMode::External => (names::older_secret(&name), authorities::OLDER),
+        TlsMode::OperatorManaged | TlsMode::Acme => (names::server_secret(&name), "ca.crt"),
+    };
+    let uid = cluster.uid().unwrap_or_default();
+    let unread = |error: &Unread| {
+        tracing::warn!(error = chain(error), "the CA bundle of a cluster is not known");
+    };
+    if let Some(kept) = ad.caches.secrets.get(&ObjectRef::new(&secret).within(&namespace)) {
+        let kept = ad.caches.whole_secrets.of(&ad.client, kept).await.inspect_err(unread).ok()?;
+        let believed = authorities::believed(Some(&kept), field, &uid, None);
+        if believed.is_some() {
+            return believed;
+        }
+    }
+    let told = ad.caches.config_maps.get(&ObjectRef::new(&names::ca_config_map(&name)).within(&namespace))?;
+    let told = ad.caches.whole_config_maps.of(&ad.client, told).await.inspect_err(unread).ok()?;
+    authorities::believed(None, field, &uid, Some(&told))
 }
 
 /// Whether a pod is of this very cluster object. Servers of an earlier one of the same name may still answer, and would be
@@ -226,7 +244,7 @@ fn known(pod: &Pod, cluster: &OpenBaoCluster, ca: Option<&str>) -> Option<Member
         health: None,
         view: None,
         silence,
-        expired: false,
+        refused: false,
         name,
     })
 }
@@ -272,9 +290,8 @@ async fn ask(mut member: Member, patient: bool) -> Member {
             match health {
                 Ok(health) => member.health = Some(health),
                 Err(error) => {
-                    let flaw = outdated(&error);
-                    member.expired = flaw == Some(Outdated::Expired);
-                    member.silence = Some(match flaw {
+                    member.refused = is_refused(&error);
+                    member.silence = Some(match outdated(&error) {
                         Some(flaw) => flaw.to_string(),
                         None => chain(&error),
                     });
@@ -318,7 +335,7 @@ pub(crate) mod tests {
                 ..LeaderView::default()
             }),
             silence: None,
-            expired: false,
+            refused: false,
             name,
         }
     }

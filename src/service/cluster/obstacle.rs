@@ -1,25 +1,61 @@
 //! What is known beforehand to keep a server from coming back: a seal without its key or credentials, a certificate that is not
-//! there, or with which nobody would know it. What runs is left as it is, settings and all, until that is mended. Pure.
+//! there, or with which nobody would know it. What runs is left as it is, settings and all, until that is mended, and nobody is let
+//! in who would have to start with it. Pure.
 
 use super::{
     bootstrap::Stage,
     build::{
         Plain,
+        secrets::seal_credentials_name,
         statefulset::{CONFIG_HASH, CONTAINER},
     },
     facts::Facts,
+    keys::Certificates,
     names,
     observe::Member,
-    status::Trouble,
-    upkeep::Step,
+    status::{TlsState, Trouble},
+    upkeep::{Situation, Step, decide},
 };
 use crate::adapter::{kubernetes::time::from_kube, openbao::HealthState};
 use chrono::{DateTime, Duration, Utc};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, Secret};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodTemplateSpec};
 use kube::ResourceExt;
 
 /// A server that starts is sealed for a moment. One that is sealed for longer has the wrong key.
 const UNSEALS_WITHIN: Duration = Duration::minutes(1);
+
+/// What stands in the way of servers that start.
+#[derive(Clone, Debug, Default)]
+pub struct Obstacles {
+    /// Why none that runs would come back.
+    pub returning: Option<Trouble>,
+    /// Why none that is new would serve and be known. A certificate that names only the members that there are is good enough for
+    /// those.
+    pub joining: Option<Trouble>,
+}
+
+impl Obstacles {
+    /// The certificate's own, or else the `seal`'s.
+    pub fn of(certificates: &Certificates, seal: Option<&Trouble>) -> Self {
+        let refused = match &certificates.state {
+            TlsState::Bad(bad) => Some(bad),
+            _ => None,
+        };
+        Self { returning: certificates.obstacle.as_ref().or(seal).cloned(), joining: refused.or(seal).cloned() }
+    }
+
+    /// With another one, which those count that nothing else stands in the way of.
+    #[must_use]
+    pub fn or(self, other: Option<&Trouble>) -> Self {
+        let or = |known: Option<Trouble>| known.or_else(|| other.cloned());
+        Self { returning: or(self.returning), joining: or(self.joining) }
+    }
+}
+
+/// For whoever takes servers down without looking at keys and certificates himself: a clause that says why he waits.
+pub fn words(obstacle: &Trouble) -> String {
+    format!("a server that starts would not come back ({}): {}", obstacle.reason, obstacle.message)
+}
 
 /// Whether the servers keep the settings that they have, although the spec asks for others: whoever started with those would not
 /// come back. `live` and `wanted` are digests of what a server reads at its start.
@@ -34,32 +70,44 @@ pub fn without_settings(mut plain: Plain, cluster: &str) -> Plain {
     plain
 }
 
-/// What holds a step back that is due: the server that it takes down would not come back.
-pub fn holds_back<'a>(step: &Step, obstacle: Option<&'a Trouble>) -> Option<&'a Trouble> {
-    obstacle.filter(|_| matches!(step, Step::Restart { .. } | Step::Rejoin { .. }))
+/// What holds a step back that is due, in words: the server that it takes down would not come back, or those that it lets start
+/// would keep for ever what they start with.
+pub fn holds_back(step: &Step, obstacles: &Obstacles) -> Option<String> {
+    let (what, obstacle) = match step {
+        Step::Restart { .. } | Step::Rejoin { .. } => ("it would not come back", &obstacles.returning),
+        Step::Grow => ("they would not serve, or not be known", &obstacles.joining),
+        _ => return None,
+    };
+    obstacle.as_ref().map(|obstacle| format!("{what} ({}): {}", obstacle.reason, obstacle.message))
 }
 
-/// The Secret with the key that the operator made, where the servers are started with it and nothing shows that it is the wrong
-/// one: their data is sealed with it, and another key in its place opens nothing. A first start that has sealed nothing yet takes
-/// whichever it is given.
-pub fn made_key_in_use<'a>(
-    facts: &'a Facts,
+/// What is to be done next and, where members are to join that nobody lets in now, why not, in words. Those that are there wait
+/// neither for them nor with what they need themselves.
+pub fn next_step(seen: &mut Situation<'_>, obstacles: &Obstacles) -> (Step, Option<String>) {
+    let step = decide(seen);
+    let held = if step == Step::Grow { holds_back(&step, obstacles) } else { None };
+    if held.is_none() {
+        return (step, None);
+    }
+    seen.wanted = seen.current;
+    (decide(seen), held)
+}
+
+/// The Secret with whose static key the servers are started, where nothing shows that it is the wrong one: their data is sealed
+/// with it, and another key in its place opens nothing. A first start that has sealed nothing yet takes whichever it is given.
+pub fn key_in_use(
+    facts: &Facts,
     members: &[Member],
     cluster: &str,
     stage: Stage,
     now: DateTime<Utc>,
-) -> Option<&'a Secret> {
+) -> Option<String> {
     let initialized = |member: &Member| member.health.as_ref().is_some_and(|health| health.initialized);
     if stage == Stage::Bootstrapping && !members.iter().any(initialized) {
         return None;
     }
-    let name = names::unseal_secret(cluster);
     let template = &facts.stateful_set.as_ref()?.spec.as_ref()?.template;
-    let volumes = template.spec.as_ref()?.volumes.iter().flatten();
-    let mut mounted = volumes.filter_map(|volume| volume.secret.as_ref()?.secret_name.as_ref());
-    if !mounted.any(|mounted| *mounted == name) {
-        return None;
-    }
+    let secret = key_of(template.spec.as_ref()?, cluster)?.to_owned();
     let has_it = |member: &&Member| facts.pods.get(&member.ordinal).is_some_and(|pod| is_of(pod, template));
     let stays_sealed = |member: &Member| {
         let since = facts.pods.get(&member.ordinal).and_then(|pod| runs_since(pod));
@@ -68,7 +116,17 @@ pub fn made_key_in_use<'a>(
     };
     let serves = members.iter().filter(has_it).any(Member::serves);
     let wrong = !serves && members.iter().filter(has_it).any(stays_sealed);
-    facts.secrets.get(&name).filter(|_| !wrong).map(AsRef::as_ref)
+    (!wrong).then_some(secret)
+}
+
+/// The Secret that a server of a static seal mounts its key from: the operator's, or else the one that the spec named.
+pub fn key_of<'a>(server: &'a PodSpec, cluster: &str) -> Option<&'a str> {
+    let (made, inline) = (names::unseal_secret(cluster), seal_credentials_name(cluster));
+    let volumes = server.volumes.as_deref().unwrap_or_default();
+    let mut own = volumes.iter().filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref());
+    let projected = volumes.iter().filter_map(|volume| volume.projected.as_ref()?.sources.as_ref()).flatten();
+    let mut brought = projected.filter_map(|source| Some(source.secret.as_ref()?.name.as_str()));
+    own.find(|name| *name == made).or_else(|| brought.find(|name| *name != inline))
 }
 
 /// When the server of a pod started: a pod stays while its server is started anew.
@@ -90,7 +148,7 @@ mod tests {
     use crate::{
         adapter::kubernetes::time::to_kube,
         service::cluster::{
-            build::{self, secrets, statefulset},
+            build::{self, statefulset},
             observe::tests::member,
             traffic::Traffic,
             validate::tests::valid,
@@ -110,7 +168,7 @@ mod tests {
         assert!(!keeps_settings(Some(&seal), Some("now"), "now"), "nothing else is asked for");
         assert!(!keeps_settings(None, Some("now"), "wanted"), "nothing is in the way");
         assert!(!keeps_settings(Some(&seal), None, "wanted"), "nobody runs");
-        let plain = build::plain(&valid(|_| {}), Some("PEM"), false, &Traffic::Everybody);
+        let plain = build::plain(&valid(|_| {}), Some("PEM"), false, &Traffic::Everybody, 3);
         let left = without_settings(plain, "kelp");
         assert_eq!(
             build::names_of(&left.config_maps).into_iter().collect::<Vec<_>>(),
@@ -122,31 +180,57 @@ mod tests {
 
     #[test]
     fn no_server_is_taken_down_that_is_known_not_to_come_back() {
-        let seal = missing();
+        let seal = Obstacles { returning: Some(missing()), joining: Some(missing()) };
         let pod = || "kelp-2".to_owned();
         let restart = Step::Restart { pod: pod(), uid: "u".into(), why: "the settings changed".into() };
         let rejoin = Step::Rejoin { pod: pod(), uid: "u".into(), ordinal: 2 };
         for step in [&restart, &rejoin] {
-            assert_eq!(holds_back(step, Some(&seal)), Some(&seal), "{step:?}");
-            assert_eq!(holds_back(step, None), None, "{step:?}");
+            let held = holds_back(step, &seal).unwrap_or_default();
+            assert!(held.contains("SealCredentialsMissing") && held.contains("Secret mine"), "{step:?}: {held}");
+            assert_eq!(holds_back(step, &Obstacles::default()), None, "{step:?}");
         }
         let leaves = Step::Shrink { pod: pod(), leads: false, removed: false };
-        assert_eq!(holds_back(&leaves, Some(&seal)), None, "it is not to come back");
+        assert_eq!(holds_back(&leaves, &seal), None, "it is not to come back");
     }
 
     #[test]
-    fn the_key_that_the_operator_made_is_in_use_until_a_server_that_has_it_stays_sealed() {
+    fn nobody_grows_into_a_certificate_that_does_not_name_them() {
+        let lacks = Trouble::new("TLSSecretInvalid", "it does not verify for kelp-3.kelp.reef.svc");
+        let certificates = |state, obstacle| Certificates { state, bundle: None, hash: None, secret: None, obstacle };
+        let for_those_that_run = certificates(TlsState::Bad(lacks.clone()), None);
+        let found = Obstacles::of(&for_those_that_run, None);
+        let held = holds_back(&Step::Grow, &found).unwrap_or_default();
+        assert!(held.contains("TLSSecretInvalid") && held.contains("kelp-3"), "{held}");
+        let restart = Step::Restart { pod: "kelp-2".into(), uid: "u".into(), why: "the settings changed".into() };
+        assert_eq!(holds_back(&restart, &found), None, "it is known with it");
+        let for_nobody =
+            Obstacles::of(&certificates(TlsState::Bad(lacks.clone()), Some(lacks.clone())), Some(&missing()));
+        assert_eq!((for_nobody.returning, for_nobody.joining), (Some(lacks.clone()), Some(lacks)));
+        let sealed = Obstacles::of(&certificates(TlsState::Good(DateTime::default()), None), Some(&missing()));
+        assert!(holds_back(&Step::Grow, &sealed).is_some() && holds_back(&restart, &sealed).is_some());
+        let none = Obstacles::of(&certificates(TlsState::Off, None), None);
+        assert_eq!(holds_back(&Step::Grow, &none), None);
+    }
+
+    #[test]
+    fn an_account_that_is_not_there_keeps_the_settings_that_run() {
+        let missing = Trouble::new("ServiceAccountMissing", "ServiceAccount bao does not exist");
+        let found = Obstacles::default().or(Some(&missing));
+        assert!(keeps_settings(found.returning.as_ref(), Some("now"), "wanted"), "the template names another account");
+        let restart = Step::Restart { pod: "kelp-2".into(), uid: "u".into(), why: "the settings changed".into() };
+        for step in [restart, Step::Grow] {
+            assert!(holds_back(&step, &found).is_some_and(|held| held.contains("ServiceAccount bao")), "{step:?}");
+        }
+    }
+
+    #[test]
+    fn the_key_that_servers_were_started_with_is_in_use_until_one_that_has_it_stays_sealed() {
         let cluster = valid(|_| {});
         let set = statefulset::build(&cluster, &statefulset::tests::inputs());
         let template = set.spec.as_ref().unwrap().template.clone();
         let mut pod = Pod { metadata: template.metadata.unwrap(), ..Pod::default() };
-        let key = Arc::new(secrets::unseal_key(&cluster, &[7; 32]));
-        let mut facts = Facts {
-            stateful_set: Some(Arc::new(set)),
-            secrets: [("kelp-unseal-key".to_owned(), key)].into(),
-            pods: [(0, Arc::new(pod.clone()))].into(),
-            ..Facts::default()
-        };
+        let mut facts =
+            Facts { stateful_set: Some(Arc::new(set)), pods: [(0, Arc::new(pod.clone()))].into(), ..Facts::default() };
         let now: DateTime<Utc> = "2026-11-21T09:00:00Z".parse().unwrap();
         let runs_for = |pod: &mut Pod, minutes| {
             pod.metadata.creation_timestamp = Some(to_kube(now - Duration::hours(9)));
@@ -156,9 +240,8 @@ mod tests {
             pod.status = serde_json::from_value(json!({"containerStatuses": [server]})).unwrap();
         };
         let says = |state| [member(0, state, Some(0))];
-        let in_use = |facts: &Facts, members: &[Member]| {
-            made_key_in_use(facts, members, "kelp", Stage::Bootstrapped, now).is_some()
-        };
+        let named = |facts: &Facts, members: &[Member]| key_in_use(facts, members, "kelp", Stage::Bootstrapped, now);
+        let in_use = |facts: &Facts, members: &[Member]| named(facts, members).as_deref() == Some("kelp-unseal-key");
         assert!(in_use(&facts, &says(HealthState::Active)));
         assert!(in_use(&facts, &[]), "a pod that is away for a moment refutes nothing");
         assert!(in_use(&facts, &says(HealthState::Sealed)), "nobody knows since when it runs");
@@ -175,7 +258,8 @@ mod tests {
 
         let theirs = valid(|s| s["unseal"] = json!({"type": "static", "credentialsSecretRef": {"name": "mine"}}));
         facts.stateful_set = Some(Arc::new(statefulset::build(&theirs, &statefulset::tests::inputs())));
-        assert!(!in_use(&facts, &says(HealthState::Active)), "it only lies there");
+        let found = named(&facts, &says(HealthState::Active));
+        assert_eq!(found.as_deref(), Some("mine"), "the operator's may lie there still");
     }
 
     #[test]
@@ -183,11 +267,10 @@ mod tests {
         let cluster = valid(|_| {});
         let facts = Facts {
             stateful_set: Some(Arc::new(statefulset::build(&cluster, &statefulset::tests::inputs()))),
-            secrets: [("kelp-unseal-key".to_owned(), Arc::new(secrets::unseal_key(&cluster, &[7; 32])))].into(),
             ..Facts::default()
         };
         let in_use =
-            |stage, members: &[Member]| made_key_in_use(&facts, members, "kelp", stage, DateTime::default()).is_some();
+            |stage, members: &[Member]| key_in_use(&facts, members, "kelp", stage, DateTime::default()).is_some();
         let silent = Member { health: None, ..member(0, HealthState::Sealed, None) };
         assert!(!in_use(Stage::Bootstrapping, &[]), "no pod has come up");
         assert!(!in_use(Stage::Bootstrapping, &[silent.clone(), member(1, HealthState::Uninitialized, None)]));

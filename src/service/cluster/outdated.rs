@@ -1,7 +1,7 @@
-//! Whether the time is all that is wrong with a server's certificate.
+//! Whether a server gives no answer because of the certificate that it serves, and whether the time is all that is wrong with it.
 //!
-//! Such a server is not cut off, and it is not somebody else's: the operator would believe it, had it read the certificate that
-//! lies in its Secret by now. OpenBao reads it when it starts.
+//! Such a server is not cut off: the operator would believe it, had it read the certificate that lies in its Secret by now. OpenBao
+//! reads it when it starts.
 
 use rustls::CertificateError;
 use std::{error::Error, io};
@@ -17,14 +17,23 @@ pub(super) enum Outdated {
 
 /// Looks for that flaw among the causes of a failed request.
 pub(super) fn outdated(error: &(dyn Error + 'static)) -> Option<Outdated> {
+    match flaw(error)? {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => Some(Outdated::Expired),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Some(Outdated::Early),
+        _ => None,
+    }
+}
+
+/// Whether a request failed because the certificate was not believed: for its time, its names or its authority.
+pub(super) fn is_refused(error: &(dyn Error + 'static)) -> bool {
+    flaw(error).is_some()
+}
+
+fn flaw<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CertificateError> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(rustls::Error::InvalidCertificate(flaw)) = error.downcast_ref() {
-            return match flaw {
-                CertificateError::Expired | CertificateError::ExpiredContext { .. } => Some(Outdated::Expired),
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Some(Outdated::Early),
-                _ => None,
-            };
+            return Some(flaw);
         }
         // What such an error wraps is not among its sources.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -64,6 +73,16 @@ mod tests {
         assert_eq!(outdated(&NoAnswer(io::Error::other("refused"))), None);
     }
 
+    #[test]
+    fn a_certificate_that_is_not_believed_is_told_from_a_connection_that_fails_whatever_is_wrong_with_it() {
+        let refused = |error: rustls::Error| is_refused(&NoAnswer(io::Error::other(error)));
+        for flaw in [CertificateError::Expired, CertificateError::UnknownIssuer, CertificateError::NotValidForName] {
+            assert!(refused(rustls::Error::InvalidCertificate(flaw.clone())), "{flaw:?}");
+        }
+        assert!(!refused(rustls::Error::HandshakeNotComplete));
+        assert!(!is_refused(&NoAnswer(io::Error::other("refused"))));
+    }
+
     /// Shows every caller this certificate, and says nothing.
     fn serve(pair: &tls::KeyedCert) -> std::net::SocketAddr {
         let chain = vec![CertificateDer::from_pem_slice(pair.cert.as_bytes()).unwrap()];
@@ -99,6 +118,10 @@ mod tests {
             };
             let error = Client::new(&endpoint).unwrap().health().await.unwrap_err();
             assert_eq!(outdated(&error), expected, "{error:?}");
+            assert_eq!(is_refused(&error), expected.is_some(), "{error:?}");
+            let another = Endpoint { tls_name: "kelp-3.elsewhere.svc".into(), ..endpoint };
+            let error = Client::new(&another).unwrap().health().await.unwrap_err();
+            assert!(is_refused(&error), "{error:?}");
         }
     }
 }

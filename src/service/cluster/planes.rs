@@ -5,11 +5,15 @@
 //! whose name makes it harmless. A plane that says what it said before is not written.
 
 use super::{
+    bootstrap::Stage,
     carry,
+    facts::Facts,
     memory::Notes,
     pace::{self, Worth},
+    records,
     status::Trouble,
     validate::ValidatedCluster,
+    version,
 };
 use crate::{
     adapter::{
@@ -24,7 +28,7 @@ use crate::{
         backup::{self, BackupFacts},
         opslifecycle,
         restore::pending,
-        upgrade::{self, TurnBack, UpgradeFacts},
+        upgrade::{self, TurnBack, UpgradeFacts, request},
     },
 };
 use chrono::{DateTime, Utc};
@@ -112,12 +116,24 @@ pub struct Planes {
     pub rolls_back: bool,
 }
 
-/// Decides and writes all three. Before OpenBao holds data there is nothing to back up, restore or upgrade.
+/// What decides about upgrades beside the object itself.
+struct Known<'a> {
+    operations: &'a [Arc<OpenBaoOperation>],
+    /// Also those that say nothing of these volumes.
+    all: &'a [Arc<OpenBaoOperation>],
+    facts: &'a Facts,
+    obstacle: Option<String>,
+}
+
+/// Decides and writes all three. Before OpenBao holds data there is nothing to back up, restore or upgrade. `obstacle`: why no
+/// server that is started anew would come back.
 pub async fn write(
     ad: &Adapters,
     notes: &mut Notes,
     cluster: &OpenBaoCluster,
     spec: &ValidatedCluster,
+    facts: &Facts,
+    obstacle: Option<String>,
     now: DateTime<Utc>,
 ) -> Result<Planes, Error> {
     let mut planes = Planes::default();
@@ -126,7 +142,9 @@ pub async fn write(
         return Ok(planes);
     }
     let restores = ad.caches.restores_of(&spec.namespace, &spec.name);
-    let operations = ad.caches.operations_of(&spec.namespace, &spec.name);
+    let all = ad.caches.operations_of(&spec.namespace, &spec.name);
+    let claims = ad.caches.claims_of(&spec.namespace, &spec.name);
+    let operations = records::of_these_volumes(all.clone(), cluster, &claims);
     planes.pending_restore = pending(&restores, cluster);
     if planes.pending_restore != status.pending_restore {
         let body = match &planes.pending_restore {
@@ -136,7 +154,8 @@ pub async fn write(
         put(ad, cluster, RESTORE, body).await?;
     }
     backups(ad, cluster, &operations, &mut planes, now).await?;
-    upgrades(ad, notes, cluster, spec, &operations, &mut planes, now).await?;
+    let known = Known { operations: &operations, all: &all, facts, obstacle };
+    upgrades(ad, notes, cluster, spec, &known, &mut planes, now).await?;
     Ok(planes)
 }
 
@@ -170,13 +189,17 @@ async fn upgrades(
     notes: &mut Notes,
     cluster: &OpenBaoCluster,
     spec: &ValidatedCluster,
-    operations: &[Arc<OpenBaoOperation>],
+    known: &Known<'_>,
     planes: &mut Planes,
     now: DateTime<Utc>,
 ) -> Result<(), Error> {
+    let operations = known.operations;
     let status = cluster.status.clone().unwrap_or_default();
     let repository = &ad.settings.openbao_image_repository;
-    let wanted_image = spec.spec.image.clone().unwrap_or_else(|| format!("{repository}:{}", spec.version));
+    let wanted_image = request::wish(&spec.spec.version, spec.spec.image.as_ref(), repository).image;
+    // There is data, so this is not a first start.
+    let kept = version::running(spec, &status, known.facts, Stage::Bootstrapped, false, repository);
+    let kept = UpgradeDirective { version: kept.version, image: kept.image };
     let running_image = match &status.current_version {
         Some(version) => format!("{repository}:{version}"),
         None => wanted_image.clone(),
@@ -184,9 +207,12 @@ async fn upgrades(
     let facts = UpgradeFacts {
         cluster,
         operations,
+        all: known.all,
         pending_restore: planes.pending_restore.as_deref(),
         wanted_image: &wanted_image,
         running_image: &running_image,
+        kept: &kept,
+        obstacle: known.obstacle.as_deref(),
         seal: spec.spec.unseal.type_.as_str(),
     };
     let mut decision = upgrade::decide(&facts, now);
@@ -216,17 +242,13 @@ async fn upgrades(
             notes.upgrade_told = Some(Instant::now());
         }
     }
-    let live = |kind: OperationKind| {
-        operations.iter().any(|operation| operation.spec.operation == kind && !operation.has_ended())
-    };
-    planes.rolls_back = live(OperationKind::Rollback);
+    planes.rolls_back = operations
+        .iter()
+        .any(|operation| operation.spec.operation == OperationKind::Rollback && !operation.has_ended());
     planes.directive.clone_from(&decision.status.directive);
     planes.servers.clone_from(&decision.status.servers);
-    planes.upgrade_runs = decision.create.is_some()
-        || decision.status.target.is_some()
-        || planes.rolls_back
-        || planes.servers.is_some()
-        || live(OperationKind::Upgrade);
+    planes.upgrade_runs =
+        decision.create.is_some() || decision.status.target.is_some() || planes.rolls_back || planes.servers.is_some();
     planes.current_version = Some(decision.current_version);
     planes.upgrading = Some(decision.condition);
     planes.handled = decision.handled;
@@ -244,7 +266,7 @@ async fn ask_back(
         return Ok(());
     };
     let request = Request {
-        nonce: turn_back.nonce(),
+        nonce: turn_back.nonce.clone(),
         action: RequestAction::Cancel,
         reason: turn_back.reason.clone(),
         by: format!("openbaocluster/{}", spec.name),

@@ -8,12 +8,13 @@ use super::{
     build::{self, Plain, hash, kept, secrets, statefulset},
     carry, deletion,
     facts::Facts,
-    first_start::{self, Standing},
-    identity, init, keys, labels, maintain,
+    first_start::{self, Flaw, Standing},
+    growth, headcount, identity, init, keys, labels, maintain,
+    means::{self, Means},
     memory::{Memory, Notes},
     names,
     observe::{self, Member},
-    obstacle,
+    obstacle, parked,
     planes::{self, Planes},
     reach::{Reach, reach},
     report::{Acted, report},
@@ -26,6 +27,7 @@ use super::{
 use crate::{
     adapter::{
         Adapters,
+        bulk::Unread,
         kubernetes::{apply::ApplyError, client::RequestError},
         metrics::metrics,
         openbao::HealthState,
@@ -47,6 +49,9 @@ pub enum Error {
     /// Objects.
     #[error(transparent)]
     Apply(#[from] apply::Error),
+    /// A very large object.
+    #[error(transparent)]
+    Unread(#[from] Unread),
     /// The issuer.
     #[error(transparent)]
     Identity(#[from] identity::Error),
@@ -106,6 +111,7 @@ impl Error {
         match self {
             Self::Keys(_) => "Keys",
             Self::Apply(_) => "Apply",
+            Self::Unread(_) => "Unread",
             Self::Identity(_) => "Identity",
             Self::Behind => "Behind",
             Self::Claims { .. } => "Claims",
@@ -161,18 +167,22 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
     };
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let account = wish.map_or_else(|| name.clone(), |(_, spec)| spec.service_account.clone());
-    let facts = Facts::gather(ad, &namespace, &name, &account);
+    let mut facts = Facts::gather(ad, &namespace, &name, &account);
     let members = observe::members(ad, cluster).await;
     let reach = reach(cluster.spec.paused, carry::has_begun(ad, cluster), valid.is_ok());
     let mut kept_up = false;
     let (mut acted, failure) = match (wish, reach) {
         (Some((wished, spec)), Reach::All) => {
-            match act(ad, memory, &mut notes, wished, spec, &facts, &members, &mut kept_up).await {
+            let acted = async {
+                facts.complete(ad).await?;
+                act(ad, memory, &mut notes, wished, spec, &facts, &members, &mut kept_up).await
+            };
+            match acted.await {
                 Ok(acted) => (acted, None),
                 Err(error) => (Acted::default(), Some(error)),
             }
         }
-        (Some((_, spec)), Reach::Plans) => plan(ad, &mut notes, cluster, spec).await,
+        (Some((_, spec)), Reach::Plans) => plan(ad, &mut notes, cluster, spec, &facts).await,
         (Some(_), Reach::Nothing) => (Acted::paused(), None),
         (None, _) => (Acted::default(), None),
     };
@@ -208,10 +218,9 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
             acted.adds(autopilot::keep(ad, &mut notes, cluster, spec, &members).await);
         }
     }
-    // Also of a paused or badly specified cluster: this is a way out.
-    requests::free_orphan(ad, cluster).await?;
-    let answers = requests::answer(ad, cluster, Utc::now()).await?;
-    acted.planes.handled.extend(answers);
+    if let Some(error) = ways_out(ad, cluster, &mut acted).await {
+        failure.get_or_insert(error);
+    }
     let wait = report(ad, &mut notes, cluster, &valid, &facts, &members, acted, failure.as_ref()).await?;
     match failure {
         Some(error) => Err(error),
@@ -221,15 +230,27 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
     }
 }
 
+/// Frees a lock that nobody stands behind and answers what people ask, also of a paused or badly specified cluster. What comes
+/// in the way of that is told like any other failure: a status that says nothing any more would be the last thing to help.
+async fn ways_out(ad: &Adapters, cluster: &OpenBaoCluster, acted: &mut Acted) -> Option<Error> {
+    let freed = requests::free_orphan(ad, cluster).await;
+    let (answers, unanswered) = requests::answer(ad, cluster, Utc::now()).await;
+    acted.planes.handled.extend(answers);
+    freed.err().or(unanswered).map(Error::from)
+}
+
 /// A look at a cluster that is paused.
 async fn plan(
     ad: &Adapters,
     notes: &mut Notes,
     cluster: &OpenBaoCluster,
     spec: &ValidatedCluster,
+    facts: &Facts,
 ) -> (Acted, Option<Error>) {
     let mut acted = Acted::paused();
-    match planes::write(ad, notes, cluster, spec, Utc::now()).await {
+    // Nobody looks at keys and certificates now: what was seen last counts.
+    let obstacle = cluster.obstacle().map(str::to_owned);
+    match planes::write(ad, notes, cluster, spec, facts, obstacle, Utc::now()).await {
         Ok(planes) => {
             acted.planes = planes;
             acted.troubles.append(&mut acted.planes.troubles);
@@ -266,30 +287,27 @@ async fn act(
         Standing::At(stage) => stage,
         Standing::Unclear(remnant) => return Ok(Acted::waits_for(remnant)),
     };
-    let planes = planes::write(ad, notes, cluster, spec, now).await?;
+    // Before it is decided who takes servers down.
+    let means = means::look(&applier, notes, spec, facts, members, stage, now).await;
+    let obstacle = means::returning(means.as_ref().ok(), notes, cluster);
+    let planes = planes::write(ad, notes, cluster, spec, facts, obstacle, now).await?;
     let mut acted = Acted { stage: Some(stage), planes, ..Acted::default() };
     acted.troubles.append(&mut acted.planes.troubles);
 
-    let certificates = keys::certificates(&applier, spec, facts, &notes.tls, now).await?;
+    let Means { certificates, seal, account, obstacles } = means?;
     if let TlsState::Good(until) = certificates.state {
         metrics().certificate_expires(&spec.namespace, &spec.name, until);
     }
     acted.tls = Some(certificates.state.clone());
-    let made = obstacle::made_key_in_use(facts, members, &spec.name, stage, now);
-    let seal = keys::unseal(&applier, spec, facts, stage, &notes.seal, made).await?;
-    acted.stopped = match &certificates.state {
-        TlsState::Bad(bad) => Some(bad.clone()),
-        _ => seal.clone(),
-    };
-    let obstacle = certificates.obstacle.or_else(|| seal.clone());
-    acted.troubles.extend(seal);
-    acted.troubles.extend(accounts::missing(&ad.client, spec, facts).await);
-    let keeps = keeps_settings(obstacle.as_ref(), spec, &status, facts);
+    acted.stopped.clone_from(&obstacles.joining);
+    acted.troubles.extend(seal.into_iter().chain(account));
+    let keeps = keeps_settings(obstacles.returning.as_ref(), spec, &status, facts);
 
     let restores = !ad.caches.restores_of(&spec.namespace, &spec.name).is_empty() || acted.planes.rolls_back;
     let closed = acted.planes.servers.as_ref().is_some_and(|servers| servers.closed);
     let traffic = traffic::decide(members, &status, spec.replicas, closed);
-    let plain = build::plain(spec, certificates.bundle.as_deref(), restores, &traffic);
+    let voting = headcount::voting(facts, notes.voters_of(members), spec);
+    let plain = build::plain(spec, certificates.bundle.as_deref(), restores, &traffic, voting);
     before_pods(&applier, spec, facts, certificates.secret, plain, keeps).await?;
 
     let running = match &acted.planes.directive {
@@ -299,6 +317,14 @@ async fn act(
             version::running(spec, &status, facts, stage, unled, &ad.settings.openbao_image_repository)
         }
     };
+    // A rollback has wiped the volumes under its claims: the first server starts from nothing, this once.
+    let servers = acted.planes.servers.clone();
+    let stage = match &servers {
+        Some(servers) if servers.initialize => Stage::Bootstrapping,
+        _ => stage,
+    };
+    hold_name(&applier, notes, spec, facts, stage, &mut acted).await?;
+    let obstacles = obstacles.or(notes.taken.as_ref());
     // A missing key or certificate stops what was never started, and what runs keeps the settings that it has. Servers between two
     // safe points go on with those.
     let waits = keeps && acted.planes.servers.is_none() && !carry::has_begun(ad, cluster);
@@ -306,12 +332,6 @@ async fn act(
         maintain::release(ad, cluster).await?;
         return Ok(acted);
     }
-    // A rollback has wiped the volumes under its claims: the first server starts from nothing, this once.
-    let servers = acted.planes.servers.clone();
-    let stage = match &servers {
-        Some(servers) if servers.initialize => Stage::Bootstrapping,
-        _ => stage,
-    };
     let count = servers.as_ref().and_then(|servers| u32::try_from(servers.count).ok());
     let mut inputs = statefulset::Inputs {
         replicas: count.unwrap_or(spec.replicas),
@@ -332,16 +352,15 @@ async fn act(
         }
         Stage::Bootstrapped if servers.is_some() => {
             applier.ensure(live, kept::build(kept, spec, &inputs)).await?;
-            acted.progress = Some(Trouble::new(reason::WAITING, "an upgrade is being rolled back"));
-            first_start::tidy(&applier, notes, facts).await?;
+            acted.progress = Some(rolled_back(&acted.planes));
         }
         Stage::Bootstrapped => {
             let busy = at_work(&status, &acted.planes);
             let wanted = kept::build(kept, spec, &inputs);
-            let (version, obstacle) = (&inputs.version, obstacle.as_ref());
+            let version = &inputs.version;
             *kept_up = true;
             let outcome =
-                maintain::run(ad, notes, cluster, spec, facts, members, &wanted, version, busy, obstacle).await?;
+                maintain::run(ad, notes, cluster, spec, facts, members, &wanted, version, busy, &obstacles).await?;
             inputs.replicas = outcome.replicas;
             applier.ensure(live, kept::build(kept, spec, &inputs)).await?;
             acted.progress = outcome.progress;
@@ -350,11 +369,47 @@ async fn act(
             maintain::sweep(ad, spec, facts).await?;
             maintain::note_version(ad, spec, facts, members).await?;
             acted.troubles.extend(maintain::grow_volumes(ad, notes, spec, facts).await?);
+            acted.adds(growth::look(facts, &mut notes.grows_since, now));
             acted.troubles.extend(all_empty(members));
-            first_start::tidy(&applier, notes, facts).await?;
+            acted.troubles.extend(parked::older_certificate(&status, facts, inputs.certificate_hash.as_deref()));
         }
     }
     Ok(acted)
+}
+
+/// Sees to the name under which servers look when they start, once nothing of a first start has to lie there. What is wrong with
+/// it is told, and what they would read there known from then on to whoever takes servers down.
+async fn hold_name(
+    applier: &Applier,
+    notes: &mut Notes,
+    spec: &ValidatedCluster,
+    facts: &Facts,
+    stage: Stage,
+    acted: &mut Acted,
+) -> Result<(), Error> {
+    let flaw = match stage {
+        Stage::Bootstrapped => first_start::tidy(applier, notes, spec, facts).await?,
+        Stage::Bootstrapping => None,
+    };
+    let (taken, bare) = match flaw {
+        Some(Flaw::Read(taken)) => (Some(taken), None),
+        Some(Flaw::Bare(bare)) => (None, Some(bare)),
+        None => (None, None),
+    };
+    acted.stopped = acted.stopped.take().or_else(|| taken.clone());
+    acted.troubles.extend(taken.iter().cloned().chain(bare));
+    (notes.taken, notes.looked_there) = (taken, true);
+    Ok(())
+}
+
+/// What is told while a rollback says how many servers there are, or one that ended does.
+fn rolled_back(planes: &Planes) -> Trouble {
+    let words = if planes.rolls_back {
+        "an upgrade is being rolled back"
+    } else {
+        "a rollback has left the servers half restored: see condition Upgrading"
+    };
+    Trouble::new(reason::WAITING, words)
 }
 
 /// Applies what pods mount, and everything else that follows from the spec alone. `keeps`: what a server reads at its start stays
@@ -375,7 +430,8 @@ async fn before_pods(
         let live = facts.secrets.get(&secrets::seal_credentials_name(&spec.name));
         applier.ensure(live.map(AsRef::as_ref), secret).await?;
     }
-    let plain = if keeps { obstacle::without_settings(plain, &spec.name) } else { plain };
+    let mut plain = if keeps { obstacle::without_settings(plain, &spec.name) } else { plain };
+    accounts::keep_rights(&mut plain.role_binding, facts);
     Ok(applier.plain(facts, plain).await?)
 }
 

@@ -15,6 +15,7 @@ use super::{
     requests,
     status::{self, Observed, TlsState, Trouble},
     validate::{Invalid, ValidatedCluster},
+    volumes,
 };
 use crate::{
     adapter::{
@@ -58,7 +59,7 @@ pub(super) struct Acted {
 }
 
 impl Acted {
-    /// What is still open about autopilot. Whatever else is under way is told first.
+    /// What is still open about autopilot, or about volumes that grow. Whatever else is under way is told first.
     pub(super) fn adds(&mut self, open: Option<Open>) {
         match open {
             None => {}
@@ -129,6 +130,8 @@ pub(super) async fn report(
         lock_orphaned: requests::is_orphaned(ad, cluster),
         access: notes.access.clone(),
         last_restart_at: acted.last_restart_at.or_else(|| before.last_restart_at.clone()),
+        volume_size: volumes::largest(&volumes::of(facts, notes.grows_since, Utc::now()))
+            .map(|volume| volume.size.to_owned()),
         root_token: way_in.as_deref(),
     };
     let next = status::build(&seen, Utc::now());

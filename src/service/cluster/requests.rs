@@ -66,19 +66,29 @@ pub fn judge(request: &Request, lock: Option<&OperationLock>) -> Verdict {
     }
 }
 
-/// Answers every request that is new, and returns the answers.
-pub async fn answer(ad: &Adapters, cluster: &OpenBaoCluster, now: DateTime<Utc>) -> Result<Vec<HandledRequest>, Error> {
+/// Answers every request that is new, and returns the answers. One that cannot be answered yet keeps no other waiting: why the
+/// first of those cannot comes with them.
+pub async fn answer(
+    ad: &Adapters,
+    cluster: &OpenBaoCluster,
+    now: DateTime<Utc>,
+) -> (Vec<HandledRequest>, Option<Error>) {
     let status = cluster.status.clone().unwrap_or_default();
-    let mut answers = Vec::new();
+    let (mut answers, mut failure) = (Vec::new(), None);
     for request in &cluster.spec.requests {
         let known = status.handled_requests.iter().any(|handled| handled.nonce == request.nonce);
         if known || request.action == RequestAction::Retry {
             continue;
         }
-        let (outcome, message) = match judge(request, status.operation_lock.as_ref()) {
-            Verdict::Answer(outcome, message) => (outcome, message),
-            Verdict::Clear(fence) => {
-                clear(ad, cluster, request.holder_uid.as_deref().unwrap_or_default(), fence).await?
+        let judged = match judge(request, status.operation_lock.as_ref()) {
+            Verdict::Answer(outcome, message) => Ok((outcome, message)),
+            Verdict::Clear(fence) => clear(ad, cluster, request.holder_uid.as_deref().unwrap_or_default(), fence).await,
+        };
+        let (outcome, message) = match judged {
+            Ok(answer) => answer,
+            Err(error) => {
+                failure.get_or_insert(error);
+                continue;
             }
         };
         tracing::info!(nonce = request.nonce, outcome = ?outcome, message, by = request.by, "answered a request");
@@ -90,7 +100,7 @@ pub async fn answer(ad: &Adapters, cluster: &OpenBaoCluster, now: DateTime<Utc>)
             at: Some(now),
         });
     }
-    Ok(answers)
+    (answers, failure)
 }
 
 /// Carries it out, if the API server knows nobody who stands behind the lock.

@@ -5,7 +5,9 @@
 
 use super::{
     bootstrap::Stage,
-    cluster_id, names,
+    cluster_id,
+    even::even,
+    names,
     observe::{self, Member},
     validate::{self, Invalid, ValidatedCluster},
 };
@@ -48,7 +50,7 @@ impl Trouble {
 pub mod reasons {
     /// The Secret with the static key is gone while data may exist.
     pub const UNSEAL_KEY_MISSING: &str = "UnsealKeyMissing";
-    /// The static key is not 32 bytes long.
+    /// The static key is none, or another one than the data is sealed with.
     pub const UNSEAL_KEY_INVALID: &str = "UnsealKeyInvalid";
     /// The Secret that the spec names is not there.
     pub const SEAL_CREDENTIALS_MISSING: &str = "SealCredentialsMissing";
@@ -76,6 +78,10 @@ pub mod reasons {
     pub const SCALING: &str = "Scaling";
     /// No member holds data, and none may be initialised again.
     pub const ALL_VOLUMES_EMPTY: &str = "AllVolumesEmpty";
+    /// Something of a cluster that was deleted does not go.
+    pub const DELETION_WAITS: &str = "DeletionWaits";
+    /// A volume was asked to grow and did not.
+    pub const VOLUME_NOT_GROWN: &str = "VolumeNotGrown";
     /// OpenBao refused the settings of autopilot.
     pub const AUTOPILOT_REFUSED: &str = "AutopilotRefused";
     /// The answer to the first initialisation was lost.
@@ -126,6 +132,8 @@ pub struct Observed<'a> {
     pub access: Option<Result<(), String>>,
     /// The last `restartAt` that is carried out.
     pub last_restart_at: Option<String>,
+    /// The largest size of a data volume.
+    pub volume_size: Option<String>,
     /// A root token lies in its Secret, and this command would let the operator in without it.
     pub root_token: Option<&'a str>,
 }
@@ -160,6 +168,7 @@ pub fn build(seen: &Observed<'_>, now: DateTime<Utc>) -> OpenBaoClusterStatus {
         cluster_id,
         members: seen.members.iter().map(|member| member_status(member, seen.voters, &before)).collect(),
         last_restart_at: seen.last_restart_at.clone(),
+        volume_size: seen.volume_size.clone(),
         handled_requests: remembered(&before.handled_requests, seen.handled, &seen.cluster.spec.requests),
         conditions: conditions.all.into_values().collect(),
         ..OpenBaoClusterStatus::default()
@@ -168,6 +177,15 @@ pub fn build(seen: &Observed<'_>, now: DateTime<Utc>) -> OpenBaoClusterStatus {
 
 /// The status as it was, but for one trouble that keeps everything else from being looked at.
 pub fn degraded(cluster: &OpenBaoCluster, trouble: &Trouble, now: DateTime<Utc>) -> OpenBaoClusterStatus {
+    with(cluster, kind::DEGRADED, trouble, now)
+}
+
+/// The same of what is being done, where nothing else is looked at any more.
+pub fn progressing(cluster: &OpenBaoCluster, progress: &Trouble, now: DateTime<Utc>) -> OpenBaoClusterStatus {
+    with(cluster, kind::PROGRESSING, progress, now)
+}
+
+fn with(cluster: &OpenBaoCluster, type_: &str, told: &Trouble, now: DateTime<Utc>) -> OpenBaoClusterStatus {
     let before = cluster.status.clone().unwrap_or_default();
     let mut conditions = Conditions {
         before: &before.conditions,
@@ -175,7 +193,7 @@ pub fn degraded(cluster: &OpenBaoCluster, trouble: &Trouble, now: DateTime<Utc>)
         now,
         all: before.conditions.iter().map(|one| (one.type_.clone(), one.clone())).collect(),
     };
-    conditions.set(kind::DEGRADED, "True", trouble.reason, &trouble.message);
+    conditions.set(type_, "True", told.reason, &told.message);
     let conditions = conditions.all.into_values().collect();
     OpenBaoClusterStatus { conditions, ..before }
 }
@@ -198,23 +216,25 @@ pub fn plane(status: &OpenBaoClusterStatus) -> OpenBaoClusterStatus {
         cluster_id: status.cluster_id.clone(),
         members: status.members.clone(),
         last_restart_at: status.last_restart_at.clone(),
+        volume_size: status.volume_size.clone(),
         handled_requests: status.handled_requests.clone(),
         conditions,
         ..OpenBaoClusterStatus::default()
     }
 }
 
-/// What is worth an event: conditions that say from now on what a person should look at, with reason and words.
+/// What is worth an event: conditions that say from now on what a person should look at, with reason and words. A spec that is
+/// good may have something to it that is better known.
 pub fn news(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus) -> Vec<(String, String)> {
-    const TOLD: [(&str, &str); 3] =
-        [(kind::DEGRADED, "True"), (kind::OPERATOR_ACCESS, "False"), (kind::SUPPORTED, "False")];
+    const TOLD: [(&str, &str); 4] =
+        [(kind::DEGRADED, "True"), (kind::OPERATOR_ACCESS, "False"), (kind::SUPPORTED, "False"), (kind::VALID, "True")];
     let found = |status: &OpenBaoClusterStatus, (type_, bad): (&str, &str)| {
         let mut all = status.conditions.iter().filter(|one| one.type_ == type_ && one.status == bad);
         all.next().map(|one| (one.reason.clone(), one.message.clone()))
     };
     let mut news: Vec<(String, String)> = Vec::new();
     for one in TOLD {
-        let Some((reason, words)) = found(next, one) else { continue };
+        let Some((reason, words)) = found(next, one).filter(|(why, _)| why != reason::VALID) else { continue };
         let known = found(before, one).is_some_and(|(known, _)| known == reason);
         if !known && news.iter().all(|(_, told)| *told != words) {
             news.push((reason, words));
@@ -638,7 +658,9 @@ fn report_spec(seen: &Observed<'_>, out: &mut Conditions<'_>) {
     let spec = &seen.cluster.spec;
     match &seen.spec {
         Ok(_) => {
-            out.set(kind::VALID, "True", reason::VALID, "the spec passed every check");
+            let even = even(spec.replicas).map(|even| format!("the spec passed every check. {even}"));
+            let why = if even.is_some() { reason::EVEN_REPLICAS } else { reason::VALID };
+            out.set(kind::VALID, "True", why, even.as_deref().unwrap_or("the spec passed every check"));
             let ignored = validate::ignored(spec);
             if ignored.is_empty() {
                 out.set(kind::SUPPORTED, "True", reason::ALL_FIELDS_SUPPORTED, "every field has an effect");
@@ -679,6 +701,12 @@ fn report_spec(seen: &Observed<'_>, out: &mut Conditions<'_>) {
         ))
     } else if spec.profile.is_none() {
         Some((reason::PROFILE_NOT_SET, "spec.profile is not set: Hardened checks what production needs"))
+    } else if !spec.backup.as_ref().is_some_and(|backup| backup.schedule.is_some() && !backup.suspend) {
+        Some((
+            reason::NO_BACKUP,
+            "no backup is scheduled: set spec.backup with a target and a schedule, and without suspend. Backups that something \
+             else asks for from time to time are not counted",
+        ))
     } else {
         None
     };

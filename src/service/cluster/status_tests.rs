@@ -31,6 +31,7 @@ fn seen_of(
         lock_orphaned: false,
         access: None,
         last_restart_at: None,
+        volume_size: None,
         root_token: None,
     };
     more(&mut seen);
@@ -181,6 +182,36 @@ fn a_root_token_is_told_of_only_while_it_lies_there() {
 }
 
 #[test]
+fn the_size_of_the_volumes_is_told_because_the_spec_may_go_back_to_it() {
+    let object = running(&three());
+    let told = seen_of(&object, &three(), Stage::Bootstrapped, "2026-11-21T10:00:00Z", |seen| {
+        seen.volume_size = Some("10Gi".to_owned());
+    });
+    assert_eq!(plane(&told).volume_size.as_deref(), Some("10Gi"));
+}
+
+#[test]
+fn a_cluster_that_nobody_backs_up_is_not_ready_for_production() {
+    let ready = |backup: serde_json::Value| {
+        let object = cluster(|spec| {
+            spec["profile"] = serde_json::json!("Hardened");
+            spec["tls"] = serde_json::json!({"enabled": true, "mode": "External"});
+            spec["unseal"] = serde_json::json!({"type": "transit",
+                "transit": {"address": "https://other:8200", "keyName": "k", "mountPath": "transit/"}});
+            spec["backup"] = backup;
+        });
+        word(&status_of(&object, &three(), Stage::Bootstrapped, "2026-11-21T10:00:00Z"), "ProductionReady")
+    };
+    let none = ("False".to_owned(), "NoBackup".to_owned());
+    assert_eq!(ready(serde_json::json!(null)), none);
+    assert_eq!(ready(serde_json::json!({"target": {"bucket": "b"}})), none, "nobody asks for one by itself");
+    let mut nightly = serde_json::json!({"schedule": "0 3 * * *", "target": {"bucket": "b"}});
+    assert_eq!(ready(nightly.clone()).0, "True");
+    nightly["suspend"] = serde_json::json!(true);
+    assert_eq!(ready(nightly), none);
+}
+
+#[test]
 fn nothing_is_called_as_the_spec_says_while_it_is_not_carried_out() {
     let mut object = running(&three());
     assert_eq!(word(object.status.as_ref().unwrap(), "Progressing"), ("False".into(), "Reconciled".into()));
@@ -256,4 +287,20 @@ fn the_number_of_failures_it_bears_counts_voters_that_serve() {
     assert_eq!(tolerance(&voters, &three()[..2]), 0);
     let alone: BTreeSet<String> = ["kelp-0"].map(str::to_owned).into();
     assert_eq!(tolerance(&alone, &three()), 0, "joiners that do not vote yet bear nothing");
+}
+
+#[test]
+fn an_even_number_of_members_is_warned_about() {
+    let of = |replicas: i32| {
+        let object = cluster(|s| s["replicas"] = serde_json::json!(replicas));
+        status_of(&object, &three(), Stage::Bootstrapped, "2026-11-21T09:00:00Z")
+    };
+    let (three, four) = (of(3), of(4));
+    assert_eq!(word(&three, "Valid"), ("True".into(), "Valid".into()));
+    assert_eq!(word(&four, "Valid"), ("True".into(), "EvenReplicas".into()), "it is allowed");
+    assert_eq!(news(&OpenBaoClusterStatus::default(), &three), []);
+    let told = news(&three, &four);
+    let is_it = |(reason, words): &(String, String)| reason == "EvenReplicas" && words.contains("of 4 members 1");
+    assert!(told.iter().any(is_it), "{told:?}");
+    assert!(news(&four, &four).is_empty());
 }

@@ -66,15 +66,49 @@ pub struct KeyedCert {
 
 /// A new authority for one cluster.
 pub fn new_authority(cluster: &str, namespace: &str, now: DateTime<Utc>) -> Result<KeyedCert, IssueError> {
-    let failed = |source| IssueError::Generate { what: "the authority", source };
-    let key = KeyPair::generate().map_err(failed)?;
+    let key = KeyPair::generate().map_err(|source| IssueError::Generate { what: "the authority", source })?;
+    Ok(KeyedCert { cert: authority_of(&key, cluster, namespace, now)?, key: pem(&key.serialize_pem()).into() })
+}
+
+/// The same authority for another ten years, once half of its time is over. Name and key stay: what it has signed is good under
+/// the new certificate, and what it signs from now on is good for whoever knows only the old one, until that one ends. So
+/// no server is restarted, and clients have five years to take the new one. `None`: it is not time, or the
+/// authority is not one that [`new_authority`] made.
+pub fn renewed(
+    authority: &KeyedCert,
+    cluster: &str,
+    namespace: &str,
+    now: DateTime<Utc>,
+) -> Result<Option<KeyedCert>, IssueError> {
+    let der = CertificateDer::from_pem_slice(authority.cert.as_bytes()).ok();
+    let parsed = der.as_ref().and_then(|der| x509_parser::parse_x509_certificate(der).ok());
+    let Some((_, parsed)) = parsed else { return Ok(None) };
+    let ours = authority_name(cluster, namespace);
+    let is_ours = |name: &x509_parser::x509::X509Name<'_>| {
+        name.iter_common_name().filter_map(|part| part.as_str().ok()).eq([ours.as_str()])
+    };
+    let left = parsed.validity().not_after.timestamp() - now.timestamp();
+    let is_due = left < i64::try_from(CA_LIFETIME.as_secs() / 2).unwrap_or(i64::MAX);
+    if !is_due || !is_ours(parsed.subject()) || !is_ours(parsed.issuer()) {
+        return Ok(None);
+    }
+    let key = KeyPair::from_pem(authority.key.expose_secret()).map_err(IssueError::Authority)?;
+    let cert = authority_of(&key, cluster, namespace, now)?;
+    Ok(Some(KeyedCert { cert, key: authority.key.clone() }))
+}
+
+fn authority_of(key: &KeyPair, cluster: &str, namespace: &str, now: DateTime<Utc>) -> Result<String, IssueError> {
     let mut params = CertificateParams::default();
-    params.distinguished_name = common_name(&format!("OpenBao {namespace}/{cluster}"));
+    params.distinguished_name = common_name(&authority_name(cluster, namespace));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     span(&mut params, now, CA_LIFETIME);
-    let cert = params.self_signed(&key).map_err(failed)?;
-    Ok(KeyedCert { cert: pem(&cert.pem()), key: pem(&key.serialize_pem()).into() })
+    let cert = params.self_signed(key).map_err(|source| IssueError::Generate { what: "the authority", source })?;
+    Ok(pem(&cert.pem()))
+}
+
+fn authority_name(cluster: &str, namespace: &str) -> String {
+    format!("OpenBao {namespace}/{cluster}")
 }
 
 /// A new serving certificate for `names`, signed by `authority`.
@@ -294,6 +328,44 @@ mod tests {
             assert!(!good(&other.key, &ca.cert, &names, now), "another key");
             assert!(!good(&serving.key, &ca.cert, &["elsewhere.example.org".to_owned()].into(), now), "another name");
         }
+    }
+
+    #[test]
+    fn a_renewed_authority_is_the_same_one_to_those_who_know_only_the_old_and_to_what_the_old_signed() {
+        let start = at("2026-11-21T09:00:00Z");
+        let (old, serving, names) = issued(&[]);
+        assert!(renewed(&old, "kelp", "reef", at("2031-11-01T09:00:00Z")).unwrap().is_none(), "not yet half its time");
+        let later = at("2032-01-01T09:00:00Z");
+        let new = renewed(&old, "kelp", "reef", later).unwrap().expect("more than half of its time is over");
+        assert_ne!(new.cert, old.cert);
+        assert!(renewed(&new, "kelp", "reef", later).unwrap().is_none(), "once");
+        assert!(judge(&serving.cert, &serving.key, &new.cert, &names, start).is_ok(), "no server is restarted for it");
+        let next = issue(&new, &names, DEFAULT_ROTATION, later).unwrap();
+        assert!(judge(&next.cert, &next.key, &old.cert, &names, later).is_ok(), "nor is a client cut off");
+        assert!(judge(&next.cert, &next.key, &new.cert, &names, later).is_ok());
+    }
+
+    #[test]
+    fn an_authority_that_somebody_put_there_is_not_renewed_in_his_place() {
+        let later = at("2036-01-01T09:00:00Z");
+        let (ca, ..) = issued(&[]);
+        assert!(renewed(&ca, "other", "reef", later).unwrap().is_none(), "another name");
+        let broken = KeyedCert { cert: "-".into(), key: ca.key.clone() };
+        assert!(renewed(&broken, "kelp", "reef", later).unwrap().is_none());
+        // Signed by somebody else under the very name.
+        let parent = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name("The company");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let parent = Issuer::new(params, parent);
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(&authority_name("kelp", "reef"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        span(&mut params, at("2026-11-21T09:00:00Z"), CA_LIFETIME);
+        let cert = params.signed_by(&key, &parent).unwrap().pem();
+        let theirs = KeyedCert { cert, key: key.serialize_pem().into() };
+        assert!(renewed(&theirs, "kelp", "reef", later).unwrap().is_none());
     }
 
     #[test]

@@ -11,7 +11,10 @@ use super::{
     observe::{self, Member},
 };
 use crate::service::upgrade::versions;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec},
+};
 use kube::ResourceExt;
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -88,7 +91,7 @@ pub enum Step {
 }
 
 /// Decides. Growing comes before restarts, restarts before shrinking: each leaves more healthy members to the next. Only a member
-/// that is down leaves at once.
+/// that is not known to serve leaves at once.
 pub fn decide(seen: &Situation<'_>) -> Step {
     let stale: Vec<(&Member, &Pod, String)> = seen
         .members
@@ -131,15 +134,16 @@ pub fn decide(seen: &Situation<'_>) -> Step {
             "the StatefulSet does not carry the new settings yet: no pod goes before it does".to_owned(),
         );
     }
-    if let Some(member) = next_expired(seen) {
-        let why = "the certificate that it serves has expired, and there is a newer one".to_owned();
+    if let Some(member) = next_refused(seen) {
+        let why = "the operator does not believe the certificate that it serves, and there is a newer one".to_owned();
         return Step::Restart { pod: member.name.clone(), uid: member.uid.clone(), why };
     }
     if let Some(why) = unsettled(seen).or_else(|| mistaken(seen)) {
         return Step::Wait(why);
     }
     let Some(leader) = observe::leader(seen.members) else {
-        return Step::Wait("no member leads".to_owned());
+        // One that is to leave may lead.
+        return Step::Wait(silent(seen, seen.current).unwrap_or_else(|| "no member leads".to_owned()));
     };
     // Who is down anyway leaves before anybody else goes down.
     if down_and_leaving(seen) > 0 {
@@ -218,7 +222,8 @@ pub fn unsettled(seen: &Situation<'_>) -> Option<String> {
     // A member that was already taken out of raft may say what it likes.
     let removed = seen.wanted < seen.current && seen.peers.is_some_and(|peers| peers.len() + 1 == current);
     let leaving = down_and_leaving(seen).max(u32::from(removed));
-    if let Some(silent) = silent(seen) {
+    // Of one that leaves nobody needs to know whether it serves, as long as all others do.
+    if let Some(silent) = silent(seen, seen.current.saturating_sub(leaving)) {
         return Some(silent);
     }
     if serving + usize::try_from(leaving).unwrap_or_default() < current {
@@ -245,20 +250,20 @@ fn is_up(member: &Member) -> bool {
     member.serves() && member.ready && !member.terminating
 }
 
-/// How many of the last members are to leave and are down. Raft loses nothing with them: as many serve as before, and fewer votes
-/// make a majority.
+/// How many of the last members are to leave and are down, or say nothing. Raft loses nothing with them while all others serve:
+/// fewer votes make a majority.
 fn down_and_leaving(seen: &Situation<'_>) -> u32 {
     let is_down = |ordinal: &u32| !seen.members.iter().any(|member| member.ordinal == *ordinal && is_up(member));
     let down = (seen.wanted..seen.current).rev().take_while(is_down).count();
     u32::try_from(down).unwrap_or_default()
 }
 
-/// A member whose certificate has expired, and for which there is a newer one. None that shows such a certificate can be asked
-/// anything, so nobody knows who leads: they are replaced one at a time, and only while Kubernetes calls every member ready, and
-/// those that have the new one answer.
-fn next_expired<'a>(seen: &Situation<'a>) -> Option<&'a Member> {
+/// A member whose certificate the operator does not believe, because it has expired or is for others, and for which there is a
+/// newer one. None that shows such a certificate can be asked anything, so nobody knows who leads: they are replaced one at a
+/// time, and only while Kubernetes calls every member ready, and those that have the new one answer.
+fn next_refused<'a>(seen: &Situation<'a>) -> Option<&'a Member> {
     let all: Vec<&Member> = seen.members.iter().filter(|member| member.ordinal < seen.current).collect();
-    let is_replaced_soon = |member: &Member| member.expired && has_newer_certificate(seen, member);
+    let is_replaced_soon = |member: &Member| is_replaced_soon(seen, member);
     let has_all = |member: &Member| {
         let view = member.view.as_ref();
         observe::is_caught_up(view.map(|view| view.raft_applied_index), view.map(|view| view.raft_committed_index))
@@ -272,6 +277,10 @@ fn next_expired<'a>(seen: &Situation<'a>) -> Option<&'a Member> {
     all.into_iter().filter(|member| is_replaced_soon(member)).max_by_key(|member| member.ordinal)
 }
 
+fn is_replaced_soon(seen: &Situation<'_>, member: &Member) -> bool {
+    member.refused && has_newer_certificate(seen, member)
+}
+
 /// Whether a member would have another certificate if it were made again.
 fn has_newer_certificate(seen: &Situation<'_>, member: &Member) -> bool {
     let wanted = seen.template.metadata.as_ref().and_then(|meta| meta.annotations.as_ref()?.get(CERTIFICATE_HASH));
@@ -279,15 +288,17 @@ fn has_newer_certificate(seen: &Situation<'_>, member: &Member) -> bool {
     wanted.is_some() && pod.is_some_and(|pod| pod.annotations().get(CERTIFICATE_HASH) != wanted)
 }
 
-/// A member that Kubernetes calls Ready and that the operator hears nothing from. Whether it serves is not known.
-fn silent(seen: &Situation<'_>) -> Option<String> {
-    let silent = |member: &&Member| {
-        member.ordinal < seen.current && member.ready && member.health.is_none() && !member.terminating
-    };
-    // Where one is silent for another reason, that is what keeps those with an expired certificate waiting.
-    let member = seen.members.iter().filter(silent).min_by_key(|member| (member.expired, member.ordinal))?;
+/// A member of the first so many that Kubernetes calls Ready and that the operator hears nothing from. Whether it serves is not
+/// known. In words, with the way out.
+fn silent(seen: &Situation<'_>, first: u32) -> Option<String> {
+    let silent =
+        |member: &&Member| member.ordinal < first && member.ready && member.health.is_none() && !member.terminating;
+    // One that is not replaced soon is what keeps those waiting that are.
+    let member =
+        seen.members.iter().filter(silent).min_by_key(|member| (is_replaced_soon(seen, member), member.ordinal))?;
     let (pod, cluster) = (&member.name, names::cluster_of(&member.name));
-    if member.expired {
+    let heard = member.silence.as_deref().unwrap_or("no reason is known");
+    if member.refused {
         let secret = names::server_secret(cluster);
         let rest = if has_newer_certificate(seen, member) {
             format!(
@@ -296,19 +307,20 @@ fn silent(seen: &Situation<'_>) -> Option<String> {
             )
         } else {
             format!(
-                "there is no newer one in Secret {secret}, see condition TLSReady. With spec.tls.mode External put one there: \
-                 the members are restarted with it, one by one"
+                "Secret {secret} holds no newer one than the pod was made for. Where condition TLSReady is False, put a good \
+                 one there (with spec.tls.mode External): the members are restarted with it, one by one. Where it is True, \
+                 the server started before the good one was there: delete pod {pod}, when all others serve"
             )
         };
         return Some(format!(
-            "{pod} is Ready and does not answer the operator, because the certificate that it serves has expired: {rest}"
+            "{pod} is Ready and does not answer the operator, which does not believe the certificate that it serves \
+             ({heard}): {rest}"
         ));
     }
     Some(format!(
-        "{pod} is Ready and does not answer the operator ({}): no member is restarted before it does. Look whether a \
+        "{pod} is Ready and does not answer the operator ({heard}): no member is restarted before it does. Look whether a \
          NetworkPolicy keeps the operator from port {}, whether ca.crt in ConfigMap {} verifies the certificate that it \
-         serves, and whether the server is slow",
-        member.silence.as_deref().unwrap_or("no reason is known"),
+         serves, and whether the server is slow. If nothing else helps, delete pod {pod}, when all others serve",
         names::API_PORT,
         names::ca_config_map(cluster),
     ))
@@ -377,6 +389,13 @@ pub fn difference(pod: &Pod, template: &PodTemplateSpec) -> Option<String> {
     let wanted = template.spec.as_ref().and_then(|spec| image(&spec.containers));
     let found = pod.spec.as_ref().and_then(|spec| image(&spec.containers));
     (wanted != found).then(|| "the image changed".to_owned())
+}
+
+/// The pods, by UID, that were made from other settings than the StatefulSet carries by now: made again, they would have those.
+/// Upkeep leaves them alone while somebody else holds the lock. Whoever does makes one again that he waits for in vain.
+pub fn outdated(set: Option<&StatefulSet>, pods: &[Arc<Pod>]) -> BTreeSet<String> {
+    let Some(template) = set.and_then(|set| Some(&set.spec.as_ref()?.template)) else { return BTreeSet::new() };
+    pods.iter().filter(|pod| difference(pod, template).is_some()).filter_map(|pod| pod.uid()).collect()
 }
 
 #[cfg(test)]

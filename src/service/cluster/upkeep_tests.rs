@@ -1,13 +1,15 @@
 use super::*;
 use crate::{
     adapter::openbao::HealthState::{self, Active, Sealed, Standby},
-    service::cluster::{build::statefulset, observe::tests::member, validate::tests::valid},
+    service::cluster::{
+        build::statefulset,
+        observe::tests::member,
+        obstacle::{Obstacles, next_step},
+        status::Trouble,
+        validate::tests::valid,
+    },
 };
-use k8s_openapi::api::{
-    apps::v1::{StatefulSet, StatefulSetSpec},
-    core::v1::PersistentVolumeClaim,
-};
-use std::sync::Arc;
+use k8s_openapi::api::apps::v1::StatefulSetSpec;
 
 fn template() -> PodTemplateSpec {
     statefulset::build(&valid(|_| {}), &statefulset::tests::inputs()).spec.unwrap().template
@@ -70,6 +72,35 @@ fn standbys_are_restarted_from_the_last_one_down_and_the_leader_at_the_end() {
         assert_eq!(restarted(next(&facts(stale, 3), &members, Some(&all), 3, 3)), expected);
     }
     assert_eq!(next(&facts(&[], 3), &members, Some(&all), 3, 3), Step::Nothing);
+}
+
+#[test]
+fn those_that_are_there_do_not_wait_for_those_that_cannot_be_let_in() {
+    let (members, all, template) = (members(&[Active, Standby, Standby], 0), voters(3), template());
+    let next = |facts: &Facts, obstacles: &Obstacles| {
+        let mut seen = Situation {
+            facts,
+            members: &members,
+            voters: Some(&all),
+            peers: Some(&all),
+            outside: &BTreeSet::new(),
+            template: &template,
+            version: "2.7.2",
+            wanted: 5,
+            current: 3,
+            unled: false,
+        };
+        next_step(&mut seen, obstacles)
+    };
+    let (stale, settled) = (facts(&[1], 3), facts(&[], 3));
+    let lacks = Trouble::new("TLSSecretInvalid", "it does not verify for kelp-3.kelp.reef.svc");
+    let lacks = Obstacles { returning: None, joining: Some(lacks) };
+    let (step, held) = next(&stale, &lacks);
+    assert_eq!(restarted(step), "kelp-1");
+    assert!(held.is_some_and(|why| why.contains("kelp-3")), "the way to grow is told");
+    let (step, held) = next(&settled, &lacks);
+    assert!(step == Step::Nothing && held.is_some(), "{step:?}");
+    assert_eq!(next(&stale, &Obstacles::default()), (Step::Grow, None), "they join first where they can");
 }
 
 #[test]
@@ -162,53 +193,6 @@ fn a_member_that_is_ready_and_silent_is_not_taken_for_one_that_does_not_serve() 
     assert!(matches!(step(&silent), Step::Wait(_)));
     let sealed = members(&[Sealed, Standby, Active], 2);
     assert_eq!(restarted(step(&sealed)), "kelp-0", "by its own word");
-}
-
-/// Three members, all of them to get a newer certificate. Those at these places have it already.
-fn outdated(renewed: &[u32]) -> (Facts, Vec<Member>) {
-    let mut facts = facts(&[], 3);
-    for (_, pod) in facts.pods.iter_mut().filter(|(ordinal, _)| !renewed.contains(ordinal)) {
-        Arc::make_mut(pod).annotations_mut().insert(CERTIFICATE_HASH.into(), "old".into());
-    }
-    let mut members = members(&[Standby, Standby, Standby], 0);
-    for member in members.iter_mut().filter(|member| !renewed.contains(&member.ordinal)) {
-        (member.health, member.view, member.expired) = (None, None, true);
-    }
-    (facts, members)
-}
-
-#[test]
-fn members_whose_certificates_have_expired_are_given_the_newer_ones_one_at_a_time() {
-    let step = |(facts, members): &(Facts, Vec<Member>)| next(facts, members, Some(&voters(3)), 3, 3);
-    assert_eq!(restarted(step(&outdated(&[]))), "kelp-2");
-    assert_eq!(restarted(step(&outdated(&[2]))), "kelp-1", "it answers");
-    assert_eq!(restarted(step(&outdated(&[1, 2]))), "kelp-0");
-    let waits = |change: fn(&mut Member)| {
-        let mut seen = outdated(&[2]);
-        change(&mut seen.1[2]);
-        match step(&seen) {
-            Step::Wait(why) => why,
-            other => panic!("{other:?}"),
-        }
-    };
-    let starts = waits(|member| (member.ready, member.health) = (false, None));
-    assert!(starts.contains("has expired") && starts.contains("kelp-tls-server"), "{starts}");
-    waits(|member| member.terminating = true);
-    waits(|member| member.view = None);
-    let cut_off = waits(|member| (member.health, member.silence) = (None, Some("no route".into())));
-    assert!(cut_off.contains("kelp-2 is Ready") && cut_off.contains("no route"), "{cut_off}");
-    let shows_it_still = waits(|member| (member.health, member.expired) = (None, true));
-    assert!(shows_it_still.contains("expired"), "{shows_it_still}");
-    let mut away = outdated(&[2]);
-    away.1.pop();
-    assert!(matches!(step(&away), Step::Wait(_)), "its pod is not made again yet");
-}
-
-#[test]
-fn where_there_is_no_newer_certificate_a_restart_would_change_nothing() {
-    let (_, members) = outdated(&[]);
-    let step = next(&facts(&[2], 3), &members, Some(&voters(3)), 3, 3);
-    assert!(matches!(&step, Step::Wait(why) if why.contains("no newer one")), "{step:?}");
 }
 
 #[test]
@@ -381,9 +365,6 @@ fn a_member_that_is_down_and_is_to_leave_leaves_first_and_waits_for_nobody() {
     assert!(matches!(step(&five(&[4]), &[1], &all, 5), Step::Wait(_)), "nobody is to leave");
     let without_vote = BTreeSet::from([0, 1, 2, 4].map(|ordinal| names::pod("kelp", ordinal)));
     assert!(matches!(step(&five(&[4]), &[], &without_vote, 3), Step::Wait(_)), "kelp-3 does not vote yet");
-    let mut silent = five(&[4]);
-    silent[4].ready = true;
-    assert!(matches!(step(&silent, &[], &all, 3), Step::Wait(_)), "whether it serves is not known");
 }
 
 #[test]
@@ -428,6 +409,24 @@ fn growing_waits_for_nobody() {
 }
 
 #[test]
+fn a_pod_is_outdated_once_the_statefulset_carries_other_settings_than_it_was_made_from() {
+    let facts = facts(&[1], 3);
+    let pods: Vec<Arc<Pod>> = facts.pods.values().cloned().map(identified).collect();
+    let found = |set: Option<&StatefulSet>| outdated(set, &pods);
+    assert_eq!(found(facts.stateful_set.as_deref()), BTreeSet::from(["uid-of-kelp-1".to_owned()]));
+    let mut corrected = template();
+    corrected.metadata.as_mut().unwrap().annotations.as_mut().unwrap().insert(CONFIG_HASH.into(), "corrected".into());
+    assert_eq!(found(set(corrected).as_deref()).len(), 3);
+    assert_eq!(found(None), BTreeSet::new(), "nobody would make them again");
+}
+
+fn identified(mut pod: Arc<Pod>) -> Arc<Pod> {
+    let uid = format!("uid-of-{}", pod.name_any());
+    Arc::make_mut(&mut pod).metadata.uid = Some(uid);
+    pod
+}
+
+#[test]
 fn an_image_rewritten_by_a_webhook_restarts_nothing_and_another_image_does() {
     let mut pod = facts(&[], 1).pods[&0].as_ref().clone();
     pod.spec.as_mut().unwrap().containers[0].image = Some("mirror.example.org/openbao@sha256:0".into());
@@ -446,3 +445,6 @@ fn another_version_of_the_operator_restarts_nothing() {
     pod.labels_mut().insert("new".into(), "label".into());
     assert_eq!(difference(&pod, &template()), None);
 }
+
+#[path = "upkeep_silence_tests.rs"]
+mod silence;

@@ -3,7 +3,7 @@
 //! Admission has refused what the schema can refuse. Here stands what it cannot: versions, quantities, free-form data, and
 //! fields that would be dangerous to ignore (`Supported=False` with reason `UnsafeToIgnore`, nothing is reconciled).
 
-use super::{hcl, login, names, supported};
+use super::{config, hcl, login, names, supported};
 use crate::api::{OpenBaoCluster, OpenBaoClusterSpec, Profile, SealType, SelfInitRequest, TlsMode, duration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
@@ -113,6 +113,11 @@ pub enum Invalid {
     /// The block of the chosen seal is missing.
     #[error("spec.unseal.type is {0} but its block beside it is missing")]
     SealBlock(&'static str),
+    /// The static key is to be read from where it cannot be. What the spec says is not repeated: it may be the key itself.
+    #[error(
+        "spec.unseal.static.currentKey names no file that the servers have: leave it out for the key that the operator makes, or for the `key` of the Secret that spec.unseal.credentialsSecretRef names; another key of that Secret is /openbao/seal-credentials/<its name>"
+    )]
+    KeyNowhere,
     /// The version has lost that seal.
     #[error("seal {seal} is no longer built into OpenBao {version}: choose static or transit, or stay below 2.7")]
     SealGone {
@@ -226,6 +231,9 @@ fn seal(spec: &OpenBaoClusterSpec, version: &Version) -> Result<(), Invalid> {
     if seal_is_gone(unseal.type_, version) {
         return Err(Invalid::SealGone { seal: unseal.type_.as_str(), version: version.to_string() });
     }
+    if config::seal::is_key_nowhere(unseal) {
+        return Err(Invalid::KeyNowhere);
+    }
     let present = match unseal.type_ {
         SealType::Static => true,
         SealType::AwsKms => unseal.awskms.is_some(),
@@ -283,7 +291,7 @@ fn self_init(cluster: &OpenBaoCluster) -> Result<(bool, Option<OidcPlan>), Inval
                 .to_owned(),
         });
     }
-    let plan = oidc.map(|oidc| OidcPlan { audience: login::audience(cluster), issuer: oidc.issuer.clone() });
+    let plan = oidc.map(|oidc| OidcPlan { audience: login::jobs_audience(cluster), issuer: oidc.issuer.clone() });
     Ok((true, plan))
 }
 
@@ -407,6 +415,8 @@ pub(crate) mod tests {
         assert!(matches!(refusal(|s| s["tls"] = json!({"enabled": false})), Invalid::PlainText));
         assert!(matches!(refusal(|s| s["tls"]["rotationPeriod"] = json!("soon")), Invalid::Duration { .. }));
         assert!(matches!(refusal(|s| s["unseal"] = json!({"type": "transit"})), Invalid::SealBlock("transit")));
+        let elsewhere = json!({"static": {"currentKey": "/run/keys/bao"}, "credentialsSecretRef": {"name": "mine"}});
+        assert!(matches!(refusal(|s| s["unseal"] = elsewhere), Invalid::KeyNowhere));
         assert!(matches!(refusal(|s| s["selfInit"]["enabled"] = json!(false)), Invalid::SelfInitOff));
         assert!(matches!(refusal(|s| s["profile"] = json!("Hardened")), Invalid::Hardened(_)));
     }

@@ -8,8 +8,22 @@ use serde_json::json;
 
 use crate::{
     adapter::kubernetes::client::{RequestError, timed},
-    api::{OpenBaoOperation, Request},
+    api::{HandledRequest, OpenBaoOperation, Request},
 };
+
+/// The nonce with which `operation` is asked for one thing: `first`, the same each time, so that nothing is asked twice. If that
+/// was answered `in_vain` and the operation, as the caller has seen, still has to be asked, it is the next one: a refusal must not
+/// be the last word.
+pub fn nonce(first: &str, operation: &OpenBaoOperation, in_vain: impl Fn(&HandledRequest) -> bool) -> String {
+    let answers = operation.status.as_ref().map(|status| status.handled_requests.as_slice()).unwrap_or_default();
+    let used = |nonce: &str| answers.iter().any(|answer| answer.nonce == nonce && in_vain(answer));
+    let (mut nonce, mut count) = (first.to_owned(), 1);
+    while used(&nonce) {
+        count += 1;
+        nonce = format!("{first}-{count}");
+    }
+    nonce
+}
 
 /// Adds the requests whose nonce `operation` does not know, and writes nothing if it knows them all. Against the
 /// resourceVersion that was seen: what somebody else asks at the same moment is not lost.

@@ -4,25 +4,22 @@
 //! looks here. A guest, for its part, writes down that a step runs before it looks at the lock for the last time: of the
 //! two, at least one sees the other.
 
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{Api, ResourceExt, core::DeserializeGuard};
 
 use crate::{
     adapter::{
         Adapters,
-        kubernetes::{
-            client::{RequestError, timed},
-            owner::is_controlled_by,
-        },
+        kubernetes::{client::RequestError, owner::is_controlled_by, readable},
     },
     api::operation::OpenBaoOperation,
 };
 
 /// The operations of the cluster of `host` that have begun, have not ended, and take no lock of their own. Its own children
-/// are not guests. Asked from the API server: the watch may be behind.
+/// are not guests, nor is one that cannot be read: nobody runs it here. Asked from the API server: the watch may be behind.
 pub async fn guests(ad: &Adapters, host: &OpenBaoOperation) -> Result<Vec<OpenBaoOperation>, RequestError> {
-    let api: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), &host.namespace().unwrap_or_default());
-    let all = timed(api.list(&ListParams::default())).await?;
-    Ok(all.items.into_iter().filter(|other| is_guest(other, host)).collect())
+    let api: Api<DeserializeGuard<OpenBaoOperation>> =
+        Api::namespaced(ad.client.clone(), &host.namespace().unwrap_or_default());
+    Ok(readable::list(&api, |other: &OpenBaoOperation| is_guest(other, host)).await?.items)
 }
 
 fn is_guest(other: &OpenBaoOperation, host: &OpenBaoOperation) -> bool {

@@ -107,6 +107,16 @@ impl Refusal {
     }
 }
 
+impl From<Refusal> for StepOutcome {
+    /// The same for an operation that has a plan and waits for its lock: nothing was done.
+    fn from(refusal: Refusal) -> Self {
+        match refusal.phase {
+            RefusalPhase::Wait(retry) => Self::Waiting { reason: refusal.message, retry },
+            RefusalPhase::ConstraintFailed | RefusalPhase::Failed => Self::fatal(refusal.reason, refusal.message),
+        }
+    }
+}
+
 /// What [`Manager::plan`] is called with.
 #[derive(Clone, Copy, Debug)]
 pub struct PlanCall<'a> {

@@ -27,7 +27,7 @@ mod snapshot;
 mod step_down;
 pub mod workflow;
 
-pub use ask::ask;
+pub use ask::{ask, nonce};
 pub use audit::{AuditEvent, Fields, add_held_audit_fields, log_phase_transition};
 pub use children::stop_children;
 pub use guests::guests;

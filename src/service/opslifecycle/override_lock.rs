@@ -3,11 +3,15 @@
 //! A lock is never released by time. The judgements here are pure ([`judge_orphan`], [`judge_override`]); around them is
 //! what it takes to learn the facts.
 
-use k8s_openapi::api::batch::v1::Job;
+use std::fmt::Debug;
+
+use k8s_openapi::{NamespaceResourceScope, api::batch::v1::Job, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
-    Api, ResourceExt,
+    Api, Resource, ResourceExt,
     api::{ListParams, Patch, PatchParams},
+    core::DeserializeGuard,
 };
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use thiserror::Error;
 
@@ -22,6 +26,8 @@ use crate::{
         caches::OPERATION_LABEL,
         kubernetes::{
             client::{RequestError, timed},
+            owner::has_controller,
+            readable,
             shorten::operation_label,
         },
         operationlock::{self, HeldError, LockError},
@@ -73,6 +79,8 @@ pub enum Holder {
         /// See above.
         keeps: bool,
     },
+    /// Its object exists and does not match its kind: whether it has ended cannot be told.
+    Unreadable,
     /// Neither its object nor its operation exists.
     Gone,
 }
@@ -104,6 +112,7 @@ pub fn judge_orphan(facts: HolderFacts, held: &HeldError) -> Permission {
     let wait = |why: String| Permission::Wait { why };
     let what = match facts.holder {
         Holder::Live => return wait(String::new()),
+        Holder::Unreadable => return wait(unreadable(held)),
         Holder::Ended { keeps: true } => {
             return wait("its operation has ended and keeps the lock: see its conditions for what to do".to_owned());
         }
@@ -127,6 +136,16 @@ fn only_a_person_may(held: &HeldError) -> String {
         "its object is gone, and what it did to the cluster cannot be known: check the cluster, then put \
          {{action: Release, holderUID: {}, fence: {}}} into spec.requests of the cluster",
         held.holder_uid, held.fence
+    )
+}
+
+/// What is said of a lock whose holder exists and cannot be read: it is neither told to stop nor taken for gone.
+fn unreadable(held: &HeldError) -> String {
+    let operation = held.operation_ref.as_ref().map(|name| format!(", operation {name},")).unwrap_or_default();
+    format!(
+        "{}{operation} exists and cannot be read as its kind: run the version of the operator that wrote it, or delete it and \
+         take its finalizers off",
+        held.holder
     )
 }
 
@@ -192,19 +211,38 @@ async fn judged(
     held: &HeldError,
 ) -> Result<(Option<OpenBaoOperation>, HolderFacts, Override), OverrideError> {
     let namespace = cluster.namespace().unwrap_or_default();
-    let foreign = match &held.operation_ref {
-        Some(name) => operation(ad, &namespace, name).await?,
+    let facts = learn(ad, cluster, held).await?;
+    if facts.holder == Holder::Unreadable {
+        return Ok((None, facts, Override::Refused(unreadable(held))));
+    }
+    let found = match &held.operation_ref {
+        Some(name) => read::<OpenBaoOperation>(ad, &namespace, name).await?,
         None => None,
     };
-    // A namesake that was made since is not judged in the holder's place.
-    let foreign = foreign.filter(|op| op.works_under(&held.holder_uid));
+    let foreign = match at_work(found, held) {
+        Ok(foreign) => foreign,
+        Err(why) => return Ok((None, facts, Override::Refused(why))),
+    };
     let journal = foreign.as_ref().map(|foreign| Journal {
         status: foreign.status.clone().unwrap_or_default(),
         subject: Subject { operation: foreign.name_any(), kind: foreign.spec.operation, ..Subject::default() },
     });
-    let facts = learn(ad, cluster, held).await?;
     let verdict = judge_override(held, journal.as_ref(), facts.committed);
     Ok((foreign, facts, verdict))
+}
+
+/// The operation that works under a lock, as it was read a moment ago; the error is what is said of one that cannot be read. The
+/// watch keeps the last readable form of that one, so it may have been taken for live.
+fn at_work(
+    found: Option<DeserializeGuard<OpenBaoOperation>>,
+    held: &HeldError,
+) -> Result<Option<OpenBaoOperation>, String> {
+    match found.map(|found| found.0) {
+        Some(Ok(op)) if op.works_under(&held.holder_uid) => Ok(Some(op)),
+        Some(Err(op)) if is_holders(&op.metadata, &held.holder_uid) => Err(unreadable(held)),
+        // A namesake that was made since is not judged in the holder's place.
+        Some(_) | None => Ok(None),
+    }
 }
 
 /// Whether the forced operation `op` may take the lock now. Tells its holder to stop if that comes first.
@@ -238,9 +276,20 @@ pub async fn may_take(
     }
 }
 
-async fn operation(ad: &Adapters, namespace: &str, name: &str) -> Result<Option<OpenBaoOperation>, OverrideError> {
-    let api: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), namespace);
-    timed(api.get_opt(name)).await.map_err(|source| OverrideError::Look { what: format!("operation {name}"), source })
+/// What a lock leads to, as it is now.
+async fn read<K>(ad: &Adapters, namespace: &str, name: &str) -> Result<Option<DeserializeGuard<K>>, OverrideError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let api: Api<DeserializeGuard<K>> = Api::namespaced(ad.client.clone(), namespace);
+    let failed = |source| OverrideError::Look { what: format!("{} {name}", K::kind(&())), source };
+    timed(api.get_opt(name)).await.map_err(failed)
 }
 
 /// Finds out about the holder. Starts from the watches; "gone" is believed only from the API server.
@@ -261,28 +310,27 @@ async fn learn(ad: &Adapters, cluster: &OpenBaoCluster, held: &HeldError) -> Res
         return Ok(facts);
     }
     let found = match &held.operation_ref {
-        Some(name) => operation(ad, &namespace, name).await?,
+        Some(name) => read::<OpenBaoOperation>(ad, &namespace, name).await?,
         None => named_by_nobody(ad, &namespace, &held.holder_uid).await?,
     };
-    let found = found.as_ref().filter(|op| op.works_under(&held.holder_uid));
-    facts.holder = found.map_or(Holder::Gone, |op| became(ad, op));
+    facts.holder = match found.as_ref().map(|found| &found.0) {
+        Some(Ok(op)) if op.works_under(&held.holder_uid) => became(ad, op),
+        Some(Err(op)) if is_holders(&op.metadata, &held.holder_uid) => Holder::Unreadable,
+        Some(_) | None => Holder::Gone,
+    };
     if facts.holder == Holder::Gone
         && let Some(name) = held.holder.strip_prefix("openbaorestore/")
     {
-        let restores: Api<OpenBaoRestore> = Api::namespaced(ad.client.clone(), &namespace);
-        let restore = timed(restores.get_opt(name))
-            .await
-            .map_err(|source| OverrideError::Look { what: format!("restore {name}"), source })?;
+        let restore = read::<OpenBaoRestore>(ad, &namespace, name).await?;
         // One that ended without its operation says nothing about what was done: that is as good as gone.
-        let live = |restore: &OpenBaoRestore| {
-            restore.uid().as_deref() == Some(&held.holder_uid)
-                && !restore.status.as_ref().is_some_and(|status| status.phase.is_terminal())
+        let live = |restore: &OpenBaoRestore| !restore.status.as_ref().is_some_and(|status| status.phase.is_terminal());
+        facts.holder = match restore.filter(|restore| restore.uid().as_deref() == Some(&held.holder_uid)) {
+            Some(DeserializeGuard(Ok(restore))) if live(&restore) => Holder::Live,
+            Some(DeserializeGuard(Err(_))) => Holder::Unreadable,
+            Some(_) | None => Holder::Gone,
         };
-        if restore.as_ref().is_some_and(live) {
-            facts.holder = Holder::Live;
-        }
     }
-    if facts.holder == Holder::Live {
+    if matches!(facts.holder, Holder::Live | Holder::Unreadable) {
         return Ok(facts);
     }
     if let Some(name) = &held.operation_ref {
@@ -298,12 +346,23 @@ async fn learn(ad: &Adapters, cluster: &OpenBaoCluster, held: &HeldError) -> Res
 }
 
 /// The operation with this UID, for a lock that does not name one.
-async fn named_by_nobody(ad: &Adapters, namespace: &str, uid: &str) -> Result<Option<OpenBaoOperation>, OverrideError> {
-    let api: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), namespace);
-    let all = timed(api.list(&ListParams::default()))
+async fn named_by_nobody(
+    ad: &Adapters,
+    namespace: &str,
+    uid: &str,
+) -> Result<Option<DeserializeGuard<OpenBaoOperation>>, OverrideError> {
+    let api: Api<DeserializeGuard<OpenBaoOperation>> = Api::namespaced(ad.client.clone(), namespace);
+    let found = readable::list(&api, |op: &OpenBaoOperation| op.uid().as_deref() == Some(uid))
         .await
         .map_err(|source| OverrideError::Look { what: format!("the operation with UID {uid}"), source })?;
-    Ok(all.items.into_iter().find(|op| op.uid().as_deref() == Some(uid)))
+    let unreadable = found.unreadable.into_iter().find(|op| op.metadata.uid.as_deref() == Some(uid));
+    Ok(found.items.into_iter().next().map(Ok).or(unreadable.map(Err)).map(DeserializeGuard))
+}
+
+/// Whether an operation that cannot be read works under a lock that is held for this UID: its own, or that of the restore that
+/// it works for.
+fn is_holders(operation: &ObjectMeta, holder_uid: &str) -> bool {
+    operation.uid.as_deref() == Some(holder_uid) || has_controller(operation, holder_uid)
 }
 
 /// Whether an operation that exists still stands behind its lock.
@@ -385,6 +444,9 @@ pub async fn release_on_request(
     }
     let held = HeldError::from(lock);
     let facts = learn(ad, cluster, &held).await?;
+    if facts.holder == Holder::Unreadable {
+        return Ok(Released::Refused(unreadable(&held)));
+    }
     if matches!(facts.holder, Holder::Live | Holder::Ended { keeps: true }) {
         return Ok(Released::Refused(format!(
             "{} still exists: say Cancel or Abandon in the requests of operation {}",

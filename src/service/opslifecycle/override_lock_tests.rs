@@ -51,6 +51,37 @@ fn a_lock_that_cannot_be_judged_names_the_way_out() {
     assert!(why.contains("Release") && why.contains("u1") && why.contains('4'), "{why}");
 }
 
+#[test]
+fn a_holder_that_cannot_be_read_is_neither_gone_nor_unknown_and_the_message_says_what_to_do() {
+    let facts = HolderFacts { holder: Holder::Unreadable, ..gone(Some(false)) };
+    let Permission::Wait { why } = judge_orphan(facts, &held(LockOperation::Backup)) else { panic!("taken") };
+    for part in ["openbaocluster/upgrade", "operation op", "cannot be read", "delete it"] {
+        assert!(why.contains(part), "{part} in {why}");
+    }
+    let mut op = OpenBaoOperation::new("op", crate::api::OpenBaoOperationSpec::default()).metadata;
+    op.uid = Some("u2".into());
+    assert!(is_holders(&op, "u2") && !is_holders(&op, "u1"));
+    let mut restore = OpenBaoRestore::new("r", crate::api::OpenBaoRestoreSpec::default());
+    restore.metadata.uid = Some("u1".into());
+    op.owner_references = Some(vec![restore.controller_owner_ref(&()).unwrap()]);
+    assert!(is_holders(&op, "u1"), "a restore's operation works for the restore");
+}
+
+#[test]
+fn a_holder_that_became_unreadable_while_the_watch_takes_it_for_live_is_not_overridden_as_if_it_were_gone() {
+    let held = held(LockOperation::Backup);
+    let found = |uid: &str| -> Option<DeserializeGuard<OpenBaoOperation>> {
+        let object = json!({"apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation",
+            "metadata": {"name": "op", "uid": uid}, "spec": {"cluster": "kelp", "operation": "Backup"}, "status": "none"});
+        Some(serde_json::from_value(object).unwrap())
+    };
+    assert!(found("u1").is_some_and(|op| op.0.is_err()));
+    let why = at_work(found("u1"), &held).unwrap_err();
+    assert!(why.contains("operation op") && why.contains("cannot be read"), "{why}");
+    assert_eq!(at_work(found("u2"), &held), Ok(None), "a namesake");
+    assert_eq!(at_work(None, &held), Ok(None), "its object is gone");
+}
+
 fn journal(change: impl FnOnce(&mut OpenBaoOperationStatus)) -> Journal {
     let mut status = OpenBaoOperationStatus { phase: OperationPhase::Running, ..OpenBaoOperationStatus::default() };
     change(&mut status);

@@ -53,10 +53,9 @@ pub fn decide(records: &[&OpenBaoOperation], upgrade: Option<&str>, now: DateTim
     let items: Vec<Item> = records
         .iter()
         .map(|record| {
-            let status = record.status.clone().unwrap_or_default();
             let name = record.name_any();
             let mut protected = vec![];
-            if !status.phase.is_terminal() || !record.finalizers().is_empty() {
+            if !record.has_ended() || !record.finalizers().is_empty() {
                 protected.push("not over".to_owned());
             }
             if newest.values().any(|(_, newest)| *newest == name) {
@@ -89,7 +88,8 @@ pub fn decide(records: &[&OpenBaoOperation], upgrade: Option<&str>, now: DateTim
                 protected.push("a child is pinned".to_owned());
             }
             let created = record.metadata.creation_timestamp.as_ref().map_or(now, from_kube);
-            Item { id: name, at: status.ended_at.unwrap_or(created), protected, counts: true }
+            let ended_at = record.status.as_ref().and_then(|status| status.ended_at);
+            Item { id: name, at: ended_at.unwrap_or(created), protected, counts: true }
         })
         .collect();
     judge(&items, &Policy::RECORDS, now)

@@ -1,6 +1,7 @@
 //! Gathers what [`super::decide::admit`] decides on. Only looks.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
@@ -8,8 +9,8 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 
 use super::decide::admit::{Cluster, Facts, Leader, Login, Need, NeedState, Source};
-use super::plan;
 use super::steps::evidence;
+use super::{plan, reach};
 use crate::adapter::Adapters;
 use crate::adapter::kubernetes::client::{RequestError, timed};
 use crate::adapter::kubernetes::time::from_kube;
@@ -59,6 +60,10 @@ pub async fn gather(
             before: spec.source.before,
             target: refused,
         },
+        // A cluster that is not there yet may name it.
+        image: cluster.map_or(Ok(()), |cluster| {
+            reach::image(restore, cluster, &ad.settings.operator_image).map(|_| ()).map_err(|error| error.to_string())
+        }),
         cluster: cluster.map(cluster_facts),
         login: login(restore, cluster),
         needs: needs?,
@@ -116,10 +121,15 @@ async fn retention_at_work(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Op
             Unread { field: "spec.source", object, source }
         })?;
         if found.is_some_and(|operation| retention::is_at_work(&operation)) {
-            return Ok(Some(format!("{namespace}/{name}")));
+            return Ok(Some(told_to(restore, &known)));
         }
     }
     Ok(None)
+}
+
+/// A backup in the words of a restore's status: what goes on in another namespace is nobody's business there.
+fn told_to(restore: &OpenBaoRestore, backup: &OpenBaoOperation) -> String {
+    if backup.namespace() == restore.namespace() { backup.name_any() } else { "in another namespace".to_owned() }
 }
 
 async fn needs(
@@ -129,23 +139,62 @@ async fn needs(
     cluster: Option<&OpenBaoCluster>,
 ) -> Result<Vec<Need>, Unread> {
     let namespace = restore.namespace().unwrap_or_default();
-    let mut secrets: Vec<(&'static str, String, Vec<&'static str>)> = Vec::new();
-    if let Some(token) = &restore.spec.token_secret_ref {
-        secrets.push(("spec.tokenSecretRef", token.name.clone(), vec!["token"]));
-    }
-    if let Some((target, secret)) = target.and_then(|target| Some((target, target.credentials_secret_ref.as_ref()?))) {
-        secrets.push(("spec.source.target.credentialsSecretRef", secret.name.clone(), credential_keys(target)));
-    }
-    let secrets = secrets.into_iter().map(|(field, name, keys)| secret_need(ad, &namespace, field, name, keys));
+    let clusters = ad.caches.clusters.state_filter(|known| known.namespace().as_deref() == Some(namespace.as_str()));
+    let secrets = mounted(restore, target, cluster);
+    let secrets = secrets.into_iter().map(|mounted| secret_need(ad, &namespace, mounted, &clusters));
     let claim = async {
         match target.and_then(|target| target.file.as_ref()).filter(|file| !file.claim_name.is_empty()) {
-            Some(file) => Some(claim_need(ad, &namespace, file.claim_name.clone()).await),
+            Some(file) => {
+                let same = |own: &BackupTarget| own.file.as_ref().is_some_and(|own| own.claim_name == file.claim_name);
+                let given = target_given(restore, cluster, same);
+                Some(claim_need(ad, &namespace, file.claim_name.clone(), given, &clusters).await)
+            }
             None => None,
         }
     };
     let (secrets, claim) = futures::join!(join_all(secrets), claim);
     let account = target.zip(cluster).and_then(|(target, cluster)| account_need(ad, &namespace, target, cluster));
     secrets.into_iter().chain(claim).chain(account.map(Ok)).collect()
+}
+
+/// A Secret that the restore's Job mounts.
+struct Mounted {
+    field: &'static str,
+    name: String,
+    /// The data keys that it cannot do without.
+    keys: Vec<&'static str>,
+    /// The cluster's own spec gives it to Jobs too, so that nobody gets at it by this restore who did not before.
+    given: bool,
+}
+
+fn mounted(restore: &OpenBaoRestore, target: Option<&BackupTarget>, cluster: Option<&OpenBaoCluster>) -> Vec<Mounted> {
+    let backup = cluster.and_then(|cluster| cluster.spec.backup.as_ref());
+    let token = restore.spec.token_secret_ref.as_ref().map(|secret| Mounted {
+        field: "spec.tokenSecretRef",
+        name: secret.name.clone(),
+        keys: vec!["token"],
+        given: backup.is_some_and(|backup| backup.token_secret_ref.as_ref() == Some(secret)),
+    });
+    let credentials = target.and_then(|target| {
+        let secret = target.credentials_secret_ref.as_ref()?;
+        Some(Mounted {
+            field: "spec.source.target.credentialsSecretRef",
+            name: secret.name.clone(),
+            keys: credential_keys(target),
+            given: target_given(restore, cluster, |own| own.credentials_secret_ref.as_ref() == Some(secret)),
+        })
+    });
+    token.into_iter().chain(credentials).collect()
+}
+
+/// Whether what is named stands in the cluster's own target.
+fn target_given(
+    restore: &OpenBaoRestore,
+    cluster: Option<&OpenBaoCluster>,
+    names_it: impl Fn(&BackupTarget) -> bool,
+) -> bool {
+    let own = cluster.and_then(|cluster| cluster.spec.backup.as_ref());
+    restore.spec.source.target.is_none() || own.is_some_and(|backup| names_it(&backup.target))
 }
 
 /// The account that the Job runs as has to carry what the source's cloud goes by. The cluster puts the annotations of its own
@@ -186,33 +235,42 @@ fn credential_keys(target: &BackupTarget) -> Vec<&'static str> {
 async fn secret_need(
     ad: &Adapters,
     namespace: &str,
-    field: &'static str,
-    name: String,
-    keys: Vec<&'static str>,
+    mounted: Mounted,
+    clusters: &[Arc<OpenBaoCluster>],
 ) -> Result<Need, Unread> {
-    let object = format!("Secret {name}");
+    let (field, object) = (mounted.field, format!("Secret {}", mounted.name));
     let secrets: Api<Secret> = Api::namespaced(ad.client.clone(), namespace);
-    let found = match timed(secrets.get_opt(&name)).await {
-        Ok(found) => found,
-        Err(source) => return Err(Unread { field, object, source }),
-    };
-    let state = match found {
-        None => NeedState::Missing,
-        Some(secret) => {
-            let data = secret.data.unwrap_or_default();
-            let lacking = keys.into_iter().find(|key| data.get(*key).is_none_or(|value| value.0.is_empty()));
-            lacking.map_or(NeedState::Present, |key| NeedState::Lacks(key.to_owned()))
-        }
-    };
-    Ok(Need { field, object, state })
+    match timed(secrets.get_opt(&mounted.name)).await {
+        Ok(found) => Ok(Need { field, object, state: judged(found, &mounted, clusters) }),
+        Err(source) => Err(Unread { field, object, source }),
+    }
 }
 
-async fn claim_need(ad: &Adapters, namespace: &str, name: String) -> Result<Need, Unread> {
+fn judged(found: Option<Secret>, mounted: &Mounted, clusters: &[Arc<OpenBaoCluster>]) -> NeedState {
+    let Some(secret) = found else { return NeedState::Missing };
+    if let Some(cluster) = reach::key_of(&secret.metadata, clusters).filter(|_| !mounted.given) {
+        return NeedState::Own(cluster);
+    }
+    let data = secret.data.unwrap_or_default();
+    let lacking = mounted.keys.iter().find(|key| data.get(**key).is_none_or(|value| value.0.is_empty()));
+    lacking.map_or(NeedState::Present, |key| NeedState::Lacks((*key).to_owned()))
+}
+
+async fn claim_need(
+    ad: &Adapters,
+    namespace: &str,
+    name: String,
+    given: bool,
+    clusters: &[Arc<OpenBaoCluster>],
+) -> Result<Need, Unread> {
     let (field, object) = ("spec.source.target.file.claimName", format!("PersistentVolumeClaim {name}"));
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(ad.client.clone(), namespace);
     match timed(claims.get_metadata_opt(&name)).await {
         Ok(found) => {
-            let state = if found.is_some() { NeedState::Present } else { NeedState::Missing };
+            let state = found.map_or(NeedState::Missing, |claim| {
+                let own = reach::data_of(&claim.metadata, clusters).filter(|_| !given);
+                own.map_or(NeedState::Present, NeedState::Own)
+            });
             Ok(Need { field, object, state })
         }
         Err(source) => Err(Unread { field, object, source }),
@@ -277,6 +335,32 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_a_cluster_is_no_token_and_no_credential_of_a_restore_unless_the_clusters_spec_says_so() {
+        let target = json!({"provider": "azure", "bucket": "tide", "azure": {"storageAccount": "x"},
+            "credentialsSecretRef": {"name": "prod-unseal-key"}});
+        let spec = json!({"cluster": "prod", "source": {"key": "a.snap", "target": target},
+            "tokenSecretRef": {"name": "prod-root-token"}});
+        let restore = OpenBaoRestore::new("r", serde_json::from_value(spec).unwrap());
+        let spec = json!({"version": "2.7.2", "storage": {"size": "1Gi"},
+            "backup": {"target": {"provider": "file", "file": {"claimName": "sand"}}}});
+        let mut cluster = OpenBaoCluster::new("prod", serde_json::from_value(spec).unwrap());
+        let states = |cluster: &OpenBaoCluster| -> Vec<NeedState> {
+            let target = target_of(&restore, Some(cluster));
+            let state = |mounted: Mounted| {
+                let data = [("token".to_owned(), k8s_openapi::ByteString(b"x".to_vec()))].into();
+                let metadata = kube::api::ObjectMeta { name: Some(mounted.name.clone()), ..Default::default() };
+                let secret = Secret { metadata, data: Some(data), ..Secret::default() };
+                judged(Some(secret), &mounted, &[Arc::new(cluster.clone())])
+            };
+            mounted(&restore, target, Some(cluster)).into_iter().map(state).collect()
+        };
+        let own = NeedState::Own("prod".to_owned());
+        assert_eq!(states(&cluster), [own.clone(), own.clone()]);
+        cluster.spec.backup.as_mut().unwrap().token_secret_ref.clone_from(&restore.spec.token_secret_ref);
+        assert_eq!(states(&cluster), [NeedState::Present, own], "its Jobs have that token already, and not that key");
+    }
+
+    #[test]
     fn an_annotation_that_the_jobs_account_does_not_carry_is_named() {
         let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
             pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -286,6 +370,17 @@ mod tests {
         assert_eq!(lacking(&wanted, &[Some(&map(&[("tenant", "t")])), None]), Some("role"));
         assert_eq!(lacking(&wanted, &[Some(&map(&[("role", "a")])), Some(&map(&[("tenant", "t")]))]), None);
         assert_eq!(lacking(&map(&[]), &[None]), None, "nothing is asked for");
+    }
+
+    #[test]
+    fn a_restore_says_nothing_of_backups_in_other_namespaces_but_that_there_is_one() {
+        let mut backup = OpenBaoOperation::new("kelp-backup-1", crate::api::OpenBaoOperationSpec::default());
+        backup.metadata.namespace = Some("reef".into());
+        let mut restore = OpenBaoRestore::new("r", crate::api::OpenBaoRestoreSpec::default());
+        restore.metadata.namespace = Some("reef".into());
+        assert_eq!(told_to(&restore, &backup), "kelp-backup-1");
+        restore.metadata.namespace = Some("lagoon".into());
+        assert_eq!(told_to(&restore, &backup), "in another namespace");
     }
 
     #[test]

@@ -84,7 +84,8 @@ async fn plan_of(call: PlanCall<'_>) -> Result<Planned, Refusal> {
 }
 
 /// A restore has one operation in its life, and what is over is not begun again: a record that somebody puts back, from a backup
-/// of the cluster's objects or by hand, would restore once more over everything written since.
+/// of the cluster's objects or by hand, would restore once more over everything written since. Nor is one begun that somebody made
+/// before the restore was looked at: what is refused there would have run.
 fn still_asked_for(op: &OpenBaoOperation, restore: &OpenBaoRestore) -> Result<(), Refusal> {
     let (name, own) = (restore.name_any(), plan::operation_name(restore));
     if op.name_any() != own {
@@ -95,6 +96,9 @@ fn still_asked_for(op: &OpenBaoOperation, restore: &OpenBaoRestore) -> Result<()
         "is being deleted"
     } else if restore.status.as_ref().is_some_and(|status| status.phase.is_terminal()) {
         "has ended"
+    } else if restore.status.as_ref().is_none_or(|status| status.operation.is_none()) {
+        let message = format!("waiting for OpenBaoRestore {name} to be admitted: its message says what is in the way");
+        return Err(Refusal::wait(RetryClass::ProgressPoll, "NotAdmitted", message));
     } else {
         return Ok(());
     };
@@ -211,8 +215,20 @@ mod tests {
     fn restore(phase: RestorePhase) -> OpenBaoRestore {
         let mut restore = OpenBaoRestore::new("back", OpenBaoRestoreSpec::default());
         restore.metadata.uid = Some("3f9c1a2b-7777".into());
-        restore.status = Some(OpenBaoRestoreStatus { phase, ..OpenBaoRestoreStatus::default() });
+        let operation = Some(plan::operation_name(&restore));
+        restore.status = Some(OpenBaoRestoreStatus { phase, operation, ..OpenBaoRestoreStatus::default() });
         restore
+    }
+
+    #[test]
+    fn an_operation_that_somebody_made_before_the_restore_was_admitted_does_nothing_until_it_is() {
+        let mut early = restore(RestorePhase::Pending);
+        let operation = plan::operation(&early).unwrap();
+        early.status.as_mut().unwrap().operation = None;
+        let refusal = still_asked_for(&operation, &early).unwrap_err();
+        assert!(refusal.message.contains("waiting for OpenBaoRestore back to be admitted"), "{refusal}");
+        early.status = None;
+        assert!(still_asked_for(&operation, &early).is_err(), "nobody has looked at it");
     }
 
     #[test]

@@ -10,8 +10,10 @@ mod manager;
 pub mod mover;
 mod pending;
 pub mod plan;
+pub mod reach;
 pub mod status;
 pub mod steps;
+pub mod unmade;
 
 pub use manager::Restores;
 pub use pending::pending;

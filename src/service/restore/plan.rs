@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::reach::{self, ForeignImage};
 use crate::adapter::kubernetes::owner::controller_of;
 use crate::adapter::settings::Settings;
 use crate::api::{
@@ -135,6 +136,8 @@ pub enum InputError {
     NoTarget,
     #[error("spec.source names no snapshot: give key, latest: true or before")]
     NoSource,
+    #[error(transparent)]
+    Image(#[from] ForeignImage),
 }
 
 impl Inputs {
@@ -151,8 +154,7 @@ impl Inputs {
             (None, true, None) => Source::Latest,
             (None, false, None) => return Err(InputError::NoSource),
         };
-        let backup_image = cluster.spec.backup.as_ref().and_then(|backup| backup.job_image());
-        let image = spec.job_image().or(backup_image).unwrap_or(&settings.operator_image);
+        let image = reach::image(restore, cluster, &settings.operator_image)?;
         Ok(Self {
             restore: restore.name_any(),
             restore_uid: restore.uid().unwrap_or_default(),
@@ -162,7 +164,7 @@ impl Inputs {
             login: Login {
                 mount: names::JWT_MOUNT.to_owned(),
                 role: role(restore, cluster),
-                audience: login::audience(cluster),
+                audience: login::jobs_audience(cluster),
                 ca_config_map: cluster.spec.tls.enabled.then(|| names::ca_config_map(&name)),
                 token_secret: spec.token_secret_ref.as_ref().map(|secret| secret.name.clone()),
             },
@@ -374,18 +376,17 @@ mod tests {
     #[test]
     fn a_helper_image_of_the_go_operator_runs_no_restore() {
         let image = |named: &str, backup: Value| {
-            frozen(
-                json!({"cluster": "kelp", "source": {"key": "a.snap", "target": claim()["target"]}, "image": named}),
-                backup,
-            )
-            .image
+            let spec =
+                json!({"cluster": "kelp", "source": {"key": "a.snap", "target": claim()["target"]}, "image": named});
+            Inputs::freeze(&restore(spec), &cluster(backup), &settings()).map(|inputs| inputs.image)
         };
         let helper = "ghcr.io/dc-tec/openbao-operator-backup:0.1.0";
-        assert_eq!(image(helper, claim()), "operator:1");
+        assert_eq!(image(helper, claim()).unwrap(), "operator:1");
         let mut own = claim();
         own["image"] = json!("mirror/openbao-operator:1");
-        assert_eq!(image(helper, own), "mirror/openbao-operator:1");
-        assert_eq!(image("mirror/openbao-operator:2", claim()), "mirror/openbao-operator:2");
+        assert_eq!(image(helper, own.clone()).unwrap(), "mirror/openbao-operator:1");
+        assert_eq!(image("mirror/openbao-operator:1", own).unwrap(), "mirror/openbao-operator:1");
+        assert!(matches!(image("evil", claim()), Err(InputError::Image(_))), "no step of it is planned");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::api::common::forget_old_answers;
 use crate::api::conditions::{reason, restore as kind};
 use crate::api::{
     HandledRequest, ObservedSource, OpenBaoOperationStatus, OpenBaoRestore, OpenBaoRestoreStatus, OperationPhase,
-    ProofKind, RestoreDurations, RestorePhase, RestoreProof, StepState, StepStatus, TransferProgress,
+    ProofKind, RestoreDurations, RestorePhase, RestoreProof, StepState, StepStatus, TransferProgress, VERSIONS_SHOWN,
 };
 use crate::datapath::protocol::Progress;
 
@@ -61,6 +61,11 @@ fn begun(restore: &OpenBaoRestore, now: DateTime<Utc>) -> OpenBaoRestoreStatus {
     status
 }
 
+/// The same without what follows from an object in a store, which somebody else may have written.
+pub fn bare(status: OpenBaoRestoreStatus) -> OpenBaoRestoreStatus {
+    OpenBaoRestoreStatus { progress: None, source: None, durations: None, ..status }
+}
+
 /// The status as the operation's journal and the mover's progress say it is.
 pub fn mirror(
     restore: &OpenBaoRestore,
@@ -69,16 +74,21 @@ pub fn mirror(
     now: DateTime<Utc>,
 ) -> OpenBaoRestoreStatus {
     let mut status = begun(restore, now);
-    status.phase = forward(status.phase, phase_of(operation));
+    status.proof = proof(operation).or(status.proof);
+    // Completed means proven.
+    let unproven = phase_of(operation) == RestorePhase::Completed && !restore.spec.dry_run && status.proof.is_none();
+    status.phase = forward(status.phase, if unproven { RestorePhase::Failed } else { phase_of(operation) });
     if let Some(message) = &operation.message {
         status.message.clone_from(message);
+    }
+    if unproven {
+        UNPROVEN.clone_into(&mut status.message);
     }
     let running = operation.steps.iter().find(|step| step.state == StepState::Running);
     status.stage = running.map(|step| step.name.clone()).unwrap_or_default();
     let transferring = running.is_some_and(|step| step.name == plan::PREFLIGHT || step.name == plan::PLACE_MARKER);
     status.progress = progress.filter(|_| transferring).map(transfer);
     status.source = source(operation).or(status.source);
-    status.proof = proof(operation).or(status.proof);
     status.pre_restore_backup =
         output(operation, plan::SAFETY_BACKUP, safety::KEY).map(str::to_owned).or(status.pre_restore_backup);
     answers(restore, &mut status, &operation.handled_requests);
@@ -115,6 +125,10 @@ pub fn mirror(
     }
     status
 }
+
+/// The message of an operation that succeeded as no restore of ours does.
+const UNPROVEN: &str = "the operation succeeded, and its record holds no proof that the snapshot was applied: look at the \
+                        cluster's data, and create another restore if it is not the snapshot's";
 
 /// What a person wants to read at the end.
 fn success(restore: &OpenBaoRestore, status: &OpenBaoRestoreStatus) -> String {
@@ -164,12 +178,18 @@ fn source(operation: &OpenBaoOperationStatus) -> Option<ObservedSource> {
         key: judged(judge::KEY)?.to_owned(),
         sha256: judged(judge::SHA256).map(str::to_owned),
         size_bytes: judged(judge::SIZE).and_then(|text| text.parse().ok()),
-        versions: judged(judge::VERSIONS).map(|list| list.split(',').map(str::to_owned).collect()).unwrap_or_default(),
+        versions: judged(judge::VERSIONS).map(newest).unwrap_or_default(),
         seal_type: judged(judge::SEAL_TYPE).map(str::to_owned),
         seal_key_id: judged(judge::SEAL_KEY_ID).map(str::to_owned),
         taken_at: judged(judge::TAKEN_AT).and_then(instant),
         cluster: judged(judge::ORIGIN).map(str::to_owned),
     })
+}
+
+/// Of a list of versions, in their order, as many as a status holds.
+fn newest(list: &str) -> Vec<String> {
+    let surplus = list.split(',').count().saturating_sub(VERSIONS_SHOWN);
+    list.split(',').skip(surplus).map(str::to_owned).collect()
 }
 
 fn instant(text: &str) -> Option<DateTime<Utc>> {
@@ -365,6 +385,30 @@ mod tests {
         assert_eq!(durations.total.as_deref(), Some("40.0s"));
         let access = status.conditions.iter().find(|c| c.type_ == kind::OPERATOR_ACCESS).unwrap();
         assert_eq!((access.status.as_str(), access.message.as_str()), ("False", "type this"));
+    }
+
+    #[test]
+    fn an_operation_that_succeeded_without_a_proof_is_no_restore() {
+        let mut journal = journal();
+        journal.steps.retain(|step| step.name != plan::SUBMIT);
+        let mut restore = restore();
+        let status = mirror(&restore, &journal, None, at(50));
+        assert_eq!(status.phase, RestorePhase::Failed);
+        assert!(status.message.contains("no proof"), "{}", status.message);
+        restore.spec.dry_run = true;
+        assert_eq!(mirror(&restore, &journal, None, at(50)).phase, RestorePhase::Completed, "it sent nothing");
+    }
+
+    #[test]
+    fn a_snapshot_that_names_more_versions_than_a_status_holds_shows_the_newest() {
+        let mut journal = journal();
+        let all: Vec<String> = (0..100).map(|n| format!("0.0.{n}")).collect();
+        journal.steps[1].output.insert("versions".into(), all.join(","));
+        let versions = mirror(&restore(), &journal, None, at(50)).source.unwrap().versions;
+        assert_eq!(versions.len(), VERSIONS_SHOWN);
+        assert_eq!(versions.last().map(String::as_str), Some("0.0.99"));
+        let status = bare(mirror(&restore(), &journal, None, at(50)));
+        assert_eq!((status.phase, status.source, status.durations), (RestorePhase::Completed, None, None));
     }
 
     #[test]

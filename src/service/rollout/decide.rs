@@ -17,6 +17,9 @@ use crate::{
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
+/// Attempts after which a member whose image changes while it waits begins anew at a `Retry` only.
+const ATTEMPTS: i32 = 5;
+
 /// What the decision rests on.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
@@ -55,12 +58,12 @@ pub struct Decision {
 impl Decision {
     /// Nothing more will happen by itself or by request, and nothing is left to undo.
     pub fn is_over(&self) -> bool {
-        let ended = |member: &RolloutMemberStatus| {
-            has_failed(member.state)
-                || matches!(member.state, RolloutMemberState::Completed | RolloutMemberState::Cancelled)
-        };
-        self.status.members.iter().all(ended)
+        self.status.members.iter().all(has_ended)
     }
+}
+
+fn has_ended(member: &RolloutMemberStatus) -> bool {
+    has_failed(member.state) || matches!(member.state, RolloutMemberState::Completed | RolloutMemberState::Cancelled)
 }
 
 /// Decides from what is stored and what is seen: requests first, then what the operations did, then who may go on.
@@ -80,7 +83,14 @@ pub fn decide(facts: &Facts<'_>, now: DateTime<Utc>) -> Decision {
     for index in 0..status.members.len() {
         claim(index, &mut status, facts, policy);
     }
-    conclude(rollout, &mut status, policy, now);
+    if stands(rollout, &status) {
+        status.observed_generation = rollout.metadata.generation;
+        for condition in &mut status.conditions {
+            condition.observed_generation = rollout.metadata.generation;
+        }
+    } else {
+        conclude(rollout, &mut status, policy, now);
+    }
     let effects = effects(facts, &status, policy);
     Decision { status, effects }
 }
@@ -155,6 +165,13 @@ fn follow(member: &mut RolloutMemberStatus, seen: &MemberFacts, stop: Option<Rol
             member.state = Soaking;
             "leads with the new version, being watched".clone_into(&mut member.message);
         }
+        // With an operator that has another repository of images, it was refused before it began: nothing has to be undone.
+        Work::Ended { .. }
+            if member.attempt < ATTEMPTS
+                && seen.is_overtaken(member.operation.as_deref().unwrap_or_default(), version) =>
+        {
+            *member = member::anew(member);
+        }
         Work::Ended { state, message } => {
             member.state = state;
             member.message = message;
@@ -223,6 +240,17 @@ fn claim(index: usize, status: &mut OpenBaoRolloutStatus, facts: &Facts<'_>, pol
     }
 }
 
+/// Whether the stored verdict is the last one: the rollout was completed, and nothing has changed about its members since. An older
+/// operator may have judged by other rules, and what is long over is not judged anew.
+fn stands(rollout: &OpenBaoRollout, status: &OpenBaoRolloutStatus) -> bool {
+    rollout.status.as_ref().is_some_and(|stored| {
+        stored.phase == RolloutPhase::Completed
+            && stored.stop == status.stop
+            && stored.members == status.members
+            && status.members.iter().all(has_ended)
+    })
+}
+
 /// Phase, message and condition of the whole.
 fn conclude(rollout: &OpenBaoRollout, status: &mut OpenBaoRolloutStatus, policy: Policy, now: DateTime<Utc>) {
     use RolloutMemberState::{Cancelled, Completed, Pending, WaitingForCutover};
@@ -234,8 +262,12 @@ fn conclude(rollout: &OpenBaoRollout, status: &mut OpenBaoRolloutStatus, policy:
         named.join(", ")
     };
     let done = count(|state| state == Completed);
-    let left_out = count(|state| state == Cancelled);
-    let failed = members.iter().filter(|member| has_failed(member.state)).count();
+    // One that was left out after it had been begun has failed before that.
+    let fell =
+        |member: &&RolloutMemberStatus| has_failed(member.state) || member.state == Cancelled && member.attempt > 0;
+    let failed = members.iter().filter(fell).count();
+    let left_out = members.iter().filter(|member| member.state == Cancelled && member.attempt == 0).count();
+    let cancelled = status.stop == Some(RolloutStop::Cancel);
     let blocked =
         members.iter().any(|member| has_failed(member.state) && !policy.is_behind_us(member.state, member.released));
     let parked = count(|state| state == WaitingForCutover);
@@ -244,7 +276,7 @@ fn conclude(rollout: &OpenBaoRollout, status: &mut OpenBaoRolloutStatus, policy:
 
     let (phase, message) = if let Some(active) = members.iter().find(|member| is_active(member.state)) {
         (RolloutPhase::Running, format!("{}: {}", active.cluster, active.message))
-    } else if done + left_out == members.len() && done > 0 {
+    } else if done > 0 && (done == members.len() || done + left_out == members.len() && !cancelled) {
         (RolloutPhase::Completed, format!("{done} members run {}", rollout.spec.version))
     } else if let Some(stop) = status.stop {
         let way_on = match stop {
@@ -254,7 +286,8 @@ fn conclude(rollout: &OpenBaoRollout, status: &mut OpenBaoRolloutStatus, policy:
         };
         (RolloutPhase::Stopped, format!("stopped by request{way_on}"))
     } else if failed + done + left_out == members.len() {
-        (RolloutPhase::Failed, format!("failed: {}", names(has_failed)))
+        let failed: Vec<&str> = members.iter().filter(fell).map(|member| member.cluster.as_str()).collect();
+        (RolloutPhase::Failed, format!("failed: {}", failed.join(", ")))
     } else if blocked && policy.on_failure == OnFailure::Pause {
         let failed = names(has_failed);
         (RolloutPhase::Paused, format!("{failed} failed: add a Release, Retry or Skip to spec.requests of {name}"))

@@ -304,6 +304,139 @@ fn a_cancel_undoes_what_is_parked_and_begins_nothing() {
 }
 
 #[test]
+fn a_rollout_that_was_cancelled_between_two_members_is_not_completed() {
+    let mut rollout = rollout("rolling", |_| {});
+    let mut members = [member("kelp"), member("coral")];
+    create(&turn(&mut rollout, &members), &mut members);
+    ended(&mut members[0], OperationPhase::Succeeded);
+    members[1].pending_restore = Some("earlier".into());
+    turn(&mut rollout, &members);
+    rollout.spec.requests = vec![Request { nonce: "no".into(), action: RequestAction::Cancel, ..Request::default() }];
+    let cancelled = turn(&mut rollout, &members);
+    assert_eq!(states(&cancelled), [State::Completed, State::Cancelled]);
+    assert_eq!((cancelled.status.phase, cancelled.is_over()), (RolloutPhase::Stopped, true));
+    assert_eq!(cancelled.status.conditions[0].status, "False", "47 of fifty may run the old version");
+}
+
+#[test]
+fn a_member_that_failed_and_was_left_out_then_keeps_the_verdict_and_one_that_never_began_does_not() {
+    let skip = |nonce: &str, step: &str| Request {
+        nonce: nonce.into(),
+        action: RequestAction::Skip,
+        step: step.into(),
+        ..Request::default()
+    };
+    let mut failed = rollout("rolling", |_| {});
+    let mut members = [member("kelp"), member("coral")];
+    create(&turn(&mut failed, &members), &mut members);
+    journal(&mut members[0], |status| {
+        status.phase = OperationPhase::Failed;
+        status.point_of_no_return_at = Some(now());
+    });
+    turn(&mut failed, &members);
+    failed.spec.requests = vec![skip("a", "kelp")];
+    create(&turn(&mut failed, &members), &mut members);
+    ended(&mut members[1], OperationPhase::Succeeded);
+    let last = turn(&mut failed, &members);
+    assert_eq!((states(&last), last.status.phase), (vec![State::Cancelled, State::Completed], RolloutPhase::Failed));
+    assert!(last.status.message.contains("kelp"), "{}", last.status.message);
+
+    let mut whole = rollout("rolling", |spec| spec.requests = vec![skip("b", "kelp")]);
+    let mut members = [member("kelp"), member("coral")];
+    create(&turn(&mut whole, &members), &mut members);
+    ended(&mut members[1], OperationPhase::Succeeded);
+    assert_eq!(turn(&mut whole, &members).status.phase, RolloutPhase::Completed);
+}
+
+#[test]
+fn a_rollout_that_an_older_operator_called_completed_is_not_judged_anew_until_something_changes_about_it() {
+    let skipped = State::Cancelled;
+    let entry = |cluster: &str, state| RolloutMemberStatus {
+        cluster: cluster.into(),
+        state,
+        attempt: 1,
+        ..RolloutMemberStatus::default()
+    };
+    let members = [member("kelp"), member("coral")];
+    // By the rules of now the first is failed, for a member was left out after it had begun, and the second stopped.
+    for (state, stop) in [(skipped, None), (State::Completed, Some(RolloutStop::Cancel))] {
+        let last = if stop.is_some() {
+            RolloutMemberStatus { attempt: 0, ..entry("coral", skipped) }
+        } else {
+            entry("coral", State::Completed)
+        };
+        let mut old = rollout("rolling", |_| {});
+        old.metadata.generation = Some(7);
+        old.status = Some(OpenBaoRolloutStatus {
+            phase: RolloutPhase::Completed,
+            message: "as it was told".into(),
+            members: vec![entry("kelp", state), last],
+            stop,
+            ..OpenBaoRolloutStatus::default()
+        });
+        let again = turn(&mut old, &members);
+        assert_eq!((again.status.phase, again.status.message.as_str()), (RolloutPhase::Completed, "as it was told"));
+        assert_eq!(again.status.observed_generation, Some(7));
+    }
+    let mut changed = rollout("rolling", |_| {});
+    let members_then = vec![entry("kelp", State::Failed), entry("coral", State::Completed)];
+    let phase = RolloutPhase::Completed;
+    changed.status = Some(OpenBaoRolloutStatus { phase, members: members_then, ..OpenBaoRolloutStatus::default() });
+    changed.spec.requests =
+        vec![Request { nonce: "out".into(), action: RequestAction::Skip, step: "kelp".into(), ..Request::default() }];
+    assert_eq!(turn(&mut changed, &members).status.phase, RolloutPhase::Failed, "somebody asked, and is told");
+}
+
+#[test]
+fn a_member_whose_image_changed_while_it_waited_begins_again_with_the_one_of_now_and_not_without_end() {
+    let mut rollout = rollout("rolling", |_| {});
+    let mut members = [member("kelp"), member("coral")];
+    let refuse = |member: &mut MemberFacts| {
+        journal(member, |status| {
+            status.phase = OperationPhase::Failed;
+            status.reason = Some(upgrade::asked::NOT_ASKED.into());
+        });
+    };
+    create(&turn(&mut rollout, &members), &mut members);
+    members[0].image = "mirror/bao:2.7.2".into();
+    refuse(&mut members[0]);
+    let again = turn(&mut rollout, &members);
+    assert_eq!(states(&again), [State::Preparing, State::Pending]);
+    let [Effect::Create(operation)] = again.effects.as_slice() else { panic!("{:?}", again.effects) };
+    assert_eq!(operation.name_any(), "kelp-rollout-01234567-2");
+    assert_eq!(upgrade::request::target(operation).unwrap().image, "mirror/bao:2.7.2");
+    create(&again, &mut members);
+    assert_eq!(states(&turn(&mut rollout, &members))[0], State::Preparing);
+    // Asked for as it is, and refused: for that nobody tries again by himself.
+    refuse(&mut members[0]);
+    assert_eq!(states(&turn(&mut rollout, &members))[0], State::FailedRetryable);
+
+    let mut other = self::rollout("rolling", |_| {});
+    let mut members = [member("kelp"), member("coral")];
+    for repository in 0..9 {
+        members[0].image = format!("mirror-{repository}/bao:2.7.2");
+        if !members[0].operations.is_empty() {
+            refuse(&mut members[0]);
+        }
+        create(&turn(&mut other, &members), &mut members);
+    }
+    let end = &other.status.as_ref().unwrap().members[0];
+    assert_eq!((end.state, end.attempt), (State::FailedRetryable, 5));
+}
+
+#[test]
+fn a_rollback_that_waits_for_its_start_goes_before_an_upgrade_of_a_rollout() {
+    let mut rollout = rollout("rolling", |_| {});
+    let mut kelp = member("kelp");
+    let mut back = kelp.operation(&rollout, "kelp-back", None).unwrap();
+    back.spec.operation = crate::api::OperationKind::Rollback;
+    kelp.operations.push(Arc::new(back));
+    let waits = turn(&mut rollout, &[kelp, member("coral")]);
+    assert_eq!(states(&waits)[0], State::Pending);
+    assert!(waits.status.members[0].message.contains("kelp-back"), "{:?}", waits.status.members[0]);
+}
+
+#[test]
 fn a_deleted_rollout_is_a_cancelled_one_and_creates_nothing() {
     let mut rollout = rollout("rolling", |_| {});
     let members = [member("kelp"), member("coral")];
@@ -367,6 +500,25 @@ fn a_member_without_a_cluster_or_with_nothing_to_do_needs_no_operation() {
     assert!(decision.status.members[0].message.starts_with("MemberMissing"));
     assert!(decision.status.members[1].message.starts_with("NoWork"));
     assert!(decision.effects.is_empty());
+}
+
+#[test]
+fn a_rollout_back_waits_for_a_member_whose_upgrade_has_not_come_to_its_end() {
+    let mut back = rollout("rolling", |spec| spec.version = "2.6.1".into());
+    let mut half_way = member("kelp");
+    let status = Arc::make_mut(half_way.cluster.as_mut().unwrap()).status.as_mut().unwrap();
+    // What all ran last is the old version; the template, and some of them, show the new one.
+    status.upgrade = Some(
+        serde_json::from_value(serde_json::json!({
+            "directive": {"version": "2.7.2", "image": "bao:2.7.2"}, "accountedFor": "2026-11-28T09:00:00Z"
+        }))
+        .unwrap(),
+    );
+    let waits = turn(&mut back, &[half_way, member("coral")]);
+    assert_eq!(states(&waits), [State::Pending, State::Pending]);
+    assert!(waits.status.members[0].message.contains("2.7.2"), "{:?}", waits.status.members[0]);
+    let mut back = rollout("rolling", |spec| spec.version = "2.6.1".into());
+    assert_eq!(states(&turn(&mut back, &[member("kelp"), member("coral")]))[0], State::Completed);
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! One member: what its cluster and its operation say, and the operation that a claim creates. Pure.
 
 use crate::{
+    adapter::kubernetes::shorten,
     api::{
-        Actor, ActorSource, Direction, OpenBaoCluster, OpenBaoOperation, OpenBaoRollout, OperationPhase, RequestAction,
-        RequestOutcome, RolloutMemberState, StepState, UpgradeDirective,
+        Actor, ActorSource, Direction, OpenBaoCluster, OpenBaoOperation, OpenBaoRollout, OperationKind, OperationPhase,
+        RequestAction, RequestOutcome, RolloutMemberState, RolloutMemberStatus, StepState, UpgradeDirective,
     },
-    service::upgrade::{
-        self,
-        versions::{self, Judgement},
+    service::{
+        opslifecycle,
+        upgrade::{
+            self,
+            versions::{self, Judgement},
+        },
     },
 };
 use kube::ResourceExt;
@@ -75,15 +79,16 @@ impl MemberFacts {
         let Some(running) = status.and_then(|status| status.current_version.as_deref()) else {
             return Entry::Wait("the cluster has not finished its first start".to_owned());
         };
-        let live = self
-            .operations
-            .iter()
-            .find(|operation| upgrade::request::target(operation).is_some() && !operation.has_ended());
+        // Also a rollback that waits for its start, and names no version yet.
+        let live = self.operations.iter().find(|operation| {
+            matches!(operation.spec.operation, OperationKind::Upgrade | OperationKind::Rollback)
+                && !operation.has_ended()
+        });
         if let Some(live) = live {
             return Entry::Wait(format!("operation {} goes first", live.name_any()));
         }
         match versions::judge(running, version, cluster.spec.unseal.type_.as_str()) {
-            Judgement::Same => Entry::Done,
+            Judgement::Same => upgrade::decide::doubt(cluster).map_or(Entry::Done, Entry::Wait),
             Judgement::Refused { reason, message } => Entry::Never(format!("{reason}: {message}")),
             Judgement::Upgrade => match upgrade::decide::obstacle(cluster, self.pending_restore.as_deref()) {
                 Some((_, message)) => Entry::Wait(message),
@@ -139,6 +144,13 @@ impl MemberFacts {
         }
     }
 
+    /// Whether the operation of that name was refused before it began, as the image is another one by now.
+    pub fn is_overtaken(&self, operation: &str, version: &str) -> bool {
+        let wished = UpgradeDirective { version: version.to_owned(), image: self.image.clone() };
+        let seen = self.operations.iter().find(|candidate| candidate.name_any() == operation);
+        seen.is_some_and(|seen| upgrade::asked::is_overtaken(seen, &wished))
+    }
+
     /// The operation that brings the member to the rollout's version.
     pub fn operation(
         &self,
@@ -151,46 +163,52 @@ impl MemberFacts {
         let from = UpgradeDirective { version: running, image: self.running_image.clone() };
         let to = UpgradeDirective { version: rollout.spec.version.clone(), image: self.image.clone() };
         let mut operation = upgrade::request::upgrade(cluster, name.to_owned(), &from, &to)?;
-        operation.spec.actor =
-            Some(Actor { identity: format!("openbaorollout/{}", rollout.name_any()), source: ActorSource::Rollout });
+        operation.spec.actor = Some(Actor { identity: identity(rollout), source: ActorSource::Rollout });
         operation.spec.intent = Some(format!("rollout {} to {}", rollout.name_any(), to.version));
         if let Some(park) = park {
             operation.spec.parameters.insert(upgrade::request::PARK.to_owned(), park.as_str().to_owned());
         }
-        operation.metadata.labels.get_or_insert_default().insert(ROLLOUT_LABEL.to_owned(), rollout.name_any());
+        operation.metadata.labels.get_or_insert_default().insert(ROLLOUT_LABEL.to_owned(), label(&rollout.name_any()));
+        operation.metadata.annotations.get_or_insert_default().insert(ROLLOUT_NAME.to_owned(), rollout.name_any());
         Some(operation)
     }
 }
 
-/// The nonce with which `rollout` says `Resume` or `Cancel` to a member's operation: the same each time, so that nothing is asked
-/// twice. If that was answered and the operation, as the caller has seen, still has to be asked, it is the next one: a refusal
-/// must not be the last word.
-pub fn nonce(rollout: &OpenBaoRollout, operation: &OpenBaoOperation, action: RequestAction) -> String {
-    let first = format!("rollout-{action:?}-{}", rollout.uid().unwrap_or_default());
-    let status = operation.status.as_ref();
-    let answers = status.map(|status| status.handled_requests.as_slice()).unwrap_or_default();
-    let past = status.is_some_and(|status| status.point_of_no_return_at.is_some());
-    let in_vain = |nonce: &str| {
-        answers.iter().any(|answer| {
-            answer.nonce == nonce
-                && match action {
-                    // What is superseded is on its way to an end.
-                    RequestAction::Resume => answer.outcome != RequestOutcome::Superseded,
-                    // Past the point of no return each one would be refused, for ever.
-                    _ => answer.outcome == RequestOutcome::Refused && !past,
-                }
-        })
-    };
-    let (mut nonce, mut count) = (first.clone(), 1);
-    while in_vain(&nonce) {
-        count += 1;
-        nonce = format!("{first}-{count}");
-    }
-    nonce
+/// The member as it is before an attempt; its next one has an operation of its own.
+pub fn anew(member: &RolloutMemberStatus) -> RolloutMemberStatus {
+    RolloutMemberStatus { cluster: member.cluster.clone(), attempt: member.attempt, ..RolloutMemberStatus::default() }
 }
 
-/// The label that names the rollout an operation belongs to.
+/// The nonce with which `rollout` says `Resume` or `Cancel` to a member's operation.
+pub fn nonce(rollout: &OpenBaoRollout, operation: &OpenBaoOperation, action: RequestAction) -> String {
+    let first = format!("rollout-{action:?}-{}", rollout.uid().unwrap_or_default());
+    let past = operation.status.as_ref().is_some_and(|status| status.point_of_no_return_at.is_some());
+    opslifecycle::nonce(&first, operation, |answer| match action {
+        // What is superseded is on its way to an end.
+        RequestAction::Resume => answer.outcome != RequestOutcome::Superseded,
+        // Past the point of no return each one would be refused, for ever.
+        _ => answer.outcome == RequestOutcome::Refused && !past,
+    })
+}
+
+/// The label that names the rollout an operation belongs to, shortened to what a label may hold.
 pub const ROLLOUT_LABEL: &str = "openbao.org/rollout";
+/// The annotation with that rollout's whole name.
+pub const ROLLOUT_NAME: &str = "openbao.org/rollout-name";
+
+/// Characters that `spec.actor.identity`, and `by` of a request, take. A rollout's name alone may be as long.
+const IDENTITY: usize = 253;
+
+/// Who a rollout is to its operations: `openbaorollout/<name>`, the name shortened where there is no room for it.
+pub fn identity(rollout: &OpenBaoRollout) -> String {
+    let name = rollout.name_any();
+    let whole = format!("openbaorollout/{name}");
+    if whole.len() <= IDENTITY { whole } else { format!("openbaorollout/{}", label(&name)) }
+}
+
+fn label(name: &str) -> String {
+    if name.len() <= shorten::LIMIT { name.to_owned() } else { shorten::joined(name, "rollout") }
+}
 
 fn begun_step_down(step: &crate::api::StepStatus) -> bool {
     step.name == upgrade::request::STEP_DOWN && step.state != StepState::Pending

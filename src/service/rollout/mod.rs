@@ -5,6 +5,7 @@
 //! it by [`requests`]. A claim is written to the rollout's status against the resourceVersion it was decided on, and only
 //! then acted upon: two operators never begin the same member, and never move the leadership of two at once.
 
+pub mod claimed;
 pub mod decide;
 pub mod member;
 pub mod policy;

@@ -1,6 +1,9 @@
 //! What people ask of a rollout, answered once each by nonce. Pure.
 
-use super::policy::{Cutover, OnFailure, Policy, has_failed};
+use super::{
+    member,
+    policy::{Cutover, OnFailure, Policy, has_failed},
+};
 use crate::api::{
     HandledRequest, OpenBaoRolloutStatus, Request, RequestAction, RequestOutcome, RolloutMemberState,
     RolloutMemberStatus, RolloutStop, common::forget_old_answers,
@@ -114,11 +117,7 @@ fn retry(step: &str, status: &mut OpenBaoRolloutStatus) -> Result<String, String
         // Past the point of no return, or without a cluster, another attempt has nothing to begin with.
         let can = member.state != RolloutMemberState::Failed;
         if can {
-            *member = RolloutMemberStatus {
-                cluster: member.cluster.clone(),
-                attempt: member.attempt,
-                ..RolloutMemberStatus::default()
-            };
+            *member = member::anew(member);
         }
         can
     });
@@ -133,10 +132,14 @@ fn skip(step: &str, status: &mut OpenBaoRolloutStatus) -> Result<String, String>
         return Err("name the member to leave out in step".to_owned());
     };
     if member.state != RolloutMemberState::Pending && !has_failed(member.state) {
-        return Err(format!(
-            "{step} is under way: cancel its OpenBaoOperation {} first",
-            member.operation.as_deref().unwrap_or_default()
-        ));
+        let operation = member.operation.as_deref().unwrap_or_default();
+        return Err(match member.state {
+            RolloutMemberState::CuttingOver | RolloutMemberState::Soaking => format!(
+                "{step} moves its leadership, or has: wait for the end of its OpenBaoOperation {operation}, whose step Soak can be \
+                 left out with a Skip"
+            ),
+            _ => format!("{step} is under way: cancel its OpenBaoOperation {operation} first"),
+        });
     }
     member.state = RolloutMemberState::Cancelled;
     "left out by request".clone_into(&mut member.message);

@@ -22,13 +22,13 @@ pub async fn pre_upgrade_backup(call: &StepCall<'_>) -> StepOutcome {
     // Of another one's the watch may show what is gone by now.
     let seen = call.ad.caches.operation(&namespace, &child_name);
     if let Some(seen) = seen.filter(|seen| is_controlled_by(&**seen, &uid)) {
-        return judge(&seen, &uid);
+        return judge(&seen, &child, &uid);
     }
     let operations: Api<OpenBaoOperation> = Api::namespaced(call.ad.client.clone(), &namespace);
     match timed(operations.create(&PostParams::default(), &child)).await {
-        Ok(created) => judge(&created, &uid),
+        Ok(created) => judge(&created, &child, &uid),
         Err(error) if error.is_already_exists() => match timed(operations.get_opt(&child_name)).await {
-            Ok(Some(found)) => judge(&found, &uid),
+            Ok(Some(found)) => judge(&found, &child, &uid),
             Ok(None) => StepOutcome::in_progress(format!("backup {child_name} is asked for again: it is gone")),
             Err(error) => StepOutcome::in_progress(format!("failed to read {child_name}, trying again: {error}")),
         },
@@ -36,11 +36,11 @@ pub async fn pre_upgrade_backup(call: &StepCall<'_>) -> StepOutcome {
     }
 }
 
-/// What came of it. A name proves nothing: what the same name was given to before may have stored its backup weeks ago, and a
-/// rollback would restore that.
-fn judge(found: &OpenBaoOperation, uid: &str) -> StepOutcome {
+/// What came of `wanted`. A name proves nothing: what the same name was given to before may have stored its backup weeks ago, and a
+/// rollback would restore that. Nor does an owner alone, whom anybody can name.
+fn judge(found: &OpenBaoOperation, wanted: &OpenBaoOperation, uid: &str) -> StepOutcome {
     let name = found.name_any();
-    if !is_controlled_by(found, uid) {
+    if !is_controlled_by(found, uid) || !found.does_the_work_of(wanted) {
         if found.metadata.deletion_timestamp.is_some() {
             return StepOutcome::in_progress(format!(
                 "OpenBaoOperation {name} is not this upgrade's and is being deleted: the backup is asked for when it is gone"
@@ -102,19 +102,43 @@ mod tests {
     #[test]
     fn a_backup_of_an_earlier_upgrade_of_the_same_name_is_not_taken_for_this_ones() {
         let (now, before) = (upgrade("now"), upgrade("before"));
-        assert_eq!(backup_of(&now).name_any(), backup_of(&before).name_any(), "names repeat");
-        let StepOutcome::Done { output } = judge(&backup_of(&now), "now") else { panic!("its own") };
+        let wanted = backup_of(&now);
+        let judge = |found: &OpenBaoOperation| judge(found, &wanted, "now");
+        assert_eq!(wanted.name_any(), backup_of(&before).name_any(), "names repeat");
+        let StepOutcome::Done { output } = judge(&backup_of(&now)) else { panic!("its own") };
         assert_eq!(output[lineage::BACKUP_KEY], "old.snap");
         let mut earlier = backup_of(&before);
-        let StepOutcome::Failed { reason, message, retryable } = judge(&earlier, "now") else {
-            panic!("it is foreign")
-        };
+        let StepOutcome::Failed { reason, message, retryable } = judge(&earlier) else { panic!("it is foreign") };
         assert_eq!((reason, retryable), ("NameTaken", false));
         assert!(message.contains(&earlier.name_any()), "{message}");
         let mut orphan = backup_of(&now);
         orphan.metadata.owner_references = None;
-        assert!(matches!(judge(&orphan, "now"), StepOutcome::Failed { reason: "NameTaken", .. }), "nobody's");
+        assert!(matches!(judge(&orphan), StepOutcome::Failed { reason: "NameTaken", .. }), "nobody's");
         earlier.metadata.deletion_timestamp = Some(to_kube(chrono::Utc::now()));
-        assert!(matches!(judge(&earlier, "now"), StepOutcome::Waiting { .. }), "it is about to go");
+        assert!(matches!(judge(&earlier), StepOutcome::Waiting { .. }), "it is about to go");
+    }
+
+    #[test]
+    fn an_operation_that_stored_something_else_is_no_backup_of_the_state_before_whoever_it_says_its_owner_is() {
+        let now = upgrade("now");
+        let wanted = backup_of(&now);
+        type Change = fn(&mut OpenBaoOperationSpec);
+        let forged: [(&str, Change); 4] = [
+            ("it reads an old one", |spec| {
+                spec.parameters = [(backup::request::MODE.to_owned(), backup::request::VERIFY.to_owned())].into();
+            }),
+            ("of another cluster", |spec| spec.cluster = "coral".into()),
+            ("no backup at all", |spec| spec.operation = crate::api::OperationKind::Workflow),
+            ("of no parent", |spec| spec.lineage = None),
+        ];
+        for (what, change) in forged {
+            let mut found = backup_of(&now);
+            change(&mut found.spec);
+            let outcome = judge(&found, &wanted, "now");
+            assert!(matches!(outcome, StepOutcome::Failed { reason: "NameTaken", .. }), "{what}: {outcome:?}");
+        }
+        let mut told = backup_of(&now);
+        told.spec.intent = Some("in other words".into());
+        assert!(matches!(judge(&told, &wanted, "now"), StepOutcome::Done { .. }));
     }
 }

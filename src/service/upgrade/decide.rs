@@ -1,15 +1,18 @@
 //! Whether an upgrade is due, and what the pods' template must show until then. Pure.
 
 use super::{
-    finished, half,
+    asked, finished, half,
     holds::{self, Hold},
     request,
     versions::{self, Judgement},
 };
-use crate::api::{
-    HandledRequest, OpenBaoCluster, OpenBaoOperation, OperationKind, StepState, UpgradeDirective, UpgradeStatus,
-    UpgradeStrategy,
-    conditions::{self, reason},
+use crate::{
+    api::{
+        HandledRequest, OpenBaoCluster, OpenBaoOperation, OperationKind, OperationPhase, RequestOutcome, StepState,
+        UpgradeDirective, UpgradeStatus, UpgradeStrategy,
+        conditions::{self, reason},
+    },
+    service::opslifecycle,
 };
 use chrono::{DateTime, Utc};
 use kube::ResourceExt;
@@ -22,12 +25,18 @@ pub struct UpgradeFacts<'a> {
     pub cluster: &'a OpenBaoCluster,
     /// Its operations on record, of all kinds, in no order.
     pub operations: &'a [Arc<OpenBaoOperation>],
+    /// All records of its name, also those that say nothing of its volumes: none of their names is free.
+    pub all: &'a [Arc<OpenBaoOperation>],
     /// A restore that waits for this cluster: nothing new starts meanwhile.
     pub pending_restore: Option<&'a str>,
     /// The image that the spec asks for (`spec.image`, or the repository with `spec.version`).
     pub wanted_image: &'a str,
     /// The repository with the version that runs, for a cluster whose status was lost.
     pub running_image: &'a str,
+    /// What the template keeps where neither the status nor a record says what runs: the `StatefulSet` and the volumes know it.
+    pub kept: &'a UpgradeDirective,
+    /// Why no server that is started anew would come back, in a clause.
+    pub obstacle: Option<&'a str>,
     /// The seal type of the spec: `static`, `transit`, …
     pub seal: &'a str,
 }
@@ -59,13 +68,8 @@ pub struct TurnBack {
     pub operation: String,
     /// For `spec.requests[].reason`.
     pub reason: String,
-}
-
-impl TurnBack {
-    /// The request's nonce: one per operation, so that a repeated look asks nothing twice.
-    pub fn nonce(&self) -> String {
-        format!("reverted-{}", self.operation)
-    }
+    /// For `spec.requests[].nonce`: the same each time, so that a repeated look asks nothing twice.
+    pub nonce: String,
 }
 
 /// Decides from the record: what runs goes on, what failed stays held, what is new and allowed begins.
@@ -75,10 +79,10 @@ pub fn decide(facts: &UpgradeFacts<'_>, now: DateTime<Utc>) -> UpgradeDecision {
         version: versions::plain(&facts.cluster.spec.version),
         image: facts.wanted_image.to_owned(),
     };
-    let newest = newest(facts.operations);
-    let at_work = newest.filter(|operation| !operation.has_ended());
-    let last = last_ended(facts.operations);
+    let last = last_ended(facts);
     let running = running(facts, last, &known, &wanted);
+    let newest = newest(facts.operations, &running, &wanted);
+    let at_work = newest.filter(|operation| !operation.has_ended());
     let half = half::restored(facts.operations, &known);
     let holds = holds::judge(facts, &known, half.as_ref(), at_work, now);
     let judgement = versions::judge(&running.version, &wanted.version, facts.seal);
@@ -87,9 +91,10 @@ pub fn decide(facts: &UpgradeFacts<'_>, now: DateTime<Utc>) -> UpgradeDecision {
         directive: Some(running.clone()),
         servers: half::servers(facts.operations, half.as_ref()),
         half_restored: half.clone(),
+        obstacle: facts.obstacle.map(str::to_owned),
         operation: newest.map(kube::ResourceExt::name_any),
         released_at: holds.released_at,
-        accounted_for: last.and_then(ended_at).max(known.accounted_for),
+        accounted_for: ended(facts.operations).filter_map(ended_at).max().max(known.accounted_for),
         ..UpgradeStatus::default()
     };
     // Told also where nothing could begin anyway, for what is not told is forgotten. Only what runs is no target any more.
@@ -167,21 +172,25 @@ fn due(
     if let Some(rollback) = facts.operations.iter().find(|operation| half::is_live_rollback(operation)) {
         return (None, (false, reason::WAITING, format!("rollback {} goes first", rollback.name_any())));
     }
-    if let Some((reason, message)) = hindrance(facts.cluster, facts.pending_restore) {
+    if let Some((reason, message)) = hindrance(facts.cluster, facts.pending_restore, facts.obstacle) {
         return (None, (false, reason, message));
     }
-    let name = request::name(&facts.cluster.name_any(), &wanted.version, facts.operations);
+    let name = request::name(&facts.cluster.name_any(), &wanted.version, facts.all);
     let create = request::upgrade(facts.cluster, name, running, wanted).map(Box::new);
     (create, (true, reason::IN_PROGRESS, format!("starting from {} to {}", running.version, wanted.version)))
 }
 
-/// The newest upgrade or rollback on record.
-fn newest(operations: &[Arc<OpenBaoOperation>]) -> Option<&OpenBaoOperation> {
+/// The newest upgrade or rollback on record. One that nobody asked for holds up no other.
+fn newest<'a>(
+    operations: &'a [Arc<OpenBaoOperation>],
+    running: &UpgradeDirective,
+    wanted: &UpgradeDirective,
+) -> Option<&'a OpenBaoOperation> {
     operations
         .iter()
         .map(Arc::as_ref)
         .filter(|operation| matches!(operation.spec.operation, OperationKind::Upgrade | OperationKind::Rollback))
-        .filter(|operation| request::target(operation).is_some())
+        .filter(|operation| request::target(operation).is_some() && !asked::is_nobodys(operation, running, wanted))
         .max_by_key(|operation| {
             // Live before ended, then the youngest; the name decides between twins of one second.
             let created = operation.metadata.creation_timestamp.as_ref().map(|at| at.0);
@@ -196,13 +205,20 @@ pub(super) fn ended_at(operation: &OpenBaoOperation) -> Option<DateTime<Utc>> {
     operation.status.as_ref()?.ended_at
 }
 
-/// The last upgrade or rollback that ended after it had touched the servers.
-fn last_ended(operations: &[Arc<OpenBaoOperation>]) -> Option<&OpenBaoOperation> {
+/// The upgrades and rollbacks that ended after they had touched the servers.
+fn ended(operations: &[Arc<OpenBaoOperation>]) -> impl Iterator<Item = &OpenBaoOperation> {
     operations
         .iter()
         .map(Arc::as_ref)
         .filter(|operation| matches!(operation.spec.operation, OperationKind::Upgrade | OperationKind::Rollback))
         .filter(|operation| operation.has_ended() && request::directive(operation).is_some())
+}
+
+/// The last of them. What was done under an earlier object of the name is no news: the upgrades after it went with that object,
+/// and what has led over the volumes since stands on those.
+fn last_ended<'a>(facts: &UpgradeFacts<'a>) -> Option<&'a OpenBaoOperation> {
+    ended(facts.operations)
+        .filter(|operation| request::is_of(operation, facts.cluster))
         .max_by_key(|operation| (ended_at(operation), operation.name_any()))
 }
 
@@ -242,14 +258,15 @@ fn under_way(
             Next::TurnBack => {
                 let from = origin.as_ref().map_or("", |origin| origin.version.as_str());
                 let again = if wanted.version == from { "again" } else { "now" };
-                text = format!("{text}. It turns back, because spec.version is {} {again}", wanted.version);
+                turn_back = turning_back(operation, &wanted.version);
+                let how = match turn_back {
+                    Some(_) => "It turns back",
+                    None => "It turns back when somebody has said Resume to it",
+                };
+                text = format!("{text}. {how}, because spec.version is {} {again}", wanted.version);
                 if is_higher(&wanted.version, from) {
                     text = format!("{text}, which comes next");
                 }
-                turn_back = Some(TurnBack {
-                    operation: operation.name_any(),
-                    reason: format!("spec.version was set back to {}", wanted.version),
-                });
             }
             Next::TooLate => {
                 text = format!(
@@ -283,6 +300,18 @@ fn under_way(
     }
 }
 
+/// What is asked of an upgrade that is to turn back. As long as its outcome is unknown it would refuse, and what was refused before
+/// is asked anew.
+fn turning_back(operation: &OpenBaoOperation, version: &str) -> Option<TurnBack> {
+    if operation.phase() == OperationPhase::Unknown {
+        return None;
+    }
+    let name = operation.name_any();
+    let nonce =
+        opslifecycle::nonce(&format!("reverted-{name}"), operation, |answer| answer.outcome == RequestOutcome::Refused);
+    Some(TurnBack { operation: name, reason: format!("spec.version was set back to {version}"), nonce })
+}
+
 /// What a spec that was edited during an upgrade means for it.
 enum Next {
     Nothing,
@@ -310,7 +339,8 @@ fn is_higher(version: &str, than: &str) -> bool {
 /// What the template shows as long as no upgrade at work says otherwise.
 ///
 /// The status knows it. A record says more only when it ended after the last one that the status accounts for, because the
-/// operator died between the two: records may be deleted or pruned, and an older one must not become the truth again.
+/// operator died between the two: records may be deleted or pruned, and an older one must not become the truth again. Where both
+/// are silent, the wish of the spec is no answer: a newer version may have led over the data.
 fn running(
     facts: &UpgradeFacts<'_>,
     last: Option<&OpenBaoOperation>,
@@ -330,7 +360,7 @@ fn running(
             let image = if version == wanted.version { &wanted.image } else { facts.running_image };
             Some(UpgradeDirective { version, image: image.to_owned() })
         })
-        .unwrap_or_else(|| wanted.clone())
+        .unwrap_or_else(|| facts.kept.clone())
 }
 
 /// Why nothing upgrades servers whose data is nobody's.
@@ -338,12 +368,22 @@ pub const HALF_RESTORED: &str = "a rollback has wiped the servers and not restor
 
 /// What keeps an upgrade that a rollout wants, and that is possible, from starting now.
 pub fn obstacle(cluster: &OpenBaoCluster, pending_restore: Option<&str>) -> Option<(&'static str, String)> {
-    hindrance(cluster, pending_restore).or_else(|| finished::obstacle(cluster))
+    hindrance(cluster, pending_restore, cluster.obstacle()).or_else(|| finished::obstacle(cluster))
+}
+
+/// Why the version that a cluster names is no proof that its members run it.
+pub fn doubt(cluster: &OpenBaoCluster) -> Option<String> {
+    let half = cluster.is_half_restored().then(|| HALF_RESTORED.to_owned());
+    half.or_else(|| finished::obstacle(cluster).map(|(_, message)| message))
 }
 
 /// What keeps any upgrade that is wanted and possible from starting now. The cluster's own may go on from one that did not
 /// bring all members to its version: it begins where the template is.
-fn hindrance(cluster: &OpenBaoCluster, pending_restore: Option<&str>) -> Option<(&'static str, String)> {
+fn hindrance(
+    cluster: &OpenBaoCluster,
+    pending_restore: Option<&str>,
+    obstacle: Option<&str>,
+) -> Option<(&'static str, String)> {
     let spec = &cluster.spec;
     let upgrade = &spec.upgrade;
     if spec.paused {
@@ -354,6 +394,9 @@ fn hindrance(cluster: &OpenBaoCluster, pending_restore: Option<&str>) -> Option<
     }
     if cluster.is_half_restored() {
         return Some((reason::WAITING, HALF_RESTORED.to_owned()));
+    }
+    if let Some(why) = obstacle {
+        return Some((reason::WAITING, format!("waiting, as {why}")));
     }
     if upgrade.strategy == UpgradeStrategy::BlueGreen {
         let message = "spec.upgrade.strategy BlueGreen is not available yet: set RollingUpdate";
@@ -370,6 +413,9 @@ fn hindrance(cluster: &OpenBaoCluster, pending_restore: Option<&str>) -> Option<
     None
 }
 
+#[cfg(test)]
+#[path = "decide_odds_tests.rs"]
+mod odds;
 #[cfg(test)]
 #[path = "decide_tests.rs"]
 pub(super) mod tests;

@@ -38,16 +38,27 @@ pub fn now() -> DateTime<Utc> {
 }
 
 pub fn decided(cluster: &OpenBaoCluster, operations: &[Arc<OpenBaoOperation>]) -> UpgradeDecision {
-    let wanted = format!("bao:{}", cluster.spec.version);
-    let facts = UpgradeFacts {
+    let (wanted, kept) = (format!("bao:{}", cluster.spec.version), at("2.6.1"));
+    decide(&facts(cluster, operations, &wanted, &kept), now())
+}
+
+pub fn facts<'a>(
+    cluster: &'a OpenBaoCluster,
+    operations: &'a [Arc<OpenBaoOperation>],
+    wanted_image: &'a str,
+    kept: &'a UpgradeDirective,
+) -> UpgradeFacts<'a> {
+    UpgradeFacts {
         cluster,
         operations,
+        all: operations,
         pending_restore: None,
-        wanted_image: &wanted,
+        wanted_image,
         running_image: "bao:2.6.1",
+        kept,
+        obstacle: None,
         seal: "static",
-    };
-    decide(&facts, now())
+    }
 }
 
 pub fn upgrade(to: &str, edit: impl FnOnce(&mut OpenBaoOperationStatus)) -> Arc<OpenBaoOperation> {

@@ -70,6 +70,16 @@ pub async fn clear(call: &FinishCall<'_>) {
     }
 }
 
+/// The last steps before the template shows the goal are done only while servers that start would come back: once it does, a pod
+/// that dies comes up with the new version, and there is little time for what may be over in minutes. Here there is, and
+/// nothing was touched.
+pub fn unhindered(cluster: &OpenBaoCluster, outcome: StepOutcome) -> StepOutcome {
+    match (cluster.obstacle(), outcome) {
+        (Some(why), StepOutcome::Done { .. }) => StepOutcome::in_progress(format!("waiting, as {why}")),
+        (_, outcome) => outcome,
+    }
+}
+
 /// Compares the volumes with what the backup just found.
 pub fn storage(call: &StepCall<'_>, cluster: &OpenBaoCluster) -> StepOutcome {
     let namespace = cluster.namespace().unwrap_or_default();
@@ -90,5 +100,27 @@ pub fn storage(call: &StepCall<'_>, cluster: &OpenBaoCluster) -> StepOutcome {
     match headroom::shortage(bytes, claims.iter().map(|(name, capacity)| (name.as_str(), capacity.as_str()))) {
         Some(shortage) => StepOutcome::in_progress(shortage),
         None => StepOutcome::done_with([("observed", format!("{} volumes hold {bytes} bytes twice", claims.len()))]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{OpenBaoClusterSpec, OpenBaoClusterStatus, UpgradeStatus};
+
+    #[test]
+    fn the_template_does_not_show_the_new_version_while_no_server_that_starts_would_come_back() {
+        let cluster = |obstacle: Option<&str>| {
+            let upgrade = UpgradeStatus { obstacle: obstacle.map(str::to_owned), ..UpgradeStatus::default() };
+            let mut cluster = OpenBaoCluster::new("kelp", OpenBaoClusterSpec::default());
+            cluster.status = Some(OpenBaoClusterStatus { upgrade: Some(upgrade), ..OpenBaoClusterStatus::default() });
+            cluster
+        };
+        let hindered = cluster(Some("Secret mine does not exist"));
+        let waits = unhindered(&hindered, StepOutcome::done());
+        assert!(matches!(&waits, StepOutcome::Waiting { reason, .. } if reason.contains("Secret mine")), "{waits:?}");
+        let failed = || StepOutcome::fatal("PreUpgradeBackupFailed", "no room");
+        assert_eq!(unhindered(&hindered, failed()), failed(), "that is no use waiting for");
+        assert_eq!(unhindered(&cluster(None), StepOutcome::done()), StepOutcome::done());
     }
 }

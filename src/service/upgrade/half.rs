@@ -2,7 +2,8 @@
 //!
 //! A record tells of it, and the status keeps it. Deleting the record lifts nothing: clients would meet empty servers, and an
 //! upgrade would back them up. And a record that the status has left behind brings nothing back: it would take members
-//! from servers that were restored since.
+//! from servers that were restored since. A rollback that failed after the data was proven left whole servers: upkeep brings the
+//! others, as ever, and nobody has to wipe anything again.
 
 use super::{decide::ended_at, holds, request};
 use crate::{
@@ -20,7 +21,7 @@ pub(super) fn restored(operations: &[Arc<OpenBaoOperation>], known: &UpgradeStat
     let record = lineage::unfinished_rollback(operations.iter().map(Arc::as_ref))
         .filter(|rollback| is_news(rollback, operations, known))
         .and_then(left_by);
-    // Before the others may join, the data is proven: from then on upkeep brings them, whoever deletes the record.
+    // Before the others may join, the data is proven: from then on upkeep brings them, whatever becomes of the rollback.
     let kept = known.half_restored.as_ref().filter(|kept| kept.servers.closed && !is_over(operations, kept));
     let half = match (record, kept) {
         (Some(record), Some(kept)) if record.wiped_at < kept.wiped_at => kept.clone(),
@@ -70,11 +71,11 @@ fn left_by(rollback: &OpenBaoOperation) -> Option<HalfRestored> {
     })
 }
 
-/// Whether a rollback that wiped as late, or later, has ended well.
+/// Whether a rollback that wiped as late, or later, has ended well, or has proven what it restored.
 fn is_over(operations: &[Arc<OpenBaoOperation>], kept: &HalfRestored) -> bool {
     operations.iter().any(|other| {
         other.spec.operation == OperationKind::Rollback
-            && other.phase() == OperationPhase::Succeeded
+            && (other.phase() == OperationPhase::Succeeded || lineage::has_proven(other))
             && other.status.as_ref().is_some_and(|status| status.point_of_no_return_at >= Some(kept.wiped_at))
     })
 }

@@ -165,23 +165,40 @@ fn a_rollback_that_ended_before_its_first_wipe_leaves_the_servers_as_they_were()
 }
 
 #[test]
-fn once_the_data_is_proven_upkeep_brings_the_other_members_when_the_record_is_deleted() {
-    let joining = named("back", |status| {
-        status.phase = OperationPhase::Failed;
-        status.steps = steps(&[
-            (request::STOP_SERVERS, StepState::Completed),
-            (request::START_FIRST, StepState::Completed),
-            (request::JOIN_OTHERS, StepState::Failed),
-        ]);
-        status.point_of_no_return_at = Some(now());
-        status.ended_at = Some(now());
-    });
-    let first = decided(&cluster("2.7.2", |_| {}), &[joining]);
-    assert_eq!(shown(&first), Some((3, false, false)));
-    assert!(first.create.is_none() && first.condition.2.contains("another Rollback"), "{}", first.condition.2);
-    let without = decided(&after(&first, "2.7.2"), &[]);
-    assert_eq!(shown(&without), None);
-    assert!(without.create.is_none(), "it is still what was rolled back");
+fn once_the_data_is_proven_upkeep_brings_the_other_members_although_the_rollback_failed() {
+    let joining = |hour: i64, join: StepState, phase: OperationPhase| {
+        named("back", |status| {
+            status.phase = phase;
+            status.steps = steps(&[
+                (request::STOP_SERVERS, StepState::Completed),
+                (request::START_FIRST, StepState::Completed),
+                (request::JOIN_OTHERS, join),
+            ]);
+            status.point_of_no_return_at = Some(now() + TimeDelta::hours(hour));
+            status.ended_at = phase.is_terminal().then(|| now() + TimeDelta::hours(hour + 1));
+        })
+    };
+    let at_work = decided(&cluster("2.7.2", |_| {}), &[joining(1, StepState::Running, OperationPhase::Running)]);
+    assert_eq!(shown(&at_work), Some((3, false, false)));
+    let failed = joining(1, StepState::Failed, OperationPhase::Failed);
+    for version in ["2.7.2", "2.6.1"] {
+        let first = decided(&after(&at_work, version), std::slice::from_ref(&failed));
+        let without = decided(&after(&first, version), &[]);
+        for decision in [&first, &without] {
+            assert_eq!((shown(decision), decision.status.half_restored.clone()), (None, None), "{version}");
+            assert_eq!(directive(decision), "2.6.1", "{version}");
+            assert!(decision.create.is_none(), "it is what was rolled back");
+            assert!(!decision.condition.2.contains("another Rollback"), "{}", decision.condition.2);
+        }
+        if version == "2.7.2" {
+            assert_eq!(first.status.held_target.as_deref(), Some("2.7.2"));
+            assert!(first.condition.2.contains("back"), "{}", first.condition.2);
+        }
+    }
+    // It also lifts what one before it had left half restored, though nobody saw it at its work.
+    let halved = decided(&cluster("2.7.2", |_| {}), &[half()]);
+    let later = joining(3, StepState::Failed, OperationPhase::Failed);
+    assert_eq!(shown(&decided(&after(&halved, "2.7.2"), &[later])), None);
 }
 
 #[test]

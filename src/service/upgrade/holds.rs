@@ -5,12 +5,16 @@
 //! else, lets nothing go.
 
 use super::{
+    asked,
     decide::{HALF_RESTORED, UpgradeFacts, ended_at},
     request, versions,
 };
-use crate::api::{
-    Direction, HalfRestored, HandledRequest, OpenBaoCluster, OpenBaoClusterSpec, OpenBaoOperation, OperationKind,
-    OperationPhase, Request, RequestAction, RequestOutcome, UpgradeStatus,
+use crate::{
+    api::{
+        Direction, HalfRestored, HandledRequest, OpenBaoCluster, OpenBaoClusterSpec, OpenBaoOperation, OperationKind,
+        OperationPhase, Request, RequestAction, RequestOutcome, UpgradeStatus,
+    },
+    service::opslifecycle::lineage,
 };
 use chrono::{DateTime, Utc};
 use kube::ResourceExt;
@@ -142,11 +146,12 @@ fn is_turning_back(operation: &OpenBaoOperation) -> bool {
     operation.status.as_ref().is_some_and(|status| status.direction == Direction::Unwinding)
 }
 
-/// The version that an operation brought, or tried to bring, or turned its back on for good.
+/// The version that an operation brought, or tried to bring, or turned its back on for good. What nobody asked for is about none.
 fn subject(operation: &OpenBaoOperation) -> Option<String> {
     match operation.spec.operation {
+        _ if asked::was_refused(operation) => None,
         OperationKind::Upgrade => request::target(operation).map(|target| target.version),
-        OperationKind::Rollback if operation.phase() == OperationPhase::Succeeded => {
+        OperationKind::Rollback if operation.phase() == OperationPhase::Succeeded || lineage::has_proven(operation) => {
             request::rolled_back(operation).map(str::to_owned)
         }
         _ => None,
@@ -183,6 +188,12 @@ fn on_record(facts: &UpgradeFacts<'_>, known: &UpgradeStatus) -> Option<Hold> {
         return None;
     }
     let reason = match last.spec.operation {
+        OperationKind::Rollback if last.phase() != OperationPhase::Succeeded => {
+            let by = by(&last.name_any());
+            format!(
+                "{by}, which failed when the data was back: a member that is still missing joins when its pod starts"
+            )
+        }
         OperationKind::Rollback => by(&last.name_any()),
         _ => format!("{} {}", last.name_any(), ending(last)),
     };

@@ -1,6 +1,6 @@
 use super::super::decide::{
     UpgradeDecision, decide,
-    tests::{cluster, decided, journal, now, rollback, upgrade},
+    tests::{at, cluster, decided, facts, journal, now, rollback, upgrade},
 };
 use super::*;
 use crate::api::{Actor, ActorSource, OpenBaoOperationStatus, StepState};
@@ -119,14 +119,8 @@ fn an_upgrade_that_is_deleted_at_its_work_does_not_begin_anew() {
 fn a_hold_outlives_a_time_in_which_the_target_is_refused() {
     let first = decided(&cluster("2.7.2", as_it_is), &[failed()]);
     let sealed = after(&first, as_it_is);
-    let facts = UpgradeFacts {
-        cluster: &sealed,
-        operations: &[],
-        pending_restore: None,
-        wanted_image: "bao:2.7.2",
-        running_image: "bao:2.6.1",
-        seal: "awskms",
-    };
+    let kept = at("2.6.1");
+    let facts = UpgradeFacts { seal: "awskms", ..facts(&sealed, &[], "bao:2.7.2", &kept) };
     let refused = decide(&facts, now());
     assert_eq!(refused.condition.1, "SealNotSupported");
     assert_held(&decided(&after(&refused, as_it_is), &[]), "with a seal that it knows");
@@ -151,18 +145,37 @@ fn a_corrected_image_lets_the_target_go_and_a_repository_that_moved_does_not() {
 
     let plain = decided(&cluster("2.7.2", as_it_is), &[failed()]);
     let cluster = after(&plain, as_it_is);
+    let (records, kept) = ([failed()], at("2.6.1"));
     let moved = UpgradeFacts {
-        cluster: &cluster,
-        operations: &[failed()],
-        pending_restore: None,
-        wanted_image: "elsewhere/bao:2.7.2",
         running_image: "elsewhere/bao:2.6.1",
-        seal: "static",
+        ..facts(&cluster, &records, "elsewhere/bao:2.7.2", &kept)
     };
     assert_held(&decide(&moved, now()), "only the operator's setting changed");
     let mut older = plain.clone();
     older.status.held_image = None;
     assert_held(&decided(&after(&older, with("mirror/bao:2.7.2")), &[]), "an older operator's status tells no image");
+}
+
+#[test]
+fn what_nobody_asked_for_holds_nothing_and_holds_up_nobody() {
+    let forged = |edit: fn(&mut OpenBaoOperationStatus)| {
+        let mut operation = upgrade("2.7.2", edit).as_ref().clone();
+        operation.metadata.name = Some("of-mine".into());
+        operation.spec.parameters.insert(request::IMAGE.into(), "evil".into());
+        Arc::new(operation)
+    };
+    let waits = forged(|status| status.phase = OperationPhase::Pending);
+    let refused = forged(|status| {
+        status.phase = OperationPhase::Failed;
+        status.reason = Some(asked::NOT_ASKED.into());
+        status.ended_at = Some(now());
+    });
+    for record in [waits, refused] {
+        let decision = decided(&cluster("2.7.2", as_it_is), &[record]);
+        assert_eq!(decision.status.held_target, None);
+        let begun = decision.create.expect("the upgrade that the spec asks for");
+        assert_eq!(request::target(&begun), Some(at("2.7.2")));
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::{
 use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
-        core::v1::{Container, Pod, PodSpec, PodTemplateSpec, ResourceRequirements},
+        core::v1::{Affinity, Container, Pod, PodSpec, PodTemplateSpec, ResourceRequirements},
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
@@ -32,14 +32,18 @@ pub const WORD: &str = "image";
 const LIMIT_SECONDS: i64 = 9 * 60;
 /// A Job that nobody removed goes by itself.
 const KEPT_SECONDS: i32 = 600;
+/// Why Kubernetes makes no pod for a Job; which it is stands in an event only.
+const NO_POD: &str = "a quota, a limit range, an admission webhook or a missing service account may be why";
 
-/// The Job, placed where `servers` (the pod spec of the cluster's own template) would be. Spreading is left out: it need not
-/// stand apart from anybody.
+/// The Job, placed where `servers` (the pod spec of the cluster's own template) would be, and under their account: the registry
+/// or the API server may let in nobody else. It gets no token of that account. Of the affinity only that to nodes is asked for:
+/// it need not stand apart from anybody.
 pub fn job(operation: &Operation, name: &str, goal: &UpgradeDirective, servers: &PodSpec) -> Job {
     let server = servers.containers.iter().find(|container| container.name == CONTAINER);
     let quantities = |pairs: [(&str, &str); 2]| {
         Some(pairs.map(|(name, value)| (name.to_owned(), Quantity(value.to_owned()))).into_iter().collect())
     };
+    let nodes = servers.affinity.as_ref().and_then(|affinity| affinity.node_affinity.clone());
     let metadata = jobs::metadata(operation, name, WORD);
     Job {
         spec: Some(JobSpec {
@@ -53,11 +57,13 @@ pub fn job(operation: &Operation, name: &str, goal: &UpgradeDirective, servers: 
                     ..ObjectMeta::default()
                 }),
                 spec: Some(PodSpec {
+                    service_account_name: servers.service_account_name.clone(),
                     automount_service_account_token: Some(false),
                     enable_service_links: Some(false),
                     restart_policy: Some("Never".to_owned()),
                     termination_grace_period_seconds: Some(1),
                     security_context: servers.security_context.clone(),
+                    affinity: nodes.map(|nodes| Affinity { node_affinity: Some(nodes), ..Affinity::default() }),
                     node_selector: servers.node_selector.clone(),
                     tolerations: servers.tolerations.clone(),
                     image_pull_secrets: servers.image_pull_secrets.clone(),
@@ -87,10 +93,15 @@ pub fn job(operation: &Operation, name: &str, goal: &UpgradeDirective, servers: 
 
 /// What the Job found out so far.
 pub fn judge(job: &Job, pods: &[Arc<Pod>], goal: &UpgradeDirective) -> Turn {
-    let advice = "Nothing of the cluster was touched: correct spec.version or spec.image";
+    let (name, untouched) = (job.name_any(), "Nothing of the cluster was touched");
     let refuse = |why: String| Turn::Fail {
         reason: "ImageNotUsable",
-        message: format!("image {} cannot be used for OpenBao {}: {why}. {advice}", goal.image, goal.version),
+        message: format!(
+            "image {} cannot be used for OpenBao {}: {why}. {untouched}: correct spec.version or spec.image. Where the image is \
+             good, look at the pull secrets (spec.imagePullSecrets, or those of the servers' service account) and at the nodes \
+             that spec.pod allows",
+            goal.image, goal.version
+        ),
     };
     let ended = |kind: &str| {
         let conditions = job.status.as_ref()?.conditions.as_ref()?;
@@ -102,12 +113,37 @@ pub fn judge(job: &Job, pods: &[Arc<Pod>], goal: &UpgradeDirective) -> Turn {
     if let Some((reason, message)) = pods.iter().find_map(|pod| trouble(pod)) {
         return refuse(format!("{reason}: {message}"));
     }
+    let podless = is_podless(job, pods);
     if let Some(failed) = ended("Failed") {
-        let words = pods.iter().find_map(|pod| last_words(pod));
-        return refuse(words.unwrap_or_else(|| failed.message.clone().unwrap_or_default()));
+        let said = failed.message.clone().unwrap_or_default();
+        if podless {
+            return Turn::Fail {
+                reason: "ImageNotTried",
+                message: format!(
+                    "image {} was not tried for OpenBao {}: Kubernetes made no pod for Job {name} ({said}): {NO_POD}, and \
+                     its events say which, kubectl --namespace {} get events. {untouched}: mend that, then ask for a Retry",
+                    goal.image,
+                    goal.version,
+                    job.namespace().unwrap_or_default()
+                ),
+            };
+        }
+        return refuse(pods.iter().find_map(|pod| last_words(pod)).unwrap_or(said));
     }
-    let waits = pods.iter().find_map(|pod| unscheduled(pod)).unwrap_or("it is pulled and started");
-    Turn::Wait(format!("Job {} looks whether image {} is there: {waits}", job.name_any(), goal.image))
+    let waits = match pods.iter().find_map(|pod| unscheduled(pod)) {
+        Some(why) => why.to_owned(),
+        None if podless => format!("Kubernetes has made no pod for it yet. If that lasts, {NO_POD}"),
+        None => "it is pulled and started".to_owned(),
+    };
+    Turn::Wait(format!("Job {name} looks whether image {} is there: {waits}", goal.image))
+}
+
+/// Whether none was ever made: those of a Job that ran out of time are removed, and counted.
+fn is_podless(job: &Job, pods: &[Arc<Pod>]) -> bool {
+    let counted = job.status.as_ref().is_some_and(|status| {
+        [status.active, status.failed, status.succeeded].into_iter().flatten().any(|count| count > 0)
+    });
+    pods.is_empty() && !counted
 }
 
 fn last_words(pod: &Pod) -> Option<String> {
@@ -134,7 +170,12 @@ mod tests {
         let template = statefulset::build(
             &valid(|spec| {
                 spec["imagePullSecrets"] = json!([{"name": "registry"}]);
-                spec["pod"] = json!({"nodeSelector": {"disk": "fast"}});
+                spec["serviceAccount"] = json!({"name": "bao"});
+                spec["pod"] = json!({"nodeSelector": {"disk": "fast"}, "affinity": {
+                    "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                        {"matchExpressions": [{"key": "kubernetes.io/arch", "operator": "In", "values": ["arm64"]}]}]}},
+                    "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+                        {"topologyKey": "kubernetes.io/hostname"}]}}});
             }),
             &statefulset::tests::inputs(),
         );
@@ -162,7 +203,7 @@ mod tests {
         assert_eq!(pod.node_selector.unwrap()["disk"], "fast");
         assert_eq!(pod.security_context.unwrap().run_as_non_root, Some(true));
         assert_eq!(pod.automount_service_account_token, Some(false));
-        assert!(pod.volumes.is_none() && pod.service_account_name.is_none() && pod.affinity.is_none());
+        assert!(pod.volumes.is_none());
         let [container] = pod.containers.as_slice() else { panic!("one container") };
         assert_eq!(container.image.as_deref(), Some("docker.io/openbao/openbao:2.7.9"));
         assert!(container.env.is_none() && container.env_from.is_none() && container.volume_mounts.is_none());
@@ -173,6 +214,30 @@ mod tests {
             Some("server"),
             "no Service selects it"
         );
+    }
+
+    #[test]
+    fn the_job_is_let_in_where_servers_are_by_their_account_and_their_nodes() {
+        let pod = made().spec.unwrap().template.spec.unwrap();
+        assert_eq!(pod.service_account_name.as_deref(), Some("bao"), "a registry's secret may hang on it");
+        let affinity = pod.affinity.unwrap();
+        assert!(affinity.node_affinity.unwrap().required_during_scheduling_ignored_during_execution.is_some());
+        assert!(affinity.pod_anti_affinity.is_none(), "the servers stand on every node already");
+    }
+
+    #[test]
+    fn a_job_for_which_no_pod_is_made_says_that_the_image_was_not_tried() {
+        assert!(matches!(judge(&made(), &[], &goal()), Turn::Wait(why) if why.contains("missing service account")));
+        let told = |job: Job| match judge(&job, &[], &goal()) {
+            Turn::Fail { reason, message } => (reason, message),
+            other => panic!("{other:?}"),
+        };
+        let (reason, message) = told(with(made(), "Failed"));
+        assert_eq!(reason, "ImageNotTried");
+        assert!(message.contains("up-image (why)") && !message.contains("correct spec.version"), "{message}");
+        let mut late = with(made(), "Failed");
+        late.status.as_mut().unwrap().failed = Some(1);
+        assert_eq!(told(late).0, "ImageNotUsable", "it had one, which is gone");
     }
 
     #[test]
@@ -189,6 +254,7 @@ mod tests {
         match judge(&made(), &pulls("ImagePullBackOff"), &goal()) {
             Turn::Fail { reason: "ImageNotUsable", message } => {
                 assert!(message.contains("2.7.9") && message.contains("no such tag"), "{message}");
+                assert!(message.contains("service account"), "the tag may be right: {message}");
             }
             other => panic!("{other:?}"),
         }
@@ -204,7 +270,9 @@ mod tests {
         };
         let message = told(judge(&with(made(), "Failed"), &dead, &goal()));
         assert!(message.contains("127") && message.contains("exec format error"), "{message}");
-        assert!(told(judge(&with(made(), "Failed"), &[], &goal())).contains("why"));
+        let mut late = with(made(), "Failed");
+        late.status.as_mut().unwrap().failed = Some(1);
+        assert!(told(judge(&late, &[], &goal())).contains("why"));
     }
 
     #[test]

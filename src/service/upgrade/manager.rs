@@ -6,7 +6,7 @@
 //! Before `StepDown` everything is undone by putting the old template back and replacing the standbys once more.
 
 use super::{
-    child,
+    asked, child,
     decide::HALF_RESTORED,
     gates,
     plan::{
@@ -26,7 +26,7 @@ use crate::{
         backup,
         cluster::{
             build::statefulset::{CONTAINER, IMAGE},
-            login, names, observe,
+            headcount, login, names, observe, upkeep,
         },
         opslifecycle::{
             FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepDown, StepOutcome,
@@ -72,11 +72,30 @@ impl Manager for UpgradeManager {
     }
 
     fn plan<'a>(&'a self, call: PlanCall<'a>) -> BoxFuture<'a, Result<Planned, Refusal>> {
-        async move { plan(&call, &observe::members(call.ad, call.cluster).await) }.boxed()
+        async move {
+            let (Some(to), Some(from)) = (request::target(call.op), request::origin(call.op)) else {
+                return Err(Refusal::failed(
+                    asked::NOT_ASKED,
+                    "an upgrade is asked for by changing spec.version of the OpenBaoCluster; the operator then creates the \
+                     operation",
+                ));
+            };
+            asked::check(call.ad, call.op, call.cluster, &to).await?;
+            plan(&call, &to, &from, &observe::members(call.ad, call.cluster).await)
+        }
+        .boxed()
     }
 
     fn ready<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
-        async move { may_begin(call.op, call.cluster) }.boxed()
+        async move {
+            if let (Some(to), Some(cluster)) = (request::target(call.op), call.cluster)
+                && let Err(refusal) = asked::check(call.ad, call.op, cluster, &to).await
+            {
+                return StepOutcome::from(refusal);
+            }
+            may_begin(call.op, call.cluster)
+        }
+        .boxed()
     }
 
     fn run<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
@@ -97,14 +116,13 @@ impl Manager for UpgradeManager {
 }
 
 /// The plan. Pure but for what was observed.
-fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Refusal> {
+fn plan(
+    call: &PlanCall<'_>,
+    to: &UpgradeDirective,
+    from: &UpgradeDirective,
+    members: &[observe::Member],
+) -> Result<Planned, Refusal> {
     let spec = &call.cluster.spec;
-    let (Some(to), Some(from)) = (request::target(call.op), request::origin(call.op)) else {
-        return Err(Refusal::failed(
-            "NotAsked",
-            "an upgrade is asked for by changing spec.version of the OpenBaoCluster; the operator then creates the operation",
-        ));
-    };
     let seal = spec.unseal.type_.as_str();
     if let Some(why) = soak::too_long(&spec.upgrade.soak) {
         return Err(Refusal::wait(RetryClass::Standard, "SoakTooLong", why));
@@ -112,7 +130,11 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
     if call.cluster.is_half_restored() {
         return Err(Refusal::constraint("RollbackUnfinished", HALF_RESTORED));
     }
-    if let Some(runs) = elsewhere(call.cluster, &from) {
+    if shown(call.cluster).is_none() {
+        let message = format!("OpenBaoCluster {} does not say yet what it runs", call.cluster.name_any());
+        return Err(Refusal::wait(RetryClass::ProgressPoll, "VersionUnknown", message));
+    }
+    if let Some(runs) = elsewhere(call.cluster, from) {
         let (namespace, name) = (call.cluster.namespace().unwrap_or_default(), call.cluster.name_any());
         let others = call.ad.caches.operations_of(&namespace, &name);
         let is_at_work = |other: &&Arc<OpenBaoOperation>| {
@@ -124,7 +146,7 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
                 "AnotherUpgradeRuns",
                 format!("{} is at work; what this one means is decided when that has ended", other.name_any()),
             ),
-            None => Refusal::constraint("NotFromHere", not_from_here(&from, &runs)),
+            None => Refusal::constraint("NotFromHere", not_from_here(from, runs)),
         });
     }
     match versions::judge(&from.version, &to.version, seal) {
@@ -169,34 +191,42 @@ fn plan(call: &PlanCall<'_>, members: &[observe::Member]) -> Result<Planned, Ref
     })
 }
 
-/// The version that the cluster runs, if that is not where this upgrade says it comes from. A record that is applied again,
-/// or one of two that were asked for at once, must not bring servers back to what it once knew.
-fn elsewhere(cluster: &OpenBaoCluster, from: &UpgradeDirective) -> Option<String> {
-    let shown = cluster.status.as_ref()?.upgrade.as_ref()?.directive.as_ref()?;
-    (!versions::is_same(&shown.version, &from.version)).then(|| shown.version.clone())
+/// What the template shows.
+fn shown(cluster: &OpenBaoCluster) -> Option<&UpgradeDirective> {
+    cluster.status.as_ref()?.upgrade.as_ref()?.directive.as_ref()
 }
 
-fn not_from_here(from: &UpgradeDirective, runs: &str) -> String {
+/// What the cluster runs, if that is not where this upgrade says it comes from. A record that is applied again, or one of two that
+/// were asked for at once, must not bring servers back to what it once knew; nor to an image that somebody wrote into it.
+fn elsewhere<'a>(cluster: &'a OpenBaoCluster, from: &UpgradeDirective) -> Option<&'a UpgradeDirective> {
+    shown(cluster).filter(|shown| !asked::is_same(shown, from))
+}
+
+fn not_from_here(from: &UpgradeDirective, runs: &UpgradeDirective) -> String {
     format!(
-        "this upgrade goes from {} and the cluster runs {runs}: nothing is changed. Change spec.version of the \
+        "this upgrade goes from {} ({}) and the cluster runs {} ({}): nothing is changed. Change spec.version of the \
          OpenBaoCluster to ask for another one",
-        from.version
+        from.version, from.image, runs.version, runs.image
     )
 }
 
-/// Asked right before the lock is taken: another upgrade may have come first, and the cluster may have been paused since.
+/// Asked right before the lock is taken: another upgrade may have come first, and the cluster may have been paused since, or no
+/// server would come back any more.
 fn may_begin(op: &OpenBaoOperation, cluster: Option<&OpenBaoCluster>) -> StepOutcome {
     if let (Some(from), Some(cluster)) = (request::origin(op), cluster)
         && let Some(runs) = elsewhere(cluster, &from)
     {
-        return StepOutcome::fatal("NotFromHere", not_from_here(&from, &runs));
+        return StepOutcome::fatal("NotFromHere", not_from_here(&from, runs));
+    }
+    if let Some(why) = cluster.and_then(OpenBaoCluster::obstacle) {
+        return StepOutcome::Waiting { reason: format!("waiting, as {why}"), retry: RetryClass::Standard };
     }
     paused(cluster).unwrap_or_else(StepOutcome::done)
 }
 
 async fn run(call: StepCall<'_>, watches: &soak::Watches) -> StepOutcome {
     let (Some(to), Some(from)) = (request::target(call.op), request::origin(call.op)) else {
-        return StepOutcome::fatal("NotAsked", "the operation names no versions");
+        return StepOutcome::fatal(asked::NOT_ASKED, "the operation names no versions");
     };
     let Some(cluster) = call.cluster else {
         return StepOutcome::fatal("ClusterMissing", format!("OpenBaoCluster {} is gone", call.op.spec.cluster));
@@ -207,12 +237,15 @@ async fn run(call: StepCall<'_>, watches: &soak::Watches) -> StepOutcome {
     match call.step.action.as_str() {
         GATE => settle(&call, cluster, steps::gate).await,
         GATE_IMAGE => gates::image(&call, cluster, &to).await,
-        BACKUP => child::pre_upgrade_backup(&call).await,
-        GATE_STORAGE => gates::storage(&call, cluster),
+        BACKUP => gates::unhindered(cluster, child::pre_upgrade_backup(&call).await),
+        GATE_STORAGE => gates::unhindered(cluster, gates::storage(&call, cluster)),
         // The template itself is rendered by the cluster's reconcile, from this very journal.
         request::UPDATE_TEMPLATE => settle(&call, cluster, |facts| steps::template(facts, &to)).await,
         REVERT_TEMPLATE => settle(&call, cluster, |facts| steps::reverted(facts, &from)).await,
-        UPGRADE_STANDBY => settle(&call, cluster, |facts| steps::standby(facts, &to, pod, &others)).await,
+        UPGRADE_STANDBY => {
+            let turn = |facts: &Facts| steps::unhindered(facts, steps::standby(facts, &to, pod, &others));
+            settle(&call, cluster, turn).await
+        }
         REVERT_STANDBY => settle(&call, cluster, |facts| steps::standby_reverted(facts, &from, pod)).await,
         PARK => park(&call, cluster, &to).await,
         request::STEP_DOWN => settle(&call, cluster, |facts| steps::step_down(facts, &to)).await,
@@ -323,14 +356,17 @@ pub(super) async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec
     let members = observe::members(ad, cluster).await;
     // As last seen: whoever looks four times a second asks nobody. An old view only makes a step wait.
     let set = ad.caches.stateful_sets.get(&ObjectRef::new(&names::statefulset(&name)).within(&namespace));
-    let set = set.and_then(|set| set.spec.clone());
     // The members there are: a changed spec.replicas is carried out after the upgrade.
-    let replicas = set.as_ref().and_then(|set| set.replicas).unwrap_or(cluster.spec.replicas);
-    let template = set.and_then(|set| image_of(set.template.spec.as_ref()?));
+    let there = set.as_deref().and_then(headcount::of);
+    let replicas = there.or_else(|| u32::try_from(cluster.spec.replicas).ok()).unwrap_or_default();
+    let template = set.as_ref().and_then(|set| image_of(set.spec.as_ref()?.template.spec.as_ref()?));
     let pods = ad.caches.pods_of(&namespace, &name);
+    let outdated = upkeep::outdated(set.as_deref(), &pods);
+    let told = ad.caches.cluster(&namespace, &name);
     let facts = Facts {
         replicas: usize::try_from(replicas).unwrap_or_default(),
-        tolerance: ad.caches.cluster(&namespace, &name).and_then(|now| now.status.as_ref()?.failure_tolerance),
+        tolerance: told.as_deref().and_then(|told| told.status.as_ref()?.failure_tolerance),
+        obstacle: told.as_deref().and_then(OpenBaoCluster::obstacle).map(str::to_owned),
         leader: observe::leader(&members).map(|leader| leader.name.clone()),
         committed: observe::leader(&members)
             .and_then(|leader| leader.view.as_ref())
@@ -353,6 +389,7 @@ pub(super) async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec
                     trouble: pod.and_then(|pod| trouble(pod)),
                     restarts: pod.map_or(0, |pod| soak::restarts(pod)),
                     up_since: pod.and_then(|pod| soak::up_since(pod)),
+                    outdated: outdated.contains(&member.uid),
                 }
             })
             .collect(),
@@ -386,6 +423,10 @@ async fn park(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &UpgradeDirecti
             unlimited: request::Park::of(call.op, cluster) == Some(request::Park::Ordered),
         };
     };
+    // Leadership moves next, and the old leader is replaced.
+    if let Some(why) = cluster.obstacle() {
+        return StepOutcome::in_progress(format!("waiting, as {why}"));
+    }
     match guests(call.ad, call.op).await {
         Ok(guests) => match guests.iter().find(|guest| !backup::request::is_verification(guest)) {
             Some(guest) => StepOutcome::in_progress(format!("waiting for backup {} to end", guest.name_any())),
@@ -406,6 +447,31 @@ mod tests {
         assert_eq!(may_begin(&op, Some(&cluster)), StepOutcome::done());
         cluster.spec.paused = true;
         assert!(matches!(may_begin(&op, Some(&cluster)), StepOutcome::Waiting { .. }));
+    }
+
+    #[test]
+    fn an_upgrade_that_waits_for_the_lock_does_not_start_from_another_image_nor_while_no_server_would_come_back() {
+        let mut op = OpenBaoOperation::new("kelp-upgrade", crate::api::OpenBaoOperationSpec::default());
+        let from = [(request::FROM_VERSION, "2.6.1"), (request::FROM_IMAGE, "bao:2.6.1")];
+        op.spec.parameters = from.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let cluster = |image: &str, obstacle: Option<&str>| {
+            let directive = UpgradeDirective { version: "v2.6.1".into(), image: image.into() };
+            let upgrade = crate::api::UpgradeStatus {
+                directive: Some(directive),
+                obstacle: obstacle.map(str::to_owned),
+                ..crate::api::UpgradeStatus::default()
+            };
+            let mut cluster = OpenBaoCluster::new("kelp", crate::api::OpenBaoClusterSpec::default());
+            cluster.status = Some(crate::api::OpenBaoClusterStatus { upgrade: Some(upgrade), ..Default::default() });
+            cluster
+        };
+        assert_eq!(may_begin(&op, Some(&cluster("bao:2.6.1", None))), StepOutcome::done());
+        let moved = may_begin(&op, Some(&cluster("mirror/bao:2.6.1", None)));
+        assert!(
+            matches!(&moved, StepOutcome::Failed { reason: "NotFromHere", message, .. } if message.contains("mirror"))
+        );
+        let hindered = may_begin(&op, Some(&cluster("bao:2.6.1", Some("Secret mine does not exist"))));
+        assert!(matches!(&hindered, StepOutcome::Waiting { reason, .. } if reason.contains("Secret mine")));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! running one; [`manager`] looks and acts. Truth is each pod's own health, never a label: an old leader was seen to
 //! leave its label behind for ever.
 
+pub mod asked;
 mod child;
 pub mod decide;
 mod finished;

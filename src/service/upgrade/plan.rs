@@ -27,6 +27,11 @@ pub const REVERT_TEMPLATE: &str = "RevertTemplate";
 /// Undoes [`UPGRADE_STANDBY`].
 pub const REVERT_STANDBY: &str = "RevertStandby";
 
+/// How long a step on the way back may take. Where it cannot come to its end by waiting it says so at once. What it waits for is a
+/// server that comes up, or what keeps servers from coming back; ended before that, it would leave two versions side by side
+/// under a lock that nobody gives back, and nobody would go on when that is mended.
+const WAY_BACK: &str = "2h";
+
 /// Config of a standby's step: its pod.
 pub const POD: &str = "pod";
 /// Config of a standby's step: the others, should this one lead by then.
@@ -46,7 +51,7 @@ pub fn planned_steps(spec: &OpenBaoClusterSpec, park: bool, standbys: &[String],
     let mut template = step(request::UPDATE_TEMPLATE, request::UPDATE_TEMPLATE, StepKind::Idempotent, "2m");
     template.compensate = Some(REVERT_TEMPLATE.to_owned());
     steps.push(template);
-    let mut undo = vec![step(REVERT_TEMPLATE, REVERT_TEMPLATE, StepKind::ReadVerify, "30m")];
+    let mut undo = vec![step(REVERT_TEMPLATE, REVERT_TEMPLATE, StepKind::ReadVerify, WAY_BACK)];
     for pod in standbys {
         let others = std::iter::once(leader).chain(standbys.iter().map(String::as_str)).filter(|other| other != pod);
         let others = others.collect::<Vec<_>>().join(",");
@@ -54,8 +59,7 @@ pub fn planned_steps(spec: &OpenBaoClusterSpec, park: bool, standbys: &[String],
         forward.config = BTreeMap::from([(POD.to_owned(), pod.clone()), (OTHERS.to_owned(), others)]);
         forward.compensate = Some(format!("{REVERT_STANDBY}/{pod}"));
         steps.push(forward);
-        // Long enough for two: one that does not start at all is put right before it.
-        let mut back = step(&format!("{REVERT_STANDBY}/{pod}"), REVERT_STANDBY, StepKind::ReadVerify, "20m");
+        let mut back = step(&format!("{REVERT_STANDBY}/{pod}"), REVERT_STANDBY, StepKind::ReadVerify, WAY_BACK);
         back.config = BTreeMap::from([(POD.to_owned(), pod.clone())]);
         undo.push(back);
     }
@@ -123,6 +127,18 @@ mod tests {
             assert!(plan::timeout(watch) > duration::parse(soak).unwrap(), "{soak}: {:?}", watch.timeout);
             assert_eq!(plan::validate(&Plan { steps, ..Plan::default() }, None), Ok(()), "{soak}");
         }
+    }
+
+    #[test]
+    fn the_way_back_waits_far_longer_than_the_way_there_for_what_keeps_servers_from_coming_back() {
+        let steps = steps("30s");
+        let limit = |prefix: &str| -> Vec<std::time::Duration> {
+            steps.iter().filter(|step| step.name.starts_with(prefix)).map(plan::timeout).collect()
+        };
+        let hours = duration::parse("2h").unwrap();
+        assert_eq!((limit(REVERT_STANDBY), limit(REVERT_TEMPLATE)), (vec![hours; 2], vec![hours]));
+        // A new version that never joins is no reason to go without a server for as long.
+        assert!(limit(UPGRADE_STANDBY).iter().all(|limit| *limit < hours / 10));
     }
 
     #[test]

@@ -7,7 +7,10 @@ use crate::{
         Actor, ActorSource, Direction, OPERATION_FINALIZER, OpenBaoCluster, OpenBaoOperation, OpenBaoOperationSpec,
         OperationKind, OperationPhase, StepState, StepStatus, UpgradeDirective,
     },
-    service::{cluster::names, opslifecycle::asked::Parameter},
+    service::{
+        cluster::names,
+        opslifecycle::{asked::Parameter, lineage},
+    },
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
@@ -74,6 +77,20 @@ impl Park {
     }
 }
 
+/// What a cluster or a rollout asks for: the version that its spec names, with the image that it names, or else that of the
+/// operator's repository.
+pub fn wish(version: &str, image: Option<&String>, repository: &str) -> UpgradeDirective {
+    let version = versions::plain(version);
+    let image = image.cloned().unwrap_or_else(|| format!("{repository}:{version}"));
+    UpgradeDirective { version, image }
+}
+
+/// Whether an operation was begun on this very object, or on none yet. One of the same name may have been there before it.
+pub fn is_of(operation: &OpenBaoOperation, cluster: &OpenBaoCluster) -> bool {
+    let began_with = operation.status.as_ref().and_then(|status| status.cluster_uid.as_ref());
+    began_with.is_none() || began_with == cluster.metadata.uid.as_ref()
+}
+
 /// The rollout that an operation belongs to, as `openbaorollout/<name>`.
 pub fn rollout(operation: &OpenBaoOperation) -> Option<&str> {
     let actor = operation.spec.actor.as_ref()?;
@@ -93,7 +110,7 @@ pub const STOP_SERVERS: &str = "StopServers";
 /// Its step that starts one server on an empty volume.
 pub const START_FIRST: &str = "StartFirst";
 /// Its step that lets the others join the restored one.
-pub const JOIN_OTHERS: &str = "JoinOthers";
+pub const JOIN_OTHERS: &str = lineage::JOIN_OTHERS;
 
 /// The target of an upgrade or, once it is planned, of a rollback.
 pub fn target(operation: &OpenBaoOperation) -> Option<UpgradeDirective> {

@@ -1,6 +1,7 @@
 //! Watching the new version before the upgrade counts as done: for the whole time every member serves it, one leads, and none is
-//! started anew. Whatever breaks that begins the time again; how long in all is bounded by the step's deadline. A restart of the
-//! operator breaks nothing: what it did not see itself it takes from Kubernetes.
+//! started anew. Whatever breaks that begins the time again; how long in all is bounded by the step's deadline. A server that does
+//! not start for a while ends it sooner: nobody can cancel any more, and a rollback waits for the end. A restart of the operator
+//! breaks nothing: what it did not see itself it takes from Kubernetes.
 
 use super::{
     manager::look,
@@ -37,6 +38,10 @@ const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 /// No step may take longer than a month, and a day to mend something is always left.
 const LONGEST: Duration = LONGEST_STEP.saturating_sub(PATIENCE);
 
+/// How long a server may go without starting. A server that dies again and again looks well between two deaths, and Kubernetes
+/// waits five minutes at most before it starts it anew: what comes back within this time is the same trouble.
+const STUCK: Duration = Duration::from_secs(600);
+
 /// Within one call it looks this often, and for so long.
 const PACE: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(10);
@@ -56,18 +61,33 @@ enum Found {
     NotWell,
 }
 
+/// A server that does not start, by its pod's UID.
+#[derive(Clone, Debug, PartialEq)]
+struct Stuck {
+    uid: String,
+    since: Instant,
+    seen: Instant,
+}
+
+/// What is known of one upgrade.
+#[derive(Clone, Debug, Default)]
+struct Watched {
+    found: Option<Found>,
+    stuck: Vec<Stuck>,
+}
+
 /// What this process has found last of the upgrades that are being watched, by the operation's UID. A restart of the operator loses
 /// it: then Kubernetes' word counts.
 #[derive(Debug, Default)]
-pub struct Watches(Mutex<HashMap<String, Found>>);
+pub struct Watches(Mutex<HashMap<String, Watched>>);
 
 impl Watches {
-    fn of(&self, uid: &str) -> Option<Found> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
+    fn of(&self, uid: &str) -> Watched {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned().unwrap_or_default()
     }
 
-    fn keep(&self, uid: &str, found: Found) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), found);
+    fn keep(&self, uid: &str, found: Option<Found>, stuck: Vec<Stuck>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), Watched { found, stuck });
     }
 
     /// Forgets an upgrade that is over.
@@ -134,10 +154,15 @@ pub async fn run(
     loop {
         let (facts, _) = look(call.ad, cluster).await;
         let unwatched = unwatched(&facts, call.state.started_at, call.now);
-        let pause = match seen(watches.of(&uid), &facts, to, Instant::now(), unwatched) {
+        let Watched { found, stuck } = watches.of(&uid);
+        let stuck = not_starting(&stuck, &facts, Instant::now());
+        if let Some(message) = hopeless(&stuck, &facts, to) {
+            return StepOutcome::fatal("PodNotStarting", message);
+        }
+        let pause = match seen(found.clone(), &facts, to, Instant::now(), unwatched) {
             Ok(well) => {
                 let left = period.saturating_sub(well.since.elapsed());
-                watches.keep(&uid, Found::Well(well));
+                watches.keep(&uid, Some(Found::Well(well)), stuck);
                 if left.is_zero() {
                     return StepOutcome::done();
                 }
@@ -149,11 +174,12 @@ pub async fn run(
             }
             // One question without an answer is no trouble yet.
             Err(_) if !doubted => {
+                watches.keep(&uid, found, stuck);
                 doubted = true;
                 PACE
             }
             Err(why) => {
-                watches.keep(&uid, Found::NotWell);
+                watches.keep(&uid, Some(Found::NotWell), stuck);
                 let most = duration::format(timeout(call.step));
                 return StepOutcome::in_progress(format!(
                     "{why}; from when all is well again, it is to stay so for {}, within {most} in all",
@@ -166,6 +192,32 @@ pub async fn run(
         }
         tokio::time::sleep(pause).await;
     }
+}
+
+/// The servers that do not start, with what is known of them from before.
+fn not_starting(before: &[Stuck], facts: &Facts, now: Instant) -> Vec<Stuck> {
+    let known = |uid: &str| before.iter().find(|known| known.uid == uid && now - known.seen < STUCK);
+    let stuck = facts.pods.iter().filter_map(|pod| match (&pod.trouble, known(&pod.uid)) {
+        (Some(_), known) => {
+            Some(Stuck { uid: pod.uid.clone(), since: known.map_or(now, |known| known.since), seen: now })
+        }
+        (None, known) => known.cloned(),
+    });
+    stuck.collect()
+}
+
+/// What there is to say of a server that does not start now, and has not for too long.
+fn hopeless(stuck: &[Stuck], facts: &Facts, to: &UpgradeDirective) -> Option<String> {
+    let (pod, reason, message) = facts.pods.iter().find_map(|pod| {
+        let (reason, message) = pod.trouble.as_ref()?;
+        let long = stuck.iter().any(|known| known.uid == pod.uid && known.seen - known.since >= STUCK);
+        long.then_some((&pod.name, reason, message))
+    })?;
+    Some(format!(
+        "pod {pod} with image {} has not come up for {}: {reason}: {message}",
+        to.image,
+        duration::format(STUCK)
+    ))
 }
 
 /// One look: since when all is well, or what is not. Where nobody looked before, it may have been well for as long as `unwatched`.
@@ -288,6 +340,29 @@ mod tests {
         let mut replaced = upgraded();
         replaced.pods[2].uid = "another".into();
         assert_eq!(again(&well, &replaced, later).unwrap().since, later);
+    }
+
+    #[test]
+    fn a_server_that_does_not_start_for_ten_minutes_ends_the_watching_however_well_it_looks_between_two_deaths() {
+        let begun = Instant::now();
+        let later = |minutes: u64| begun + Duration::from_secs(60 * minutes);
+        let mut dies = upgraded();
+        dies.pods[2].trouble = Some(("CrashLoopBackOff".into(), "out of memory".into()));
+        let mut stuck = vec![];
+        let mut told = |facts: &Facts, minutes: u64| {
+            stuck = not_starting(&stuck, facts, later(minutes));
+            hopeless(&stuck, facts, &goal())
+        };
+        assert_eq!(told(&dies, 0), None);
+        assert_eq!(told(&upgraded(), 2), None, "for a moment it serves");
+        assert_eq!(told(&dies, 6), None);
+        let why = told(&dies, 10).expect("it goes on dying");
+        assert!(why.contains("kelp-2") && why.contains("out of memory") && why.contains("10m"), "{why}");
+        assert_eq!(told(&upgraded(), 11), None, "it may have been mended");
+        assert_eq!(told(&dies, 30), None, "after so long it is another trouble");
+        let mut replaced = dies.clone();
+        replaced.pods[2].uid = "another".into();
+        assert_eq!(told(&replaced, 39), None, "another pod");
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct PodFacts {
     pub restarts: i32,
     /// Since when it is up, by the kubelet's word: its container was started, and it became Ready. `None` while it is not.
     pub up_since: Option<DateTime<Utc>>,
+    /// It was made from other settings than the `StatefulSet` carries by now.
+    pub outdated: bool,
 }
 
 impl PodFacts {
@@ -68,6 +70,8 @@ pub struct Facts {
     pub tolerance: Option<i32>,
     /// Who votes, asked where a step has to know it.
     pub votes: Votes,
+    /// Why no server that is started anew would come back, in the words of the cluster's own look.
+    pub obstacle: Option<String>,
 }
 
 /// Whose vote counts in raft.
@@ -162,6 +166,15 @@ fn settled(facts: &Facts) -> Turn {
     }
 }
 
+/// A standby's turn is over only while servers that start would come back: the next one may be the leader's, and from there no way
+/// leads back.
+pub fn unhindered(facts: &Facts, turn: Turn) -> Turn {
+    match (&facts.obstacle, turn) {
+        (Some(why), Turn::Done(record)) => Turn::Wait(format!("{record}; waiting, as {why}")),
+        (_, turn) => turn,
+    }
+}
+
 /// The template shows the goal.
 pub fn template(facts: &Facts, goal: &UpgradeDirective) -> Turn {
     match &facts.template {
@@ -172,7 +185,7 @@ pub fn template(facts: &Facts, goal: &UpgradeDirective) -> Turn {
 }
 
 /// Turns back: the template shows the origin, and every pod that shows something else is replaced, also the one whose
-/// step failed and which therefore has no undo of its own.
+/// step failed and which therefore has no undo of its own: it is done when that one, as all the others, serves again.
 pub fn reverted(facts: &Facts, origin: &UpgradeDirective) -> Turn {
     if let Some(stuck) = leads_already(facts, origin) {
         return stuck;
@@ -183,7 +196,7 @@ pub fn reverted(facts: &Facts, origin: &UpgradeDirective) -> Turn {
     }
     match out_of_order(facts, origin).or_else(|| facts.pods.iter().find(|pod| pod.image != origin.image)) {
         Some(pod) => replaced(facts, origin, &pod.name),
-        None => template(facts, origin),
+        None => in_vain(facts, origin).unwrap_or_else(|| settled(facts)),
     }
 }
 
@@ -238,6 +251,9 @@ pub fn standby(facts: &Facts, goal: &UpgradeDirective, pod: &str, instead: &[Str
 }
 
 fn replaced(facts: &Facts, goal: &UpgradeDirective, name: &str) -> Turn {
+    if let Some(again) = in_vain(facts, goal) {
+        return again;
+    }
     let Some(pod) = facts.pod(name) else {
         return Turn::Wait(format!("the StatefulSet has not made pod {name} again"));
     };
@@ -250,6 +266,10 @@ fn replaced(facts: &Facts, goal: &UpgradeDirective, name: &str) -> Turn {
         }
         if facts.replicas > 1 && facts.others_serving(name) < facts.others_needed() {
             return Turn::Wait(format!("deleting pod {name} would cost the quorum: other members do not serve"));
+        }
+        // One that does not serve is missed by nobody.
+        if let Some(why) = facts.obstacle.as_ref().filter(|_| pod.serves()) {
+            return Turn::Wait(format!("pod {name} is not replaced, as {why}"));
         }
         return match facts.leader.as_deref() {
             None if facts.replicas > 1 => Turn::Wait("the members agree on no leader".to_owned()),
@@ -293,6 +313,16 @@ fn replaced(facts: &Facts, goal: &UpgradeDirective, name: &str) -> Turn {
     }
 }
 
+/// A server that was replaced, does not come up, and would have other settings if it were made again: they were corrected since.
+/// Nobody else does that while the upgrade holds the lock, and there is nothing to lose by it.
+fn in_vain(facts: &Facts, goal: &UpgradeDirective) -> Option<Turn> {
+    let waits_in_vain =
+        |pod: &&PodFacts| pod.image == goal.image && pod.outdated && !pod.terminating && !pod.ready && !pod.serves();
+    let pod = facts.pods.iter().find(waits_in_vain)?;
+    let comes_back = facts.template.as_deref() == Some(goal.image.as_str());
+    comes_back.then(|| Turn::Delete { pod: pod.name.clone(), uid: pod.uid.clone() })
+}
+
 fn caught_up(facts: &Facts, pod: &PodFacts) -> bool {
     facts.leader.as_deref() == Some(pod.name.as_str()) || observe::is_caught_up(pod.applied, facts.committed)
 }
@@ -330,7 +360,15 @@ pub fn step_down(facts: &Facts, goal: &UpgradeDirective) -> Turn {
 /// The old leader is what is left when every other member had its turn (`in_turn`), and it goes at once. Where a new server led
 /// before that, several old ones are left, and each of them goes only while the rest can lose it.
 pub fn replace_old(facts: &Facts, goal: &UpgradeDirective, in_turn: &[String]) -> Turn {
+    // It may be all that keeps the others from being spared.
+    if let Some(again) = in_vain(facts, goal) {
+        return again;
+    }
     if let Some(pod) = next_old(facts, goal) {
+        // Nobody else could lead meanwhile, so nothing is lost by waiting.
+        if let Some(why) = facts.obstacle.as_ref().filter(|_| facts.replicas <= 1 && pod.serves()) {
+            return Turn::Wait(format!("pod {} is not replaced, as {why}", pod.name));
+        }
         let heir = facts.pods.iter().any(|other| other.name != pod.name && other.is_at(goal) && other.serves());
         if facts.replicas > 1 && !heir {
             return Turn::Wait(format!("no member on {} serves that could lead", goal.version));

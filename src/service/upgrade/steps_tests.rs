@@ -19,6 +19,7 @@ fn pod(ordinal: usize, version: &str, state: HealthState) -> PodFacts {
         trouble: None,
         restarts: 0,
         up_since: None,
+        outdated: false,
     }
 }
 
@@ -32,6 +33,7 @@ fn old_cluster() -> Facts {
         template: Some("bao:2.7.2".into()),
         tolerance: Some(1),
         votes: Votes::NotAsked,
+        obstacle: None,
     }
 }
 
@@ -133,6 +135,42 @@ fn a_pod_that_cannot_start_stops_the_upgrade_and_says_what_the_kubelet_says() {
     let Turn::Fail { reason, message } = standby(&facts, &goal(), "kelp-1", &[]) else { panic!("must fail") };
     assert_eq!(reason, "PodNotStarting");
     assert!(message.contains("kelp-1") && message.contains("ImagePullBackOff") && message.contains("no such image"));
+}
+
+#[test]
+fn a_replaced_server_that_does_not_come_up_is_made_again_once_its_settings_were_corrected() {
+    let pending = PodFacts { state: None, version: None, ready: false, outdated: true, ..pod(1, "2.7.2", Standby) };
+    let mut facts = old_cluster();
+    facts.pods[1] = pending.clone();
+    let again = Turn::Delete { pod: "kelp-1".into(), uid: "uid-1".into() };
+    assert_eq!(standby(&facts, &goal(), "kelp-1", &[]), again);
+    assert_eq!(standby(&facts, &goal(), "kelp-2", &[]), again, "kelp-2 cannot be spared without it");
+    facts.pods[1].trouble = Some(("ImagePullBackOff".into(), "no credentials".into()));
+    assert_eq!(standby(&facts, &goal(), "kelp-1", &[]), again, "with others it may come up");
+    // Past the point of no return, nobody turns back any more.
+    facts.pods[2] = pod(2, "2.7.2", Active);
+    facts.leader = Some("kelp-2".into());
+    assert_eq!(replace_old(&facts, &goal(), &standbys()), again);
+    facts.pods[0] = pod(0, "2.7.2", Standby);
+    assert_eq!(replace_old(&facts, &goal(), &standbys()), again);
+    // On the way back it is the old version that does not come up.
+    let mut back = Facts { template: Some("bao:2.6.1".into()), ..old_cluster() };
+    back.pods[1] = PodFacts { image: "bao:2.6.1".into(), ..pending.clone() };
+    assert_eq!(standby_reverted(&back, &origin(), "kelp-1"), again);
+    assert_eq!(reverted(&back, &origin()), again, "whoever else has turned back");
+    let spared: [fn(&mut Facts); 5] = [
+        |facts| facts.pods[1].outdated = false,
+        |facts| facts.pods[1].terminating = true,
+        |facts| facts.pods[1].ready = true,
+        |facts| facts.pods[1].state = Some(Standby),
+        |facts| facts.template = None,
+    ];
+    for (index, spare) in spared.into_iter().enumerate() {
+        let mut facts = old_cluster();
+        facts.pods[1] = pending.clone();
+        spare(&mut facts);
+        assert!(matches!(standby(&facts, &goal(), "kelp-1", &[]), Turn::Wait(_)), "case {index}");
+    }
 }
 
 #[test]
@@ -275,6 +313,45 @@ fn turning_back_waits_for_the_template_and_replaces_whatever_shows_the_goal_also
     assert_eq!(deletes(&reverted(&facts, &origin())), Some("kelp-2"));
     facts.pods[2] = pod(2, "2.6.1", Standby);
     assert!(matches!(reverted(&facts, &origin()), Turn::Done(_)));
+}
+
+#[test]
+fn turning_back_waits_until_the_pod_that_failed_serves_the_old_version_again() {
+    let mut facts = Facts { template: Some("bao:2.6.1".into()), ..old_cluster() };
+    let back = facts.pods.remove(2);
+    assert!(matches!(reverted(&facts, &origin()), Turn::Wait(_)), "it is deleted and not made again");
+    facts.pods.push(PodFacts { state: None, ready: false, ..back.clone() });
+    facts.pods[2].trouble = Some(("CrashLoopBackOff".into(), "its setting is wrong".into()));
+    assert!(matches!(reverted(&facts, &origin()), Turn::Wait(why) if why.contains("its setting is wrong")));
+    facts.pods[2] = PodFacts { state: Some(Sealed), ..back.clone() };
+    assert!(matches!(reverted(&facts, &origin()), Turn::Wait(_)));
+    facts.pods[2] = back;
+    assert!(matches!(reverted(&facts, &origin()), Turn::Done(_)));
+}
+
+#[test]
+fn no_server_that_serves_is_taken_down_while_none_would_come_back() {
+    let why = "a server that starts would not come back (SealCredentialsMissing): Secret mine does not exist";
+    let mut facts = Facts { obstacle: Some(why.into()), ..old_cluster() };
+    let waits = |turn: &Turn| matches!(turn, Turn::Wait(told) if told.contains("Secret mine"));
+    assert!(waits(&standby(&facts, &goal(), "kelp-1", &[])));
+    // Nor does the upgrade come any nearer to the leader.
+    facts.pods[2] = pod(2, "2.7.2", Standby);
+    assert!(waits(&unhindered(&facts, standby(&facts, &goal(), "kelp-2", &[]))));
+    let mended = Facts { obstacle: None, ..facts.clone() };
+    assert!(matches!(unhindered(&mended, standby(&mended, &goal(), "kelp-2", &[])), Turn::Done(_)));
+    // On the way back neither, but for one that serves nobody.
+    facts.template = Some("bao:2.6.1".into());
+    assert!(waits(&standby_reverted(&facts, &origin(), "kelp-2")) && waits(&reverted(&facts, &origin())));
+    facts.pods[2].state = None;
+    assert_eq!(deletes(&standby_reverted(&facts, &origin(), "kelp-2")), Some("kelp-2"));
+
+    let alone = Facts { pods: vec![pod(0, "2.6.1", Active)], replicas: 1, obstacle: Some(why.into()), ..old_cluster() };
+    assert!(waits(&replace_old(&alone, &goal(), &[])), "the only server");
+    // Past the point of no return an old server among new ones must not win an election.
+    let mut moved = Facts { obstacle: Some(why.into()), leader: Some("kelp-1".into()), ..old_cluster() };
+    (moved.pods[1], moved.pods[2]) = (pod(1, "2.7.2", Active), pod(2, "2.7.2", Standby));
+    assert_eq!(deletes(&replace_old(&moved, &goal(), &standbys())), Some("kelp-0"));
 }
 
 #[test]

@@ -114,6 +114,18 @@ fn a_job_that_only_cleans_is_told_what_must_stay_too() {
 }
 
 #[test]
+fn orders_that_no_program_could_be_started_with_are_told_from_those_that_fit() {
+    let orders = |count: usize| {
+        let key = |n| format!("reef/kelp/{n:0>1000}.snap");
+        let protected = (0..count).map(|n| (key(n), "a restore in another namespace reads it".to_owned())).collect();
+        Orders { protected, ..Orders::default() }
+    };
+    assert_eq!(orders(100).excess(), None);
+    let why = orders(150).excess().unwrap();
+    assert!(why.contains("150 backups") && why.contains("delete restores"), "{why}");
+}
+
+#[test]
 fn a_restore_job_looks_like_this() {
     let login = Login { token_secret: Some("user-token".into()), ..login() };
     let (peers, waive) = (peers(), ["OtherSeal".to_owned()]);

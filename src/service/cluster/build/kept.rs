@@ -2,7 +2,7 @@
 //! upgrade or a rollback that is between two safe points goes on with them.
 
 use super::statefulset::{self, BOOTSTRAP_GATE, BOOTSTRAPPED, CONTAINER, IMAGE, Inputs, VERSION};
-use crate::service::cluster::validate::ValidatedCluster;
+use crate::service::cluster::{headcount::GIVEN, validate::ValidatedCluster};
 use k8s_openapi::{
     api::{apps::v1::StatefulSet, core::v1::PodSchedulingGate},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -14,6 +14,7 @@ pub fn build(kept: Option<&StatefulSet>, cluster: &ValidatedCluster, inputs: &In
     let Some(live) = kept else { return statefulset::build(cluster, inputs) };
     let mut annotations = live.metadata.annotations.clone().unwrap_or_default();
     annotations.insert(VERSION.to_owned(), inputs.version.clone());
+    annotations.insert(GIVEN.to_owned(), inputs.replicas.to_string());
     if inputs.bootstrapping {
         annotations.remove(BOOTSTRAPPED);
     } else {

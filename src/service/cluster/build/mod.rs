@@ -42,15 +42,21 @@ pub struct Plain {
 }
 
 /// Builds them. `bundle` is the public CA bundle; `restores` whether a restore needs its service account; `traffic` whom
-/// clients may meet.
-pub fn plain(cluster: &ValidatedCluster, bundle: Option<&str>, restores: bool, traffic: &Traffic) -> Plain {
+/// clients may meet; `members` how many vote by now.
+pub fn plain(
+    cluster: &ValidatedCluster,
+    bundle: Option<&str>,
+    restores: bool,
+    traffic: &Traffic,
+    members: u32,
+) -> Plain {
     Plain {
         services: services::build(cluster, traffic),
         service_accounts: access::service_accounts(cluster, restores),
         role: access::role(cluster),
         role_binding: access::role_binding(cluster),
         config_maps: config_maps::build(cluster, bundle),
-        budget: budget(cluster),
+        budget: budget(cluster, members),
     }
 }
 
@@ -78,8 +84,14 @@ fn unowned_meta(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
 
 /// As many voluntary disruptions as raft bears. One or two members bear none; a budget would only block node drains for
 /// ever, so they get none.
-fn budget(cluster: &ValidatedCluster) -> Option<PodDisruptionBudget> {
-    let bearable = (cluster.replicas.saturating_sub(1)) / 2;
+///
+/// It is about the `members` that there are: those that are asked for come when the lock is free, and bear nothing before they
+/// vote. Where fewer are asked for, one may go at a time until they are as few, for those that leave stop voting a moment
+/// before they are gone.
+fn budget(cluster: &ValidatedCluster, members: u32) -> Option<PodDisruptionBudget> {
+    let bears = |members: u32| members.saturating_sub(1) / 2;
+    let at_all = bears(cluster.replicas.max(members)).min(1);
+    let bearable = bears(cluster.replicas.min(members)).max(at_all);
     let bearable = i32::try_from(bearable).ok().filter(|&bearable| bearable > 0)?;
     Some(PodDisruptionBudget {
         metadata: meta(cluster, names::statefulset(&cluster.name)),
@@ -114,6 +126,7 @@ mod tests {
             Some("PEM"),
             false,
             &Traffic::Everybody,
+            3,
         );
         insta::assert_yaml_snapshot!("services", plain.services);
         insta::assert_yaml_snapshot!("service_accounts", plain.service_accounts);
@@ -125,9 +138,30 @@ mod tests {
     #[test]
     fn a_budget_exists_only_where_raft_bears_a_loss() {
         for (replicas, expected) in [(1, None), (2, None), (3, Some(1)), (4, Some(1)), (5, Some(2)), (7, Some(3))] {
-            let budget = budget(&valid(|s| s["replicas"] = json!(replicas)));
-            let found = budget.and_then(|budget| budget.spec).and_then(|spec| spec.max_unavailable);
-            assert_eq!(found, expected.map(IntOrString::Int), "{replicas}");
+            assert_eq!(bearable(replicas, replicas), expected, "{replicas}");
+        }
+    }
+
+    #[test]
+    fn the_budget_is_about_the_members_that_there_are() {
+        for (asked, there, expected, why) in [
+            (5, 3, Some(1), "two are to join and do not vote yet"),
+            (5, 1, Some(1), "they start, and must not go together"),
+            (9, 5, Some(2), "five vote"),
+            (1, 3, Some(1), "all three vote until two have left"),
+            (1, 5, Some(1), "four vote when the first has left"),
+            (3, 5, Some(1), "the same"),
+            (1, 2, None, "of two none can be lost"),
+        ] {
+            assert_eq!(bearable(asked, there), expected, "{asked} of {there}: {why}");
+        }
+    }
+
+    fn bearable(asked: u32, there: u32) -> Option<i32> {
+        let budget = budget(&valid(|s| s["replicas"] = json!(asked)), there)?;
+        match budget.spec?.max_unavailable? {
+            IntOrString::Int(bearable) => Some(bearable),
+            IntOrString::String(other) => panic!("{other}"),
         }
     }
 
@@ -137,7 +171,7 @@ mod tests {
         let annotations: BTreeMap<_, _> = [annotation].into();
         let target = json!({"provider": "gcs", "bucket": "tide",
             "workloadIdentity": {"serviceAccountAnnotations": annotations}});
-        let plain = plain(&valid(|s| s["backup"] = json!({"target": target})), None, false, &Traffic::Everybody);
+        let plain = plain(&valid(|s| s["backup"] = json!({"target": target})), None, false, &Traffic::Everybody, 3);
         let carry = plain.service_accounts.iter().filter(|account| {
             let found = account.metadata.annotations.as_ref().and_then(|all| all.get(annotation.0));
             found.is_some_and(|found| found == annotation.1)
@@ -151,13 +185,19 @@ mod tests {
         let names = |plain: Plain| -> Vec<String> {
             plain.service_accounts.into_iter().filter_map(|account| account.metadata.name).collect()
         };
-        assert_eq!(names(plain(&valid(|_| {}), None, false, &Traffic::Everybody)), ["kelp"]);
-        assert_eq!(names(plain(&valid(|_| {}), None, true, &Traffic::Everybody)), ["kelp", "kelp-restore"]);
+        assert_eq!(names(plain(&valid(|_| {}), None, false, &Traffic::Everybody, 3)), ["kelp"]);
+        assert_eq!(names(plain(&valid(|_| {}), None, true, &Traffic::Everybody, 3)), ["kelp", "kelp-restore"]);
         let backup = json!({"target": {"provider": "file", "file": {"claimName": "b"}}});
-        let both = plain(&valid(|s| s["backup"] = backup), None, false, &Traffic::Everybody);
+        let both = plain(&valid(|s| s["backup"] = backup), None, false, &Traffic::Everybody, 3);
         assert_eq!(names(both), ["kelp", "kelp-backup", "kelp-restore"]);
         assert_eq!(
-            names(plain(&valid(|s| s["serviceAccount"] = json!({"name": "theirs"})), None, false, &Traffic::Everybody)),
+            names(plain(
+                &valid(|s| s["serviceAccount"] = json!({"name": "theirs"})),
+                None,
+                false,
+                &Traffic::Everybody,
+                3
+            )),
             [""; 0]
         );
     }

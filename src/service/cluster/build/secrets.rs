@@ -1,18 +1,27 @@
 //! Secrets: certificates that may be made again, and keys that may not.
 
 use super::{meta, names, unowned_meta};
-use crate::service::cluster::{config::seal, tls::KeyedCert, validate::ValidatedCluster};
+use crate::service::cluster::{authorities::OLDER, config::seal, tls::KeyedCert, validate::ValidatedCluster};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use secrecy::ExposeSecret;
 use std::collections::BTreeMap;
 
-/// The cluster's own authority.
-pub fn authority(cluster: &ValidatedCluster, authority: &KeyedCert) -> Secret {
+/// The cluster's own authority, and the older ones that are believed beside it.
+pub fn authority(cluster: &ValidatedCluster, authority: &KeyedCert, older: &str) -> Secret {
     secret(
         cluster,
         names::ca_secret(&cluster.name),
-        [("ca.crt", authority.cert.as_bytes()), ("ca.key", authority.key.expose_secret().as_bytes())],
+        [
+            ("ca.crt", authority.cert.as_bytes()),
+            ("ca.key", authority.key.expose_secret().as_bytes()),
+            (OLDER, older.as_bytes()),
+        ],
     )
+}
+
+/// What is believed under a user's authority, whose own Secrets are not ours to write.
+pub fn older_authorities(cluster: &ValidatedCluster, believed: &str) -> Secret {
+    secret(cluster, names::older_secret(&cluster.name), [(OLDER, believed.as_bytes())])
 }
 
 /// The serving certificate with the bundle it chains to.

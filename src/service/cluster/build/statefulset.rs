@@ -1,10 +1,11 @@
 //! The StatefulSet: three pods at once, replaced only by the operator, restricted, with probes that do not lie.
 
-use super::{hash, meta, names, secrets, selector};
+use super::{config_maps, hash, meta, names, secrets, selector};
 use crate::{
     api::SealType,
     service::cluster::{
         config::{CONFIG_DIR, DATA_DIR, SEAL_CREDENTIALS_DIR, SHARED_FILE, TLS_DIR, UNSEAL_DIR, seal},
+        headcount::GIVEN,
         validate::{TlsPlan, ValidatedCluster},
     },
 };
@@ -14,13 +15,12 @@ use k8s_openapi::{
             StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
         },
         core::v1::{
-            Affinity, AppArmorProfile, Capabilities, ConfigMapProjection, Container, ContainerPort,
-            EmptyDirVolumeSource, EnvFromSource, EnvVar, EnvVarSource, HTTPGetAction, Lifecycle, LifecycleHandler,
-            ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity,
-            PodSchedulingGate, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource,
-            SeccompProfile, SecretEnvSource, SecretKeySelector, SecretVolumeSource, SecurityContext, SleepAction,
-            TCPSocketAction, Volume, VolumeMount, VolumeProjection, VolumeResourceRequirements,
-            WeightedPodAffinityTerm,
+            Affinity, AppArmorProfile, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource,
+            EnvVar, EnvVarSource, HTTPGetAction, Lifecycle, LifecycleHandler, ObjectFieldSelector,
+            PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity, PodSchedulingGate,
+            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource, SeccompProfile,
+            SecretEnvSource, SecretKeySelector, SecretVolumeSource, SecurityContext, SleepAction, TCPSocketAction,
+            Volume, VolumeMount, VolumeProjection, VolumeResourceRequirements, WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
@@ -70,7 +70,8 @@ pub struct Inputs {
 /// Builds it.
 pub fn build(cluster: &ValidatedCluster, inputs: &Inputs) -> StatefulSet {
     let mut metadata = meta(cluster, names::statefulset(&cluster.name));
-    let mut annotations = BTreeMap::from([(VERSION.to_owned(), inputs.version.clone())]);
+    let mut annotations =
+        BTreeMap::from([(VERSION.to_owned(), inputs.version.clone()), (GIVEN.to_owned(), inputs.replicas.to_string())]);
     if !inputs.bootstrapping {
         annotations.insert(BOOTSTRAPPED.into(), "true".into());
     }
@@ -372,7 +373,7 @@ fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
         ..Volume::default()
     };
     let mut all = vec![
-        config_volume(cluster),
+        config_maps::volume(cluster),
         Volume { name: "tmp".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
     ];
     if cluster.tls != TlsPlan::Off {
@@ -399,30 +400,6 @@ fn projected_secret(name: String) -> VolumeProjection {
     VolumeProjection {
         secret: Some(k8s_openapi::api::core::v1::SecretProjection { name, ..Default::default() }),
         ..VolumeProjection::default()
-    }
-}
-
-/// The configuration, overlaid by the stanza of the first start while that object exists: the later source wins, and an
-/// absent one changes nothing. So the template is the same before and after.
-fn config_volume(cluster: &ValidatedCluster) -> Volume {
-    let source = |name: String, optional: bool| VolumeProjection {
-        config_map: Some(ConfigMapProjection {
-            name,
-            optional: optional.then_some(true),
-            ..ConfigMapProjection::default()
-        }),
-        ..VolumeProjection::default()
-    };
-    Volume {
-        name: "config".into(),
-        projected: Some(ProjectedVolumeSource {
-            default_mode: Some(0o444),
-            sources: Some(vec![
-                source(names::config_map(&cluster.name), false),
-                source(names::bootstrap_config_map(&cluster.name), true),
-            ]),
-        }),
-        ..Volume::default()
     }
 }
 

@@ -112,8 +112,9 @@ struct Role {
     /// For messages.
     request: String,
     name: String,
-    policy: &'static str,
-    subject: String,
+    policies: Vec<&'static str>,
+    /// Who may log in under it.
+    subjects: Vec<String>,
     ttl: &'static str,
 }
 
@@ -126,6 +127,7 @@ pub fn access_requests(
     audience: &str,
 ) -> Vec<AccessRequest> {
     let jwt = names::JWT_MOUNT;
+    let own = names::audience(&cluster.namespace, &cluster.name);
     let account = |name: String| names::subject(&cluster.namespace, &name);
     let request = |name: &str, path: String, data| AccessRequest { name: name.to_owned(), path, data };
     let backup = account(names::backup_service_account(&cluster.name));
@@ -152,29 +154,41 @@ pub fn access_requests(
             format!("sys/policies/acl/{name}"),
             Value::object([("policy", policy)]),
         ));
-        let role = Role { request: format!("{name}-role"), name: name.to_owned(), policy: name, subject, ttl };
-        requests.push(role_request(role, audience));
+        // The operator's own token is for this cluster, whatever its spec names.
+        let audience = if name == names::OPERATOR_ROLE { &own } else { audience };
+        let (request, name, policies) = (format!("{name}-role"), name.to_owned(), vec![name]);
+        requests.push(role_request(Role { request, name, policies, subjects: vec![subject], ttl }, audience));
     }
-    let named = [
-        (cluster.spec.named_backup_role(), names::BACKUP_ROLE, backup),
-        (cluster.spec.named_restore_role(), names::RESTORE_ROLE, restore),
-    ];
-    for (name, policy, subject) in named {
+    let named = match cluster.spec.shared_role() {
+        Some(name) => {
+            vec![(Some(name), vec![names::BACKUP_ROLE, names::RESTORE_ROLE], vec![backup, restore])]
+        }
+        None => vec![
+            (cluster.spec.named_backup_role(), vec![names::BACKUP_ROLE], vec![backup]),
+            (cluster.spec.named_restore_role(), vec![names::RESTORE_ROLE], vec![restore]),
+        ],
+    };
+    for (name, policies, subjects) in named {
         let Some(name) = name.filter(|name| may_be_made(cluster, &requests, name)) else { continue };
-        let role = Role { request: format!("{policy}-named-role"), name: name.to_owned(), policy, subject, ttl: "1h" };
-        requests.push(role_request(role, audience));
+        let (request, name) = (format!("{}-named-role", policies[0]), name.to_owned());
+        requests.push(role_request(Role { request, name, policies, subjects, ttl: "1h" }, audience));
     }
     requests
 }
 
 fn role_request(role: Role, audience: &str) -> AccessRequest {
-    let Role { request, name, policy, subject, ttl } = role;
+    let Role { request, name, policies, subjects, ttl } = role;
+    let who = match <[String; 1]>::try_from(subjects) {
+        Ok([subject]) => ("bound_subject".into(), subject.into()),
+        // Of several, each is as good as the other; `bound_subject` takes one only.
+        Err(subjects) => ("bound_claims".into(), Value::object([("sub", subjects)])),
+    };
     let data = Value::Object(vec![
         ("role_type".into(), "jwt".into()),
         ("bound_audiences".into(), vec![audience].into()),
-        ("bound_subject".into(), subject.into()),
+        who,
         ("user_claim".into(), "sub".into()),
-        ("token_policies".into(), vec![policy].into()),
+        ("token_policies".into(), policies.into()),
         ("token_ttl".into(), ttl.into()),
         ("token_max_ttl".into(), ttl.into()),
     ]);
@@ -185,8 +199,7 @@ fn role_path(name: &str) -> String {
     format!("auth/{}/role/{name}", names::JWT_MOUNT)
 }
 
-/// Whether a role that the spec names is made beside ours. Not one that stands already: ours, or the other Job's; and not one
-/// that the spec's own requests write, which would come to have fields of both. What OpenBao would not take for a name would end
+/// Whether a role that the spec names is made beside ours. Not one of ours, which stands already; and not one that the spec's own requests write, which would come to have fields of both. What OpenBao would not take for a name would end
 /// the first start for good.
 fn may_be_made(cluster: &ValidatedCluster, made: &[AccessRequest], name: &str) -> bool {
     let path = role_path(name);
@@ -251,6 +264,14 @@ mod tests {
             .collect()
     }
 
+    #[test]
+    fn the_operators_role_is_for_its_own_audience_whatever_the_spec_names() {
+        for (role, settings) in roles(|s| s["selfInit"]["oidc"] = json!({"enabled": true, "audience": "a"})) {
+            let wanted = if role == "openbao-operator" { "openbao:reef/kelp" } else { "a" };
+            assert_eq!(settings["bound_audiences"], json!([wanted]), "{role}");
+        }
+    }
+
     fn target() -> serde_json::Value {
         json!({"provider": "file", "file": {"claimName": "tide"}})
     }
@@ -270,6 +291,23 @@ mod tests {
     }
 
     #[test]
+    fn a_role_that_the_spec_names_for_both_jobs_lets_both_in() {
+        for restore in ["jobs", "Jobs"] {
+            let roles = roles(|s| {
+                s["backup"] = json!({"target": target(), "jwtAuthRole": "jobs"});
+                s["restore"] = json!({"jwtAuthRole": restore});
+            });
+            let named: Vec<_> = roles.iter().filter(|(role, _)| role == "jobs").collect();
+            let [(_, role)] = named[..] else { panic!("one role: {roles:?}") };
+            assert_eq!(roles.len(), 4);
+            assert_eq!(role.get("bound_subject"), None);
+            let accounts = ["system:serviceaccount:reef:kelp-backup", "system:serviceaccount:reef:kelp-restore"];
+            assert_eq!(role["bound_claims"], json!({"sub": accounts}));
+            assert_eq!(role["token_policies"], json!(["openbao-operator-backup", "openbao-operator-restore"]));
+        }
+    }
+
+    #[test]
     fn a_role_of_somebody_else_is_not_made_and_no_name_ends_the_first_start() {
         for name in
             ["openbao-operator", "OpenBao-Operator", "openbao-operator-backup", "a/b", "-x", "x y", "../x", "x."]
@@ -277,11 +315,6 @@ mod tests {
             let roles = roles(|s| s["restore"] = json!({"jwtAuthRole": name}));
             assert_eq!(roles.len(), 3, "{name}: {roles:?}");
         }
-        let both = roles(|s| {
-            s["backup"] = json!({"target": target(), "jwtAuthRole": "jobs"});
-            s["restore"] = json!({"jwtAuthRole": "jobs"});
-        });
-        assert_eq!(both.len(), 4, "the second would take the first one's place: {both:?}");
         let own = roles(|s| {
             s["restore"] = json!({"jwtAuthRole": "mine"});
             s["selfInit"]["requests"] = json!([

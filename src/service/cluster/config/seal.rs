@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 
 /// Where the Go operator mounts the files of `spec.unseal.credentialsSecretRef`: manifests written for it name them there.
 const GO_SEAL_CREDENTIALS_DIR: &str = "/etc/bao/seal-creds/";
+/// Where the Go operator has the static key that it makes: its manifests may spell that default out.
+const GO_STATIC_KEY: &str = "/etc/bao/unseal/key";
 /// The credentials of a Google service account, in a Secret.
 const GCP_CREDENTIALS: &str = "credentials.json";
 /// The file that a client key of the transit seal becomes, where the spec holds the key itself.
@@ -28,22 +30,69 @@ pub fn static_key_id(unseal: &Unseal) -> &str {
     unseal.static_.as_ref().and_then(|seal| seal.current_key_id.as_deref()).unwrap_or(DEFAULT_STATIC_KEY_ID)
 }
 
-/// Whether the operator makes and keeps the key: a static seal whose key nobody else brings.
-pub fn is_key_ours(unseal: &Unseal) -> bool {
-    unseal.type_ == SealType::Static
-        && unseal.credentials_secret_ref.is_none()
-        && unseal.static_.as_ref().is_none_or(|seal| seal.current_key.is_none())
+/// Where the servers have the static key from.
+#[derive(Debug, PartialEq, Eq)]
+enum StaticKey {
+    /// The Secret that the operator makes.
+    Made,
+    /// This data key of the Secret that the spec names.
+    Theirs(String),
+    /// A file that no server has: a spec mounts nothing but its Secret.
+    Nowhere,
 }
 
-/// The Secret that holds the static key, whoever brings it; `None` for other seals, and where the spec names a file, which the
-/// operator cannot read.
-pub fn static_key_secret(unseal: &Unseal, cluster: &str) -> Option<String> {
-    let file = unseal.static_.as_ref().is_some_and(|seal| seal.current_key.is_some());
-    if unseal.type_ != SealType::Static || file {
-        return None;
+impl StaticKey {
+    fn of(unseal: &Unseal) -> Self {
+        let named = unseal.static_.as_ref().and_then(|seal| seal.current_key.as_deref()).map(in_pod);
+        let made = |path: &str| path == GO_STATIC_KEY || path == format!("{UNSEAL_DIR}/{}", names::UNSEAL_KEY_FIELD);
+        let theirs = unseal.credentials_secret_ref.is_some();
+        match named {
+            None if theirs => Self::Theirs(names::UNSEAL_KEY_FIELD.to_owned()),
+            None => Self::Made,
+            Some(path) if made(&path) && !theirs => Self::Made,
+            // To the Go operator it says nothing, wherever it stands.
+            Some(path) if path == GO_STATIC_KEY => Self::Theirs(names::UNSEAL_KEY_FIELD.to_owned()),
+            Some(path) => {
+                let field = path.strip_prefix(SEAL_CREDENTIALS_DIR).and_then(|rest| rest.strip_prefix('/'));
+                let field = field.filter(|field| theirs && !field.is_empty() && !field.contains('/'));
+                field.map_or(Self::Nowhere, |field| Self::Theirs(field.to_owned()))
+            }
+        }
     }
-    let own = unseal.credentials_secret_ref.as_ref().map(|reference| reference.name.clone());
-    Some(own.unwrap_or_else(|| names::unseal_secret(cluster)))
+}
+
+/// Whether the operator makes and keeps the key: a static seal whose key nobody else brings.
+pub fn is_key_ours(unseal: &Unseal) -> bool {
+    unseal.type_ == SealType::Static && StaticKey::of(unseal) == StaticKey::Made
+}
+
+/// Whether a static seal names a file that no server has.
+pub fn is_key_nowhere(unseal: &Unseal) -> bool {
+    unseal.type_ == SealType::Static && StaticKey::of(unseal) == StaticKey::Nowhere
+}
+
+/// The data key of `spec.unseal.credentialsSecretRef` in which the static key lies; `None` where it does not lie there.
+pub fn static_key_field(unseal: &Unseal) -> Option<String> {
+    match StaticKey::of(unseal) {
+        StaticKey::Theirs(field) if unseal.type_ == SealType::Static => Some(field),
+        _ => None,
+    }
+}
+
+/// The data key of the user's Secret in which servers with these settings look for their static key.
+pub fn static_key_field_in(settings: &str) -> Option<&str> {
+    let path = settings.lines().find_map(|line| line.trim().strip_prefix("current_key = \"file://"))?;
+    path.strip_suffix('"')?.strip_prefix(SEAL_CREDENTIALS_DIR)?.strip_prefix('/')
+}
+
+/// The Secret whose `key` is the static key, whoever brings it; `None` for other seals, and where the spec names another file,
+/// which nobody is asked to read.
+pub fn static_key_secret(unseal: &Unseal, cluster: &str) -> Option<String> {
+    if is_key_ours(unseal) {
+        return Some(names::unseal_secret(cluster));
+    }
+    static_key_field(unseal).filter(|field| field == names::UNSEAL_KEY_FIELD)?;
+    unseal.credentials_secret_ref.as_ref().map(|reference| reference.name.clone())
 }
 
 /// `seal "<type>" { … }`, without any credential.
@@ -62,14 +111,11 @@ pub fn stanza(unseal: &Unseal) -> Body {
 }
 
 fn static_seal(unseal: &Unseal) -> Body {
-    let own = unseal.static_.as_ref().and_then(|seal| seal.current_key.as_deref());
-    let key = match (own, &unseal.credentials_secret_ref) {
-        (Some(path), _) if path.contains("://") => path.to_owned(),
-        (Some(path), _) => format!("file://{path}"),
-        (None, Some(_)) => format!("file://{SEAL_CREDENTIALS_DIR}/{}", names::UNSEAL_KEY_FIELD),
-        (None, None) => format!("file://{UNSEAL_DIR}/{}", names::UNSEAL_KEY_FIELD),
+    let path = match StaticKey::of(unseal) {
+        StaticKey::Theirs(field) => file(&field),
+        StaticKey::Made | StaticKey::Nowhere => format!("{UNSEAL_DIR}/{}", names::UNSEAL_KEY_FIELD),
     };
-    Body::new().set("current_key_id", static_key_id(unseal)).set("current_key", key)
+    Body::new().set("current_key_id", static_key_id(unseal)).set("current_key", format!("file://{path}"))
 }
 
 fn awskms(seal: &AwsKmsSeal) -> Body {
@@ -253,11 +299,52 @@ mod tests {
         assert_eq!(secret(json!({"type": "static"})).as_deref(), Some("kelp-unseal-key"));
         let theirs = json!({"type": "static", "credentialsSecretRef": {"name": "mine"}});
         assert_eq!(secret(theirs).as_deref(), Some("mine"));
-        let file =
-            json!({"type": "static", "static": {"currentKey": "file:///k"}, "credentialsSecretRef": {"name": "mine"}});
-        assert_eq!(secret(file), None, "the operator cannot read it");
+        let file = json!({"type": "static", "static": {"currentKey": "file:///openbao/seal-credentials/old"}, "credentialsSecretRef": {"name": "mine"}});
+        assert_eq!(secret(file), None, "whoever asks for a Secret reads its `key`");
         let transit = json!({"type": "transit", "credentialsSecretRef": {"name": "mine"}});
         assert_eq!(secret(transit), None);
+    }
+
+    #[test]
+    fn a_static_key_that_is_named_is_one_that_the_servers_have() {
+        let of = |path: &str, secret: bool| {
+            let secret = secret.then(|| json!({"name": "mine"}));
+            let unseal = unseal(json!({"static": {"currentKey": path}, "credentialsSecretRef": secret}));
+            let text = stanza(&unseal).to_string();
+            let line = text.lines().find_map(|line| line.trim().strip_prefix("current_key = \"file://")).unwrap();
+            (line.trim_end_matches('"').to_owned(), is_key_ours(&unseal), is_key_nowhere(&unseal))
+        };
+        let (made, theirs) = ("/openbao/unseal/key".to_owned(), "/openbao/seal-credentials/key".to_owned());
+        assert_eq!(of("file:///etc/bao/unseal/key", false), (made.clone(), true, false), "the Go operator's default");
+        assert_eq!(of("/openbao/unseal/key", false), (made, true, false), "and ours");
+        assert_eq!(of("file:///etc/bao/unseal/key", true), (theirs.clone(), false, false));
+        assert_eq!(of("/etc/bao/seal-creds/key", true), (theirs.clone(), false, false));
+        assert_eq!(of("/openbao/seal-credentials/key", true), (theirs, false, false));
+        assert_eq!(of("/openbao/seal-credentials/old", true).0, "/openbao/seal-credentials/old");
+        let field = |unseal: serde_json::Value| {
+            static_key_field_in(&stanza(&self::unseal(unseal)).to_string()).map(str::to_owned)
+        };
+        let old = json!({"static": {"currentKey": "/openbao/seal-credentials/old"}, "credentialsSecretRef": {"name": "mine"}});
+        assert_eq!(field(old).as_deref(), Some("old"));
+        assert_eq!(field(json!({"credentialsSecretRef": {"name": "mine"}})).as_deref(), Some("key"));
+        assert_eq!(field(json!({})), None, "the operator's own");
+        for (path, secret) in [
+            ("file:///k", true),
+            ("env://KEY", true),
+            ("/openbao/seal-credentials/", true),
+            ("/openbao/seal-credentials/../unseal/key", true),
+            ("/openbao/seal-credentials-of-mine/key", true),
+            ("/openbao/unseal/key", true),
+            ("/openbao/seal-credentials/key", false),
+        ] {
+            assert!(of(path, secret).2, "{path}");
+        }
+        let named = unseal(
+            json!({"static": {"currentKey": "/etc/bao/seal-creds/key"}, "credentialsSecretRef": {"name": "mine"}}),
+        );
+        assert_eq!(static_key_secret(&named, "kelp").as_deref(), Some("mine"), "backups are proven with it");
+        let other = unseal(json!({"type": "transit", "static": {"currentKey": "/k"}}));
+        assert!(!is_key_nowhere(&other) && static_key_field(&other).is_none());
     }
 
     fn transit(extra: &serde_json::Value) -> Unseal {

@@ -1,11 +1,12 @@
 //! What the managers are asked: the plan, a step, the clean-up.
 
-use kube::{ResourceExt, api::PostParams};
+use kube::{Api, ResourceExt, api::PostParams, core::DeserializeGuard};
 
 use super::{
     super::{
-        asked,
+        asked, lineage,
         manager::{FinishCall, PlanCall, RefusalPhase, StepCall, StepMode, StepOutcome},
+        paused::paused,
         preflight, record,
         retry::RetryClass,
         saga::{
@@ -19,8 +20,11 @@ use super::{
     pass::{Pass, now, subject, tell},
 };
 use crate::{
-    adapter::kubernetes::client::{RequestError, timed},
-    api::operation::OperationPhase,
+    adapter::kubernetes::{
+        client::{RequestError, timed},
+        readable,
+    },
+    api::operation::{OpenBaoOperation, OperationPhase},
 };
 
 impl Pass<'_> {
@@ -61,8 +65,14 @@ impl Pass<'_> {
     }
 
     /// Asks the manager whether it is ready for the lock. What has begun under an earlier tenure of it and takes it again has
-    /// used up what stood ready, and is not asked for it once more.
+    /// used up what stood ready, and is not asked for it once more; but what had ended since starts, which nothing does on a
+    /// paused cluster.
     pub(super) async fn ready(&self) -> StepOutcome {
+        if self.run.journal().begins_anew()
+            && let Some(waits) = paused(self.cluster.as_ref())
+        {
+            return waits;
+        }
         let (Some(manager), Some(plan)) = (self.manager, self.run.journal().plan()) else {
             return StepOutcome::done();
         };
@@ -152,7 +162,8 @@ impl Pass<'_> {
             // Never started, or run by nobody: there is nothing of it.
             _ => StepOutcome::done(),
         };
-        if matches!(outcome, StepOutcome::Done { .. }) && ending == OperationPhase::Succeeded {
+        let done = matches!(outcome, StepOutcome::Done { .. });
+        if done && ending == OperationPhase::Succeeded {
             if let Err(error) = self.look().await {
                 tracing::warn!(error = %error, "the state after the operation is not recorded");
             } else if let Some(cluster) = &self.cluster {
@@ -160,24 +171,41 @@ impl Pass<'_> {
                 // Once: a process that dies after writing it must find nothing to write again, or it never gets past it.
                 self.run.status_mut().snapshots.get_or_insert_default().post.get_or_insert(post);
             }
-            if let Err(error) = self.mark_rolled_back().await {
-                self.run.finished(
-                    StepOutcome::in_progress(format!("the operation that was turned back is not marked yet: {error}")),
-                    ad.settings.requeue_standard,
-                    &self.facts,
-                );
-                return;
-            }
+        }
+        if done
+            && lineage::has_turned_back(self.op.spec.operation, self.run.status(), ending)
+            && let Err(error) = self.mark_rolled_back().await
+        {
+            self.run.finished(
+                StepOutcome::in_progress(format!("the operation that was turned back is not marked yet: {error}")),
+                ad.settings.requeue_standard,
+                &self.facts,
+            );
+            return;
         }
         self.run.finished(outcome, ad.settings.requeue_standard, &self.facts);
     }
 
-    /// A rollback that succeeded turns the operation it names into `RolledBack`.
+    /// A rollback that has turned back the operation it names makes that one `RolledBack`.
     async fn mark_rolled_back(&self) -> Result<(), RequestError> {
         let Some(name) = self.op.spec.lineage.as_ref().and_then(|lineage| lineage.rollback_of.as_ref()) else {
             return Ok(());
         };
-        let Some(mut turned) = timed(self.api.get_opt(name)).await? else { return Ok(()) };
+        let guarded: Api<DeserializeGuard<OpenBaoOperation>> =
+            Api::namespaced(self.driver.ad.client.clone(), &self.op.namespace().unwrap_or_default());
+        let mut turned = match timed(guarded.get_opt(name)).await? {
+            None => return Ok(()),
+            Some(DeserializeGuard(Ok(turned))) => turned,
+            // What nobody can read nobody can mark, and this operation has come to its end all the same.
+            Some(DeserializeGuard(Err(object))) => {
+                tracing::warn!("is not marked as rolled back: {}", readable::named::<OpenBaoOperation>(&object));
+                return Ok(());
+            }
+        };
+        // One that began before that was asked.
+        if !lineage::turns_back(self.op.spec.operation, turned.spec.operation) {
+            return Ok(());
+        }
         let mut journal = Journal { status: turned.status.clone().unwrap_or_default(), subject: subject(&turned) };
         let event = Event::TurnedBack { by: self.op.name_any() };
         if let Err(illegal) = journal.apply(&event, self.facts.now) {

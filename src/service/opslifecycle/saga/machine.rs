@@ -259,13 +259,19 @@ impl Journal {
                 if self.status.direction != Direction::Forward || self.status.ending.is_some() {
                     return illegal(event.name(), "the operation does not go forward");
                 }
-                let skipped = self.take(event, *step, &[S::Pending])?;
+                let skipped = self.take(event, *step, &[S::Pending, S::Running])?;
+                let from = skipped.state;
+                if from == S::Running && skipped.receipt.is_some() {
+                    return illegal(event.name(), "its effect may have happened already");
+                }
                 skipped.state = S::Skipped;
                 skipped.completed_at = Some(now);
                 skipped.skipped_by = Some(by.clone());
                 skipped.next_attempt_at = None;
+                skipped.waiting = None;
+                skipped.parked_at = None;
                 let fields = Fields::from([("requested_by", by.clone()), ("reason", why.clone())]);
-                self.step_moved(*step, S::Pending, S::Skipped, fields, now);
+                self.step_moved(*step, from, S::Skipped, fields, now);
             }
             Event::UndoStarted { step, undo } => {
                 if self.status.direction != Direction::Unwinding

@@ -101,6 +101,18 @@ fn each_step_event_is_legal_in_its_own_states_and_leads_where_its_row_says() {
 }
 
 #[test]
+fn a_step_that_runs_is_left_out_only_without_a_receipt() {
+    let skip = Event::StepSkipped { step: 0, by: "ann".into(), why: String::new() };
+    let mut running = in_state(StepState::Running);
+    assert!(running.apply(&skip, now()).is_err(), "its effect may have happened");
+    running.status.steps[0].receipt = None;
+    running.status.steps[0].parked_at = Some(now());
+    running.apply(&skip, now()).unwrap();
+    let step = &running.status.steps[0];
+    assert_eq!((step.state, step.parked_at), (StepState::Skipped, None));
+}
+
+#[test]
 fn a_step_starts_only_forward_only_once_and_never_over_a_receipt() {
     let start = Event::StepStarted { step: 0, receipt: None };
     let mut fresh = journal();

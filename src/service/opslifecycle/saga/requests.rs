@@ -12,7 +12,7 @@ use super::{
 };
 use crate::api::{
     common::{HandledRequest, Request, RequestAction, RequestOutcome},
-    operation::{Direction, OperationPhase, StepState},
+    operation::{Direction, OperationPhase, StepKind, StepSpec, StepState, StepStatus},
 };
 
 /// The first request that has not been judged yet.
@@ -120,14 +120,25 @@ fn skip(journal: &Journal, request: &Request) -> Verdict {
     if let Some(reader) = plan.steps.iter().find(|reader| reader.needs_output.contains(&step.name)) {
         return refused(format!("step {} needs the output of {}", reader.name, step.name));
     }
-    match journal.step(index).map(|step| step.state) {
-        Some(StepState::Pending) => applied(
-            format!("step {} is left out", step.name),
-            Event::StepSkipped { step: index, by: asker(request), why: request.reason.clone() },
-        ),
-        Some(StepState::Skipped | StepState::Completed) => superseded(format!("step {} is already over", step.name)),
+    let Some(known) = journal.step(index) else { return refused("the journal knows no such step") };
+    let leave_out = || {
+        let event = Event::StepSkipped { step: index, by: asker(request), why: request.reason.clone() };
+        applied(format!("step {} is left out", step.name), event)
+    };
+    let past = journal.status.point_of_no_return_at.is_some();
+    match known.state {
+        StepState::Pending => leave_out(),
+        StepState::Skipped | StepState::Completed => superseded(format!("step {} is already over", step.name)),
+        StepState::Running if past && leaves_nothing(step, known) => leave_out(),
+        _ if past => refused(format!("step {} has begun and cannot be left out any more: wait for its end", step.name)),
         _ => refused(format!("step {} has begun: wait for its end, or Cancel", step.name)),
     }
+}
+
+/// Whether a step that runs may be left out half-way: nothing of it would have to be proven, or undone. It is the way out past the
+/// point of no return, where nobody can cancel; before it, Cancel leaves less behind.
+fn leaves_nothing(step: &StepSpec, known: &StepStatus) -> bool {
+    step.kind != StepKind::OnceOnly && step.compensate.is_none() && known.receipt.is_none()
 }
 
 fn retry(journal: &Journal, request: &Request) -> Verdict {
@@ -189,9 +200,19 @@ fn abandon(journal: &Journal, request: &Request) -> Verdict {
     if status.reason.as_deref() == Some(COMPENSATION_FAILED) && journal.lock().is_some() {
         return applied("its lock is released", Event::LockGivenUp);
     }
+    let phase = status.phase.as_str();
     if status.phase.is_terminal() {
-        superseded(format!("the operation has already ended as {}", status.phase.as_str()))
+        superseded(format!("the operation has already ended as {phase}"))
+    } else if status.point_of_no_return_at.is_some() {
+        refused(format!(
+            "only an operation in Unknown is abandoned; this one is {phase} and past its point of no return: wait for its end, \
+             or say Skip to the step that runs, if its plan marks it as skippable"
+        ))
     } else {
-        refused(format!("only an operation in Unknown is abandoned; this one is {}: say Cancel", status.phase.as_str()))
+        refused(format!("only an operation in Unknown is abandoned; this one is {phase}: say Cancel"))
     }
 }
+
+#[cfg(test)]
+#[path = "requests_tests.rs"]
+mod tests;

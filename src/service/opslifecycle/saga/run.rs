@@ -276,7 +276,7 @@ impl Run {
             return Some(vec![Event::LockLost { committed: self.journal.committed() }]);
         }
         let lost = status.lock.as_ref().is_some_and(|lock| lock.lost_at.is_some());
-        if lost && !self.journal.committed() {
+        if lost && !self.journal.may_be_past_return() {
             return failed(
                 LOCK_LOST,
                 "the cluster's lock went into other hands before anything irreversible was done: nothing more is touched"

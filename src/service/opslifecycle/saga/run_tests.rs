@@ -190,6 +190,51 @@ fn what_is_deleted_past_its_point_of_no_return_goes_on() {
 }
 
 #[test]
+fn a_lock_that_is_lost_past_the_point_of_no_return_waits_for_a_person() {
+    let free = Facts { lock: LockSeen::Free, ..facts() };
+    let kind = StepKind::ReadVerify;
+    let (asked, lost) = carried_out(journal(plan(kind), vec![started(kind)]), vec![], free.clone());
+    assert_eq!((asked.last(), lost.status.phase), (Some(&Ask::Idle), OperationPhase::Unknown));
+    assert_eq!(lost.status.reason.as_deref(), Some(LOCK_LOST), "no receipt says that leadership has moved");
+    let resume = Request { nonce: "1".into(), action: RequestAction::Resume, ..Request::default() };
+    let (asked, _) = carried_out(lost, vec![resume], free.clone());
+    assert_eq!(asked.last(), Some(&Ask::Acquire), "it is brought to its end: {asked:?}");
+    let once = StepKind::OnceOnly;
+    for before in [journal(plan(kind), vec![]), journal(plan(once), vec![started(once), failed_for_now()])] {
+        let (asked, over) = carried_out(before, vec![], free.clone());
+        assert_eq!(over.status.phase, OperationPhase::Failed, "nothing irreversible was done: {asked:?}");
+        assert_eq!(over.status.reason.as_deref(), Some(LOCK_LOST));
+    }
+}
+
+#[test]
+fn what_had_ended_and_is_tried_again_does_not_begin_on_a_paused_cluster() {
+    let kind = StepKind::Idempotent;
+    let mut line = plan(kind);
+    (line.point_of_no_return, line.max_retries) = (None, Some(1));
+    let failed = Event::StepFailed { step: 1, reason: "JobFailed".into(), message: "no".into(), retry_at: None };
+    let (_, ended) = carried_out(journal(line, vec![started(kind), failed]), vec![], facts());
+    assert_eq!((ended.status.phase, ended.lock()), (OperationPhase::Failed, None));
+    assert!(!ended.begins_anew());
+    let retry = Request { nonce: "1".into(), action: RequestAction::Retry, ..Request::default() };
+    let free = Facts { lock: LockSeen::Free, ..facts() };
+    let (asked, reopened) = carried_out(ended, vec![retry.clone()], free.clone());
+    assert_eq!(asked.last(), Some(&Ask::Acquire), "{asked:?}");
+    assert!(reopened.first_under_lock().is_none(), "its manager is not asked: the first step is done");
+    assert!(reopened.begins_anew());
+    let mut cluster = crate::api::OpenBaoCluster::new("kelp", crate::api::OpenBaoClusterSpec::default());
+    cluster.spec.paused = true;
+    let mut run = Run::new(reopened, vec![retry], Faults::default());
+    assert_eq!(run.next(&free).unwrap(), Ask::Acquire);
+    let waits = crate::service::opslifecycle::paused(Some(&cluster)).unwrap();
+    let standard = Duration::from_secs(90);
+    assert!(!run.ready(waits, standard, &free).unwrap());
+    assert_eq!(run.next(&free).unwrap(), Ask::Commit, "it says what it waits for");
+    run.committed();
+    assert_eq!(run.next(&free).unwrap(), Ask::Rest { after: standard });
+}
+
+#[test]
 fn a_resume_of_what_ends_because_it_was_deleted_neither_wakes_it_nor_gives_its_lock_away() {
     let kind = StepKind::OnceOnly;
     let unknown = Event::StepUnknown { step: 1, message: "nobody can tell".into() };

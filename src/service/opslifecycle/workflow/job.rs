@@ -24,7 +24,7 @@ use super::{
         manager::{FinishCall, StepCall, StepOutcome},
         saga::plan::{hex, timeout},
     },
-    leftovers,
+    leftovers::{self, LOST_NODE},
 };
 use crate::{
     adapter::{
@@ -36,7 +36,7 @@ use crate::{
             shorten::operation_label,
         },
     },
-    api::operation::OpenBaoOperation,
+    api::operation::{OpenBaoOperation, Receipt},
 };
 
 /// Beside the owner reference the proof that a Job belongs to this very operation.
@@ -233,9 +233,12 @@ pub(super) async fn run(call: StepCall<'_>) -> StepOutcome {
         Err(problem) => return StepOutcome::fatal("InvalidPlan", problem),
     };
     let name = name(call.op, &call.step.name, call.state.attempt);
-    let unreachable = |error: RequestError| StepOutcome::in_progress(format!("Job {name}: {error}; trying again"));
     match look(call.ad, call.op, &name).await {
-        Err(error) => return unreachable(error),
+        // What must happen once is called this one time, so nobody has made its Job.
+        Err(error) => {
+            let why = format!("Job {name}: {error}; trying again");
+            return leftovers::not_begun(call.receipt(), "NotBegun", &why);
+        }
         Ok(Some(state)) => return outcome(&name, state),
         Ok(None) => {}
     }
@@ -254,16 +257,22 @@ pub(super) async fn run(call: StepCall<'_>) -> StepOutcome {
     let jobs: Api<Job> = Api::namespaced(call.ad.client.clone(), &call.op.namespace().unwrap_or_default());
     match timed(jobs.create(&PostParams::default(), &job)).await {
         Ok(_) => StepOutcome::in_progress(format!("Job {name} was created")),
-        Err(error) if error.is_already_exists() => StepOutcome::in_progress(format!("Job {name} was created")),
-        Err(error) if error.is_invalid() => {
-            StepOutcome::fatal("InvalidJob", format!("the API server refuses Job {name}: {error}"))
-        }
-        // What must happen once is not called again to be made later: a quota that is used up now is told as what it is.
-        Err(error) if error.is_forbidden() && call.receipt().is_some() => StepOutcome::retryable(
-            "JobRefused",
-            format!("the API server refuses Job {name}, so it was not made: {error}"),
-        ),
-        Err(error) => unreachable(error),
+        Err(error) => not_made(&name, &error, call.receipt()),
+    }
+}
+
+/// What follows from an attempt to make a Job that came to no good answer. What must happen once is not called again to make it:
+/// a refusal ends its attempt, and another one may follow. Only where the Job may have been made all the same is it looked for.
+fn not_made(name: &str, error: &RequestError, receipt: Option<&Receipt>) -> StepOutcome {
+    if error.is_already_exists() {
+        StepOutcome::in_progress(format!("Job {name} was created"))
+    } else if error.is_invalid() {
+        StepOutcome::fatal("InvalidJob", format!("the API server refuses Job {name}: {error}"))
+    } else if error.is_refusal() {
+        let why = format!("the API server refuses Job {name}, so it was not made: {error}; trying again");
+        leftovers::not_begun(receipt, "JobRefused", &why)
+    } else {
+        StepOutcome::in_progress(format!("Job {name}: {error}; trying again"))
     }
 }
 
@@ -278,7 +287,8 @@ pub(super) async fn prove(call: StepCall<'_>) -> StepOutcome {
 
 /// A Job that is not there proves nothing. Nothing is written between the receipt and the Job that would tell one that was
 /// never made from one that ran and was deleted; nor would making it again, for its name is free as soon as it is gone. So a
-/// driver that dies in just that moment leaves an outcome that a person has to look into, and nothing ever runs twice.
+/// driver that dies in just that moment leaves an outcome that a person has to look into, and nothing ever runs twice. Nor does
+/// somebody else's under its name prove anything: the name was free again.
 fn proven(name: &str, state: Option<State>) -> StepOutcome {
     match state {
         None => StepOutcome::Unknown {
@@ -287,18 +297,24 @@ fn proven(name: &str, state: Option<State>) -> StepOutcome {
                  done; then say Abandon, and ask for what is left by another operation"
             ),
         },
+        Some(State::Foreign) => StepOutcome::Unknown {
+            message: format!(
+                "Job {name} belongs to somebody else: the one of this step was deleted, or was never made. Look whether its work \
+                 is done; then say Abandon, and ask for what is left by another operation"
+            ),
+        },
         Some(State::Failed(why)) => {
             StepOutcome::Unknown { message: format!("Job {name} failed, and how far it came is not known: {why}") }
         }
-        Some(state) => outcome(name, state),
+        Some(state @ (State::Running | State::Complete)) => outcome(name, state),
     }
 }
 
-/// Deletes the operation's Jobs and waits until they and their pods are gone.
+/// Deletes the operation's Jobs and waits until they are gone and no pod of theirs runs.
 pub(super) async fn clean_up(call: FinishCall<'_>) -> StepOutcome {
     match remove(call.ad, call.op).await {
-        Ok(0) => StepOutcome::done(),
-        Ok(left) => StepOutcome::in_progress(format!("{left} Jobs or pods are being deleted")),
+        Ok(left) if left.is_empty() => StepOutcome::done(),
+        Ok(left) => StepOutcome::in_progress(format!("waiting for {} to go. {LOST_NODE}", left.join(", "))),
         Err(error) => StepOutcome::in_progress(format!("the Jobs could not be deleted: {error}; trying again")),
     }
 }
@@ -315,32 +331,40 @@ pub(super) async fn delete(jobs: &Api<Job>, name: &str, uid: Option<String>) -> 
         preconditions: Some(Preconditions { uid, resource_version: None }),
         ..DeleteParams::default()
     };
-    match timed(jobs.delete(name, &only_this)).await {
+    gone(timed(jobs.delete(name, &only_this)).await)
+}
+
+/// Whether the object that was meant is on its way, or is not there any more.
+fn gone<T>(answer: Result<T, RequestError>) -> Result<(), RequestError> {
+    match answer {
         Ok(_) => Ok(()),
         Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-async fn remove(ad: &Adapters, op: &OpenBaoOperation) -> Result<usize, RequestError> {
+/// Deletes what an operation has left, and names what is still there.
+async fn remove(ad: &Adapters, op: &OpenBaoOperation) -> Result<Vec<String>, RequestError> {
     let namespace = op.namespace().unwrap_or_default();
     let uid = op.uid().unwrap_or_default();
     let selector = of_operation(op);
     let jobs: Api<Job> = Api::namespaced(ad.client.clone(), &namespace);
     let pods: Api<Pod> = Api::namespaced(ad.client.clone(), &namespace);
-    let mut left = 0;
-    for job in timed(jobs.list_metadata(&selector)).await?.items {
-        let ours = job.annotations().get(UID_ANNOTATION) == Some(&uid) && is_controlled_by(&job, &uid);
-        if !ours {
-            continue;
-        }
-        left += 1;
+    let (made, running) = (timed(jobs.list_metadata(&selector)).await?.items, timed(pods.list(&selector)).await?.items);
+    let left = leftovers::remains(&made, &running, &uid);
+    for job in &left.jobs {
         if job.metadata.deletion_timestamp.is_none() {
             delete(&jobs, &job.name_any(), job.uid()).await?;
         }
     }
-    let pods = timed(pods.list_metadata(&selector)).await?.items;
-    Ok(left + pods.iter().filter(|pod| pod.annotations().get(UID_ANNOTATION) == Some(&uid)).count())
+    for pod in &left.jobless {
+        if pod.metadata.deletion_timestamp.is_none() {
+            let preconditions = Some(Preconditions { uid: pod.uid(), resource_version: None });
+            let only_this = DeleteParams { preconditions, ..DeleteParams::default() };
+            gone(timed(pods.delete(&pod.name_any(), &only_this)).await)?;
+        }
+    }
+    Ok(left.waits_for)
 }
 
 #[cfg(test)]
@@ -413,8 +437,37 @@ mod tests {
         let gone = proven("flow-a-1", None);
         assert!(matches!(&gone, StepOutcome::Unknown { message } if message.contains("flow-a-1")), "{gone:?}");
         assert!(matches!(proven("j", Some(State::Failed(String::new()))), StepOutcome::Unknown { .. }));
+        assert!(matches!(proven("j", Some(State::Foreign)), StepOutcome::Unknown { .. }), "its name was free again");
         assert!(matches!(proven("j", Some(State::Running)), StepOutcome::Waiting { .. }));
         assert_eq!(proven("j", Some(State::Complete)), StepOutcome::done_with([("job", "j")]));
+    }
+
+    #[test]
+    fn what_was_refused_or_not_even_asked_for_is_tried_again_and_not_unknown() {
+        let answer = |code: u16, reason: &str| {
+            let status = kube::core::Status::failure("no", reason).with_code(code);
+            RequestError::from(kube::Error::Api(Box::new(status)))
+        };
+        let once = Receipt::default();
+        for (code, reason) in [
+            (400, "BadRequest"),
+            (403, "Forbidden"),
+            (404, "NotFound"),
+            (409, "Conflict"),
+            (413, "RequestEntityTooLarge"),
+            (429, "TooManyRequests"),
+        ] {
+            let error = answer(code, reason);
+            let outcome = not_made("j", &error, Some(&once));
+            assert!(matches!(outcome, StepOutcome::Failed { retryable: true, .. }), "{code}: {outcome:?}");
+            assert!(matches!(not_made("j", &error, None), StepOutcome::Waiting { .. }), "{code}: it is called again");
+        }
+        let invalid = not_made("j", &answer(422, "Invalid"), Some(&once));
+        assert!(matches!(invalid, StepOutcome::Failed { retryable: false, .. }), "{invalid:?}");
+        for unclear in [answer(409, "AlreadyExists"), answer(500, "InternalError"), RequestError::TimedOut] {
+            let outcome = not_made("j", &unclear, Some(&once));
+            assert!(matches!(outcome, StepOutcome::Waiting { .. }), "it may be there, and is looked for: {outcome:?}");
+        }
     }
 
     #[test]

@@ -18,7 +18,10 @@ use super::{
     job::{State, UID_ANNOTATION, delete, judge, of_operation, runs},
 };
 use crate::{
-    adapter::kubernetes::client::{RequestError, timed},
+    adapter::kubernetes::{
+        client::{RequestError, timed},
+        owner::is_controlled_by,
+    },
     api::operation::{OpenBaoOperation, Receipt, StepState},
 };
 
@@ -26,6 +29,8 @@ use crate::{
 /// stands meanwhile: an operator that ends then leaves an outcome that only a person can tell. The step's other attempts wait on.
 const PATIENCE: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_secs(1);
+/// What a person can do about a pod that does not stop.
+pub(super) const LOST_NODE: &str = "If a pod's node is gone for good, kubectl delete pod --force";
 
 /// Whether the journal knows of a Job that nobody has seen end: of an earlier attempt of `step`, or of another step that was
 /// stopped, given up or left out.
@@ -75,8 +80,7 @@ pub(super) async fn make_way(call: &StepCall<'_>, own: Option<&str>) -> Option<S
         let why = match stop(call, own).await {
             Ok(left) if left.is_empty() => return None,
             Ok(left) => format!(
-                "waiting for what an earlier attempt or another step has at work to stop: {}. If a pod's node is gone for good, \
-                 kubectl delete pod --force",
+                "waiting for what an earlier attempt or another step has at work to stop: {}. {LOST_NODE}",
                 left.join(", ")
             ),
             Err(error) => format!("what earlier attempts left cannot be stopped, trying again: {error}"),
@@ -112,6 +116,29 @@ async fn stop(call: &StepCall<'_>, own: Option<&str>) -> Result<Vec<String>, Req
     }
     let jobs = left.jobs.iter().map(|job| format!("Job {}", job.name_any()));
     Ok(jobs.chain(left.pods.iter().map(|pod| format!("pod {}", pod.name_any()))).collect())
+}
+
+/// What an operation that ends has left.
+#[derive(Debug)]
+pub(super) struct Remains<'a, J> {
+    /// Its Jobs. Their pods go with them.
+    pub(super) jobs: Vec<&'a J>,
+    /// Pods that go with no Job: it was deleted without them (`--cascade=orphan`), and nobody else sees to them.
+    pub(super) jobless: Vec<&'a Pod>,
+    /// By name. A pod that has ended does nothing any more.
+    pub(super) waits_for: Vec<String>,
+}
+
+pub(super) fn remains<'a, J: ResourceExt>(jobs: &'a [J], pods: &'a [Pod], operation_uid: &str) -> Remains<'a, J> {
+    let annotated = |found: Option<&String>| found.is_some_and(|uid| uid == operation_uid);
+    let is_ours = |job: &&J| annotated(job.annotations().get(UID_ANNOTATION)) && is_controlled_by(*job, operation_uid);
+    let jobs: Vec<&J> = jobs.iter().filter(is_ours).collect();
+    let pods: Vec<&Pod> = pods.iter().filter(|pod| annotated(pod.annotations().get(UID_ANNOTATION))).collect();
+    let has_job = |pod: &Pod| jobs.iter().filter_map(|job| job.uid()).any(|uid| is_controlled_by(pod, &uid));
+    let running = pods.iter().filter(|pod| runs(pod)).map(|pod| format!("pod {}", pod.name_any()));
+    let waits_for = jobs.iter().map(|job| format!("Job {}", job.name_any())).chain(running).collect();
+    let jobless = pods.iter().copied().filter(|pod| !has_job(pod)).collect();
+    Remains { jobs, jobless, waits_for }
 }
 
 #[cfg(test)]
@@ -175,6 +202,31 @@ mod tests {
         assert_eq!(named(&at_work(&[], &pods[1..2], None, UID)), ["flow-migrate-1-x"]);
         let ended = [job("flow-migrate-1", UID, Some("Failed"))];
         assert_eq!(named(&at_work(&ended, &[pod("flow-migrate-1", "Failed")], None, UID)), [""; 0], "its log may stay");
+    }
+
+    #[test]
+    fn an_operation_that_ends_waits_for_what_runs_and_takes_along_what_nobody_else_deletes() {
+        let jobs = [job("flow-dump-1", UID, Some("Complete")), job("other", "another-uid", None)];
+        let orphan = |name: &str, phase: &str| {
+            let mut pod = pod(name, phase);
+            pod.metadata.owner_references = None;
+            pod
+        };
+        let mut foreign = pod("other", "Running");
+        foreign.metadata.annotations = None;
+        let pods = [
+            pod("flow-dump-1", "Succeeded"),
+            orphan("flow-migrate-1", "Succeeded"),
+            orphan("flow-migrate-2", "Running"),
+            pod("flow-gone-1", "Running"),
+            foreign,
+        ];
+        let left = remains(&jobs, &pods, UID);
+        assert_eq!(left.waits_for, ["Job flow-dump-1", "pod flow-migrate-2-x", "pod flow-gone-1-x"]);
+        let jobless: Vec<String> = left.jobless.iter().map(|pod| pod.name_any()).collect();
+        assert_eq!(jobless, ["flow-migrate-1-x", "flow-migrate-2-x", "flow-gone-1-x"]);
+        let ended = remains::<Job>(&[], &pods[1..2], UID);
+        assert_eq!(ended.waits_for, [""; 0], "nothing of it runs");
     }
 
     #[test]

@@ -26,12 +26,14 @@ pub struct Facts {
     /// A safety backup is asked for, in so many words, of a cluster that has no target for it.
     pub lacks_target: bool,
     pub source: Source,
+    /// Why the restore's Job does not run the image that the spec names.
+    pub image: Result<(), String>,
     pub cluster: Option<Cluster>,
     pub login: Login,
     /// Objects that the spec names, in the order of its fields.
     pub needs: Vec<Need>,
     pub leader: Leader,
-    /// A backup, as namespace/name, whose retention is at work where the source lies and does not know of this restore.
+    /// A backup, in words, whose retention is at work where the source lies and does not know of this restore.
     pub retention: Option<String>,
 }
 
@@ -86,6 +88,8 @@ pub enum NeedState {
     Lacks(String),
     /// An account without this annotation.
     Unannotated(String),
+    /// A key or a volume of this cluster's own.
+    Own(String),
 }
 
 /// Who leads, by the servers' own word.
@@ -123,7 +127,7 @@ pub enum Admission {
 pub fn admit(facts: &Facts, now: DateTime<Utc>) -> Admission {
     let findings = [cluster_exists(facts), override_needs_force(facts), source_is_one(facts)]
         .into_iter()
-        .chain([credentials(facts), backup_has_a_target(facts)])
+        .chain([image_is_known(facts), credentials(facts), backup_has_a_target(facts)])
         .chain(facts.needs.iter().map(needed))
         .chain([ready(facts), led(facts), unpruned(facts)]);
     let mut first_wait = None;
@@ -224,6 +228,10 @@ fn source_is_one(facts: &Facts) -> Option<Finding> {
     }
 }
 
+fn image_is_known(facts: &Facts) -> Option<Finding> {
+    facts.image.as_ref().err().and_then(|why| wrong("ImageNotAllowed", why.clone()))
+}
+
 fn credentials(facts: &Facts) -> Option<Finding> {
     match facts.login {
         Login::Token | Login::Role(_) => None,
@@ -261,6 +269,13 @@ fn needed(need: &Need) -> Option<Finding> {
         NeedState::Lacks(key) => {
             wrong("ObjectIncomplete", format!("{object}, named by {field}, has no data key \"{key}\""))
         }
+        NeedState::Own(cluster) => wrong(
+            "ObjectNotAllowed",
+            format!(
+                "{object}, named by {field}, is a key or a volume of OpenBaoCluster \"{cluster}\" itself, which no restore is \
+                 given: name an object that was made for it. A token goes into a Secret of its own, under the data key token"
+            ),
+        ),
         NeedState::Unannotated(annotation) => missing(
             "ObjectIncomplete",
             format!(
@@ -355,6 +370,7 @@ mod tests {
             override_lock: false,
             lacks_target: false,
             source: Source { key: Some("ns/ledger/x.snap".into()), latest: false, before: None, target: Ok(()) },
+            image: Ok(()),
             cluster: Some(Cluster { uid: "c-uid".into(), initialized: true, ..Cluster::default() }),
             login: Login::Role("r".into()),
             needs: vec![Need { field: "spec.x", object: "Secret s".into(), state: NeedState::Present }],
@@ -426,6 +442,8 @@ mod tests {
         upgrading.cluster.as_mut().unwrap().upgrading_to = Some("2.7.2".into());
         let mut incomplete = good();
         incomplete.needs[0].state = NeedState::Lacks("token".into());
+        let mut own = good();
+        own.needs[0].state = NeedState::Own("ledger".into());
         let source =
             |key: Option<&str>, latest| Source { key: key.map(Into::into), latest, before: None, target: Ok(()) };
         let cases = [
@@ -435,6 +453,8 @@ mod tests {
             (deleting, "ClusterDeleting"),
             (upgrading, "ClusterUpgrading"),
             (incomplete, "ObjectIncomplete"),
+            (own, "ObjectNotAllowed"),
+            (Facts { image: Err("spec.image evil".into()), ..good() }, "ImageNotAllowed"),
             (Facts { login: Login::Nobody, ..good() }, "NoCredentials"),
             (Facts { source: source(Some("a"), true), ..good() }, "SourceAmbiguous"),
             (Facts { source: source(None, false), ..good() }, "SourceAmbiguous"),

@@ -4,7 +4,7 @@
 //! seals every server. So versions and seal are compared here, `force` or not; only [`Facts::waive_other_seal`] and
 //! [`Facts::waive_missing_manifest`] can be taken upon oneself.
 
-use super::Refused;
+use super::{Refused, room};
 use crate::datapath::archive::SealInfo;
 use crate::datapath::protocol::{Endpoint, Report, ReportKind};
 use crate::service::cluster::names::UNSEAL_KEY_FIELD;
@@ -60,7 +60,10 @@ pub enum SealProof {
 pub struct Limits {
     pub memory: Option<u64>,
     pub tmp: Option<u64>,
+    /// What the smallest volume has now.
     pub volume: Option<u64>,
+    /// What each will have once it has grown.
+    pub volume_asked: Option<u64>,
 }
 
 /// What follows from the report.
@@ -187,18 +190,18 @@ fn size_fits(archive: u64, state: u64, limits: Limits) -> Result<(), Refused> {
     let memory = state.saturating_mul(MEMORY_PER_BYTE).saturating_add(MEMORY_BASE);
     let volume = state.saturating_mul(VOLUME_PER_BYTE);
     let checks = [
-        (limits.memory, memory, "memory", "spec.pod.resources.limits.memory"),
-        (limits.tmp, archive, "space in the servers' temporary folder", "its size limit"),
-        (limits.volume, volume, "volume", "spec.storage.size"),
+        (limits.memory, memory, "memory", "raise spec.pod.resources.limits.memory"),
+        (limits.tmp, archive, "space in the servers' temporary folder", "raise its size limit"),
+        (limits.volume, volume, "volume", room::more(limits.volume_asked, volume)),
     ];
-    for (limit, needed, what, field) in checks {
+    for (limit, needed, what, more) in checks {
         if let Some(limit) = limit
             && limit < needed
         {
             return Err(Refused::new(
                 "TooLarge",
                 format!(
-                    "restoring {} needs about {} of {what} on every server, which may use {}: raise {field}",
+                    "restoring {} needs about {} of {what} on every server, which may use {}: {more}",
                     bytes(state),
                     bytes(needed),
                     bytes(limit)
@@ -469,6 +472,8 @@ mod tests {
             (Limits { tmp: Some(gib / 4), ..Limits::default() }, Some("size limit")),
             (Limits { volume: Some(gib / 2), ..Limits::default() }, Some("spec.storage.size")),
             (Limits { volume: Some(gib), ..Limits::default() }, None),
+            (Limits { volume: Some(gib / 2), volume_asked: Some(gib), ..Limits::default() }, Some("have not grown")),
+            (Limits { volume: Some(gib / 2), volume_asked: Some(gib / 2), ..Limits::default() }, Some("raise spec.st")),
         ];
         for (limits, field) in cases {
             match (judge(&Facts { limits, ..facts(&report) }), field) {

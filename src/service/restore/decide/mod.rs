@@ -8,6 +8,7 @@ pub mod judge;
 pub mod orphan;
 pub mod phase;
 pub mod prove;
+pub mod room;
 
 #[cfg(test)]
 mod claim_model;

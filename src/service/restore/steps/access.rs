@@ -124,34 +124,35 @@ fn without_access(remedy: &[String]) -> Vec<(String, String)> {
 /// the roles that the cluster's spec names. Our policies come with the snapshot of any cluster that an operator like this one set up.
 /// One part of it fits into a journal's output, the reason last: that may be long.
 fn remedy(cluster: &OpenBaoCluster, operator: &str, why: &str) -> Vec<String> {
-    let (mount, audience) = (names::JWT_MOUNT, login::audience(cluster));
+    let (mount, audience) = (names::JWT_MOUNT, login::jobs_audience(cluster));
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    // As at the first start: nobody takes the place of the operator's role, nor of the other Job's.
+    // As at the first start: nobody takes the place of the operator's role.
     let is_free = |role: &&str| !role.eq_ignore_ascii_case(names::OPERATOR_ROLE);
-    let backup = cluster.spec.named_backup_role().filter(is_free);
-    let restore = cluster.spec.named_restore_role().filter(is_free);
-    let restore = restore.filter(|role| *role != backup.unwrap_or(names::BACKUP_ROLE));
-    let roles = [
-        (None, names::OPERATOR_ROLE, operator.to_owned()),
-        (backup, names::BACKUP_ROLE, names::subject(&namespace, &names::backup_service_account(&name))),
-        (restore, names::RESTORE_ROLE, names::subject(&namespace, &names::restore_service_account(&name))),
-    ];
-    let [operator, backup, restore] = roles.map(|(named, policy, subject)| {
-        names::role_command(mount, named.unwrap_or(policy), policy, &audience, &subject)
-    });
-    vec![
-        "The data is restored, and the operator cannot log in to it. With a token that is valid in the restored data in \
-         BAO_TOKEN, type:"
-            .to_owned(),
-        format!("{operator};"),
-        format!("{backup};"),
-        format!("{restore}."),
-        format!(
-            "If the snapshot comes from another Kubernetes, first give it this one's keys (kubectl get --raw \
-             /openid/v1/jwks, as PEM): bao write auth/{mount}/config jwt_validation_pubkeys=@keys.pem."
-        ),
-        format!("The refusal: {why}"),
-    ]
+    let command = |named: Option<&str>, policy: &str, subject: &str| {
+        let role = named.filter(is_free).unwrap_or(policy);
+        names::role_command(mount, role, policy, &audience, subject)
+    };
+    let backup = names::subject(&namespace, &names::backup_service_account(&name));
+    let restore = names::subject(&namespace, &names::restore_service_account(&name));
+    let ours = names::OPERATOR_ROLE;
+    let mut commands = vec![names::role_command(mount, ours, ours, &login::audience(cluster), operator)];
+    if let Some(role) = cluster.spec.shared_role().filter(is_free) {
+        let policies = [names::BACKUP_ROLE, names::RESTORE_ROLE];
+        commands.push(names::shared_role_command(mount, role, &policies, &audience, &[backup, restore]));
+    } else {
+        commands.push(command(cluster.spec.named_backup_role(), names::BACKUP_ROLE, &backup));
+        commands.push(command(cluster.spec.named_restore_role(), names::RESTORE_ROLE, &restore));
+    }
+    let ends = commands.iter().skip(1).map(|_| ';').chain(['.']);
+    let commands = commands.iter().zip(ends).map(|(command, end)| format!("{command}{end}"));
+    let begin = "The data is restored, and the operator cannot log in to it. With a token that is valid in the restored data in \
+                 BAO_TOKEN, type:";
+    let keys = format!(
+        "If the snapshot comes from another Kubernetes, first give it this one's keys (kubectl get --raw \
+         /openid/v1/jwks, as PEM): bao write auth/{mount}/config jwt_validation_pubkeys=@keys.pem."
+    );
+    let refusal = format!("The refusal: {why}");
+    [begin.to_owned()].into_iter().chain(commands).chain([keys, refusal]).collect()
 }
 
 #[cfg(test)]
@@ -178,6 +179,12 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(!text.contains('<'), "nothing is left to fill in: {text}");
+        let spec = serde_json::json!({"version": "2.7.2", "storage": {"size": "1Gi"}, "restore": {"jwtAuthRole": "jobs"},
+            "backup": {"jwtAuthRole": "jobs", "target": {"provider": "file", "file": {"claimName": "tide"}}}});
+        cluster.spec = serde_json::from_value(spec).unwrap();
+        let text = remedy(&cluster, "system:serviceaccount:ops:operator", "it said no").join(" ");
+        assert_eq!(text.matches("auth/jwt/role/jobs").count(), 1, "one role for both: {text}");
+        assert!(text.contains(r#""bound_claims":{"sub":["system:serviceaccount:reef:kelp-backup","#), "{text}");
     }
 
     #[test]

@@ -3,18 +3,17 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
-use secrecy::SecretSlice;
 
 use super::{Step, trouble};
 use crate::adapter::kubernetes::client::timed;
-use crate::api::{OpenBaoCluster, SealType, Waiver};
+use crate::api::{OpenBaoCluster, SealType, VERSIONS_SHOWN, Waiver};
 use crate::datapath::protocol::Report;
-use crate::datapath::seal;
-use crate::service::cluster::config::seal::static_key_secret;
+use crate::service::backup::key::{self, InUse, Keys};
 use crate::service::cluster::observe::{self, Member};
 use crate::service::cluster::{names, validate};
 use crate::service::opslifecycle::manager::StepOutcome;
 use crate::service::restore::decide::judge::{self, Accepted, ClusterSeal, Facts, Limits, SealProof, Verdict};
+use crate::service::restore::decide::room;
 
 /// Output keys of this step.
 pub const KEY: &str = "key";
@@ -68,16 +67,17 @@ pub async fn verdict(
             )
         }
     };
-    let proof = prove_seal(step, cluster, report).await.map_err(StepOutcome::in_progress)?;
+    let key = key::in_use(step.call.ad, cluster);
+    let proof = prove_seal(step, cluster, &key, report).await.map_err(StepOutcome::in_progress)?;
     let verdict = judge::judge(&Facts {
         report,
         waive_missing_manifest: step.inputs.waives(Waiver::MissingManifest),
         waive_other_seal: step.inputs.waives(Waiver::OtherSeal),
         versions,
         seal: seal_of(cluster),
-        key_secret: static_key_secret(&cluster.spec.unseal, &cluster.name_any()),
+        key_secret: key.secret,
         proof,
-        limits: limits(cluster),
+        limits: limits(step, cluster),
         cluster_id,
     });
     match verdict {
@@ -110,7 +110,8 @@ fn output(accepted: &Accepted) -> Vec<(&'static str, String)> {
         (KEY, key.clone()),
         (SHA256, sha256.clone()),
         (SIZE, size_bytes.to_string()),
-        (VERSIONS, versions.join(",")),
+        // In their order: the newest are those that must not be cut off.
+        (VERSIONS, versions[versions.len().saturating_sub(VERSIONS_SHOWN)..].join(",")),
         (SEAL_TYPE, seal_type.clone()),
     ];
     let optional = [
@@ -133,38 +134,49 @@ pub fn seal_of(cluster: &OpenBaoCluster) -> ClusterSeal {
     ClusterSeal { kind: unseal.type_.as_str().to_owned(), key_id }
 }
 
-/// Opens the sealed sums with the cluster's own static key, where that is one the operator can read. `Err`: ask again.
-async fn prove_seal(step: &Step<'_>, cluster: &OpenBaoCluster, report: &Report) -> Result<SealProof, String> {
-    let readable = static_key_secret(&cluster.spec.unseal, &cluster.name_any());
-    let Some(name) = readable.filter(|_| !report.sealed_sums.is_empty() && !report.sums.is_empty()) else {
-        return Ok(SealProof::NotPossible);
-    };
+/// Opens the sealed sums with the static key that the servers have, where that is one the operator can read. `Err`: ask again.
+async fn prove_seal(
+    step: &Step<'_>,
+    cluster: &OpenBaoCluster,
+    key: &InUse,
+    report: &Report,
+) -> Result<SealProof, String> {
+    let told = !report.sealed_sums.is_empty() && !report.sums.is_empty();
+    let Some(name) = key.secret.as_deref().filter(|_| told) else { return Ok(SealProof::NotPossible) };
+    let doubt = key.unsettled.as_ref().map(|why| format!("; and {why}")).unwrap_or_default();
+    let guessed = key.guessed;
     let secrets: Api<Secret> = Api::namespaced(step.call.ad.client.clone(), &cluster.namespace().unwrap_or_default());
-    let secret = match timed(secrets.get_opt(&name)).await {
+    let secret = match timed(secrets.get_opt(name)).await {
         Ok(secret) => secret,
         Err(error) => return Err(format!("trying again: cannot read Secret {name}: {error}")),
     };
-    let key = secret.and_then(|secret| secret.data?.remove(names::UNSEAL_KEY_FIELD));
-    let Some(key) = key else {
+    let Some(keys) = secret.as_ref().and_then(Keys::of) else {
+        if guessed {
+            return Ok(SealProof::NotPossible);
+        }
         return Ok(SealProof::Disproven(format!("Secret {name} has no data key \"{}\"", names::UNSEAL_KEY_FIELD)));
     };
     let (Ok(sealed), Ok(sums)) = (STANDARD.decode(&report.sealed_sums), STANDARD.decode(&report.sums)) else {
         return Ok(SealProof::Disproven("the mover's report of the sealed sums is not readable".to_owned()));
     };
     let key_id = seal_of(cluster).key_id.unwrap_or_default();
-    Ok(match seal::prove(&SecretSlice::from(key.0), &key_id, &sealed, &sums) {
+    Ok(match keys.prove(&key_id, &sealed, &sums) {
         Ok(()) => SealProof::Proven,
-        Err(error) => SealProof::Disproven(error.to_string()),
+        Err(error) => SealProof::Disproven(format!("{error}{doubt}")),
     })
 }
 
-fn limits(cluster: &OpenBaoCluster) -> Limits {
+fn limits(step: &Step<'_>, cluster: &OpenBaoCluster) -> Limits {
     let resources = cluster.spec.pod.resources.as_ref();
     let memory = resources.and_then(|resources| resources.limits.as_ref()?.get("memory"));
+    let name = cluster.name_any();
+    let claims = step.call.ad.caches.claims_of(&cluster.namespace().unwrap_or_default(), &name);
+    let asked = validate::bytes(&cluster.spec.storage.size);
     Limits {
         memory: memory.and_then(|quantity| validate::bytes(&quantity.0)),
         // The servers' /tmp is an emptyDir without a limit of its own.
         tmp: None,
-        volume: validate::bytes(&cluster.spec.storage.size),
+        volume: room::smallest(&name, step.all_servers(cluster), claims.iter().map(AsRef::as_ref)).or(asked),
+        volume_asked: asked,
     }
 }

@@ -11,8 +11,8 @@ pub mod restart;
 pub mod safety;
 pub mod submit;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -24,8 +24,8 @@ use super::plan::{InputError, Inputs};
 use crate::adapter::openbao::Token;
 use crate::api::OpenBaoCluster;
 use crate::causes::chain;
-use crate::service::cluster::names;
 use crate::service::cluster::observe::{self, Member};
+use crate::service::cluster::{headcount, names, upkeep};
 use crate::service::opslifecycle::manager::{StepCall, StepOutcome};
 
 /// A token that is refused this long after it was minted may have run out by itself: then the refusal proves nothing.
@@ -143,9 +143,19 @@ impl<'a> Step<'a> {
 
     /// How many servers the cluster has, as last seen.
     pub fn all_servers(&self, cluster: &OpenBaoCluster) -> i32 {
+        wanted_servers(self.stateful_set(cluster).as_deref(), cluster.spec.replicas)
+    }
+
+    /// The server pods, by UID, that would have other settings if they were made again, as last seen.
+    pub fn outdated(&self, cluster: &OpenBaoCluster) -> BTreeSet<String> {
+        let pods = self.call.ad.caches.pods_of(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
+        upkeep::outdated(self.stateful_set(cluster).as_deref(), &pods)
+    }
+
+    fn stateful_set(&self, cluster: &OpenBaoCluster) -> Option<Arc<StatefulSet>> {
         let name = names::statefulset(&cluster.name_any());
         let set = ObjectRef::new(&name).within(&cluster.namespace().unwrap_or_default());
-        wanted_servers(self.call.ad.caches.stateful_sets.get(&set).as_deref(), cluster.spec.replicas)
+        self.call.ad.caches.stateful_sets.get(&set)
     }
 
     pub async fn members(&self, cluster: &OpenBaoCluster) -> Vec<Member> {
@@ -154,9 +164,9 @@ impl<'a> Step<'a> {
 }
 
 /// How many servers are waited for. A changed `spec.replicas` is carried out once the lock is free again, so nobody makes the pods
-/// that it asks for, and none of those that it does not ask for goes.
+/// that it asks for, and none of those that it does not ask for goes. Those whom somebody scaled away come back.
 fn wanted_servers(set: Option<&StatefulSet>, spec: i32) -> i32 {
-    set.and_then(|set| set.spec.as_ref()?.replicas).unwrap_or(spec)
+    set.and_then(headcount::of).and_then(|there| i32::try_from(there).ok()).unwrap_or(spec)
 }
 
 /// The server pods as they are, by name, with their UIDs.
@@ -214,6 +224,16 @@ mod tests {
             assert_eq!(wanted_servers(Some(&set), asked), 3, "there are three, and {asked} are asked for");
         }
         assert_eq!(wanted_servers(None, 5), 5);
+    }
+
+    #[test]
+    fn servers_that_somebody_scaled_away_are_waited_for() {
+        let set: StatefulSet = serde_json::from_value(serde_json::json!({
+            "metadata": {"annotations": {headcount::GIVEN: "3"}},
+            "spec": {"replicas": 1, "selector": {}, "serviceName": "s", "template": {"metadata": {}}}
+        }))
+        .unwrap();
+        assert_eq!(wanted_servers(Some(&set), 3), 3);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! A server that installed a restored snapshot keeps stale state in memory, and servers that join one that was not
 //! restarted never unseal (`tls: unrecognized name`). So every pod that was there at the submission is deleted once,
 //! standbys first, the leader last. Whether a pod has had its turn is told by its UID, so nothing has to be remembered.
+//! One that does not come up is deleted again once the settings that it was made from were corrected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -150,7 +151,7 @@ async fn applied(step: &Step<'_>) -> StepOutcome {
     let (has, lacks) = spread(&members, leader, index);
     let wanted = usize::try_from(step.servers(cluster)).unwrap_or(1) / 2 + 1;
     let late = step.call.deadline - step.call.now < chrono::TimeDelta::minutes(30);
-    if has.len() >= wanted && (lacks.is_empty() || late) {
+    if has.len() >= wanted && (late || lacks.iter().all(|name| is_sealed(&members, name))) {
         let seen = evidence::leader(step, cluster, &members).await;
         return lost(seen.as_ref(), restored_id(step))
             .unwrap_or_else(|| StepOutcome::done_with([("servers", has.join(",")), (PODS, record_pods(&members))]));
@@ -165,6 +166,12 @@ fn spread(members: &[Member], leader: &Member, index: u64) -> (Vec<String>, Vec<
     let (has, lacks): (Vec<&Member>, Vec<&Member>) = members.iter().partition(has);
     let names = |list: Vec<&Member>| list.into_iter().map(|member| member.name.clone()).collect();
     (names(has), names(lacks))
+}
+
+/// Whether it cannot tell how far it is. A follower may seal itself as it installs the snapshot, and then nothing but its restart,
+/// which comes next, brings it back.
+fn is_sealed(members: &[Member], name: &str) -> bool {
+    members.iter().any(|member| member.name == name && member.state() == Some(HealthState::Sealed))
 }
 
 fn sealed_message(step: &Step<'_>, pods: &str) -> String {
@@ -194,11 +201,16 @@ pub async fn restart_voters(step: &Step<'_>) -> StepOutcome {
     };
     let recorded = recorded_pods(step.call.output(plan::PROVE_APPLIED, PODS).unwrap_or_default());
     let members = step.members(cluster).await;
-    match next_restart(&members, &recorded, step.servers(cluster)) {
+    match next_restart(&members, &recorded, step.servers(cluster), &step.outdated(cluster)) {
         Restart::Done => StepOutcome::done(),
         Restart::Wait(what) => StepOutcome::in_progress(format!("restarting the servers: waiting for {what}")),
         Restart::Delete(name) => {
-            delete(step, cluster, &members, std::slice::from_ref(&name), &recorded).await;
+            for member in members.iter().filter(|member| member.name == name) {
+                if let Some(why) = cluster.obstacle().filter(|_| member.serves()) {
+                    return StepOutcome::in_progress(format!("server {name} is not restarted, as {why}"));
+                }
+                delete_pod(step, cluster, member).await;
+            }
             StepOutcome::in_progress(format!("restarting server {name}"))
         }
     }
@@ -211,8 +223,14 @@ enum Restart {
     Delete(String),
 }
 
-/// Who is next. Nobody is deleted while another one is on its way, and the leader only when it alone is left.
-fn next_restart(members: &[Member], recorded: &BTreeMap<String, String>, replicas: i32) -> Restart {
+/// Who is next. Nobody is deleted while another one is on its way, and the leader only when it alone is left. `outdated` are the
+/// pods, by UID, that would have other settings if they were made again.
+fn next_restart(
+    members: &[Member],
+    recorded: &BTreeMap<String, String>,
+    replicas: i32,
+    outdated: &BTreeSet<String>,
+) -> Restart {
     let old = |member: &&Member| recorded.get(&member.name).is_some_and(|uid| *uid == member.uid);
     if let Some(leaving) = members.iter().find(|member| member.terminating) {
         return Restart::Wait(format!("{} to stop", leaving.name));
@@ -220,7 +238,13 @@ fn next_restart(members: &[Member], recorded: &BTreeMap<String, String>, replica
     if members.len() < usize::try_from(replicas).unwrap_or_default() {
         return Restart::Wait("a deleted pod to be made again".to_owned());
     }
-    if let Some(late) = members.iter().find(|member| !old(member) && !member.serves()) {
+    let late = |member: &&Member| !old(member) && !member.serves();
+    // Nobody else does it while we hold the lock, and what it was made with may be all that keeps it from coming up.
+    let in_vain = |member: &&Member| late(member) && !member.ready && outdated.contains(&member.uid);
+    if let Some(again) = members.iter().find(in_vain) {
+        return Restart::Delete(again.name.clone());
+    }
+    if let Some(late) = members.iter().find(late) {
         let silence = late.silence.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
         return Restart::Wait(format!("{} to unseal and follow{silence}", late.name));
     }
@@ -229,8 +253,9 @@ fn next_restart(members: &[Member], recorded: &BTreeMap<String, String>, replica
         return Restart::Done;
     }
     let leads = |member: &Member| member.state() == Some(HealthState::Active);
-    // The highest ordinal first, as a StatefulSet would.
-    let standby = waiting.iter().rev().find(|member| !leads(member));
+    // The highest ordinal first, as a StatefulSet would; but a sealed one before those who serve: they may need its vote.
+    let standbys = waiting.iter().rev().filter(|member| !leads(member));
+    let standby = standbys.min_by_key(|member| member.state() != Some(HealthState::Sealed));
     match (standby, observe::leader(members)) {
         (Some(standby), _) => Restart::Delete(standby.name.clone()),
         (None, Some(leader)) => Restart::Delete(leader.name.clone()),
@@ -312,41 +337,64 @@ mod tests {
         vec![member(0, Active, Some(0)), member(1, Standby, Some(0)), member(2, Standby, Some(0))]
     }
 
+    fn next(members: &[Member]) -> Restart {
+        next_restart(members, &recorded(), 3, &BTreeSet::new())
+    }
+
     #[test]
     fn standbys_are_restarted_first_one_at_a_time_and_the_leader_last() {
         let mut members = three();
-        assert_eq!(next_restart(&members, &recorded(), 3), Restart::Delete("kelp-2".into()));
+        assert_eq!(next(&members), Restart::Delete("kelp-2".into()));
         members[2].terminating = true;
-        assert!(matches!(next_restart(&members, &recorded(), 3), Restart::Wait(_)));
-        assert!(matches!(next_restart(&members[..2], &recorded(), 3), Restart::Wait(_)));
+        assert!(matches!(next(&members), Restart::Wait(_)));
+        assert!(matches!(next(&members[..2]), Restart::Wait(_)));
         members[2] = restarted(member(2, Sealed, None));
-        assert!(matches!(next_restart(&members, &recorded(), 3), Restart::Wait(_)));
+        assert!(matches!(next(&members), Restart::Wait(_)));
         members[2] = restarted(member(2, Standby, Some(0)));
-        assert_eq!(next_restart(&members, &recorded(), 3), Restart::Delete("kelp-1".into()));
+        assert_eq!(next(&members), Restart::Delete("kelp-1".into()));
         members[1] = restarted(member(1, Standby, Some(0)));
-        assert_eq!(next_restart(&members, &recorded(), 3), Restart::Delete("kelp-0".into()));
+        assert_eq!(next(&members), Restart::Delete("kelp-0".into()));
         let done = [
             restarted(member(0, Standby, Some(2))),
             restarted(member(1, Standby, Some(2))),
             restarted(member(2, Active, Some(2))),
         ];
-        assert_eq!(next_restart(&done, &recorded(), 3), Restart::Done);
+        assert_eq!(next(&done), Restart::Done);
     }
 
     #[test]
     fn a_single_server_is_restarted_too() {
         let recorded: BTreeMap<_, _> = [("kelp-0".to_owned(), "uid-0".to_owned())].into();
-        let one = [member(0, Active, Some(0))];
-        assert_eq!(next_restart(&one, &recorded, 1), Restart::Delete("kelp-0".into()));
-        assert_eq!(next_restart(&[restarted(member(0, Active, Some(0)))], &recorded, 1), Restart::Done);
+        let (one, none) = ([member(0, Active, Some(0))], BTreeSet::new());
+        assert_eq!(next_restart(&one, &recorded, 1, &none), Restart::Delete("kelp-0".into()));
+        assert_eq!(next_restart(&[restarted(member(0, Active, Some(0)))], &recorded, 1, &none), Restart::Done);
     }
 
     #[test]
-    fn a_server_that_sealed_itself_has_its_turn_like_the_others() {
+    fn a_restarted_server_whose_settings_were_corrected_is_made_again() {
+        let mut members = three();
+        members[2] = Member { ready: false, health: None, ..restarted(member(2, Standby, None)) };
+        let outdated = BTreeSet::from(["new-2".to_owned(), "uid-1".to_owned(), "uid-0".to_owned()]);
+        assert!(matches!(next(&members), Restart::Wait(_)), "it starts");
+        let next = |members: &[Member]| next_restart(members, &recorded(), 3, &outdated);
+        assert_eq!(next(&members), Restart::Delete("kelp-2".into()), "it waits for a node that it may go to by now");
+        members[2].terminating = true;
+        assert!(matches!(next(&members), Restart::Wait(_)), "it goes already");
+        members[2].terminating = false;
+        members[2].ready = true;
+        assert!(matches!(next(&members), Restart::Wait(_)), "it may only have missed our question");
+        members[2] = restarted(member(2, Standby, Some(0)));
+        assert_eq!(next(&members), Restart::Delete("kelp-1".into()), "it serves: upkeep has it later");
+    }
+
+    #[test]
+    fn a_server_that_sealed_itself_has_its_turn_before_the_others_and_is_not_waited_for_until_then() {
         let mut members = three();
         members[1] = member(1, Sealed, None);
+        assert!(is_sealed(&members, "kelp-1") && !is_sealed(&members, "kelp-2"));
+        assert_eq!(next(&members), Restart::Delete("kelp-1".into()), "a majority is two of those that are left");
         members[2] = restarted(member(2, Standby, Some(0)));
-        assert_eq!(next_restart(&members, &recorded(), 3), Restart::Delete("kelp-1".into()));
+        assert_eq!(next(&members), Restart::Delete("kelp-1".into()));
     }
 
     #[test]

@@ -34,8 +34,18 @@ pub async fn run(step: &Step<'_>) -> StepOutcome {
             Err(error) => again("create", &error),
         };
     };
-    if !is_controlled_by(&found, &step.uid) {
-        return StepOutcome::fatal("NameTaken", format!("OpenBaoOperation {name} exists and is not this restore's"));
+    judge(found, &child, &step.uid)
+}
+
+/// What came of `child`. Whoever makes an operation of its name can name its owner too, but not make it this backup.
+fn judge(found: OpenBaoOperation, child: &OpenBaoOperation, uid: &str) -> StepOutcome {
+    let name = child.name_any();
+    if !is_controlled_by(&found, uid) || !found.does_the_work_of(child) {
+        let message = format!(
+            "OpenBaoOperation {name} exists and is not the safety backup of this restore: delete it, then create another \
+             OpenBaoRestore. Nothing was changed"
+        );
+        return StepOutcome::fatal("NameTaken", message);
     }
     let status = found.status.unwrap_or_default();
     match status.phase {
@@ -62,4 +72,34 @@ pub async fn run(step: &Step<'_>) -> StepOutcome {
 
 fn waiting(name: &str, what: &str) -> StepOutcome {
     StepOutcome::in_progress(format!("waiting for the safety backup, OpenBaoOperation {name}, {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::operation::{Artifacts, OpenBaoOperationSpec, OpenBaoOperationStatus};
+
+    #[test]
+    fn only_the_backup_that_was_asked_for_is_the_safety_backup_whoever_owns_it() {
+        let mut parent = OpenBaoOperation::new("back-restore-3f9c1a2b", OpenBaoOperationSpec::default());
+        parent.metadata.uid = Some("now".into());
+        let child = request::child(&parent, request::SAFETY, "before").unwrap();
+        let mut found = child.clone();
+        let artifacts = Artifacts { key: Some("a.snap".into()), ..Artifacts::default() };
+        let phase = OperationPhase::Succeeded;
+        found.status =
+            Some(OpenBaoOperationStatus { phase, artifacts: Some(artifacts), ..OpenBaoOperationStatus::default() });
+        assert_eq!(judge(found.clone(), &child, "now"), StepOutcome::done_with([(KEY, "a.snap".to_owned())]));
+        let taken = |found: &OpenBaoOperation| {
+            matches!(judge(found.clone(), &child, "now"), StepOutcome::Failed { reason: "NameTaken", .. })
+        };
+        let mut read = found.clone();
+        read.spec.parameters = [(request::MODE.to_owned(), request::VERIFY.to_owned())].into();
+        assert!(taken(&read), "it reads an old one");
+        let mut other = found.clone();
+        other.spec.cluster = "coral".into();
+        assert!(taken(&other), "of another cluster");
+        found.metadata.owner_references = None;
+        assert!(taken(&found), "nobody's");
+    }
 }

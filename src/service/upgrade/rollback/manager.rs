@@ -3,16 +3,19 @@
 use super::super::{manager::settle, request};
 use super::judge::{self, Way};
 use super::plan::{self, Frozen};
-use super::steps;
+use super::{ready, steps};
 use crate::{
     adapter::{
         Adapters,
-        kubernetes::{apply, client::timed},
+        kubernetes::{
+            apply,
+            client::{RequestError, timed},
+        },
     },
     api::{OpenBaoCluster, OpenBaoOperation, OperationKind, UpgradeDirective},
     service::{
         backup::store::Store,
-        cluster::{facts, names, observe},
+        cluster::{facts, headcount, names, observe},
         opslifecycle::{
             FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepMode, StepOutcome,
             asked::Parameter,
@@ -27,6 +30,7 @@ use crate::{
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{Api, ResourceExt, api::ListParams};
+use std::collections::BTreeMap;
 
 /// Runs operations of kind `Rollback`.
 #[derive(Debug, Default)]
@@ -50,7 +54,13 @@ impl Manager for RollbackManager {
     }
 
     fn ready<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
-        self.restores.ready(call)
+        async move {
+            match may_begin(&call) {
+                Ok(()) => self.restores.ready(call).await,
+                Err(outcome) => outcome,
+            }
+        }
+        .boxed()
     }
 
     fn run<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
@@ -75,10 +85,33 @@ impl Manager for RollbackManager {
     }
 }
 
+/// Asked right before the lock is taken, as the plan is frozen: by the watches, like the plan itself.
+fn may_begin(call: &StepCall<'_>) -> Result<(), StepOutcome> {
+    let Some(cluster) = call.cluster else { return Ok(()) };
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    ready::still_from_here(call.op, cluster, &call.ad.caches.operations_of(&namespace, &name))?;
+    let claims = call.ad.caches.claims_of(&namespace, &name);
+    let found = ready::data_claims(&name, claims.iter().map(|claim| &**claim));
+    if let Some(why) = ready::other_volumes(call.op, &found) {
+        return Err(StepOutcome::fatal("VolumesChanged", why));
+    }
+    match cluster.obstacle() {
+        // All of them are about to be stopped.
+        Some(why) => Err(StepOutcome::Waiting { reason: format!("waiting, as {why}"), retry: RetryClass::Standard }),
+        None => Ok(()),
+    }
+}
+
 async fn plan_of(call: PlanCall<'_>) -> Result<Planned, Refusal> {
     let (namespace, name) = (call.cluster.namespace().unwrap_or_default(), call.cluster.name_any());
     let all = call.ad.caches.operations_of(&namespace, &name);
     let way = judge::way(call.cluster, call.op, &all)?;
+    if let Some(upgrade) = ready::upgrade_at_work(&all) {
+        let message = format!(
+            "waiting for {upgrade}: what this rollback means is known when that has ended. As long as it can be, it may be cancelled"
+        );
+        return Err(Refusal::wait(RetryClass::Standard, "AnotherUpgradeRuns", message));
+    }
     let store = store_of(&way, call.cluster, &all)?;
     let running = call.cluster.status.as_ref().and_then(|status| status.upgrade.as_ref()?.directive.clone());
     let Some(from) = running else {
@@ -90,7 +123,7 @@ async fn plan_of(call: PlanCall<'_>) -> Result<Planned, Refusal> {
     };
     let members = observe::members(call.ad, call.cluster).await;
     let facts = facts::Facts::gather(call.ad, &namespace, &name, &name);
-    let claims = facts.claims.values().filter_map(|claim| Some((claim.name_any(), claim.uid()?))).collect();
+    let claims = ready::data_claims(&name, facts.claims.values().map(|claim| &**claim)).into_iter().collect();
     let frozen = Frozen {
         cluster: call.cluster,
         operation: call.op,
@@ -99,7 +132,7 @@ async fn plan_of(call: PlanCall<'_>) -> Result<Planned, Refusal> {
         claims,
         store,
         leads: observe::leader(&members).is_some(),
-        members: facts.stateful_set.as_ref().and_then(|set| set.spec.as_ref()?.replicas),
+        members: facts.stateful_set.as_deref().and_then(headcount::of).and_then(|there| i32::try_from(there).ok()),
     };
     let inputs = plan::inputs(&frozen, &call.ad.settings)
         .map_err(|error| Refusal::failed("InputsInvalid", error.to_string()))?;
@@ -150,20 +183,33 @@ fn half_restored(cluster: &OpenBaoCluster) -> Option<usize> {
 }
 
 impl RollbackManager {
-    /// No volume goes before the snapshot is at hand, verified and judged, on the mover's own disk.
+    /// No volume goes before the snapshot is at hand, verified and judged, on the mover's own disk; and while another one than was
+    /// planned is there, none goes at all: the servers start again.
     async fn confirm(&self, call: StepCall<'_>) -> StepOutcome {
         let step = match Step::new(call, &self.witnesses) {
             Ok(step) => step,
             Err(outcome) => return outcome,
         };
+        let cluster = match step.cluster() {
+            Ok(cluster) => cluster,
+            Err(outcome) => return outcome,
+        };
         match snapshot_at_hand(&step).await {
-            Ok(None) => StepOutcome::done(),
-            Ok(Some(what)) => StepOutcome::in_progress(format!("waiting for {what}")),
-            Err(outcome) => outcome,
+            Ok(None) => {}
+            Ok(Some(what)) => return StepOutcome::in_progress(format!("waiting for {what}")),
+            Err(outcome) => return outcome,
+        }
+        match volumes(call.ad, cluster).await {
+            Ok(found) => match ready::other_volumes(call.op, &found) {
+                None => StepOutcome::done(),
+                Some(why) => StepOutcome::fatal("VolumesChanged", why),
+            },
+            Err(error) => StepOutcome::in_progress(format!("the volumes cannot be listed, trying again: {error}")),
         }
     }
 
-    /// Deletes one data claim, guarded by its UID.
+    /// Deletes the data claim of one name, guarded by its UID. Another one may have been made under it since the plan: the consent is
+    /// to lose what all servers hold, and one that stayed would be started with the old version.
     async fn wipe(&self, call: StepCall<'_>) -> StepOutcome {
         let step = match Step::new(call, &self.witnesses) {
             Ok(step) => step,
@@ -173,11 +219,10 @@ impl RollbackManager {
             Ok(cluster) => cluster,
             Err(outcome) => return outcome,
         };
-        let config = |key: &str| call.step.config.get(key).cloned().unwrap_or_default();
-        let (claim, uid) = (config(plan::CLAIM), config(plan::CLAIM_UID));
+        let claim = call.step.config.get(plan::CLAIM).cloned().unwrap_or_default();
         let namespace = cluster.namespace().unwrap_or_default();
         if call.mode == StepMode::Prove {
-            return proven(call.ad, &namespace, &claim, &uid).await;
+            return proven(call.ad, &namespace, &claim).await;
         }
         let not_yet = |why: String| StepOutcome::retryable("NotWiped", format!("{why}; claim {claim} was not touched"));
         match running_servers(call.ad, cluster).await {
@@ -197,13 +242,22 @@ impl RollbackManager {
             }
             Err(_) => return not_yet("the mover cannot be seen".to_owned()),
         }
+        let uid = match claim_uid(call.ad, &namespace, &claim).await {
+            Ok(Some(uid)) => uid,
+            Ok(None) => return StepOutcome::done(),
+            Err(error) => return not_yet(format!("it cannot be read: {error}")),
+        };
         if !call.ad.leadership.still_leader() {
             return not_yet("another operator leads now".to_owned());
         }
         match apply::delete::<PersistentVolumeClaim>(&call.ad.client, &namespace, &claim, &uid).await {
+            // Also where another one had that name by then.
             Ok(()) => {
                 tracing::info!(%claim, "wiped a volume for a rollback");
-                StepOutcome::done()
+                match proven(call.ad, &namespace, &claim).await {
+                    StepOutcome::NotApplied { message } => StepOutcome::in_progress(message),
+                    outcome => outcome,
+                }
             }
             // Whether it was carried out is looked up.
             Err(error) => StepOutcome::in_progress(format!("looking whether claim {claim} is gone: {error}")),
@@ -211,15 +265,28 @@ impl RollbackManager {
     }
 }
 
-async fn proven(ad: &Adapters, namespace: &str, claim: &str, uid: &str) -> StepOutcome {
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(ad.client.clone(), namespace);
-    match timed(claims.get_opt(claim)).await {
-        Ok(Some(found)) if found.uid().as_deref() == Some(uid) && found.metadata.deletion_timestamp.is_none() => {
-            StepOutcome::NotApplied { message: format!("claim {claim} is still there") }
-        }
-        Ok(_) => StepOutcome::done(),
+async fn proven(ad: &Adapters, namespace: &str, claim: &str) -> StepOutcome {
+    match claim_uid(ad, namespace, claim).await {
+        Ok(Some(_)) => StepOutcome::NotApplied { message: format!("claim {claim} is still there") },
+        Ok(None) => StepOutcome::done(),
         Err(error) => StepOutcome::in_progress(format!("looking whether claim {claim} is gone: {error}")),
     }
+}
+
+/// The UID of the claim of that name that is there and stays, by a fresh answer.
+async fn claim_uid(ad: &Adapters, namespace: &str, claim: &str) -> Result<Option<String>, RequestError> {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(ad.client.clone(), namespace);
+    Ok(ready::stays(timed(claims.get_opt(claim)).await?.as_ref()))
+}
+
+/// The data claims there are and that stay, with their UIDs, by a fresh answer.
+async fn volumes(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<BTreeMap<String, String>, RequestError> {
+    let name = cluster.name_any();
+    let claims: Api<PersistentVolumeClaim> =
+        Api::namespaced(ad.client.clone(), &cluster.namespace().unwrap_or_default());
+    let ours = ListParams::default().labels(&format!("{}={name}", names::CLUSTER_LABEL));
+    let all = timed(claims.list(&ours)).await?.items;
+    Ok(ready::data_claims(&name, &all))
 }
 
 /// A server pod that still exists, by a fresh answer.

@@ -7,6 +7,7 @@
 pub mod judge;
 pub mod manager;
 pub mod plan;
+pub mod ready;
 pub mod steps;
 
 pub use manager::RollbackManager;

@@ -45,7 +45,7 @@ pub struct Frozen<'a> {
     pub way: &'a Way,
     /// What runs now.
     pub from: UpgradeDirective,
-    /// Name and UID of every data claim there is.
+    /// Name and UID of every data claim there is, and stays.
     pub claims: Vec<(String, String)>,
     /// Where the backup lies.
     pub store: Store,
@@ -78,7 +78,7 @@ pub fn inputs(frozen: &Frozen<'_>, settings: &Settings) -> Result<BTreeMap<Strin
         login: Login {
             mount: names::JWT_MOUNT.to_owned(),
             role: cluster.spec.named_restore_role().unwrap_or(names::RESTORE_ROLE).to_owned(),
-            audience: login::audience(cluster),
+            audience: login::jobs_audience(cluster),
             ca_config_map: cluster.spec.tls.enabled.then(|| names::ca_config_map(&name)),
             token_secret: None,
         },
@@ -168,7 +168,9 @@ pub fn plan(frozen: &Frozen<'_>) -> Plan {
         }),
         point_of_no_return: Some(point_of_no_return),
         forward_recovery: Some(
-            "another OpenBaoOperation with operation: Rollback and the same lineage.rollbackOf".to_owned(),
+            "another OpenBaoOperation with operation: Rollback and the same lineage.rollbackOf. But once JoinOthers has begun the \
+             data is back and proven, and the upgrade is rolled back: then mend what keeps a member away, and it joins by itself"
+                .to_owned(),
         ),
         max_retries: None,
     }

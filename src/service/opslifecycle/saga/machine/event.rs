@@ -40,7 +40,7 @@ pub enum Event {
     StepParked { step: usize, message: String },
     /// Somebody said `Resume` to a parked step.
     StepResumed { step: usize, by: String },
-    /// A step is left out.
+    /// A step is left out, also one that runs and has nothing to prove.
     StepSkipped { step: usize, by: String, why: String },
     /// The undoing of a step begins an attempt.
     UndoStarted { step: usize, undo: usize },

@@ -60,6 +60,24 @@ impl Journal {
         let unused = step.state == StepState::Pending && step.receipt.is_none();
         (planned.kind == StepKind::OnceOnly && unused).then_some(planned.name.as_str())
     }
+
+    /// Whether something irreversible has happened, or may have: the effect of a `OnceOnly` step, or what lies behind the point of
+    /// no return, which a step of any other kind passes without a receipt.
+    pub fn may_be_past_return(&self) -> bool {
+        let passed = self.status.point_of_no_return_at.is_some() && self.short_of_no_return().is_none();
+        self.committed() || passed
+    }
+
+    /// Whether it had ended, with its lock given back, and begins anew: nothing of it is under way, and nothing waits for it.
+    pub fn begins_anew(&self) -> bool {
+        let tried = |step: &StepStatus| step.state == StepState::Pending && step.attempt > 0;
+        let under_way =
+            |step: &StepStatus| matches!(step.state, StepState::Running | StepState::Compensating) || tried(step);
+        self.status.retry_count.is_some()
+            && self.status.lock.is_none()
+            && self.status.point_of_no_return_at.is_none()
+            && !self.status.steps.iter().any(under_way)
+    }
 }
 
 #[cfg(test)]

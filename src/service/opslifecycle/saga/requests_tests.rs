@@ -1,0 +1,80 @@
+//! What single journals answer.
+
+use super::*;
+use crate::api::operation::{Plan, Receipt};
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000, 0).unwrap()
+}
+
+/// Leadership has moved, or is about to, and the new version is watched.
+fn watched(past: bool) -> Journal {
+    let step =
+        |name: &str, skippable| StepSpec { name: name.into(), action: name.into(), skippable, ..StepSpec::default() };
+    let state = |name: &str, state| StepStatus { name: name.into(), state, ..StepStatus::default() };
+    let mut journal = Journal::default();
+    let status = &mut journal.status;
+    status.phase = OperationPhase::Running;
+    status.plan = Some(Plan {
+        steps: vec![step("StepDown", false), step("Soak", true), step("Finish", false)],
+        point_of_no_return: Some("StepDown".into()),
+        ..Plan::default()
+    });
+    status.steps = vec![
+        state("StepDown", StepState::Completed),
+        state("Soak", StepState::Running),
+        state("Finish", StepState::Pending),
+    ];
+    status.point_of_no_return_at = past.then(now);
+    journal
+}
+
+/// The answer, and the journal after it.
+fn asked(journal: &Journal, action: RequestAction, step: &str) -> (HandledRequest, Journal) {
+    let request = Request { nonce: "n".into(), action, step: step.into(), by: "ann".into(), ..Request::default() };
+    let mut after = journal.clone();
+    for event in judge(journal, std::slice::from_ref(&request), &request, now()) {
+        after.apply(&event, now()).unwrap();
+    }
+    (after.status.handled_requests.last().cloned().expect("every request is answered"), after)
+}
+
+#[test]
+fn a_step_that_only_watches_is_left_out_half_way_once_nobody_can_cancel_any_more() {
+    let (answer, after) = asked(&watched(true), RequestAction::Skip, "Soak");
+    assert_eq!(answer.outcome, RequestOutcome::Applied, "{}", answer.message);
+    let soak = &after.status.steps[1];
+    assert_eq!((soak.state, soak.skipped_by.as_deref()), (StepState::Skipped, Some("ann")));
+
+    let (answer, after) = asked(&watched(false), RequestAction::Skip, "Soak");
+    assert_eq!((answer.outcome, after.status.steps[1].state), (RequestOutcome::Refused, StepState::Running));
+    assert!(answer.message.contains("Cancel"), "{}", answer.message);
+}
+
+#[test]
+fn a_running_step_is_not_left_out_where_something_would_have_to_be_proven_or_undone() {
+    let cases: [fn(&mut StepSpec, &mut StepStatus); 3] = [
+        |planned, _| planned.kind = StepKind::OnceOnly,
+        |planned, _| planned.compensate = Some("Finish".into()),
+        |_, known| known.receipt = Some(Receipt::default()),
+    ];
+    for (index, spoil) in cases.into_iter().enumerate() {
+        let mut journal = watched(true);
+        let status = &mut journal.status;
+        spoil(&mut status.plan.as_mut().unwrap().steps[1], &mut status.steps[1]);
+        let (answer, _) = asked(&journal, RequestAction::Skip, "Soak");
+        assert_eq!(answer.outcome, RequestOutcome::Refused, "case {index}");
+        assert!(!answer.message.contains("Cancel"), "it would be refused too: {}", answer.message);
+    }
+}
+
+#[test]
+fn nobody_is_sent_to_a_request_that_is_refused_as_well() {
+    for (past, word) in [(true, "Skip"), (false, "Cancel")] {
+        let (answer, _) = asked(&watched(past), RequestAction::Abandon, "");
+        assert_eq!(answer.outcome, RequestOutcome::Refused);
+        assert!(answer.message.contains(word), "{}", answer.message);
+        let (cancel, _) = asked(&watched(past), RequestAction::Cancel, "");
+        assert_eq!(cancel.outcome == RequestOutcome::Applied, !past, "{}", cancel.message);
+    }
+}
