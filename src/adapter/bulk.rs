@@ -1,16 +1,15 @@
 //! Data that the watches do not remember because there is so much of it: read by name where it is needed.
 
 use super::kubernetes::{
+    Namespaced,
     client::{RequestError, timed},
     feed,
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::{Api, Client, Resource, ResourceExt, core::NamespaceResourceScope};
-use serde::de::DeserializeOwned;
+use kube::{Api, Client, ResourceExt};
 use std::{
     borrow::Cow,
     collections::HashMap,
-    fmt::Debug,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -23,9 +22,7 @@ const MOST_DATA: usize = 512 * 1024;
 const KEPT: Duration = Duration::from_secs(600);
 
 /// An object whose data a watch may leave out.
-pub trait Bulky:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
-{
+pub trait Bulky: Namespaced {
     /// Whether some of it is there. Of an object that never had any that cannot be told: it is read by name as well.
     fn has_data(&self) -> bool;
 }

@@ -6,6 +6,7 @@
 use super::{
     bulk::{Whole, slim_config_map, slim_secret},
     kubernetes::{
+        Namespaced,
         client::timed,
         feed::{self, Notes, Ties},
         index::Index,
@@ -22,16 +23,15 @@ use k8s_openapi::api::{
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, ResourceExt,
     api::ListParams,
-    core::{NamespaceResourceScope, error_boundary::InvalidObject},
+    core::error_boundary::InvalidObject,
     runtime::{
         reflector::{ObjectRef, Store},
         watcher,
     },
 };
-use serde::de::DeserializeOwned;
-use std::{borrow::Cow, collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// The label that every object of ours carries.
@@ -185,16 +185,10 @@ impl Caches {
     /// Waits until every store has been filled once, which it never is if a list is refused: `client` asks then what is
     /// said to it.
     pub async fn filled(&self, client: &Client, scope: &Scope, limit: Duration) -> Result<(), NotFilled> {
-        async fn one<K>(store: &Store<K>, (client, scope, limit): (&Client, &Scope, Duration)) -> Result<(), NotFilled>
-        where
-            K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-                + Clone
-                + Debug
-                + DeserializeOwned
-                + Send
-                + Sync
-                + 'static,
-        {
+        async fn one<K: Namespaced>(
+            store: &Store<K>,
+            (client, scope, limit): (&Client, &Scope, Duration),
+        ) -> Result<(), NotFilled> {
             if let Ok(Ok(())) = tokio::time::timeout(limit, store.wait_until_ready()).await {
                 return Ok(());
             }
@@ -315,7 +309,7 @@ mod tests {
     fn managers_are_remembered_where_they_tell_who_asked_and_nowhere_else() {
         use crate::api::operation::{OpenBaoOperationStatus, OperationPhase};
         use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
-        fn kept<K: Resource>(mut object: K, slim: fn(&mut K)) -> bool {
+        fn kept<K: kube::Resource>(mut object: K, slim: fn(&mut K)) -> bool {
             object.meta_mut().managed_fields = Some(vec![ManagedFieldsEntry::default()]);
             slim(&mut object);
             object.meta().managed_fields.is_some()

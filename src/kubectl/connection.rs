@@ -1,22 +1,17 @@
 //! The API server as the person's kubeconfig names it, and the objects of our kinds there.
 
-use std::fmt::Debug;
-
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::config::KubeConfigOptions;
 use kube::core::NamespaceResourceScope;
 use kube::{Client, Config, Resource, ResourceExt};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::Error;
 use super::args::{Global, Output};
-use crate::adapter::kubernetes::client::timed;
+use crate::adapter::kubernetes::{Namespaced, client::timed};
 
 /// Our kinds all look like this.
-pub trait Kind:
-    Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync
-{
+pub trait Kind: Namespaced + Serialize {
     /// As kubectl names it.
     const NAME: &'static str;
 }

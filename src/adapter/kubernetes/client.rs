@@ -76,7 +76,18 @@ impl RequestError {
     /// The API server understood and did nothing, whatever the reason: a missing right, a quota, a webhook, too many requests. A 5xx,
     /// silence or a broken connection tell nothing about that.
     pub fn is_refusal(&self) -> bool {
-        self.api(|status| (400..500).contains(&status.code) && status.code != 408)
+        self.code().is_some_and(|code| (400..500).contains(&code) && code != 408)
+    }
+
+    /// With which status the API server answered, if it did and it was an error.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::Kube(error) => match &**error {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            Self::TimedOut => None,
+        }
     }
 }
 

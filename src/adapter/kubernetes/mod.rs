@@ -4,6 +4,7 @@
 //! queue retries with better knowledge ([`client`]).
 
 pub mod apply;
+pub mod claim;
 pub mod classify;
 pub mod client;
 pub mod events;
@@ -16,3 +17,24 @@ pub mod readable;
 pub mod shorten;
 pub mod time;
 pub mod token;
+
+use kube::{Resource, core::NamespaceResourceScope};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+
+/// A kind whose objects lie in namespaces, as whoever reads or watches any such kind needs it.
+pub trait Namespaced:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+impl<K> Namespaced for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
+{
+}

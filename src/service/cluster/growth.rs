@@ -6,7 +6,10 @@ use super::{
     status::{Trouble, reasons},
     validate::bytes,
 };
-use crate::{adapter::kubernetes::time::from_kube, api::conditions::reason};
+use crate::{
+    adapter::kubernetes::{claim, time::from_kube},
+    api::conditions::reason,
+};
 use chrono::{DateTime, Duration, Utc};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimCondition};
 use kube::ResourceExt;
@@ -67,9 +70,8 @@ fn small(facts: &Facts) -> Vec<Small<'_>> {
 
 /// `None` of a claim that has what it asks for.
 fn measured(claim: &PersistentVolumeClaim) -> Option<Small<'_>> {
-    let wanted = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?.0.as_str();
+    let (wanted, has) = (claim::asked(claim)?, claim::capacity(claim)?);
     let status = claim.status.as_ref()?;
-    let has = status.capacity.as_ref()?.get("storage")?.0.as_str();
     let said = status.conditions.iter().flatten().filter(|said| said.status == "True" && weight(said).is_some());
     let said = said.max_by_key(|said| weight(said));
     (bytes(has)? < bytes(wanted)?).then(|| Small { claim: claim.name_any(), wanted, has, said })

@@ -1,7 +1,7 @@
 //! How large the data volumes are, and what to say of a size that they cannot have. Pure.
 
 use super::{facts::Facts, growth, status::Trouble, validate::bytes};
-use crate::api::conditions::reason;
+use crate::{adapter::kubernetes::claim, api::conditions::reason};
 use chrono::{DateTime, Utc};
 use kube::ResourceExt;
 
@@ -29,7 +29,7 @@ impl Volume<'_> {
 pub fn of(facts: &Facts, since: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Vec<Volume<'_>> {
     let stay = facts.claims.values().filter(|claim| claim.metadata.deletion_timestamp.is_none());
     stay.filter_map(|claim| {
-        let asked = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?.0.as_str();
+        let asked = claim::asked(claim)?;
         let size = growth::left_at(claim, since, now).unwrap_or(asked);
         Some(Volume { claim: claim.name_any(), size, bytes: bytes(size)?, asked: bytes(asked)? })
     })

@@ -3,15 +3,12 @@
 //! A lock is never released by time. The judgements here are pure ([`judge_orphan`], [`judge_override`]); around them is
 //! what it takes to learn the facts.
 
-use std::fmt::Debug;
-
-use k8s_openapi::{NamespaceResourceScope, api::batch::v1::Job, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{api::batch::v1::Job, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
-    Api, Resource, ResourceExt,
+    Api, ResourceExt,
     api::{ListParams, Patch, PatchParams},
     core::DeserializeGuard,
 };
-use serde::de::DeserializeOwned;
 use serde_json::json;
 use thiserror::Error;
 
@@ -25,6 +22,7 @@ use crate::{
         Adapters,
         caches::OPERATION_LABEL,
         kubernetes::{
+            Namespaced,
             client::{RequestError, timed},
             owner::has_controller,
             readable,
@@ -277,16 +275,11 @@ pub async fn may_take(
 }
 
 /// What a lock leads to, as it is now.
-async fn read<K>(ad: &Adapters, namespace: &str, name: &str) -> Result<Option<DeserializeGuard<K>>, OverrideError>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-{
+async fn read<K: Namespaced>(
+    ad: &Adapters,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<DeserializeGuard<K>>, OverrideError> {
     let api: Api<DeserializeGuard<K>> = Api::namespaced(ad.client.clone(), namespace);
     let failed = |source| OverrideError::Look { what: format!("{} {name}", K::kind(&())), source };
     timed(api.get_opt(name)).await.map_err(failed)

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api::operation::{OpenBaoOperationStatus, OperationKind, OperationPhase};
+use kube::Resource;
 
 fn held(operation: LockOperation) -> HeldError {
     HeldError {

@@ -16,7 +16,7 @@ use crate::adapter::kubernetes::client::{RequestError, timed};
 use crate::adapter::kubernetes::time::from_kube;
 use crate::adapter::openbao::HealthState;
 use crate::api::{BackupTarget, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, Provider};
-use crate::service::backup::{retention, store::Store};
+use crate::service::backup::{prune, store::Store};
 use crate::service::cluster::names;
 use crate::service::cluster::observe::{self, Member};
 
@@ -112,7 +112,7 @@ async fn retention_at_work(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Op
     let could = ad
         .caches
         .operations
-        .state_filter(|operation| !operation.has_ended() && retention::could_take_source(operation, restore));
+        .state_filter(|operation| !operation.has_ended() && prune::could_take_source(operation, restore));
     for known in could {
         let (namespace, name) = (known.namespace().unwrap_or_default(), known.name_any());
         let operations: Api<OpenBaoOperation> = Api::namespaced(ad.client.clone(), &namespace);
@@ -120,7 +120,7 @@ async fn retention_at_work(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Op
             let object = format!("OpenBaoOperation {namespace}/{name}");
             Unread { field: "spec.source", object, source }
         })?;
-        if found.is_some_and(|operation| retention::is_at_work(&operation)) {
+        if found.is_some_and(|operation| prune::is_at_work(&operation)) {
             return Ok(Some(told_to(restore, &known)));
         }
     }

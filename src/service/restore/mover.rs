@@ -25,7 +25,7 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use serde_json::json;
 
 use exchange::{PAST, PODS};
@@ -33,6 +33,7 @@ use state::{has_ended, left, state};
 
 use super::plan::Inputs;
 use crate::adapter::kubernetes::{
+    Namespaced,
     client::{RequestError, timed},
     owner::is_controlled_by,
     shorten::operation_label,
@@ -286,16 +287,7 @@ impl Movers {
         }
     }
 
-    async fn create<K>(&self, kind: &'static str, object: K) -> Result<(), MoverError>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Serialize
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + Send
-            + Sync,
-    {
+    async fn create<K: Namespaced + Serialize>(&self, kind: &'static str, object: K) -> Result<(), MoverError> {
         let (api, name): (Api<K>, String) = (self.api(), object.name_any());
         match timed(api.create(&PostParams::default(), &object)).await {
             Ok(_) => Ok(()),

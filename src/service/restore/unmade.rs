@@ -38,15 +38,8 @@ pub enum Unmade {
 
 /// Whether the API server understood and said no. Of anything else the next try may know more at once.
 pub fn is_refused(error: &RequestError) -> bool {
-    let code = match error {
-        RequestError::Kube(error) => match &**error {
-            kube::Error::Api(status) => status.code,
-            _ => return false,
-        },
-        RequestError::TimedOut => return false,
-    };
     // Who we are it may have to learn again, and the others are about the moment.
-    (400..500).contains(&code) && !matches!(code, 401 | 408 | 409 | 429)
+    error.is_refusal() && !matches!(error.code(), Some(401 | 409 | 429))
 }
 
 /// Of a refusal that has lasted so long. A quota may have room again and a webhook come back; an object that is no valid one stays so.

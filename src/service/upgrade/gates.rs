@@ -6,6 +6,7 @@ use super::{
     steps::Turn,
 };
 use crate::{
+    adapter::kubernetes::claim,
     api::{OpenBaoCluster, UpgradeDirective},
     service::{
         backup::{
@@ -92,10 +93,7 @@ pub fn storage(call: &StepCall<'_>, cluster: &OpenBaoCluster) -> StepOutcome {
         .caches
         .claims_of(&namespace, &cluster.name_any())
         .iter()
-        .filter_map(|claim| {
-            let capacity = claim.status.as_ref()?.capacity.as_ref()?.get("storage")?;
-            Some((claim.name_any(), capacity.0.clone()))
-        })
+        .filter_map(|claim| Some((claim.name_any(), claim::capacity(claim)?.to_owned())))
         .collect();
     match headroom::shortage(bytes, claims.iter().map(|(name, capacity)| (name.as_str(), capacity.as_str()))) {
         Some(shortage) => StepOutcome::in_progress(shortage),

@@ -4,6 +4,7 @@
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 
+use crate::adapter::kubernetes::claim;
 use crate::service::cluster::{names, validate};
 
 /// Bytes of the smallest volume of a cluster's first `servers`. Claims that were left by others say nothing. `None`: there is none yet.
@@ -31,9 +32,7 @@ pub fn more(asked: Option<u64>, needed: u64) -> &'static str {
 
 /// What it has; one that is not bound yet will have what it asks for.
 fn size_of(claim: &PersistentVolumeClaim) -> Option<u64> {
-    let has = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
-    let asks = || claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage");
-    validate::bytes(&has.or_else(asks)?.0)
+    validate::bytes(claim::capacity(claim).or_else(|| claim::asked(claim))?)
 }
 
 #[cfg(test)]
