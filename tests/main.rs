@@ -11,6 +11,7 @@ mod chaos;
 mod cluster;
 mod datapath;
 mod devcluster;
+mod fuzz;
 mod harness;
 mod matrix;
 mod opslifecycle;

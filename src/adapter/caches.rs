@@ -50,7 +50,7 @@ pub const OPERATION_NAME: &str = "openbao.org/operation-name";
 pub struct Caches {
     /// Every cluster in scope.
     pub clusters: Store<OpenBaoCluster>,
-    /// Every restore in scope.
+    /// Every restore in scope. One that has ended is without its managers.
     pub restores: Store<OpenBaoRestore>,
     /// Every operation in scope. One that has ended is without its history and whatever else nobody asks for here.
     pub operations: Store<OpenBaoOperation>,
@@ -152,7 +152,7 @@ impl Caches {
             restores: feed!(
                 everything(),
                 |restore: &OpenBaoRestore| Ties { cluster: Some(restore.spec.cluster.clone()), operation: None },
-                keep_managers
+                slim_restore
             ),
             operations: feed!(
                 everything(),
@@ -229,6 +229,11 @@ impl Caches {
         self.operations.get(&ObjectRef::new(name).within(namespace))
     }
 
+    /// The restore of that name, as last seen.
+    pub fn restore(&self, namespace: &str, name: &str) -> Option<Arc<OpenBaoRestore>> {
+        self.restores.get(&ObjectRef::new(name).within(namespace))
+    }
+
     /// All operations of a cluster, in no order.
     pub fn operations_of(&self, namespace: &str, cluster: &str) -> Vec<Arc<OpenBaoOperation>> {
         let names = self.operations_by_cluster.names(namespace, cluster);
@@ -265,8 +270,13 @@ impl Caches {
     }
 }
 
-/// The operation of a restore says who asked for it, which the restore's managers tell.
-fn keep_managers(_: &mut OpenBaoRestore) {}
+/// The operation of a restore says who asked for it, which the restore's managers tell. For one that has ended none is made any
+/// more, and nothing removes it but a person. Its status stays whole: an answer to a late request is written with all of it.
+fn slim_restore(restore: &mut OpenBaoRestore) {
+    if restore.status.as_ref().is_some_and(|status| status.phase.is_terminal()) {
+        feed::forget_managers(restore);
+    }
+}
 
 /// An operation's managers tell who asked for it until that stands in its status. Records are many and are kept for years: what
 /// is read of them here is what they did, not how they came there. The rest is read where it is needed, from the API server.
@@ -307,7 +317,10 @@ mod tests {
 
     #[test]
     fn managers_are_remembered_where_they_tell_who_asked_and_nowhere_else() {
-        use crate::api::operation::{OpenBaoOperationStatus, OperationPhase};
+        use crate::api::{
+            operation::{OpenBaoOperationStatus, OperationPhase},
+            restore::{OpenBaoRestoreStatus, RestorePhase},
+        };
         use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
         fn kept<K: kube::Resource>(mut object: K, slim: fn(&mut K)) -> bool {
             object.meta_mut().managed_fields = Some(vec![ManagedFieldsEntry::default()]);
@@ -318,7 +331,15 @@ mod tests {
             status: Some(OpenBaoOperationStatus { phase, ..OpenBaoOperationStatus::default() }),
             ..OpenBaoOperation::new("a", crate::api::OpenBaoOperationSpec::default())
         };
-        assert!(kept(OpenBaoRestore::default(), keep_managers));
+        let restore = |phase| OpenBaoRestore {
+            status: Some(OpenBaoRestoreStatus { phase, ..OpenBaoRestoreStatus::default() }),
+            ..OpenBaoRestore::default()
+        };
+        assert!(kept(OpenBaoRestore::default(), slim_restore), "its operation is still to be made");
+        assert!(kept(restore(RestorePhase::Unknown), slim_restore));
+        for ended in [RestorePhase::Completed, RestorePhase::Failed] {
+            assert!(!kept(restore(ended), slim_restore), "{ended:?}");
+        }
         assert!(kept(operation(OperationPhase::Pending), slim_record));
         assert!(kept(operation(OperationPhase::Unknown), slim_record));
         assert!(!kept(operation(OperationPhase::Succeeded), slim_record));

@@ -1,4 +1,5 @@
-//! Whether this process may still act. Whoever is about to cause something outside Kubernetes asks right before.
+//! Whether this process may still act. Whoever is about to cause something outside Kubernetes asks right before; an OpenBao
+//! client asks by itself (`openbao::Client::while_leading`).
 //!
 //! The election (`crate::leader`) drives a [`Term`]; everyone else holds a [`Leadership`]. The answer comes from a
 //! deadline on this machine's own monotonic clock, so a process that can no longer reach the API server stops by

@@ -11,6 +11,7 @@ pub mod objectstore;
 pub mod openbao;
 pub mod operationlock;
 pub mod settings;
+pub mod turns;
 
 use caches::Caches;
 use kubernetes::events::Events;

@@ -7,11 +7,6 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The API group of all four kinds.
-pub const GROUP: &str = "openbao.org";
-/// The one version they are served in.
-pub const VERSION: &str = "v1alpha1";
-
 /// How many handled requests a status remembers. Older ones are forgotten; their nonces must not be used again.
 pub const HANDLED_REQUESTS_KEPT: usize = 20;
 

@@ -1,4 +1,5 @@
-//! The words of `status.conditions`: types and reasons. Everything that writes or reads a condition takes them from here.
+//! The words of `status.conditions`: the types of a cluster, a restore and a rollout, and the reasons that more than one
+//! subject says or reads. What only one subject says stands beside it.
 
 /// Condition types of an `OpenBaoCluster`.
 pub mod cluster {
@@ -102,7 +103,6 @@ pub mod reason {
     pub const INVALID: &str = "Invalid";
     pub const INVALID_VERSION: &str = "InvalidVersion";
     pub const DOWNGRADE_BLOCKED: &str = "DowngradeBlocked";
-    pub const CLUSTER_NOT_READY: &str = "ClusterNotReady";
     pub const QUORUM_LOST: &str = "QuorumLost";
     pub const PRE_UPGRADE_BACKUP_FAILED: &str = "PreUpgradeBackupFailed";
     pub const NOT_SUPPORTED: &str = "NotSupported";
@@ -111,7 +111,6 @@ pub mod reason {
     pub const STORAGE_RESIZE_NOT_SUPPORTED: &str = "StorageResizeNotSupported";
     pub const LOGIN_WORKS: &str = "LoginWorks";
     pub const LOGIN_FAILED: &str = "LoginFailed";
-    pub const ISSUER_KEYS_CHANGED: &str = "IssuerKeysChanged";
     pub const LOCK_FREE: &str = "LockFree";
     pub const LOCK_HELD: &str = "LockHeld";
     pub const LOCK_ORPHANED: &str = "LockOrphaned";

@@ -122,7 +122,7 @@ pub struct RestoreSource {
     #[x_kube(validation = rules::no_climbing("source.key"))]
     #[x_kube(validation = ("!self.startsWith('/')", "source.key must not start with a slash: it is the object's whole key in the bucket"))]
     pub key: Option<String>,
-    /// The newest complete backup of this namespace and cluster.
+    /// The newest complete backup of this namespace and cluster, but for those that a restore took before itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub latest: bool,
     /// The newest complete backup of this namespace and cluster that was taken before this time.
@@ -150,7 +150,7 @@ pub struct OpenBaoRestoreStatus {
     /// What happens now, what is waited for and from whom, or why it ended.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// The step under way, by name.
+    /// The step under way, by name; `Waiting` while the operation has none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stage: String,
     /// The spec generation this status speaks of.
@@ -214,6 +214,18 @@ pub enum RestorePhase {
 }
 
 impl RestorePhase {
+    /// The word as it stands in YAML, events and log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Validating => "Validating",
+            Self::Running => "Running",
+            Self::Completed => "Completed",
+            Self::Failed => "Failed",
+            Self::Unknown => "Unknown",
+        }
+    }
+
     /// Whether nothing will happen any more. `Unknown` is not terminal: it waits for a person and keeps the lock.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Completed | Self::Failed)
@@ -316,4 +328,17 @@ pub struct RestoreDurations {
     /// From the object's creation to the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_is_told_by_the_word_that_stands_in_yaml() {
+        use RestorePhase::{Completed, Failed, Pending, Running, Unknown, Validating};
+        for phase in [Pending, Validating, Running, Completed, Failed, Unknown] {
+            assert_eq!(serde_json::to_value(phase).unwrap(), phase.as_str());
+        }
+    }
 }

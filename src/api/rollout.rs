@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::common::{HandledRequest, Request, is_default};
 use super::rules;
 
+/// On each operation of a rollout: its whole name, which a label may not hold.
+pub const ROLLOUT_NAME: &str = "openbao.org/rollout-name";
+
 /// Brings one version to several clusters of a namespace.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -137,7 +140,7 @@ pub enum RolloutPhase {
     Completed,
     /// At least one member failed and none goes on. A `Retry`, `Release` or `Skip` can still move it.
     Failed,
-    /// A person stopped it, with `Stop` (a `Resume` goes on) or with `Cancel` (final).
+    /// A person stopped it, with `Stop` (a `Resume` goes on), with `Cancel` (final), or with a `Skip` of every member.
     Stopped,
 }
 
@@ -206,4 +209,48 @@ pub enum RolloutMemberState {
     Cancelled,
     /// Brought back to the old version.
     Reverted,
+}
+
+impl RolloutMemberState {
+    /// The word as it stands in YAML, events and log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Preparing => "Preparing",
+            Self::WaitingForCutover => "WaitingForCutover",
+            Self::CuttingOver => "CuttingOver",
+            Self::Soaking => "Soaking",
+            Self::Completed => "Completed",
+            Self::Failed => "Failed",
+            Self::FailedRetryable => "FailedRetryable",
+            Self::Stopped => "Stopped",
+            Self::Cancelled => "Cancelled",
+            Self::Reverted => "Reverted",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_members_state_is_told_by_the_word_that_stands_in_yaml() {
+        use RolloutMemberState as State;
+        for state in [
+            State::Pending,
+            State::Preparing,
+            State::WaitingForCutover,
+            State::CuttingOver,
+            State::Soaking,
+            State::Completed,
+            State::Failed,
+            State::FailedRetryable,
+            State::Stopped,
+            State::Cancelled,
+            State::Reverted,
+        ] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+    }
 }

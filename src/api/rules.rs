@@ -50,6 +50,11 @@ fn openbao_duration_message(field: &str) -> String {
     format!("{field} must be a duration such as 768h or 1h30m, whole days such as 30d, or a number of seconds")
 }
 
+/// The text is passed to OpenBao as permissions, which ends at its start over other numbers.
+pub fn octal(field: &str) -> Rule {
+    Rule::new(matches("^[0-7]+$")).message(format!("{field} must be an octal number, for example 0755").as_str())
+}
+
 /// The text is a five-field cron expression whose numbers are in range.
 pub fn cron(field: &str) -> Rule {
     Rule::new(matches(&cron_pattern())).message(
@@ -201,7 +206,7 @@ mod tests {
     #[test]
     fn every_pattern_compiles() {
         let durations = [openbao_duration("a"), openbao_period("a")];
-        let others = [version(), cron("a"), time_zone(), http_url("a"), object_name("a")];
+        let others = [version(), octal("a"), cron("a"), time_zone(), http_url("a"), object_name("a")];
         for rule in durations.into_iter().chain(others) {
             cel::Program::compile(&rule.rule).unwrap();
         }

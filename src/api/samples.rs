@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::admission::admit;
 use super::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OpenBaoRollout};
+use crate::service::cluster::config::seal;
 
 /// Every object of ours in the samples, with the file it is from.
 pub fn samples() -> Vec<(String, Value)> {
@@ -105,6 +106,24 @@ fn a_sample_that_does_something_to_the_first_cluster_takes_nothing_out_of_it() {
         for (field, value) in first["spec"].as_object().unwrap() {
             assert_eq!(&object["spec"][field], value, "{file}: spec.{field} changes with it");
         }
+    }
+}
+
+/// A restore into it is refused for another id as for another key, and neither can be changed later.
+#[test]
+fn the_sample_with_a_key_of_ones_own_opens_what_the_first_clusters_sealed() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/samples");
+    let text = std::fs::read_to_string(folder.join("cluster-external-key.yaml")).unwrap();
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+    let secret = documents.iter().find(|object| object["kind"] == "Secret").unwrap();
+    let unseal = |file: &str| {
+        let object = samples().into_iter().find(|(name, _)| name == file).unwrap().1;
+        serde_json::from_value::<OpenBaoCluster>(admit(&object, None).unwrap()).unwrap().spec.unseal
+    };
+    let own = unseal("cluster-external-key.yaml");
+    assert_eq!(seal::static_key_secret(&own, "main").as_deref(), secret["metadata"]["name"].as_str());
+    for file in ["cluster-first.yaml", "cluster-minimal.yaml", "cluster-backup-file.yaml"] {
+        assert_eq!(seal::static_key_id(&own), seal::static_key_id(&unseal(file)), "{file}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! `OpenBaoCluster`: which events wake it, how often it is looked at, and what is told about it.
 
+use super::vanished;
 use crate::{
     adapter::{
         Adapters,
@@ -8,15 +9,19 @@ use crate::{
             feed::{Touched, gone},
         },
         metrics::{Outcome, metrics},
+        turns::Turns,
     },
     api::OpenBaoCluster,
     causes::chain,
-    service::cluster::{
-        memory::Memory,
-        reconcile::{self, Error},
+    service::{
+        cluster::{
+            memory::Memory,
+            reconcile::{self, Error},
+        },
+        opslifecycle::retry::{ErrorBackoff, ErrorClass, jitter},
     },
 };
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future::ready, stream};
 use kube::{
     ResourceExt,
     runtime::{
@@ -26,21 +31,28 @@ use kube::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
 /// Reconciles at the same time. Each waits mostly for OpenBao, at most two seconds.
 const CONCURRENCY: u16 = 32;
-/// The first and the longest wait after a failure.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-/// After losing a race with another writer, or with our own watch.
+/// After losing a race with another writer, or with our own watch: no failure, and not ever longer.
 const CONFLICT: Duration = Duration::from_millis(200);
 
 struct Context {
     ad: Arc<Adapters>,
     memory: Memory,
+    turns: Turns,
+    failures: Mutex<ErrorBackoff<ObjectRef<OpenBaoCluster>>>,
+}
+
+impl Context {
+    /// It was reconciled, or it is gone.
+    fn forget_failures(&self, cluster: &ObjectRef<OpenBaoCluster>) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).succeeded(cluster);
+    }
 }
 
 /// Reconciles clusters until `shutdown`.
@@ -53,19 +65,26 @@ pub async fn run(ad: Arc<Adapters>, shutdown: CancellationToken) {
     // Listening begins before the first look at the store, so that nothing falls between the two.
     let wakes = ad.caches.notes.wakes(woken, everything.clone());
     let wakes = stream::iter(everything()).chain(wakes);
-    let context = Arc::new(Context { ad, memory: Memory::default() });
+    let turns = Turns::new("OpenBaoCluster", CONCURRENCY, shutdown.clone());
+    let context = Arc::new(Context { ad, memory: Memory::default(), turns, failures: Mutex::default() });
+    let known = context.clone();
     Controller::for_stream(stream::pending(), store)
-        .with_config(controller::Config::default().concurrency(CONCURRENCY))
+        // Whoever is due waits for its turn.
+        .with_config(controller::Config::default().concurrency(0))
         .reconcile_on(wakes)
         .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(look, failed, context)
-        .for_each(|outcome| async move {
+        .run(in_turn, failed, context)
+        .for_each(|outcome| {
             if let Err(error) = outcome {
                 gone("OpenBaoCluster", &error);
+                if let Some(cluster) = vanished(&error) {
+                    known.forget_failures(&cluster);
+                }
                 if let controller::Error::QueueError(error) = error {
                     tracing::warn!(error = %error, "the queue of clusters failed");
                 }
             }
+            ready(())
         })
         .await;
 }
@@ -76,19 +95,27 @@ fn woken(touched: &Touched) -> Vec<ObjectRef<OpenBaoCluster>> {
     cluster.map(|cluster| ObjectRef::new(cluster).within(&touched.namespace)).collect()
 }
 
-async fn look(cluster: Arc<OpenBaoCluster>, context: Arc<Context>) -> Result<Action, Error> {
+async fn in_turn(cluster: Arc<OpenBaoCluster>, context: Arc<Context>) -> Result<Action, Error> {
+    let Some((_turn, cluster)) = context.turns.take(cluster.as_ref(), &context.ad.caches.clusters).await else {
+        context.forget_failures(&ObjectRef::from_obj(cluster.as_ref()));
+        return Ok(Action::await_change());
+    };
+    // Boxed, so that whoever waits for its turn does not hold the room for it yet.
+    Box::pin(look(&cluster, &context)).await
+}
+
+async fn look(cluster: &OpenBaoCluster, context: &Context) -> Result<Action, Error> {
     let mut measured =
         metrics().reconciling("OpenBaoCluster", &cluster.namespace().unwrap_or_default(), &cluster.name_any());
-    let notes = context.memory.of(&cluster.uid().unwrap_or_default());
-    let wait = reconcile::reconcile(&context.ad, &context.memory, &cluster).await?;
-    notes.lock().await.failures = 0;
+    let wait = reconcile::reconcile(&context.ad, &context.memory, cluster).await?;
+    context.forget_failures(&ObjectRef::from_obj(cluster));
     if context.memory.len() > context.ad.caches.clusters.len() + 16 {
         let existing: BTreeSet<String> =
             context.ad.caches.clusters.state().iter().filter_map(|cluster| cluster.uid()).collect();
         context.memory.forget_all_but(&existing);
     }
     measured.ends(Outcome::Done);
-    Ok(Action::requeue(wait))
+    Ok(Action::requeue(jitter(wait, rand::random())))
 }
 
 #[allow(clippy::needless_pass_by_value)] // the signature is kube's
@@ -99,13 +126,11 @@ fn failed(cluster: Arc<OpenBaoCluster>, error: &Error, context: Arc<Context>) ->
     }
     let text = chain(error);
     tracing::warn!(reason = error.name(), error = text, "reconcile failed");
-    let failures = match context.memory.of(&cluster.uid().unwrap_or_default()).try_lock() {
-        Ok(mut notes) => {
-            notes.failures = notes.failures.saturating_add(1);
-            notes.failures
-        }
-        Err(_) => 1,
-    };
+    let again = context.failures.lock().unwrap_or_else(PoisonError::into_inner).failed(
+        ObjectRef::from_obj(cluster.as_ref()),
+        ErrorClass::Transient,
+        rand::random(),
+    );
     let ad = context.ad.clone();
     let reason = format!("{}Failed", error.name());
     tokio::spawn(async move {
@@ -118,24 +143,12 @@ fn failed(cluster: Arc<OpenBaoCluster>, error: &Error, context: Arc<Context>) ->
         };
         ad.events.publish(cluster.as_ref(), news).await;
     });
-    Action::requeue(backoff(failures))
-}
-
-/// Doubles with every failure in a row, up to five minutes.
-fn backoff(failures: u32) -> Duration {
-    let (first, longest) = BACKOFF;
-    first.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1).min(16)).unwrap_or(u32::MAX)).min(longest)
+    Action::requeue(again)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_wait_after_failures_grows_and_ends_at_five_minutes() {
-        let waits: Vec<u64> = [1, 2, 3, 9, 10, u32::MAX].map(|n| backoff(n).as_secs()).into();
-        assert_eq!(waits, [1, 2, 4, 256, 300, 300]);
-    }
 
     #[test]
     fn whatever_belongs_to_a_cluster_wakes_it_and_nothing_else_does() {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future::ready, stream};
 use kube::{
     ResourceExt,
     runtime::{
@@ -18,18 +18,20 @@ use kube::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::vanished;
 use crate::{
     adapter::{
         Adapters,
         caches::Caches,
         kubernetes::feed::{Touched, gone},
         metrics::{Outcome, metrics},
+        turns::Turns,
     },
     api::operation::OpenBaoOperation,
     causes::chain,
     service::opslifecycle::{
         Manager,
-        drive::{Again, DriveError, Driver},
+        drive::{Again, DriveError, Driver, is_over},
         retry::{ErrorBackoff, ErrorClass},
         saga::faults::Faults,
     },
@@ -42,7 +44,16 @@ const CONCURRENCY: u16 = 16;
 
 struct Context {
     driver: Driver,
-    failures: Mutex<ErrorBackoff<String>>,
+    store: Store<OpenBaoOperation>,
+    turns: Arc<Turns>,
+    failures: Mutex<ErrorBackoff<ObjectRef<OpenBaoOperation>>>,
+}
+
+impl Context {
+    /// It was reconciled, or it is gone.
+    fn forget_failures(&self, op: &ObjectRef<OpenBaoOperation>) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).succeeded(op);
+    }
 }
 
 /// Runs operations until `shutdown`: those of the managers' kinds, and workflows. An operation of any other kind ends as
@@ -65,23 +76,33 @@ pub async fn run_with(ad: Arc<Adapters>, managers: Vec<Arc<dyn Manager>>, faults
     let wakes = ad.caches.notes.wakes(move |touched| woken(touched, &caches), move || everything(&all));
     // Those listed before we began to listen.
     let listed = everything(&store);
-    let context = Context { driver: Driver::new(ad, managers, faults), failures: Mutex::default() };
+    let turns = Arc::new(Turns::new(KIND, CONCURRENCY, shutdown.clone()));
+    let driver = Driver::new(ad, managers, faults, turns.clone());
+    let context = Arc::new(Context { driver, store: store.clone(), turns, failures: Mutex::default() });
+    let known = context.clone();
     Controller::for_stream(stream::pending(), store)
         .reconcile_on(stream::iter(listed).chain(wakes))
-        .with_config(Config::default().concurrency(CONCURRENCY))
+        // Whoever is due waits for its turn.
+        .with_config(Config::default().concurrency(0))
         .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(reconcile, retry, Arc::new(context))
-        .for_each(|outcome| async move {
+        .run(in_turn, retry, context)
+        .for_each(|outcome| {
             if let Err(error) = outcome {
                 gone(KIND, &error);
+                if let Some(op) = vanished(&error) {
+                    known.forget_failures(&op);
+                }
                 tracing::debug!(error = %error, "operation");
             }
+            ready(())
         })
         .await;
 }
 
+/// All of which anything is left to do: of those that are over there may be fifty times as many as there are clusters.
 fn everything(store: &Store<OpenBaoOperation>) -> Vec<ObjectRef<OpenBaoOperation>> {
-    store.state().iter().map(|op| ObjectRef::from_obj(op.as_ref())).collect()
+    let left = store.state_filter(|op| !is_over(op));
+    left.iter().map(|op| ObjectRef::from_obj(op.as_ref())).collect()
 }
 
 /// The operations that a change concerns.
@@ -115,10 +136,19 @@ fn waiting(touched: &Touched, caches: &Caches) -> Vec<ObjectRef<OpenBaoOperation
     unfinished.map(|op| ObjectRef::from_obj(op.as_ref())).collect()
 }
 
-async fn reconcile(op: Arc<OpenBaoOperation>, context: Arc<Context>) -> Result<Action, DriveError> {
+async fn in_turn(op: Arc<OpenBaoOperation>, context: Arc<Context>) -> Result<Action, DriveError> {
+    let Some((_turn, op)) = context.turns.take(op.as_ref(), &context.store).await else {
+        context.forget_failures(&ObjectRef::from_obj(op.as_ref()));
+        return Ok(Action::await_change());
+    };
+    // Boxed, so that whoever waits for its turn does not hold the room for it yet.
+    Box::pin(reconcile(&op, &context)).await
+}
+
+async fn reconcile(op: &OpenBaoOperation, context: &Context) -> Result<Action, DriveError> {
     let mut measured = metrics().reconciling(KIND, &op.namespace().unwrap_or_default(), &op.name_any());
-    let again = context.driver.reconcile(&op).await?;
-    context.failures.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&op.uid().unwrap_or_default());
+    let again = context.driver.reconcile(op).await?;
+    context.forget_failures(&ObjectRef::from_obj(op));
     match again {
         Again::After(delay) => {
             measured.ends(Outcome::Waiting);
@@ -135,7 +165,7 @@ async fn reconcile(op: Arc<OpenBaoOperation>, context: Arc<Context>) -> Result<A
 fn retry(op: Arc<OpenBaoOperation>, error: &DriveError, context: Arc<Context>) -> Action {
     let class = error.class();
     let delay: Duration = context.failures.lock().unwrap_or_else(PoisonError::into_inner).failed(
-        op.uid().unwrap_or_default(),
+        ObjectRef::from_obj(op.as_ref()),
         class,
         rand::random(),
     );

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, Utc};
-use futures::{StreamExt, stream};
-use kube::runtime::controller::{Action, Config};
-use kube::runtime::{applier, reflector::ObjectRef};
+use futures::{StreamExt, future::ready, stream};
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::reflector::ObjectRef;
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
@@ -16,6 +16,7 @@ use kube::{
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::vanished;
 use crate::adapter::Adapters;
 use crate::adapter::kubernetes::client::{RequestError, timed};
 use crate::adapter::kubernetes::events::{News, Severity};
@@ -24,10 +25,8 @@ use crate::adapter::kubernetes::finalizer;
 use crate::adapter::kubernetes::owner::is_controlled_by;
 use crate::adapter::kubernetes::time::from_kube;
 use crate::adapter::metrics::{Outcome, metrics};
-use crate::api::{
-    HandledRequest, OpenBaoOperation, OpenBaoRestore, OpenBaoRestoreStatus, RESTORE_FINALIZER, Request, RequestAction,
-    RequestOutcome, RestorePhase,
-};
+use crate::adapter::turns::Turns;
+use crate::api::{OpenBaoOperation, OpenBaoRestore, OpenBaoRestoreStatus, RESTORE_FINALIZER, Request, RestorePhase};
 use crate::datapath::protocol::{self, Progress};
 use crate::service::backup::jobs;
 use crate::service::opslifecycle::audit::{self, AuditEvent, Fields};
@@ -35,10 +34,11 @@ use crate::service::opslifecycle::retry::{ErrorBackoff, ErrorClass};
 use crate::service::opslifecycle::{self, RetryClass};
 use crate::service::restore::decide::Refused;
 use crate::service::restore::decide::admit::{Admission, admit};
+use crate::service::restore::decide::copy;
 use crate::service::restore::decide::orphan::operation_gone;
 use crate::service::restore::mover::MoverError;
 use crate::service::restore::unmade::{self, Refusals, Unmade};
-use crate::service::restore::{admission, hold, plan, status};
+use crate::service::restore::{admission, asked, hold, plan, status};
 
 const KIND: &str = "OpenBaoRestore";
 /// The field manager of a restore's status.
@@ -79,6 +79,14 @@ struct Context {
     backoff: Mutex<ErrorBackoff<ObjectRef<OpenBaoRestore>>>,
     waits: hold::Waits,
     refusals: Refusals,
+    turns: Turns,
+}
+
+impl Context {
+    /// It was reconciled, or it is gone.
+    fn forget_failures(&self, restore: &ObjectRef<OpenBaoRestore>) {
+        self.backoff.lock().unwrap_or_else(PoisonError::into_inner).succeeded(restore);
+    }
 }
 
 /// Runs until `shutdown`.
@@ -87,21 +95,29 @@ pub async fn run(ad: Arc<Adapters>, shutdown: CancellationToken) {
     let (for_pick, for_all) = (ad.clone(), ad.clone());
     let wakes = caches.notes.wakes(move |touched| woken(&for_pick, touched), move || all(&for_all));
     // Subscribed first, listed second: nothing falls between.
-    let queue = stream::iter(all(&ad)).chain(wakes).map(Ok::<_, std::convert::Infallible>);
-    let queue = queue.take_until(shutdown.cancelled_owned());
+    let wakes = stream::iter(all(&ad)).chain(wakes);
     let context = Arc::new(Context {
         ad: ad.clone(),
         backoff: Mutex::default(),
         waits: hold::Waits::default(),
         refusals: Refusals::default(),
+        turns: Turns::new(KIND, CONCURRENCY, shutdown.clone()),
     });
-    let config = Config::default().concurrency(CONCURRENCY);
-    let reconciler = |restore, context| Box::pin(reconcile(restore, context));
-    applier(reconciler, on_error, context, caches.restores.clone(), queue, config)
-        .for_each(|outcome| async move {
+    let known = context.clone();
+    Controller::for_stream(stream::pending(), caches.restores.clone())
+        .reconcile_on(wakes)
+        // Whoever is due waits for its turn.
+        .with_config(Config::default().concurrency(0))
+        .graceful_shutdown_on(shutdown.cancelled_owned())
+        .run(in_turn, on_error, context)
+        .for_each(|outcome| {
             if let Err(error) = outcome {
                 gone(KIND, &error);
+                if let Some(restore) = vanished(&error) {
+                    known.forget_failures(&restore);
+                }
             }
+            ready(())
         })
         .await;
 }
@@ -147,22 +163,31 @@ fn on_error(restore: Arc<OpenBaoRestore>, error: &Error, context: Arc<Context>) 
     Action::requeue(delay)
 }
 
-async fn reconcile(restore: Arc<OpenBaoRestore>, context: Arc<Context>) -> Result<Action, Error> {
+async fn in_turn(restore: Arc<OpenBaoRestore>, context: Arc<Context>) -> Result<Action, Error> {
+    let Some((_turn, restore)) = context.turns.take(restore.as_ref(), &context.ad.caches.restores).await else {
+        context.forget_failures(&ObjectRef::from_obj(&*restore));
+        return Ok(Action::await_change());
+    };
+    // Boxed, so that whoever waits for its turn does not hold the room for it yet.
+    Box::pin(reconcile(&restore, &context)).await
+}
+
+async fn reconcile(restore: &OpenBaoRestore, context: &Context) -> Result<Action, Error> {
     let ad = &context.ad;
     let mut measured = metrics().reconciling(KIND, &restore.namespace().unwrap_or_default(), &restore.name_any());
     let action = if restore.metadata.deletion_timestamp.is_some() {
         let uid = restore.uid().unwrap_or_default();
         context.waits.forget(&uid);
         context.refusals.forget(&uid);
-        depart(ad, &restore).await
-    } else if phase(&restore).is_terminal() {
-        settle(ad, &restore).await
+        depart(ad, restore).await
+    } else if phase(restore).is_terminal() {
+        settle(ad, restore).await
     } else {
-        proceed(&context, &restore).await
+        proceed(context, restore).await
     };
     if action.is_ok() {
-        measured.ends(if phase(&restore).is_terminal() { Outcome::Done } else { Outcome::Waiting });
-        context.backoff.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&ObjectRef::from_obj(&*restore));
+        measured.ends(if phase(restore).is_terminal() { Outcome::Done } else { Outcome::Waiting });
+        context.forget_failures(&ObjectRef::from_obj(restore));
     }
     action
 }
@@ -174,13 +199,16 @@ fn phase(restore: &OpenBaoRestore) -> RestorePhase {
 /// A live restore: admitted, or shown.
 async fn proceed(context: &Context, restore: &OpenBaoRestore) -> Result<Action, Error> {
     let ad = &context.ad;
-    set_finalizer(ad, restore, true).await?;
     let now = now();
+    if let Some(why) = copy::refused(restore) {
+        return end(ad, restore, &why, now).await;
+    }
+    set_finalizer(ad, restore, true).await?;
     let Some(name) = status::operation_of(restore) else { return consider(context, restore, now).await };
     let Some(operation) = operation(ad, restore, &name).await? else {
-        if restore.status.as_ref().is_some_and(|status| status.stage.is_empty() && status.source.is_none()) {
+        if !status::has_seen_operation(restore) {
             // Admitted, and cut off before the operation was made, or not let in.
-            if let Some(next) = cancelled(restore, now) {
+            if let Some(next) = asked::cancelled(restore, now) {
                 context.refusals.forget(&restore.uid().unwrap_or_default());
                 write(ad, restore, next).await?;
                 return Ok(Action::await_change());
@@ -190,25 +218,16 @@ async fn proceed(context: &Context, restore: &OpenBaoRestore) -> Result<Action, 
         let why = operation_gone(&name, &restore.status.clone().unwrap_or_default());
         return end(ad, restore, &why, now).await;
     };
-    if !is_own(restore, &operation) {
-        return end(ad, restore, &name_taken(&name), now).await;
+    if !asked::is_own(restore, &operation) {
+        return end(ad, restore, &asked::name_taken(&name), now).await;
     }
     follow(ad, &context.waits, restore, &operation, now).await
-}
-
-/// The end of a restore that is to be cancelled and has no operation to undo.
-fn cancelled(restore: &OpenBaoRestore, now: DateTime<Utc>) -> Option<OpenBaoRestoreStatus> {
-    let request = unanswered(restore).find(|request| request.action == RequestAction::Cancel)?;
-    let mut next = status::refused(restore, &Refused::new("Cancelled", "cancelled before anything was done"), now);
-    let answer = answer(request, RequestOutcome::Applied, "nothing had been done yet", now);
-    status::answer_with(restore, &mut next, answer);
-    Some(next)
 }
 
 /// Admits, waits or refuses.
 async fn consider(context: &Context, restore: &OpenBaoRestore, now: DateTime<Utc>) -> Result<Action, Error> {
     let ad = &context.ad;
-    if let Some(next) = cancelled(restore, now) {
+    if let Some(next) = asked::cancelled(restore, now) {
         write(ad, restore, next).await?;
         return Ok(Action::await_change());
     }
@@ -239,8 +258,8 @@ async fn begin(context: &Context, restore: &OpenBaoRestore, now: DateTime<Utc>) 
     match timed(operations(ad, restore).create(&PostParams::default(), &operation)).await {
         Ok(_) => {}
         Err(error) if error.is_already_exists() => match self::operation(ad, restore, &name).await? {
-            Some(found) if is_own(restore, &found) => {}
-            Some(_) => return end(ad, restore, &name_taken(&name), now).await,
+            Some(found) if asked::is_own(restore, &found) => {}
+            Some(_) => return end(ad, restore, &asked::name_taken(&name), now).await,
             // Gone again since.
             None => return Ok(Action::requeue(LOOK_AGAIN)),
         },
@@ -273,20 +292,6 @@ async fn not_let_in(
             Ok(Action::requeue(LOOK_AGAIN))
         }
     }
-}
-
-/// Whoever makes an operation of its name can name the restore as its owner, and let it do anything.
-fn is_own(restore: &OpenBaoRestore, operation: &OpenBaoOperation) -> bool {
-    is_controlled_by(operation, &restore.uid().unwrap_or_default())
-        && plan::operation(restore).is_some_and(|wanted| operation.does_the_work_of(&wanted))
-}
-
-fn name_taken(name: &str) -> Refused {
-    let message = format!(
-        "OpenBaoOperation {name} exists and is not this restore's: delete it, then create another OpenBaoRestore. \
-         Nothing was changed"
-    );
-    Refused::new("NameTaken", message)
 }
 
 async fn end(ad: &Adapters, restore: &OpenBaoRestore, why: &Refused, now: DateTime<Utc>) -> Result<Action, Error> {
@@ -343,30 +348,9 @@ async fn pass_on(
 
 /// A restore that has ended: requests are answered, the finalizer goes.
 async fn settle(ad: &Adapters, restore: &OpenBaoRestore) -> Result<Action, Error> {
-    let now = now();
-    let mut next = restore.status.clone().unwrap_or_default();
-    for request in unanswered(restore) {
-        let message = "the restore has ended; to restore again, create another OpenBaoRestore";
-        status::answer_with(restore, &mut next, answer(request, RequestOutcome::Refused, message, now));
-    }
-    write(ad, restore, next).await?;
+    write(ad, restore, asked::answered(restore, now())).await?;
     set_finalizer(ad, restore, false).await?;
     Ok(Action::await_change())
-}
-
-fn unanswered(restore: &OpenBaoRestore) -> impl Iterator<Item = &Request> {
-    let handled = restore.status.as_ref().map(|status| status.handled_requests.as_slice()).unwrap_or_default();
-    restore.spec.requests.iter().filter(move |request| !handled.iter().any(|done| done.nonce == request.nonce))
-}
-
-fn answer(request: &Request, outcome: RequestOutcome, message: &str, now: DateTime<Utc>) -> HandledRequest {
-    HandledRequest {
-        nonce: request.nonce.clone(),
-        action: request.action,
-        outcome,
-        message: message.to_owned(),
-        at: Some(now),
-    }
 }
 
 /// A restore that is being deleted waits until its operation has stopped its Job and given the lock back.
@@ -424,9 +408,10 @@ async fn fresh_operation(
     timed(operations(ad, restore).get_opt(name)).await.map_err(request)
 }
 
-/// Adds or removes our finalizer, if that changes anything.
+/// Adds or removes our finalizer, and marks the restore as seen, if that changes anything.
 async fn set_finalizer(ad: &Adapters, restore: &OpenBaoRestore, wanted: bool) -> Result<(), Error> {
-    let Some(patch) = finalizer::patch(restore, RESTORE_FINALIZER, wanted) else { return Ok(()) };
+    let patch = finalizer::patch(restore, RESTORE_FINALIZER, wanted);
+    let Some(patch) = copy::marked(restore, patch) else { return Ok(()) };
     let (api, name) = (restores(ad, restore), restore.name_any());
     match timed(api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
         Ok(_) => Ok(()),
@@ -496,7 +481,7 @@ async fn tell(ad: &Adapters, restore: &OpenBaoRestore, next: &OpenBaoRestoreStat
         ("operation", next.operation.clone().unwrap_or_default()),
         ("message", next.message.clone()),
     ]);
-    let (from, to) = (phase_word(phase(restore)), phase_word(next.phase));
+    let (from, to) = (phase(restore).as_str(), next.phase.as_str());
     let Some(entry) = audit::log_phase_transition(event, from, to, &fields) else { return };
     count(restore, next);
     let troubled = event.is_warning() || next.phase == RestorePhase::Unknown;
@@ -531,46 +516,4 @@ fn count(restore: &OpenBaoRestore, next: &OpenBaoRestoreStatus) {
 /// The present time, as precise as a status shows it.
 fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(3)
-}
-
-fn phase_word(phase: RestorePhase) -> &'static str {
-    match phase {
-        RestorePhase::Pending => "Pending",
-        RestorePhase::Validating => "Validating",
-        RestorePhase::Running => "Running",
-        RestorePhase::Completed => "Completed",
-        RestorePhase::Failed => "Failed",
-        RestorePhase::Unknown => "Unknown",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_restore_whose_operation_was_never_made_can_be_cancelled() {
-        let mut restore = OpenBaoRestore::new("r", crate::api::OpenBaoRestoreSpec::default());
-        restore.metadata.uid = Some("r-uid".into());
-        restore.status = Some(status::admitted(&restore, Some("c-uid".into()), now()));
-        assert_eq!(cancelled(&restore, now()), None, "nobody has asked for it");
-        let request = Request { nonce: "enough".into(), action: RequestAction::Cancel, ..Request::default() };
-        restore.spec.requests = vec![request];
-        let next = cancelled(&restore, now()).unwrap();
-        assert_eq!(next.phase, RestorePhase::Failed);
-        assert_eq!(next.handled_requests[0].outcome, RequestOutcome::Applied);
-    }
-
-    #[test]
-    fn an_operation_of_that_name_is_followed_only_if_this_very_restore_made_it() {
-        let mut restore = OpenBaoRestore::new("r", crate::api::OpenBaoRestoreSpec::default());
-        restore.metadata.uid = Some("r-uid".into());
-        let own = plan::operation(&restore).unwrap();
-        assert!(is_own(&restore, &own));
-        let mut forged = own.clone();
-        forged.spec.operation = crate::api::OperationKind::Workflow;
-        assert!(!is_own(&restore, &forged), "it restores nothing, whoever it names as its owner");
-        restore.metadata.uid = Some("another".into());
-        assert!(!is_own(&restore, &own), "made by a restore that had this name before");
-    }
 }

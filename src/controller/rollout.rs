@@ -6,19 +6,19 @@ use std::{
 };
 
 use chrono::{SubsecRound, Utc};
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future::ready, stream};
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams, PostParams},
     runtime::{
-        applier,
-        controller::{Action, Config},
+        controller::{Action, Config, Controller},
         reflector::ObjectRef,
     },
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::vanished;
 use crate::{
     adapter::{
         Adapters,
@@ -30,11 +30,9 @@ use crate::{
             owner::is_controlled_by,
         },
         metrics::{Outcome, metrics},
+        turns::Turns,
     },
-    api::{
-        OpenBaoOperation, OpenBaoRollout, OpenBaoRolloutStatus, Request, RequestAction, RolloutMemberState,
-        RolloutMemberStatus,
-    },
+    api::{OpenBaoOperation, OpenBaoRollout, OpenBaoRolloutStatus, Request, RequestAction, RolloutMemberStatus},
     causes::chain,
     service::{
         opslifecycle::{
@@ -42,9 +40,8 @@ use crate::{
             audit::{self, AuditEvent, Fields},
             retry::{ErrorBackoff, ErrorClass},
         },
-        restore,
         rollout::{
-            self, Decision, Effect, Facts,
+            self, Effect, Facts,
             claimed::{self, Unmade},
             member::{self, MemberFacts},
             policy,
@@ -99,7 +96,15 @@ impl Error {
 
 struct Context {
     ad: Arc<Adapters>,
+    turns: Turns,
     backoff: Mutex<ErrorBackoff<ObjectRef<OpenBaoRollout>>>,
+}
+
+impl Context {
+    /// It was reconciled, or it is gone.
+    fn forget_failures(&self, rollout: &ObjectRef<OpenBaoRollout>) {
+        self.backoff.lock().unwrap_or_else(PoisonError::into_inner).succeeded(rollout);
+    }
 }
 
 /// Reconciles rollouts until `stop`.
@@ -107,16 +112,24 @@ pub async fn run(ad: Arc<Adapters>, stop: CancellationToken) {
     let (for_pick, for_all) = (ad.clone(), ad.clone());
     let wakes = ad.caches.notes.wakes(move |touched| woken(&for_pick, touched), move || all(&for_all));
     // Subscribed first, listed second: nothing falls between.
-    let queue = stream::iter(all(&ad)).chain(wakes).map(Ok::<_, std::convert::Infallible>);
-    let queue = queue.take_until(stop.cancelled_owned());
-    let context = Arc::new(Context { ad: ad.clone(), backoff: Mutex::default() });
-    let config = Config::default().concurrency(CONCURRENCY);
-    let reconciler = |rollout, context| Box::pin(reconcile(rollout, context));
-    applier(reconciler, on_error, context, ad.caches.rollouts.clone(), queue, config)
-        .for_each(|outcome| async move {
+    let wakes = stream::iter(all(&ad)).chain(wakes);
+    let turns = Turns::new(KIND, CONCURRENCY, stop.clone());
+    let context = Arc::new(Context { ad: ad.clone(), turns, backoff: Mutex::default() });
+    let known = context.clone();
+    Controller::for_stream(stream::pending(), ad.caches.rollouts.clone())
+        .reconcile_on(wakes)
+        // Whoever is due waits for its turn.
+        .with_config(Config::default().concurrency(0))
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(in_turn, on_error, context)
+        .for_each(|outcome| {
             if let Err(error) = outcome {
                 gone(KIND, &error);
+                if let Some(rollout) = vanished(&error) {
+                    known.forget_failures(&rollout);
+                }
             }
+            ready(())
         })
         .await;
 }
@@ -142,24 +155,33 @@ fn woken(ad: &Adapters, touched: &Touched) -> Vec<ObjectRef<OpenBaoRollout>> {
     }
 }
 
-async fn reconcile(rollout: Arc<OpenBaoRollout>, context: Arc<Context>) -> Result<Action, Error> {
+async fn in_turn(rollout: Arc<OpenBaoRollout>, context: Arc<Context>) -> Result<Action, Error> {
+    let Some((_turn, rollout)) = context.turns.take(rollout.as_ref(), &context.ad.caches.rollouts).await else {
+        context.forget_failures(&ObjectRef::from_obj(&*rollout));
+        return Ok(Action::await_change());
+    };
+    // Boxed, so that whoever waits for its turn does not hold the room for it yet.
+    Box::pin(reconcile(&rollout, &context)).await
+}
+
+async fn reconcile(rollout: &OpenBaoRollout, context: &Context) -> Result<Action, Error> {
     let mut measured = metrics().reconciling(KIND, &rollout.namespace().unwrap_or_default(), &rollout.name_any());
     let ad = &context.ad;
-    let members = look(ad, &rollout).await?;
-    let decision = rollout::decide(&Facts { rollout: &rollout, members: &members }, Utc::now().trunc_subsecs(3));
+    let members = look(ad, rollout).await?;
+    let decision = rollout::decide(&Facts { rollout, members: &members }, Utc::now().trunc_subsecs(3));
     // The finalizer first: from the first claim on, somebody must see to what was begun.
     let leaving = rollout.metadata.deletion_timestamp.is_some();
-    if !leaving && set_finalizer(ad, &rollout, !decision.is_over()).await? {
+    if !leaving && set_finalizer(ad, rollout, !decision.is_over()).await? {
         // Its change wakes us, with the resourceVersion that the claim needs.
         measured.ends(Outcome::Done);
         return Ok(Action::requeue(RetryClass::ProgressPoll.delay(ad.settings.requeue_standard)));
     }
-    let stored = write(ad, &rollout, &decision.status).await?;
-    carry_out(ad, stored.as_ref().unwrap_or(&rollout), &members, &decision.effects).await?;
-    if leaving && nothing_left_to_undo(&decision) {
-        set_finalizer(ad, &rollout, false).await?;
+    let stored = write(ad, rollout, &decision.status).await?;
+    carry_out(ad, stored.as_ref().unwrap_or(rollout), &members, &decision.effects).await?;
+    if leaving && decision.leaves_nothing_to_undo() {
+        set_finalizer(ad, rollout, false).await?;
     }
-    context.backoff.lock().unwrap_or_else(PoisonError::into_inner).succeeded(&ObjectRef::from_obj(&*rollout));
+    context.forget_failures(&ObjectRef::from_obj(rollout));
     measured.ends(Outcome::Done);
     Ok(if decision.is_over() {
         Action::await_change()
@@ -211,12 +233,6 @@ async fn carry_out(
     outcome.and(told.map(drop))
 }
 
-/// A member past its point of no return goes on by itself.
-fn nothing_left_to_undo(decision: &Decision) -> bool {
-    use RolloutMemberState::{Preparing, WaitingForCutover};
-    !decision.status.members.iter().any(|member| matches!(member.state, Preparing | WaitingForCutover))
-}
-
 /// What the watches know of the members. An operation that a claim names and no watch shows is asked for: a claim that
 /// was never acted upon and one that the watch has not caught up with look the same.
 async fn look(ad: &Adapters, rollout: &OpenBaoRollout) -> Result<Vec<MemberFacts>, Error> {
@@ -229,7 +245,7 @@ async fn look(ad: &Adapters, rollout: &OpenBaoRollout) -> Result<Vec<MemberFacts
         let cluster = ad.caches.cluster(&namespace, &member.cluster);
         let mut operations = ad.caches.operations_of(&namespace, &member.cluster);
         let entry = known.iter().find(|entry| entry.cluster == member.cluster);
-        if let Some(name) = entry.and_then(unseen(&operations)) {
+        if let Some(name) = entry.and_then(|entry| claimed::unseen(entry, &operations)) {
             operations.extend(fresh(ad, &namespace, name).await?.map(Arc::new));
         }
         if let Some(name) = entry.and_then(|entry| entry.operation.as_deref()) {
@@ -241,7 +257,7 @@ async fn look(ad: &Adapters, rollout: &OpenBaoRollout) -> Result<Vec<MemberFacts
         let shown = status.and_then(|status| status.upgrade.as_ref()?.directive.clone());
         let restores = ad.caches.restores_of(&namespace, &member.cluster);
         facts.push(MemberFacts {
-            pending_restore: cluster.as_ref().and_then(|cluster| restore::pending(&restores, cluster)),
+            pending_restore: cluster.as_ref().and_then(|cluster| opslifecycle::pending(&restores, cluster)),
             operations,
             image: wish.image.clone(),
             running_image: shown
@@ -251,15 +267,6 @@ async fn look(ad: &Adapters, rollout: &OpenBaoRollout) -> Result<Vec<MemberFacts
         });
     }
     Ok(facts)
-}
-
-/// The operation of a member under way that is not among those seen.
-fn unseen(seen: &[Arc<OpenBaoOperation>]) -> impl Fn(&RolloutMemberStatus) -> Option<&str> {
-    |entry| {
-        let under_way = policy::is_active(entry.state) || entry.state == RolloutMemberState::WaitingForCutover;
-        let name = entry.operation.as_deref().filter(|_| under_way)?;
-        (!seen.iter().any(|operation| operation.name_any() == name)).then_some(name)
-    }
 }
 
 async fn fresh(ad: &Adapters, namespace: &str, name: &str) -> Result<Option<OpenBaoOperation>, Error> {
@@ -301,7 +308,7 @@ async fn tell(ad: &Adapters, rollout: &OpenBaoRollout, member: &RolloutMemberSta
     let before = rollout.status.as_ref().and_then(|status| {
         status.members.iter().find(|before| before.cluster == member.cluster).map(|before| before.state)
     });
-    let (from, to) = (word(before.unwrap_or_default()), word(member.state));
+    let (from, to) = (before.unwrap_or_default().as_str(), member.state.as_str());
     let fields = Fields::from([
         ("cluster", member.cluster.clone()),
         ("namespace", rollout.namespace().unwrap_or_default()),
@@ -310,7 +317,7 @@ async fn tell(ad: &Adapters, rollout: &OpenBaoRollout, member: &RolloutMemberSta
         ("operation", member.operation.clone().unwrap_or_default()),
         ("message", member.message.clone()),
     ]);
-    let Some(entry) = audit::log_phase_transition(AuditEvent::RolloutMemberTransition, &from, &to, &fields) else {
+    let Some(entry) = audit::log_phase_transition(AuditEvent::RolloutMemberTransition, from, to, &fields) else {
         return;
     };
     let severity = if policy::has_failed(member.state) { Severity::Warning } else { Severity::Normal };
@@ -322,11 +329,6 @@ async fn tell(ad: &Adapters, rollout: &OpenBaoRollout, member: &RolloutMemberSta
         annotations: audit::flat(&entry),
     };
     ad.events.publish(rollout, news).await;
-}
-
-/// A state as it stands in YAML.
-fn word(state: RolloutMemberState) -> String {
-    format!("{state:?}")
 }
 
 async fn act(ad: &Adapters, rollout: &OpenBaoRollout, members: &[MemberFacts], effect: &Effect) -> Result<(), Error> {

@@ -135,9 +135,7 @@ async fn prepare(plan: &Plan) -> Result<(), MoverError> {
     if plan.expected_size.is_none() {
         plan.store.preflight(&keys::preflight_key(&plan.key)).await?;
     }
-    if plan.store.head(&keys::manifest_key(&plan.key)).await?.is_some() {
-        return Err(MoverError::KeyTaken { key: plan.key.clone() });
-    }
+    is_unused(plan).await?;
     // An object without a manifest under a key that only this operation uses: a mover of it that died in between.
     if plan.store.head(&plan.key).await?.is_some() {
         eprintln!("removing {}, left without a manifest by an earlier attempt", plan.key);
@@ -149,6 +147,14 @@ async fn prepare(plan: &Plan) -> Result<(), MoverError> {
         spool::check_space(folder, expected.saturating_add(expected / 5))?;
     }
     Ok(())
+}
+
+/// A key is used once: whoever has its manifest has a backup, which nothing is written over.
+async fn is_unused(plan: &Plan) -> Result<(), MoverError> {
+    match plan.store.head(&keys::manifest_key(&plan.key)).await? {
+        Some(_) => Err(MoverError::KeyTaken { key: plan.key.clone() }),
+        None => Ok(()),
+    }
 }
 
 /// A snapshot that the leader has begun to send.
@@ -190,6 +196,8 @@ async fn attempt(plan: &Plan, meter: &Meter) -> Result<Stored, MoverError> {
             SpoolPlan::None => direct(answer, &leader, part, &mut upload, plan.limits, meter).await?,
         };
         upload.settle().await?;
+        // A mover that was given up for lost may be at work still, and may have been first.
+        is_unused(plan).await?;
         // The leader may have lost its place with the stream intact: what it sent is still a snapshot of its state.
         upload.complete().await?;
         Ok(verified)
@@ -356,25 +364,27 @@ async fn commit(plan: &Plan, stored: &Stored) -> Result<Manifest, MoverError> {
         Ok(outcome) => outcome,
         Err(_) => Err(MoverError::Deadline("the manifest was written")),
     };
-    match outcome {
-        Ok(()) => Ok(manifest),
-        Err(error) => {
-            let gone = async {
-                // The manifest first: it must never stand without its object.
-                plan.store.delete(&keys::manifest_key(&plan.key)).await?;
-                plan.store.delete(&plan.key).await
-            };
-            let left = match tokio::time::timeout(UNDO_TIMEOUT, gone).await {
-                Ok(gone) => gone.err().map(|left| left.to_string()),
-                Err(_) => Some(format!("given up after {UNDO_TIMEOUT:?}")),
-            };
-            // The store may have taken the manifest and lost only its answer: then this is a backup like any other.
-            Err(match left {
-                Some(left) => MoverError::MayBeStored { key: plan.key.clone(), left, source: Box::new(error) },
-                None => error,
-            })
-        }
+    let Err(error) = outcome else { return Ok(manifest) };
+    let left = match tokio::time::timeout(UNDO_TIMEOUT, take_back(plan, &manifest)).await {
+        Ok(Ok(())) => return Err(error),
+        Ok(Err(taken @ MoverError::KeyTaken { .. })) => return Err(taken),
+        Ok(Err(left)) => left.to_string(),
+        Err(_) => format!("given up after {UNDO_TIMEOUT:?}"),
+    };
+    // The store may have taken the manifest and lost only its answer: then this is a backup like any other.
+    Err(MoverError::MayBeStored { key: plan.key.clone(), left, source: Box::new(error) })
+}
+
+/// Removes what this mover stored. Where the manifest is another mover's (of this operation, which gave one of the two up for
+/// lost), the backup is that one's, and nothing of it is touched.
+async fn take_back(plan: &Plan, ours: &Manifest) -> Result<(), MoverError> {
+    if plan.store.manifest(&plan.key).await?.is_some_and(|found| found != *ours) {
+        return Err(MoverError::KeyTaken { key: plan.key.clone() });
     }
+    // The manifest first: it must never stand without its object.
+    plan.store.delete(&keys::manifest_key(&plan.key)).await?;
+    plan.store.delete(&plan.key).await?;
+    Ok(())
 }
 
 async fn write_manifest(plan: &Plan, manifest: &Manifest) -> Result<(), MoverError> {
@@ -421,5 +431,63 @@ fn manifest(plan: &Plan, stored: &Stored) -> Manifest {
         sums: STANDARD.encode(&stored.verified.sums),
         auth: facts.auth,
         operator_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::objectstore::target::{FileTarget, Provider};
+    use crate::adapter::objectstore::{Credentials, Target};
+    use crate::datapath::leader::Identity;
+
+    const SNAPSHOT: &[u8] = include_bytes!("../../tests/datapath/data/static-2.7.2.snap");
+    const KEY: &str = "ns/c/2026-11-21T03-00-00Z-0f0f0f0f.snap";
+
+    fn plan(root: &std::path::Path) -> Plan {
+        let file = FileTarget { root: root.to_string_lossy().into_owned() };
+        let target = Target { provider: Provider::File, file: Some(file), ..Target::default() };
+        let identity = Identity::Token { file: PathBuf::new() };
+        Plan {
+            store: Store::open(&target, &Credentials::default()).unwrap(),
+            key: KEY.to_owned(),
+            servers: Servers { peers: Vec::new(), ca_pem: None, identity },
+            spool: SpoolPlan::None,
+            limits: Limits::default(),
+            expected_size: None,
+            until: Instant::now() + Duration::from_mins(1),
+            stop: CancellationToken::new(),
+            facts: Facts::default(),
+        }
+    }
+
+    fn stored(taken_at: &str) -> Stored {
+        let verified = archive::read(SNAPSHOT, Limits::default()).unwrap();
+        Stored { verified, taken_at: taken_at.parse().unwrap(), cluster_id: "id".to_owned() }
+    }
+
+    #[tokio::test]
+    async fn what_another_mover_completed_under_the_key_outlives_the_commit_of_one_that_was_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = plan(folder.path());
+        plan.store.create(KEY, Bytes::from_static(SNAPSHOT)).await.unwrap();
+        let theirs = commit(&plan, &stored("2026-11-21T04:00:00Z")).await.unwrap();
+        let late = commit(&plan, &stored("2026-11-21T03:00:00.123456789Z")).await;
+        assert!(matches!(late, Err(MoverError::KeyTaken { .. })), "{late:?}");
+        assert_eq!(plan.store.manifest(KEY).await.unwrap(), Some(theirs));
+        assert_eq!(plan.store.head(KEY).await.unwrap(), Some(SNAPSHOT.len() as u64));
+        assert!(matches!(is_unused(&plan).await, Err(MoverError::KeyTaken { .. })), "nor is it written over");
+    }
+
+    #[tokio::test]
+    async fn of_a_commit_that_failed_nothing_of_its_own_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = plan(folder.path());
+        // What is there is not what was verified.
+        plan.store.create(KEY, Bytes::from_static(b"cut")).await.unwrap();
+        let failed = commit(&plan, &stored("2026-11-21T03:00:00.123456789Z")).await;
+        assert!(matches!(failed, Err(MoverError::Store(StoreError::Size { .. }))), "{failed:?}");
+        assert_eq!(plan.store.manifest(KEY).await.unwrap(), None);
+        assert_eq!(plan.store.head(KEY).await.unwrap(), None);
     }
 }

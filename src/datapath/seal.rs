@@ -36,21 +36,14 @@ pub enum SealError {
 }
 
 impl SealError {
-    const MALFORMED: &str = "SealedSumsMalformed";
-    const OTHER_KEY_ID: &str = "SealOtherKeyID";
-    const DOES_NOT_OPEN: &str = "SealDoesNotOpen";
-    const OTHER_SUMS: &str = "SealOtherSums";
-    /// The [reasons](Self::reason) that speak of the archive, not of the key.
-    pub const REASONS: [&str; 4] = [Self::MALFORMED, Self::OTHER_KEY_ID, Self::DOES_NOT_OPEN, Self::OTHER_SUMS];
-
     /// A constant for conditions, events and metrics.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::KeyLength(_) => "SealKeyLength",
-            Self::Malformed => Self::MALFORMED,
-            Self::OtherKeyId { .. } => Self::OTHER_KEY_ID,
-            Self::DoesNotOpen => Self::DOES_NOT_OPEN,
-            Self::OtherSums => Self::OTHER_SUMS,
+            Self::Malformed => "SealedSumsMalformed",
+            Self::OtherKeyId { .. } => "SealOtherKeyID",
+            Self::DoesNotOpen => "SealDoesNotOpen",
+            Self::OtherSums => "SealOtherSums",
         }
     }
 }

@@ -13,6 +13,7 @@ use super::error::MoverError;
 use super::feed;
 use super::progress::Meter;
 use super::protocol::{BackupState, ListedBackup};
+use super::prune::SAFETY;
 use super::spool::SpoolWriter;
 use crate::adapter::objectstore::{Manifest, ObjectKind, Store, StoreError, error::detail, keys};
 
@@ -21,14 +22,14 @@ use crate::adapter::objectstore::{Manifest, ObjectKind, Store, StoreError, error
 pub enum Source {
     /// A whole key, never joined with the prefix.
     Key(String),
-    /// The complete backup under the cluster's prefix whose snapshot was taken last.
+    /// The complete backup under the cluster's prefix whose snapshot was taken last, and that no restore took before itself.
     Latest,
     /// The last of those taken before this time.
     Before(DateTime<Utc>),
 }
 
 /// How far one of the clocks (of the operator that names a backup, of the mover, of the store) may be ahead of another.
-const AHEAD: TimeDelta = TimeDelta::minutes(15);
+pub const AHEAD: TimeDelta = TimeDelta::minutes(15);
 
 /// Manifests that are read at the same time: a few KiB each, so that a year of backups costs seconds.
 pub(super) const READ_AT_ONCE: usize = 8;
@@ -109,7 +110,7 @@ pub(super) async fn resolve(store: &Store, cluster_prefix: &str, source: &Source
     }
     let all = survey(store, cluster_prefix).await?;
     let found = match source {
-        Source::Before(time) => newest(store, &all, *time).await?,
+        Source::Before(time) => newest(store, &all, *time, ANY).await?,
         Source::Key(_) | Source::Latest => latest(store, &all, Utc::now()).await?,
     };
     found.map(str::to_owned).ok_or_else(|| {
@@ -118,30 +119,40 @@ pub(super) async fn resolve(store: &Store, cluster_prefix: &str, source: &Source
     })
 }
 
-/// The newest complete backup. One of the future was dated by a clock that ran ahead: it stands for the latest only while
-/// there is no other.
+/// Which backups count, by their manifests.
+type Which = fn(&Manifest) -> bool;
+const ANY: Which = |_| true;
+const NO_SAFETY: Which = |manifest| manifest.operation.role != SAFETY;
+
+/// The newest complete backup. Two kinds stand for the latest only while there is no other. A safety backup is the state that a
+/// restore was to replace: whoever asks again after one that failed does not mean that. And one of the future was dated by a
+/// clock that ran ahead.
 async fn latest<'a>(
     store: &Store,
     all: &'a BTreeMap<String, Pieces>,
     now: DateTime<Utc>,
 ) -> Result<Option<&'a str>, MoverError> {
-    match newest(store, all, now + AHEAD).await? {
-        None => newest(store, all, DateTime::<Utc>::MAX_UTC).await,
-        found => Ok(found),
+    let (past, ever) = (now + AHEAD, DateTime::<Utc>::MAX_UTC);
+    for (end, which) in [(past, NO_SAFETY), (ever, NO_SAFETY), (past, ANY), (ever, ANY)] {
+        if let Some(found) = newest(store, all, end, which).await? {
+            return Ok(Some(found));
+        }
     }
+    Ok(None)
 }
 
-/// The complete backup whose snapshot was taken last, of those taken before `end`. Read as far as one may still be newer
-/// than the best so far, which mostly means one.
+/// The complete backup whose snapshot was taken last, of those that count and were taken before `end`. Read as far as one may
+/// still be newer than the best so far, which mostly means one.
 async fn newest<'a>(
     store: &Store,
     all: &'a BTreeMap<String, Pieces>,
     end: DateTime<Utc>,
+    which: Which,
 ) -> Result<Option<&'a str>, MoverError> {
     let order = last_written_first(all, end);
     let looks = order.iter().map(|&(key, pieces)| async move {
         match store.manifest(key).await {
-            Ok(manifest) => Ok(manifest.map(|manifest| manifest.taken_at)),
+            Ok(manifest) => Ok(manifest.filter(which).map(|manifest| manifest.taken_at)),
             // Nothing better is known of it, and whoever gets it is told.
             Err(error) if is_of_one(&error) => Ok(Some(pieces.planned_at)),
             Err(error) => Err(MoverError::from(error)),
@@ -365,6 +376,23 @@ pub(super) mod tests {
         assert_eq!(at(&only, then).await.as_ref(), Some(&second.0), "but better than none");
     }
 
+    /// The second was taken by a restore, of the state that it was to replace.
+    #[tokio::test]
+    async fn the_latest_is_no_safety_backup_while_there_is_another() {
+        let (_keep, store) = stored(&[(1, "01:00:05"), (2, "02:00:05")]).await;
+        let (good, safety) = (pieces(1, true, false).0, pieces(2, true, false).0);
+        let mut told = store.manifest(&safety).await.unwrap().unwrap();
+        told.operation.role = SAFETY.to_owned();
+        store.delete(&keys::manifest_key(&safety)).await.unwrap();
+        store.create(&keys::manifest_key(&safety), told.to_bytes().unwrap().into()).await.unwrap();
+        let found = async |source| resolve(&store, "ns/c/", &source).await.unwrap();
+        assert_eq!(found(Source::Latest).await, good, "who asks again after a restore that failed means the same one");
+        let before = Source::Before("2026-11-21T03:00:00Z".parse().unwrap());
+        assert_eq!(found(before).await, safety, "by time it can be named");
+        store.delete(&keys::manifest_key(&good)).await.unwrap();
+        assert_eq!(found(Source::Latest).await, safety, "but better than none");
+    }
+
     #[test]
     fn only_what_may_be_newer_than_the_best_one_is_read() {
         let written = |hour, at: &str| {
@@ -394,7 +422,7 @@ pub(super) mod tests {
         // A link to itself: the store fails at it.
         std::os::unix::fs::symlink(&odd, &odd).unwrap();
         assert!(store.manifest(&pieces(1, true, false).0).await.is_err_and(|error| !is_of_one(&error)));
-        let found = newest(&store, &all, DateTime::<Utc>::MAX_UTC).await.unwrap();
+        let found = newest(&store, &all, DateTime::<Utc>::MAX_UTC, ANY).await.unwrap();
         assert_eq!(found, Some(pieces(2, true, false).0.as_str()));
     }
 

@@ -8,7 +8,7 @@ use object_store::{MultipartUpload, PutPayload};
 use tokio::task::JoinSet;
 
 use super::error::MoverError;
-use crate::adapter::objectstore::{Store, StoreError};
+use crate::adapter::objectstore::{Store, StoreError, keys};
 
 /// S3 takes no more parts than this in one upload.
 const MAX_PARTS: u64 = 10_000;
@@ -130,8 +130,12 @@ impl Upload {
         if !self.completing {
             return aborted;
         }
-        // A completion whose answer was lost may have happened: the key is ours alone, so what is there is ours.
-        self.store.delete(&self.key).await.err()
+        // A completion whose answer was lost may have happened. What has a manifest is whole, and another mover's: ours comes later.
+        match self.store.head(&keys::manifest_key(&self.key)).await {
+            Ok(None) => self.store.delete(&self.key).await.err(),
+            Ok(Some(_)) => None,
+            Err(error) => Some(error),
+        }
     }
 }
 
@@ -182,6 +186,26 @@ mod tests {
         assert_eq!(store.head("a/b").await.unwrap(), None);
         let folder = keep.path().join("a");
         assert!(std::fs::read_dir(folder).map_or(0, Iterator::count) == 0);
+    }
+
+    #[tokio::test]
+    async fn a_completion_is_taken_back_but_not_once_somebody_has_made_a_backup_of_it() {
+        let (_keep, store) = store();
+        let completed = async || {
+            let mut upload = Upload::new(&store, "a/b", 2);
+            for part in ["one ", "two"] {
+                upload.part(Bytes::from(part)).await.unwrap();
+            }
+            upload.settle().await.unwrap();
+            upload.complete().await.unwrap();
+            upload
+        };
+        assert!(completed().await.abort().await.is_none());
+        assert_eq!(store.head("a/b").await.unwrap(), None);
+        let late = completed().await;
+        store.create(&keys::manifest_key("a/b"), Bytes::from_static(b"{}")).await.unwrap();
+        assert!(late.abort().await.is_none());
+        assert_eq!(store.head("a/b").await.unwrap(), Some(7));
     }
 
     #[tokio::test]

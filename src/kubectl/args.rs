@@ -94,7 +94,7 @@ pub enum Command {
     Resume(Steer),
     /// Give up an operation whose outcome nobody can prove, and release its lock
     Abandon(Steer),
-    /// Run an operation's failed steps again
+    /// Try again: a workflow's failed steps, as often as it allows; of an upgrade, or cluster/NAME, the version that is held back
     Retry(Steer),
     /// Leave out one step that its plan allows to leave out
     Skip {
@@ -114,6 +114,11 @@ pub enum Command {
         /// Why, for the record
         #[arg(long, default_value = "")]
         reason: String,
+    },
+    /// Who signs the tokens of this Kubernetes, as `bao write auth/jwt/config -` takes it
+    Issuer {
+        /// The cluster's name
+        cluster: String,
     },
     /// Print a completion script
     Completion {
@@ -142,7 +147,7 @@ pub struct Restore {
     /// The snapshot's whole object key
     #[arg(long)]
     pub key: Option<String>,
-    /// The newest verified backup of this cluster
+    /// The newest verified backup of this cluster that no restore took before itself
     #[arg(long)]
     pub latest: bool,
     /// The newest one taken before this time (RFC 3339)
@@ -203,7 +208,7 @@ pub struct Ops {
 
 #[derive(Args, Debug)]
 pub struct Steer {
-    /// An operation, or restore/NAME
+    /// An operation, or restore/NAME; for `retry` also cluster/NAME
     pub name: String,
     /// Why, for the record
     #[arg(long, default_value = "")]

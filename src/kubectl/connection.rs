@@ -73,6 +73,11 @@ impl Connection {
         &self.user
     }
 
+    /// For what is no object.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     pub fn api<K: Kind>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }

@@ -7,6 +7,7 @@
 pub mod args;
 mod connection;
 mod follow;
+mod issuer;
 mod request;
 mod show;
 mod start;
@@ -58,6 +59,8 @@ pub enum Error {
     NotConfirmed,
     #[error("refused: {0}")]
     Refused(String),
+    #[error("nobody says who signs the tokens of this Kubernetes")]
+    Issuer(#[source] crate::service::cluster::identity::Error),
     #[error("the look into the store failed: {0}")]
     Mover(String),
 }
@@ -117,6 +120,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Error> {
         Command::Unlock { cluster, yes, reason } => {
             return Ok(code(unlock::run(&connection, &cluster, yes, &reason).await?));
         }
+        Command::Issuer { cluster } => issuer::run(&connection, &cluster).await?,
         // Needs no connection: answered in `main`.
         Command::Completion { .. } => {}
     }

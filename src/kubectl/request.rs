@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use kube::ResourceExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::args::Steer;
 use super::connection::{Connection, Kind};
 use super::follow::Ended;
 use super::{Error, tell};
-use crate::api::{HandledRequest, OpenBaoOperation, OpenBaoRestore, Request, RequestAction, RequestOutcome};
+use crate::api::{
+    HandledRequest, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind, Request, RequestAction,
+    RequestOutcome,
+};
 use crate::causes::chain;
+use crate::service::upgrade::{request as upgrade, versions};
 
 /// Requests that a list may hold; the oldest answered ones make room.
 const KEPT: usize = 20;
@@ -74,7 +79,7 @@ impl Asked for OpenBaoRestore {
     }
 }
 
-impl Asked for crate::api::OpenBaoCluster {
+impl Asked for OpenBaoCluster {
     fn requests(&self) -> &[Request] {
         &self.spec.requests
     }
@@ -83,25 +88,67 @@ impl Asked for crate::api::OpenBaoCluster {
     }
 }
 
-/// To an operation, or to a restore: by `restore/NAME`, or when no operation has that name.
+/// To an operation, a restore or a cluster: by `restore/NAME` or `cluster/NAME`, or a restore when no operation has that name.
 pub async fn send(connection: &Connection, steer: &Steer, action: Action) -> Result<Ended, Error> {
     let (kind, name) = steer.name.split_once('/').unwrap_or(("", &steer.name));
     let request = action.request(nonce(), &steer.reason, connection.user());
     match kind {
         "restore" | "openbaorestore" => ask::<OpenBaoRestore>(connection, name, request).await,
-        "op" | "operation" | "openbaooperation" => ask::<OpenBaoOperation>(connection, name, request).await,
-        "" if connection.find::<OpenBaoOperation>(name).await?.is_some() => {
-            ask::<OpenBaoOperation>(connection, name, request).await
+        "cluster" | "openbaocluster" => ask::<OpenBaoCluster>(connection, name, request).await,
+        "op" | "operation" | "openbaooperation" => {
+            to_operation(connection, &connection.get::<OpenBaoOperation>(name).await?, request).await
         }
-        "" if connection.find::<OpenBaoRestore>(name).await?.is_some() => {
-            ask::<OpenBaoRestore>(connection, name, request).await
+        "" => {
+            if let Some(operation) = connection.find::<OpenBaoOperation>(name).await? {
+                return to_operation(connection, &operation, request).await;
+            }
+            if connection.find::<OpenBaoRestore>(name).await?.is_some() {
+                return ask::<OpenBaoRestore>(connection, name, request).await;
+            }
+            let namespace = connection.namespace().to_owned();
+            Err(Error::Missing("openbaooperation or openbaorestore", name.to_owned(), namespace))
         }
-        "" => Err(Error::Missing(
-            "openbaooperation or openbaorestore",
-            name.to_owned(),
-            connection.namespace().to_owned(),
-        )),
-        other => Err(Error::Refused(format!("{other} is neither op nor restore"))),
+        other => Err(Error::Refused(format!("{other} is neither op nor restore nor cluster"))),
+    }
+}
+
+async fn to_operation(connection: &Connection, operation: &OpenBaoOperation, request: Request) -> Result<Ended, Error> {
+    let Some(cluster) = retried_by(operation, request.action)? else {
+        return ask::<OpenBaoOperation>(connection, &operation.name_any(), request).await;
+    };
+    is_held(&connection.get::<OpenBaoCluster>(cluster).await?, operation)?;
+    ask::<OpenBaoCluster>(connection, cluster, request).await
+}
+
+/// The cluster that tries an ended upgrade's version again: it holds the version back, and begins the next upgrade. What a rollout
+/// began only the rollout begins again.
+fn retried_by(operation: &OpenBaoOperation, action: RequestAction) -> Result<Option<&str>, Error> {
+    let is_upgrade = operation.spec.operation == OperationKind::Upgrade;
+    if action != RequestAction::Retry || !is_upgrade || !operation.has_ended() {
+        return Ok(None);
+    }
+    match upgrade::rollout(operation) {
+        Some(rollout) => Err(Error::Refused(format!(
+            "{} is tried again by its rollout: put a Retry into spec.requests of {rollout}",
+            operation.name_any()
+        ))),
+        None => Ok(Some(operation.spec.cluster.as_str())),
+    }
+}
+
+/// The cluster lets go what it holds, whatever was asked about: that must be this upgrade's version.
+fn is_held(cluster: &OpenBaoCluster, operation: &OpenBaoOperation) -> Result<(), Error> {
+    let held = cluster.status.as_ref().and_then(|status| status.upgrade.as_ref()?.held_target.as_deref());
+    let (name, record) = (cluster.name_any(), operation.name_any());
+    let tried = upgrade::target(operation).map(|target| target.version).unwrap_or_default();
+    match held {
+        Some(held) if versions::is_same(held, &tried) => Ok(()),
+        Some(held) => Err(Error::Refused(format!(
+            "{record} went to {tried}, and cluster {name} holds back {held}: retry cluster/{name} tries that again"
+        ))),
+        None => Err(Error::Refused(format!(
+            "{record} went to {tried}, and cluster {name} holds no version back: it goes to the one in its spec.version by itself"
+        ))),
     }
 }
 
@@ -294,6 +341,62 @@ mod tests {
         };
         assert_eq!(told(RequestOutcome::Applied).unwrap(), Ended::Well);
         assert!(told(RequestOutcome::Refused).is_err());
+    }
+
+    #[test]
+    fn an_upgrade_that_has_ended_is_tried_again_by_its_cluster_and_by_nobody_else() {
+        let of = |kind: &str, phase: &str, action| {
+            let text = format!(
+                "metadata: {{name: a}}\nspec: {{cluster: fern, operation: {kind}}}\nstatus: {{phase: {phase}}}"
+            );
+            let operation: OpenBaoOperation = serde_saphyr::from_str(&text).unwrap();
+            retried_by(&operation, action).unwrap().map(str::to_owned)
+        };
+        for phase in ["Failed", "RolledBack", "Cancelled", "ConstraintFailed"] {
+            assert_eq!(of("Upgrade", phase, RequestAction::Retry).as_deref(), Some("fern"), "{phase}");
+        }
+        assert_eq!(of("Upgrade", "Running", RequestAction::Retry), None);
+        assert_eq!(of("Upgrade", "Failed", RequestAction::Cancel), None);
+        assert_eq!(of("Workflow", "Failed", RequestAction::Retry), None, "it says itself how often");
+    }
+
+    fn upgrade(version: &str, rollout: Option<&str>) -> OpenBaoOperation {
+        let actor = rollout.map(|name| serde_json::json!({"identity": name, "source": "rollout"}));
+        let json = serde_json::json!({
+            "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "metadata": {"name": "fern-upgrade"},
+            "spec": {
+                "cluster": "fern", "operation": "Upgrade", "actor": actor,
+                "parameters": {"version": version, "image": format!("bao:{version}")},
+            },
+            "status": {"phase": "Failed"},
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_retry_lets_no_other_version_go_than_the_one_that_the_upgrade_was_about() {
+        let holding = |held: Option<&str>| {
+            let upgrade = crate::api::UpgradeStatus {
+                held_target: held.map(str::to_owned),
+                ..crate::api::UpgradeStatus::default()
+            };
+            let mut cluster = OpenBaoCluster::new("fern", crate::api::OpenBaoClusterSpec::default());
+            cluster.status = Some(crate::api::OpenBaoClusterStatus { upgrade: Some(upgrade), ..Default::default() });
+            cluster
+        };
+        let said = |held, tried| is_held(&holding(held), &upgrade(tried, None)).map_err(|error| error.to_string());
+        assert_eq!(said(Some("2.7.2"), "v2.7.2"), Ok(()));
+        let other = said(Some("2.7.1"), "2.7.2").unwrap_err();
+        assert!(other.contains("went to 2.7.2") && other.contains("retry cluster/fern"), "{other}");
+        assert!(said(None, "2.7.2").unwrap_err().contains("holds no version back"));
+    }
+
+    #[test]
+    fn what_a_rollout_began_is_tried_again_by_the_rollout() {
+        let operation = upgrade("2.7.2", Some("openbaorollout/spring"));
+        let said = retried_by(&operation, RequestAction::Retry).unwrap_err().to_string();
+        assert!(said.contains("spec.requests of openbaorollout/spring"), "{said}");
+        assert_eq!(retried_by(&operation, RequestAction::Cancel).unwrap(), None);
     }
 
     #[test]

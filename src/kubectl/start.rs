@@ -12,6 +12,7 @@ use crate::api::{
     Actor, ActorSource, OpenBaoCluster, OpenBaoOperation, OpenBaoOperationSpec, OpenBaoRestore, OpenBaoRestoreSpec,
     OperationKind, RestoreSource, Waiver,
 };
+use crate::service::backup::request::{SAFETY, role};
 
 pub async fn backup(
     connection: &Connection,
@@ -122,7 +123,8 @@ fn chosen<'a>(records: &'a [OpenBaoOperation], source: &RestoreSource) -> Option
     match (&source.key, source.before) {
         (Some(key), _) => records.iter().find(|record| backups::key(record) == Some(key)),
         (None, Some(before)) => records.iter().find(|record| backups::taken(record).is_some_and(|at| at < before)),
-        (None, None) => records.first(),
+        // A safety backup is the latest only where there is no other: the operator chooses like that.
+        (None, None) => records.iter().find(|record| role(record) != Some(SAFETY)).or_else(|| records.first()),
     }
 }
 
@@ -166,6 +168,15 @@ mod tests {
         assert_eq!(pick(RestoreSource { before, ..RestoreSource::default() }).as_deref(), Some("b"));
         let key = Some("elsewhere.snap".to_owned());
         assert_eq!(pick(RestoreSource { key, ..RestoreSource::default() }), None);
+    }
+
+    #[test]
+    fn what_a_restore_saved_before_itself_is_not_shown_as_the_latest_while_there_is_another() {
+        let mut records = [record("c", 20), record("b", 19)];
+        records[0].spec.parameters.insert("role".to_owned(), SAFETY.to_owned());
+        let latest = RestoreSource { latest: true, ..RestoreSource::default() };
+        assert_eq!(chosen(&records, &latest).map(ResourceExt::name_any).as_deref(), Some("b"));
+        assert_eq!(chosen(&records[..1], &latest).map(ResourceExt::name_any).as_deref(), Some("c"));
     }
 
     #[test]

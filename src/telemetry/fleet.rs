@@ -17,7 +17,7 @@ use crate::adapter::caches::Caches;
 use crate::adapter::kubernetes::time::from_kube;
 use crate::adapter::metrics::metrics;
 use crate::api::conditions::cluster as condition;
-use crate::api::{LockOperation, MemberState, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, RestorePhase};
+use crate::api::{LockOperation, MemberState, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore};
 
 /// Conditions whose state is counted; the others only tell what is under way.
 const CONDITIONS: [&str; 8] = [
@@ -123,7 +123,7 @@ impl Summary {
 
     fn restore(&mut self, restore: &OpenBaoRestore) {
         let phase = restore.status.as_ref().map(|status| status.phase).unwrap_or_default();
-        *self.restores.entry(restore_phase(phase)).or_default() += 1;
+        *self.restores.entry(phase.as_str()).or_default() += 1;
     }
 }
 
@@ -134,17 +134,6 @@ fn state(state: MemberState) -> &'static str {
         MemberState::Sealed => "Sealed",
         MemberState::Joining => "Joining",
         MemberState::Down => "Down",
-    }
-}
-
-fn restore_phase(phase: RestorePhase) -> &'static str {
-    match phase {
-        RestorePhase::Pending => "Pending",
-        RestorePhase::Validating => "Validating",
-        RestorePhase::Running => "Running",
-        RestorePhase::Completed => "Completed",
-        RestorePhase::Failed => "Failed",
-        RestorePhase::Unknown => "Unknown",
     }
 }
 

@@ -5,6 +5,7 @@ mod certificates;
 mod corners;
 mod failures;
 mod many;
+mod rescue;
 mod scale;
 mod seals;
 mod trouble;

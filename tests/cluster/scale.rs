@@ -16,7 +16,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
-use openbao_operator::api::{ClusterPhase, OpenBaoCluster};
+use openbao_operator::api::{ClusterPhase, OpenBaoCluster, OpenBaoOperation};
 use serde_json::{Value, json};
 use xtask::devcluster::parts;
 
@@ -28,6 +28,10 @@ const NODES: usize = 20;
 const NAMESPACES: usize = 20;
 /// Clusters whose servers fall silent.
 const SILENT: usize = 10;
+/// Operations that have ended, beside each cluster at the end: as many as are kept of a cluster after some years.
+const RECORDS: usize = 50;
+/// One of them: the record of a real backup, with other names.
+const RECORD: &str = include_str!("record.json");
 /// Requests that the test itself has under way at a time.
 const AT_ONCE: usize = 16;
 const LONG: Duration = Duration::from_secs(1800);
@@ -216,6 +220,33 @@ impl Bench {
         .await;
     }
 
+    /// Puts records of ended backups beside every cluster, as many as it says.
+    async fn make_records(&self, each: usize) {
+        self.each(|namespace, name| {
+            let (clusters, records) = (namespace.api::<OpenBaoCluster>(), namespace.api::<OpenBaoOperation>());
+            let namespace = namespace.name().to_owned();
+            async move {
+                let uid = clusters.get(&name).await.unwrap().metadata.uid.unwrap();
+                for number in 0..each {
+                    let record = RECORD
+                        .replace("NAMESPACE", &namespace)
+                        .replace("CLUSTER-UID", &uid)
+                        .replace("CLUSTER", &name)
+                        .replace("RECORD", &format!("{name}-backup-{number}"))
+                        .replace("EARLIER", &format!("{name}-backup-{}", number.saturating_sub(1)));
+                    let mut record: Value = serde_json::from_str(&record).unwrap();
+                    record["metadata"] = json!({"name": format!("{name}-backup-{number}")});
+                    let status = json!({"status": record["status"].take()});
+                    let object: OpenBaoOperation = serde_json::from_value(record).unwrap();
+                    let made = records.create(&PostParams::default(), &object).await.unwrap();
+                    let made = made.metadata.name.unwrap();
+                    records.patch_status(&made, &PatchParams::default(), &Patch::Merge(&status)).await.unwrap();
+                }
+            }
+        })
+        .await;
+    }
+
     /// Waits until this holds for every cluster; returns the seconds it took.
     async fn all(&self, what: &str, holds: impl Fn(&OpenBaoCluster) -> bool) -> f64 {
         let start = Instant::now();
@@ -363,12 +394,29 @@ async fn bench_scale() {
         "seconds_to_answer_one": answered, "costs_in_60_s": bench.costs(&audit), "resident_mib_standby": waiting,
         "resident_mib": standby.memory() >> 20
     });
+    println!("BENCH {handover}");
+
+    // Years later: a start that has to read all that is kept.
+    drop(standby);
+    let each = std::env::var("OPENBAO_BENCH_RECORDS").ok().and_then(|text| text.parse().ok()).unwrap_or(RECORDS);
+    bench.make_records(each).await;
+    let audit = bench.own.cluster().audit();
+    let start = Instant::now();
+    let operator = Operator::start_released(&bench.namespaces[0], &env).await;
+    bench.change_one("records").await;
+    let answered = start.elapsed().as_secs_f64();
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let records = json!({
+        "of_each_cluster": each, "seconds_to_answer_one": answered, "costs_in_90_s": bench.costs(&audit),
+        "resident_mib": operator.memory() >> 20, "resident_mib_at_most": operator.peak() >> 20
+    });
     println!(
         "BENCH {}",
         json!({
             "name": "scale", "clusters": bench.count, "responder": "one program answers for every OpenBao; pods by kwok",
             "resident_mib_empty": empty, "first_start": first, "steady": steady, "change_of_all": change,
-            "change_beside_ten_silent": beside_silence, "restart": restart, "handover": handover
+            "change_beside_ten_silent": beside_silence, "restart": restart, "handover": handover,
+            "records": records
         })
     );
     assert_eq!(steady["costs"]["writes"], 0, "nothing is written when nothing changes");

@@ -95,7 +95,6 @@ async fn started_and_reported(desk: &Desk, bao: &Bao, store: &Running, pod: &str
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "long: cargo xtask test --soak"]
 async fn a_snapshot_is_sent_once_under_a_claim_and_the_data_comes_back() {
     let desk = Desk::new("submit").await;
     let bao = Bao::start("2.7.2", 1).await;

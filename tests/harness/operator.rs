@@ -152,8 +152,17 @@ impl Operator {
 
     /// Resident memory in bytes.
     pub fn memory(&self) -> u64 {
+        self.told("VmRSS:")
+    }
+
+    /// The most that was resident so far, in bytes: what a limit has to allow.
+    pub fn peak(&self) -> u64 {
+        self.told("VmHWM:")
+    }
+
+    fn told(&self, what: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap_or_default();
         line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
     }
 

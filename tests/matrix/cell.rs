@@ -51,12 +51,12 @@ impl Cell {
         (1..=writes).flat_map(|write| How::ALL.map(|how| Self { write, how })).collect()
     }
 
-    /// A few, spread over the whole operation, with each way of failing among them.
-    pub fn sample(writes: usize, count: usize) -> Vec<Self> {
-        let at = |n: usize| {
-            (1 + n * writes.saturating_sub(1) / count.max(1) + writes / (2 * count.max(1))).clamp(1, writes.max(1))
-        };
-        (0..count).map(|n| Self { write: at(n), how: How::ALL[(n + 2) % 3] }).collect()
+    /// One for each way of failing, spread over the whole operation.
+    pub fn sample(writes: usize) -> Vec<Self> {
+        let ways = [How::After, How::Before, How::Lost];
+        let count = ways.len();
+        let at = |n: usize| (1 + n * writes.saturating_sub(1) / count + writes / (2 * count)).clamp(1, writes.max(1));
+        ways.into_iter().enumerate().map(|(n, how)| Self { write: at(n), how }).collect()
     }
 
     /// The rules that make it so.
@@ -111,6 +111,11 @@ impl Table {
         failed.collect()
     }
 
+    /// How many cells were struck and came to the clean run's end all the same.
+    pub fn same(&self) -> usize {
+        self.count(|outcome| matches!(outcome, Outcome::Same(_)))
+    }
+
     fn count(&self, is: impl Fn(&Outcome) -> bool) -> usize {
         self.cells.values().filter(|outcome| is(outcome)).count()
     }
@@ -118,7 +123,7 @@ impl Table {
     /// For `docs/reliability.md` and whoever reads results by program.
     pub fn summary(&self) -> Value {
         json!({"operation": self.operation, "writes": self.writes.len(), "cells": self.cells.len(),
-            "same": self.count(|outcome| matches!(outcome, Outcome::Same(_))),
+            "same": self.same(),
             "notReached": self.count(|outcome| *outcome == Outcome::NotReached),
             "failed": self.failed().iter().map(|(cell, why)| json!({"cell": cell.to_string(), "why": why})).collect::<Vec<_>>()})
     }
@@ -152,14 +157,14 @@ impl fmt::Display for Table {
 }
 
 #[test]
-fn cells_are_written_as_they_are_read_and_samples_lie_inside() {
+fn cells_are_written_as_they_are_read_and_a_sample_lies_inside_and_has_every_way_of_failing() {
     for cell in Cell::all(3) {
         assert_eq!(cell.to_string().parse(), Ok(cell));
     }
     assert!("7:sideways".parse::<Cell>().is_err() && "before".parse::<Cell>().is_err());
-    for (writes, count) in [(1, 1), (1, 3), (40, 3), (7, 6)] {
-        let sample = Cell::sample(writes, count);
-        assert_eq!(sample.len(), count);
+    for writes in [1, 2, 7, 40] {
+        let sample = Cell::sample(writes);
         assert!(sample.iter().all(|cell| (1..=writes).contains(&cell.write)), "{sample:?}");
+        assert!(How::ALL.iter().all(|how| sample.iter().any(|cell| cell.how == *how)), "{sample:?}");
     }
 }

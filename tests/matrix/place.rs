@@ -40,9 +40,10 @@ pub const CLAIM: &str = crate::restore::setup::CLAIM;
 
 /// A namespace with one operator, whose faults are ours.
 pub struct Place {
+    // Gone before the namespace: it would put its finalizer back on what is cleared away, and the namespace would stay for ever.
+    pub operator: Option<Operator>,
     pub namespace: Namespace,
     pub rules: Rules,
-    pub operator: Option<Operator>,
     extra: Vec<(String, String)>,
 }
 

@@ -171,8 +171,38 @@ pub async fn clean<S: Scenario>(scenario: &mut S, round: usize) -> (End, Vec<Str
     let writes = scenario.place().rules.writes().iter().map(describe).collect();
     scenario.place().rules.clear();
     let end = end(scenario, round, &before).await;
+    if let Err(why) = good(&end) {
+        panic!("the clean run of {} did not end well: {why}", S::NAME);
+    }
     scenario.finish(round).await;
     (end, writes)
+}
+
+/// Whether a run in which nothing goes wrong ended well. In a cell an end is an end, since the comparison shows it; this one
+/// is what all others are compared with.
+fn good(end: &End) -> Result<(), String> {
+    let bad = |(what, state): (&String, &String)| {
+        let wanted = match what.strip_prefix("state of ")?.split_once('/')?.0 {
+            "openbaooperation" => "Succeeded",
+            "openbaorestore" => "Completed",
+            _ => return None,
+        };
+        (state.split(' ').next() != Some(wanted)).then(|| format!("{what} is {state}"))
+    };
+    let bad: Vec<String> = end.iter().filter_map(bad).collect();
+    if bad.is_empty() { Ok(()) } else { Err(bad.join("; ")) }
+}
+
+#[test]
+fn a_clean_run_whose_operation_or_restore_failed_is_no_measure() {
+    let end = |what: &str, state: &str| End::from([(format!("state of {what}"), state.to_owned())]);
+    for (what, phase) in [("openbaooperation/round-#", "Succeeded"), ("openbaorestore/round-#", "Completed")] {
+        assert_eq!(good(&end(what, &format!("{phase} - [] finalizers 0"))), Ok(()));
+        for phase in ["Failed", "Unknown", "ConstraintFailed", "Running", "-"] {
+            assert!(good(&end(what, &format!("{phase} - [] finalizers 0"))).is_err(), "{what} {phase}");
+        }
+    }
+    assert_eq!(good(&end("openbaocluster/kelp", "Running - lock false")), Ok(()), "the scenario sees to the others");
 }
 
 /// One cell. Panics where even the harness can't go on.
@@ -231,7 +261,8 @@ pub fn difference(wanted: &End, found: &End) -> String {
 
 /// Which cells of an operation of so many writes.
 pub enum Choice {
-    Sample(usize),
+    /// One for each way of failing.
+    Sample,
     /// All of them, or those that the environment names.
     Whole,
 }
@@ -239,7 +270,7 @@ pub enum Choice {
 impl Choice {
     fn cells(&self, writes: usize) -> VecDeque<Cell> {
         match self {
-            Self::Sample(count) => Cell::sample(writes, *count).into(),
+            Self::Sample => Cell::sample(writes).into(),
             Self::Whole => match std::env::var("OPENBAO_MATRIX_CELLS") {
                 Ok(named) => named.split(',').map(|cell| cell.trim().parse().expect("OPENBAO_MATRIX_CELLS")).collect(),
                 Err(_) => {
@@ -299,5 +330,6 @@ pub async fn matrix<S: Scenario>(choice: Choice, lanes: usize) {
     let folder = xtask::image::target_folder().join("matrix");
     std::fs::create_dir_all(&folder).expect("a folder for the results");
     std::fs::write(folder.join(format!("{}.json", S::NAME)), table.summary().to_string()).expect("the results");
+    assert!(table.same() > 0 || !table.failed().is_empty(), "no fault struck: nothing was tested");
     assert!(table.failed().is_empty(), "{} of {} cells failed", table.failed().len(), table.cells.len());
 }

@@ -1,17 +1,21 @@
 //! What the guides tell people to type and to apply.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Parser as _;
 use openbao_operator::adapter::metrics::{Metrics, encode};
 use openbao_operator::kubectl::args::Cli;
+use openbao_operator::service::cluster::config::initialize;
 use openbao_operator::telemetry::fleet::Fleet;
 use prometheus_client::registry::Registry;
 
 use super::chart::{chart, helm};
 use crate::harness::Cluster;
+
+/// A flag of `helm upgrade`.
+const KEEPS_VALUES: &str = "--reset-then-reuse-values";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -102,13 +106,55 @@ fn every_helm_command_in_the_guides_renders() {
         if program != "helm" || verb == "uninstall" {
             continue;
         }
+        // Of a release; there is none here.
         let rest = rest
             .iter()
+            .filter(|word| *word != KEEPS_VALUES)
             .map(|word| if word == "charts/openbao-operator" { chart().display().to_string() } else { word.clone() });
         let line: Vec<String> = std::iter::once("template".to_owned()).chain(rest).collect();
         let output = helm(&line.iter().map(String::as_str).collect::<Vec<_>>());
         assert!(output.status.success(), "{page}: {words:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// Else Helm forgets what the first install was given, or keeps the old image.
+#[test]
+fn every_upgrade_of_the_operator_in_the_guides_keeps_what_was_set_before() {
+    let mut count = 0;
+    for (page, words) in commands() {
+        if words.first().is_some_and(|program| program == "helm") && words.get(1).is_some_and(|verb| verb == "upgrade")
+        {
+            count += 1;
+            let keeps = |word: &String| [KEEPS_VALUES, "-f", "--values"].contains(&word.as_str());
+            assert!(words.iter().any(keeps), "{page}: {words:?}");
+        }
+    }
+    assert!(count > 0, "none is found");
+}
+
+#[test]
+fn whoever_makes_a_role_of_his_own_finds_every_path_that_it_needs() {
+    let page = fs::read_to_string(root().join("docs/backup.md")).unwrap();
+    for policy in [initialize::BACKUP_POLICY, initialize::RESTORE_POLICY] {
+        for path in policy.lines().filter(|line| line.starts_with("path ")) {
+            let path = path.trim_end_matches(" {");
+            assert!(page.contains(path), "{path}");
+        }
+    }
+}
+
+/// The shell of OpenBao's image knows no here-strings.
+#[test]
+fn what_the_guides_type_any_shell_understands() {
+    for (path, text) in pages() {
+        assert!(!text.contains("<<<"), "{}: pipe it in instead", path.display());
+    }
+}
+
+#[test]
+fn somebody_is_told_when_a_cluster_is_degraded() {
+    let rules = fs::read_to_string(chart().join("files/rules.yaml")).unwrap();
+    assert!(rules.contains(r#"cluster_conditions{condition="Degraded",status="True"}"#));
 }
 
 #[test]
@@ -214,22 +260,57 @@ fn sources(folder: &Path, found: &mut String) {
     }
 }
 
+/// Every test in `code`, and whether it is left to the long series. What only is called like one is none.
+fn tests(code: &str) -> BTreeMap<&str, bool> {
+    let mut found = BTreeMap::new();
+    let (mut test, mut long) = (false, false);
+    for line in code.lines().map(str::trim_start) {
+        if line.starts_with("#[") {
+            test |= line.contains("test]") || line.contains("test(");
+            long |= line.starts_with("#[ignore");
+        } else if !line.starts_with("//") {
+            let name = line.split_once("fn ").and_then(|(_, rest)| rest.split(['(', '<']).next());
+            if let Some(name) = name.filter(|_| test) {
+                found.entry(name).and_modify(|known| *known &= long).or_insert(long);
+            }
+            (test, long) = (false, false);
+        }
+    }
+    found
+}
+
 #[test]
-fn every_place_and_test_that_the_invariants_name_exists() {
+fn a_helper_or_a_test_that_is_left_out_is_told_from_one_that_runs() {
+    let code = "#[test]\nfn runs() {}\n  #[tokio::test(x)]\n  #[ignore = \"long\"]\n  /// Why.\n  async fn waits() {}\n\
+                #[cfg(test)]\nfn helps() {}\n#[test]\n#[ignore]\nfn runs() {}\n// #[test]\nfn is_none() {}\n";
+    assert_eq!(tests(code), BTreeMap::from([("runs", false), ("waits", true)]));
+}
+
+#[test]
+fn every_place_that_the_invariants_name_exists_and_every_test_runs() {
     let mut code = String::new();
     sources(&root().join("src"), &mut code);
     sources(&root().join("tests"), &mut code);
+    let tests = tests(&code);
     let page = fs::read_to_string(root().join("docs/invariants.md")).unwrap();
-    let named: Vec<&str> = page.split('`').skip(1).step_by(2).collect();
-    assert!(named.len() > 60);
-    let missing: Vec<&&str> =
-        named
-            .iter()
-            .filter(|name| {
-                if name.contains('/') { !root().join(name).exists() } else { !code.contains(&format!("fn {name}(")) }
-            })
-            .collect();
-    assert!(missing.is_empty(), "not there: {missing:#?}");
+    // Each name, and what follows it.
+    let named: Vec<&str> = page.split('`').skip(1).collect();
+    assert!(named.len() > 120);
+    let wrong = |name: &str, after: &str| {
+        if name.contains('/') {
+            return (!root().join(name).exists()).then(|| format!("{name} is not there"));
+        }
+        match (tests.get(name), after.starts_with(" (long)")) {
+            (None, _) => Some(format!("there is no test {name}")),
+            (Some(true), false) => {
+                Some(format!("{name} runs with the long series only, and nothing says (long) behind it"))
+            }
+            (Some(false), true) => Some(format!("{name} runs always, and (long) stands behind it")),
+            (Some(_), _) => None,
+        }
+    };
+    let wrong: Vec<String> = named.chunks_exact(2).filter_map(|pair| wrong(pair[0], pair[1])).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
     for line in page.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_digit())) {
         assert!(line.contains("**"), "a rule states itself first: {line}");
     }

@@ -21,6 +21,7 @@ const REFUSED: &[(&str, &str)] = &[
     // No upgrade runs: the cluster has that version.
     ("kubectl openbao --namespace openbao resume main-upgrade-2-7-2-1", "does not exist"),
     ("kubectl openbao --namespace openbao cancel main-upgrade-2-7-2-1", "does not exist"),
+    ("kubectl openbao --namespace openbao retry main-upgrade-2-7-2-1", "does not exist"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ mod dist;
 mod docs;
 mod guides;
 mod install;
+mod layers;
 mod leader;
 mod life;
 mod process;

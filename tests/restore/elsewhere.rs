@@ -11,7 +11,7 @@ use crate::harness::{Cluster, Namespace, eventually};
 const LONG: Duration = Duration::from_secs(420);
 
 /// The seal key of `kelp` as a Secret for `coral`.
-async fn same_seal(namespace: &Namespace) -> Value {
+pub(super) async fn same_seal(namespace: &Namespace) -> Value {
     let secret = namespace.kubectl(&["get", "secret", "kelp-unseal-key", "-o", "jsonpath={.data.key}"]).await;
     json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "coral-unseal-key"}, "data": {"key": secret.trim()}})
 }

@@ -10,6 +10,7 @@ use openbao_operator::api::{OpenBaoOperation, OperationPhase, RestorePhase};
 use openbao_operator::service::backup::jobs::mover_name;
 use serde_json::json;
 
+use super::elsewhere::same_seal;
 use super::setup::{Bay, end, manifest, operator};
 use crate::harness::{Cluster, Store, eventually};
 
@@ -303,4 +304,53 @@ async fn five_servers_get_the_data_back_one_after_the_other() {
     }
     assert_eq!(bay.posts(5).await, 1);
     bay.free().await;
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn a_server_that_is_down_all_the_while_is_named_at_the_end_and_joins_again_once_its_volume_is_deleted() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("restore-down").await;
+    let _operator = operator(&namespace).await;
+    let bay = Bay::start(&namespace, 1, "2.7.2").await;
+    let (token, key) = bay.backed_up().await;
+
+    // The snapshot is another cluster's, and so is raft's key in it, as in an older one of this cluster.
+    let unseal = same_seal(&namespace).await;
+    namespace.apply(&format!("{unseal}\n---\n{}", manifest("coral", 3, "2.7.2", ""))).await;
+    let coral = Bay { namespace: &namespace, name: "coral".to_owned() };
+    coral.whole(3).await;
+    coral.secret("of-the-lost", "token", &token).await;
+
+    // As on a node that was lost: its pod is on its way out and never goes.
+    let down = "coral-2";
+    namespace.kubectl(&["patch", "pod", down, "-p", r#"{"metadata":{"finalizers":["test.openbao.org/held"]}}"#]).await;
+    namespace.kubectl(&["delete", "pod", down, "--grace-period=1", "--wait=false"]).await;
+    let spec = json!({"source": {"key": key}, "tokenSecretRef": {"name": "of-the-lost"}, "force": true,
+        "preRestoreBackup": false});
+    coral.restore("on-two", spec).await;
+    let restore = coral.ended("on-two", LONG).await;
+    assert_eq!(end(&restore).0, RestorePhase::Completed, "{:?}", restore.status);
+    let message = restore.status.unwrap().message;
+    assert!(message.contains("Not there at the end: coral-2."), "{message}");
+    let typed = format!("kubectl --namespace {} delete pvc/data-coral-2 pod/coral-2", namespace.name());
+    assert!(message.contains(&typed), "{message}");
+    coral.free().await;
+
+    // It comes back on its old volume, and nobody speaks with it.
+    namespace.kubectl(&["patch", "pod", down, "-p", r#"{"metadata":{"finalizers":null}}"#]).await;
+    eventually("the cluster says that one is of another cluster", LONG, async || {
+        let conditions = coral.cluster().await.status.unwrap_or_default().conditions;
+        let said = conditions.iter().any(|one| {
+            one.type_ == "Degraded" && one.reason == "ClusterIDMismatch" && one.message.contains("coral-2: ")
+        });
+        if said { Ok(()) } else { Err(format!("{conditions:?}")) }
+    })
+    .await;
+
+    namespace.kubectl(&["delete", "pvc/data-coral-2", "pod/coral-2"]).await;
+    coral.whole(3).await;
+    for ordinal in 0..3 {
+        assert_eq!(coral.word_at(&coral.pod(ordinal), &token, "pearl").await.as_deref(), Some("before"), "{ordinal}");
+    }
 }

@@ -61,7 +61,7 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Run every test: checks, units, and everything on the devcluster; ends with one line that sums them up
+    /// Run checks, units, tests on the devcluster and the demo, and sum them up in one line; the long series are skipped
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,

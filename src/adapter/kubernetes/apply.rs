@@ -98,11 +98,6 @@ where
         live.is_none_or(|live| !says(live, &self.wanted))
     }
 
-    /// Whether live metadata carries our digest: enough for kinds whose content we do not cache.
-    pub fn digest_differs_from(&self, live: Option<&impl ResourceExt>) -> bool {
-        live.is_none_or(|live| live.annotations().get(APPLIED) != self.object.annotations().get(APPLIED))
-    }
-
     /// Applies it. Fields that others own are taken back: these objects are ours.
     pub async fn apply(&self, client: &Client, manager: &str) -> Result<K, ApplyError> {
         let (namespace, name) = (self.object.namespace().unwrap_or_default(), self.object.name_any());

@@ -4,6 +4,7 @@ use super::{
     AutopilotState, Error, Health, HealthState, InitRequest, InitResponse, LeaderView, RaftConfiguration, Result,
     Token, types::HealthBody,
 };
+use crate::adapter::leadership::Leadership;
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -42,6 +43,8 @@ pub struct Client {
     pub(super) http: reqwest::Client,
     pub(super) base: String,
     pub(super) pod: String,
+    /// Whoever must lead to change anything on the server; `None` for the mover, which belongs to a Job.
+    leadership: Option<Leadership>,
 }
 
 impl Client {
@@ -70,7 +73,14 @@ impl Client {
             http: builder.build().map_err(configure)?,
             base: format!("{scheme}://{}:{}", endpoint.tls_name, endpoint.address.port()),
             pod: endpoint.pod.clone(),
+            leadership: None,
         })
+    }
+
+    /// From the moment that `leadership` is over it sends questions only: a login before may have taken its whole time.
+    #[must_use]
+    pub fn while_leading(self, leadership: Leadership) -> Self {
+        Self { leadership: Some(leadership), ..self }
     }
 
     /// The pod this client talks to.
@@ -230,6 +240,9 @@ impl Client {
         body: Option<&Value>,
         timeout: Duration,
     ) -> Result<(StatusCode, bytes::Bytes)> {
+        if method != Method::GET && self.leadership.as_ref().is_some_and(|leadership| !leadership.still_leader()) {
+            return Err(Error::NotLeader { pod: self.pod.clone(), request: format!("{method} {path}") });
+        }
         #[cfg(feature = "fault-injection")]
         if let Some(engine) = crate::adapter::faults::Engine::global() {
             let call = crate::adapter::faults::Call::openbao(&method, path, &self.pod);
@@ -321,7 +334,10 @@ fn detail(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ANSWER_LIMIT, Client, Endpoint, Error, detail};
+    use super::{ANSWER_LIMIT, Client, Endpoint, Error, InitRequest, Token, detail};
+    use crate::adapter::leadership;
+    use secrecy::SecretString;
+    use serde_json::json;
 
     #[test]
     fn the_servers_error_list_becomes_one_line() {
@@ -361,6 +377,52 @@ mod tests {
         assert!(matches!(error, Error::TooLong { limit: ANSWER_LIMIT, .. }), "{error}");
         let taken = server.await.unwrap();
         assert!(taken < WHOLE / 2, "what lies between us holds a few MiB, and {taken} went");
+    }
+
+    #[tokio::test]
+    async fn a_client_whose_operator_no_longer_leads_asks_and_changes_nothing() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        // No client is built without one, whatever it speaks. Where another test installed one, that does.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (heard, mut requests) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let mut asked = [0; 1024];
+                let length = connection.read(&mut asked).await.unwrap();
+                let request = String::from_utf8_lossy(&asked[..length]).into_owned();
+                heard.send(request.lines().next().unwrap_or_default().to_owned()).unwrap();
+                let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+                connection.write_all(answer).await.unwrap();
+            }
+        });
+        let endpoint = Endpoint { pod: "kelp-0".into(), address, tls_name: "kelp-0.test".into(), ca_pem: None };
+        let (term, leadership) = leadership::channel();
+        let client = Client::new(&endpoint).unwrap().while_leading(leadership);
+        let token = Token::new("s.token");
+        term.for_ever();
+        client.step_down(&token).await.unwrap();
+        term.end();
+        let init = InitRequest { recovery_shares: 1, recovery_threshold: 1 };
+        for refused in [
+            client.step_down(&token).await,
+            client.remove_peer(&token, "kelp-1").await,
+            client.put_policy(&token, "p", "").await,
+            client.delete_policy(&token, "p").await,
+            client.put(&token, "sys/p", &json!({})).await,
+            client.init(&init).await.map(drop),
+            client.login_jwt("jwt", "r", &SecretString::from("j.w.t")).await.map(drop),
+        ] {
+            let error = refused.unwrap_err();
+            assert!(matches!(error, Error::NotLeader { .. }) && !error.is_answer(), "{error}");
+        }
+        client.get(&token, "sys/p").await.unwrap();
+        let mut told = Vec::new();
+        while let Ok(request) = requests.try_recv() {
+            told.push(request);
+        }
+        assert_eq!(told, ["PUT /v1/sys/step-down HTTP/1.1", "GET /v1/sys/p HTTP/1.1"]);
     }
 
     #[test]

@@ -17,6 +17,14 @@ pub enum Error {
         #[source]
         source: reqwest::Error,
     },
+    /// It would have changed something, and this operator leads no more: nothing was sent.
+    #[error("this operator no longer leads: {request} was not sent to OpenBao pod {pod}")]
+    NotLeader {
+        /// The pod that was to be asked.
+        pod: String,
+        /// Method and path.
+        request: String,
+    },
     /// Nothing answered: no connection, TLS did not complete (also while self-init runs), or the connection broke.
     #[error("OpenBao pod {pod} did not answer {request}")]
     Unreachable {
@@ -102,7 +110,7 @@ impl Error {
             | Self::Refused { .. }
             | Self::Decode { .. }
             | Self::TooLong { .. } => true,
-            Self::Configure { .. } | Self::Unreachable { .. } | Self::TimedOut { .. } => false,
+            Self::Configure { .. } | Self::NotLeader { .. } | Self::Unreachable { .. } | Self::TimedOut { .. } => false,
         }
     }
 
@@ -133,6 +141,7 @@ impl Error {
             Self::Sealed { .. } => Some(503),
             Self::Refused { status, .. } => Some(*status),
             Self::Configure { .. }
+            | Self::NotLeader { .. }
             | Self::Unreachable { .. }
             | Self::TimedOut { .. }
             | Self::Decode { .. }

@@ -141,21 +141,22 @@ pub struct Listener {
     /// Serve without TLS; must agree with `tls.enabled`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_disable: Option<bool>,
-    /// Whether to believe the PROXY protocol.
+    /// Whether to believe the PROXY protocol: `use_always` or nothing. OpenBao cannot do what the others say: with one of them the
+    /// cluster is not reconciled, and `Supported` says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol_behavior: Option<ProxyProtocolBehavior>,
 }
 
-/// Whose PROXY protocol headers are believed: `use_always`, everyone's; `allow_any`, those of allowed addresses, others are
-/// served by their own address; `deny_unauthorized`, those of allowed addresses, others are refused.
+/// Whose PROXY protocol headers are believed: `use_always`, everyone's. `allow_any` and `deny_unauthorized`, those of allowed
+/// addresses, are known and not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProxyProtocolBehavior {
     /// From everyone.
     UseAlways,
-    /// From allowed addresses; others are served by their own address.
+    /// Not supported: OpenBao does not start with it.
     AllowAny,
-    /// From allowed addresses; others are refused.
+    /// Not supported: nothing says which addresses are allowed, so OpenBao would refuse all.
     DenyUnauthorized,
 }
 
@@ -207,7 +208,7 @@ pub struct Autopilot {
 }
 
 /// How plugins are loaded.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PluginSettings {
     /// Download OCI plugins at start.
@@ -216,12 +217,13 @@ pub struct PluginSettings {
     /// Register declared plugins at start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_register: Option<bool>,
-    /// `standard` or `direct`.
+    /// `standard` or `direct`. OpenBao knows neither: it has no effect, and `Supported` says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub download_behavior: Option<PluginDownloadBehavior>,
-    /// Permissions that plugin files must have, as an octal number.
+    /// Permissions that plugin files must have, as an octal number such as `0755`. OpenBao does not start with anything else.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8))]
+    #[x_kube(validation = rules::octal("configuration.plugin.filePermissions"))]
     pub file_permissions: Option<String>,
     /// Owner that plugin files must have.
     #[serde(rename = "fileUID", skip_serializing_if = "Option::is_none")]
@@ -229,7 +231,7 @@ pub struct PluginSettings {
     pub file_uid: Option<i64>,
 }
 
-/// How plugins are downloaded: `standard`, through a cache; `direct`, straight into the plugin directory.
+/// How plugins are downloaded: `standard`, through a cache; `direct`, straight into the plugin directory. Without effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PluginDownloadBehavior {

@@ -121,7 +121,8 @@ pub struct MemberStatus {
     /// Whether it votes, as far as the leader tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub voter: Option<bool>,
-    /// How far it has applied the log. Only while an operation runs.
+    /// How far it has applied the log. Only while an operation holds the lock, and told along with other news: by itself it is told
+    /// while members are apart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub applied_index: Option<i64>,
 }
@@ -309,9 +310,6 @@ pub struct UpgradeStatus {
     /// The `OpenBaoOperation` that does it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
-    /// What is waited for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
     /// What the pods' template must show now. The cluster's own reconcile renders it; nobody else writes the template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directive: Option<UpgradeDirective>,
@@ -356,6 +354,12 @@ impl super::OpenBaoCluster {
     pub fn is_half_restored(&self) -> bool {
         let upgrade = self.status.as_ref().and_then(|status| status.upgrade.as_ref());
         upgrade.and_then(|upgrade| upgrade.servers.as_ref()).is_some_and(|servers| servers.closed)
+    }
+
+    /// The rollback that has wiped the servers and not proven what it restored, at work or left half done.
+    pub fn left_half_restored(&self) -> Option<&HalfRestored> {
+        let upgrade = self.status.as_ref().and_then(|status| status.upgrade.as_ref());
+        upgrade.and_then(|upgrade| upgrade.half_restored.as_ref()).filter(|half| half.servers.closed)
     }
 
     /// Why no server that is started anew would come back, as last seen.

@@ -17,11 +17,11 @@ pub struct Tls {
     #[serde(default = "yes")]
     pub enabled: bool,
     /// Who makes the certificates. `OperatorManaged` (default): the operator, from a CA of this cluster's own. `External`: you,
-    /// into the Secrets `<name>-tls-server` (`tls.crt`, `tls.key`, `ca.crt`) and `<name>-tls-ca` (`ca.crt`). `ACME`: OpenBao
-    /// itself, from the server in `acme`.
+    /// into the Secret `<name>-tls-server` (`tls.crt`, `tls.key`, `ca.crt`). `ACME`: OpenBao itself, from the server in `acme`.
     #[serde(default)]
     pub mode: TlsMode,
-    /// `OperatorManaged` only: a certificate is made anew when less than this of its life remains. Default `720h`.
+    /// `OperatorManaged` only: a certificate is made anew when less than this of its life remains, or up to half as much again: each
+    /// cluster has a time of its own, so that not all of them restart their servers at once. Default `720h`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
     #[x_kube(validation = rules::duration("tls.rotationPeriod"))]
@@ -47,7 +47,7 @@ pub enum TlsMode {
     /// The operator, from a CA of its own per cluster.
     #[default]
     OperatorManaged,
-    /// Someone else, into the Secrets `<name>-tls-server` and `<name>-tls-ca`.
+    /// Someone else, into the Secret `<name>-tls-server`.
     External,
     /// OpenBao itself, from an ACME server.
     #[serde(rename = "ACME")]

@@ -8,11 +8,12 @@ use kube::ResourceExt;
 
 use super::operation::{current_step, phase_of, progress};
 use super::operation_tone;
-use crate::api::conditions::cluster as condition;
+use crate::api::conditions::{cluster as condition, reason};
 use crate::api::{
     ClusterPhase, LockMode, MemberState, OpenBaoCluster, OpenBaoClusterStatus, OpenBaoOperation, OpenBaoRestore,
 };
 use crate::kubectl::table::{Cell, Paint, Table, Tone, WIDTH, ago, bytes, fact, span, wrap};
+use crate::service::cluster::status::reasons;
 
 /// One line a cluster.
 pub fn list(clusters: &[OpenBaoCluster], namespaces: bool, now: DateTime<Utc>, paint: Paint) -> String {
@@ -85,9 +86,8 @@ pub fn screen(
     work(&mut out, operations, restores, now, paint);
     if let Some(upgrade) = &status.upgrade {
         if let Some(target) = &upgrade.target {
-            let step = upgrade.step.clone().unwrap_or_default();
-            let message = upgrade.message.clone().unwrap_or_default();
-            fact(&mut out, "Upgrade", &format!("to {target}: {step} {message}"), Tone::Warn, paint);
+            let step = upgrade.step.as_ref().map(|step| format!(": {step}")).unwrap_or_default();
+            fact(&mut out, "Upgrade", &format!("to {target}{step}"), Tone::Warn, paint);
         }
         if let Some(held) = &upgrade.held_target {
             let why = upgrade.held_reason.clone().unwrap_or_default();
@@ -95,8 +95,8 @@ pub fn screen(
         }
         if let Some(half) = upgrade.half_restored.as_ref().filter(|half| half.servers.closed) {
             let text = format!(
-                "{} wiped the servers and has not restored them: clients, backups and upgrades are kept away until a Rollback \
-                 ends well",
+                "{} wiped the servers and has not restored them: clients, backups, restores and upgrades are kept away until a \
+                 Rollback ends well",
                 half.rollback
             );
             fact(&mut out, "Rollback", &text, Tone::Bad, paint);
@@ -276,23 +276,10 @@ fn members(out: &mut String, status: &OpenBaoClusterStatus, paint: Paint) {
     out.push_str(&table.without_empty().render(paint));
 }
 
-/// Conditions in the state that needs a look, with their whole message. Those that only tell what runs or who holds the
-/// lock are shown above already.
+/// Conditions in the state that needs a look, with their whole message.
 fn concerns(out: &mut String, conditions: &[Condition], paint: Paint) {
     let mut heading = "\n";
-    for one in conditions {
-        let bad_when = match one.type_.as_str() {
-            condition::DEGRADED | condition::SEALED => "True",
-            condition::PROGRESSING
-            | condition::BACKING_UP
-            | condition::UPGRADING
-            | condition::RESTORING
-            | condition::OPERATION_LOCK => continue,
-            _ => "False",
-        };
-        if one.status != bad_when && one.status != "Unknown" {
-            continue;
-        }
+    for one in conditions.iter().filter(|one| needs_a_look(one)) {
         let name = paint.on(&format!("{}={}", one.type_, one.status), Tone::Warn);
         let _ = writeln!(out, "{heading}{name}  {}", one.reason);
         heading = "";
@@ -300,6 +287,20 @@ fn concerns(out: &mut String, conditions: &[Condition], paint: Paint) {
         for line in wrap(&one.message, WIDTH - 2) {
             let _ = writeln!(out, "  {line}");
         }
+    }
+}
+
+/// What only tells what runs, or who holds the lock, is shown above already. What waits, or was refused, is told nowhere else.
+fn needs_a_look(one: &Condition) -> bool {
+    match one.type_.as_str() {
+        condition::DEGRADED | condition::SEALED => one.status != "False",
+        condition::UPGRADING => one.status != "True" && one.reason != reason::IDLE,
+        condition::PROGRESSING if one.status == "True" => {
+            [reason::WAITING, reasons::DELETION_WAITS].contains(&one.reason.as_str())
+        }
+        condition::PROGRESSING => one.reason != reason::RECONCILED,
+        condition::BACKING_UP | condition::RESTORING | condition::OPERATION_LOCK => false,
+        _ => one.status != "True",
     }
 }
 
@@ -350,6 +351,35 @@ mod tests {
         }
         assert!(!text.contains("Available"), "what is fine is not listed:\n{text}");
         assert!(text.lines().all(|line| length(line) <= WIDTH), "{text}");
+    }
+
+    #[test]
+    fn what_waits_or_was_refused_is_shown_with_its_way_out_and_what_runs_is_not() {
+        let shown = |type_: &str, status: &str, why: &str| {
+            let mut cluster = fern();
+            let one = serde_json::json!({"type": type_, "status": status, "reason": why, "message": "add a target",
+                "lastTransitionTime": "2026-11-21T11:00:00Z"});
+            cluster.status.as_mut().unwrap().conditions = vec![serde_json::from_value(one).unwrap()];
+            let text = screen(&cluster, &[], &[], now(), Paint::Off);
+            text.contains(&format!("{type_}={status}  {why}\n  add a target"))
+        };
+        for (type_, status, why, wanted) in [
+            ("Upgrading", "False", "PrerequisitesMissing", true),
+            ("Upgrading", "False", "Unfinished", true),
+            ("Upgrading", "False", "Waiting", true),
+            ("Upgrading", "False", "Idle", false),
+            ("Upgrading", "True", "InProgress", false),
+            ("Progressing", "True", "Waiting", true),
+            ("Progressing", "True", "DeletionWaits", true),
+            ("Progressing", "True", "Restarting", false),
+            ("Progressing", "False", "ApplyFailed", true),
+            ("Progressing", "False", "Reconciled", false),
+            ("Restoring", "True", "InProgress", false),
+            ("OpenBaoSealed", "Unknown", "Waiting", true),
+            ("Available", "True", "Ready", false),
+        ] {
+            assert_eq!(shown(type_, status, why), wanted, "{type_}={status} {why}");
+        }
     }
 
     #[test]

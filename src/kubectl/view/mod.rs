@@ -20,12 +20,11 @@ pub fn operation_tone(phase: OperationPhase) -> Tone {
 
 /// How a restore's phase looks, and its word.
 pub fn restore_phase(phase: RestorePhase) -> (&'static str, Tone) {
-    match phase {
-        RestorePhase::Pending => ("Pending", Tone::Plain),
-        RestorePhase::Validating => ("Validating", Tone::Warn),
-        RestorePhase::Running => ("Running", Tone::Warn),
-        RestorePhase::Completed => ("Completed", Tone::Good),
-        RestorePhase::Failed => ("Failed", Tone::Bad),
-        RestorePhase::Unknown => ("Unknown", Tone::Bad),
-    }
+    let tone = match phase {
+        RestorePhase::Pending => Tone::Plain,
+        RestorePhase::Validating | RestorePhase::Running => Tone::Warn,
+        RestorePhase::Completed => Tone::Good,
+        RestorePhase::Failed | RestorePhase::Unknown => Tone::Bad,
+    };
+    (phase.as_str(), tone)
 }

@@ -208,7 +208,7 @@ impl Work<'_> {
             Ok(Found::Foreign) => foreign(&name),
         };
         match outcome {
-            // By its reason the next backup knows that this one has to go.
+            // The next backup judges it anew, by what this journal holds of it.
             StepOutcome::Failed { message, .. } => stays(&message),
             waits => waits,
         }

@@ -79,7 +79,7 @@ impl Refused {
 pub fn decide<O: AsRef<OpenBaoOperation>>(facts: &BackupFacts<'_, O>, now: DateTime<Utc>) -> BackupDecision {
     let cluster = facts.cluster;
     let before = cluster.status.as_ref().and_then(|status| status.backup.clone());
-    let status = derive(&before.clone().unwrap_or_default(), backups_of(cluster, facts.operations));
+    let status = derive(&before.clone().unwrap_or_default(), backups_of(cluster, facts.operations), now);
     let Some(spec) = &cluster.spec.backup else {
         // The past stays; nothing is planned any more.
         let status = BackupStatus { next_run: None, next_verify: None, schedule: None, ..status };

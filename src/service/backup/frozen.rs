@@ -29,8 +29,6 @@ pub const KEY: &str = "key";
 const SOURCE: &str = "source";
 const EXPECTED: &str = "expectedSize";
 const SPOOL: &str = "spoolLimit";
-const LEFTOVERS: &str = "leftovers";
-const DISPROVEN: &str = "disproven";
 
 /// What all steps of a backup work with.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,10 +49,6 @@ pub struct Frozen {
     pub expected_size: Option<u64>,
     /// Most bytes that the spool may take on the node's disk.
     pub spool_limit: Option<u64>,
-    /// Keys under which earlier, failed backups may have left an object.
-    pub leftovers: Vec<String>,
-    /// Keys of earlier backups that this cluster's key did not open.
-    pub disproven: Vec<String>,
 }
 
 /// How the seal of a backup is proven.
@@ -126,8 +120,6 @@ impl Frozen {
             source: None,
             expected_size: last,
             spool_limit: spool_limit(cluster, last),
-            leftovers: Vec::new(),
-            disproven: Vec::new(),
         })
     }
 
@@ -157,12 +149,6 @@ impl Frozen {
         if let Some(limit) = self.spool_limit {
             inputs.insert(SPOOL.to_owned(), limit.to_string());
         }
-        if !self.leftovers.is_empty() {
-            inputs.insert(LEFTOVERS.to_owned(), serde_json::to_string(&self.leftovers)?);
-        }
-        if !self.disproven.is_empty() {
-            inputs.insert(DISPROVEN.to_owned(), serde_json::to_string(&self.disproven)?);
-        }
         Ok(inputs)
     }
 
@@ -182,8 +168,6 @@ impl Frozen {
             source: optional(inputs, SOURCE)?,
             expected_size: optional(inputs, EXPECTED)?,
             spool_limit: optional(inputs, SPOOL)?,
-            leftovers: optional(inputs, LEFTOVERS)?.unwrap_or_default(),
-            disproven: optional(inputs, DISPROVEN)?.unwrap_or_default(),
         })
     }
 }
@@ -246,7 +230,6 @@ mod tests {
     fn what_was_frozen_reads_back_the_same() {
         let mut frozen = freeze(json!({"imagePullSecrets": [{"name": "pull"}]}));
         frozen.source = Some(Source::Latest);
-        frozen.leftovers = vec!["deep/reef/kelp/2026-11-20T03-00-00Z-0e0e0e0e.snap".into()];
         assert_eq!(Frozen::read(&frozen.inputs().unwrap()).unwrap(), frozen);
         assert_eq!(frozen.key, "deep/reef/kelp/2026-11-21T03-00-00Z-0f0f0f0f.snap");
         assert_eq!((frozen.expected_size, frozen.image.as_str()), (Some(99), "own:1"));

@@ -95,7 +95,7 @@ pub struct Login {
 pub enum Source {
     /// A whole key, never joined with the prefix.
     Key(String),
-    /// The newest complete backup of this cluster.
+    /// The newest complete backup of this cluster that is no safety backup, while there is one.
     Latest,
     /// The newest complete one taken before this time.
     Before(DateTime<Utc>),

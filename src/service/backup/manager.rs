@@ -24,7 +24,7 @@ use crate::api::{
 };
 use crate::service::opslifecycle::asked::Parameter;
 use crate::service::opslifecycle::{
-    FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome,
+    FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepOutcome, pending,
 };
 
 /// The lock's holder: every backup of a cluster, told apart by the UID of its operation.
@@ -127,8 +127,7 @@ fn decide(known: &Known<'_>) -> Result<Planned, Refusal> {
     } else {
         may_start(known)?;
         let uncleaned = tidy::uncleaned(request::backups_of(cluster, known.operations));
-        (frozen.leftovers, frozen.disproven) = (uncleaned.leftovers, uncleaned.disproven);
-        let prunes = frozen.retention.is_some() || !frozen.leftovers.is_empty() || !frozen.disproven.is_empty();
+        let prunes = frozen.retention.is_some() || !uncleaned.is_empty();
         (backup_steps(prunes), own_lock(cluster, uid))
     };
     let inputs = frozen.inputs().map_err(|error| {
@@ -147,27 +146,21 @@ fn may_start(known: &Known<'_>) -> Result<(), Refusal> {
         return Err(Refusal::wait(RetryClass::Standard, "Paused", message));
     }
     let status = cluster.status.as_ref();
-    // The restores themselves first: the status only shows them, a moment later.
-    let pending = crate::service::restore::pending(known.restores, cluster);
-    if let Some(restore) = pending.or_else(|| status.and_then(|status| status.pending_restore.clone())) {
-        let message = format!("waiting for restore {restore} to end: it waits or runs");
-        return Err(Refusal::wait(RetryClass::Standard, "RestorePending", message));
-    }
     if status.is_none_or(|status| status.initialized != Some(true)) {
         let message = format!("waiting for cluster {name} to be initialised: there is nothing to back up yet");
         return Err(Refusal::wait(RetryClass::Standard, "NotInitialized", message));
     }
-    match status.and_then(|status| status.operation_lock.as_ref()) {
-        Some(lock) if !is_parked_upgrade(cluster) => {
-            let doing = if lock.message.is_empty() { String::new() } else { format!(" ({})", lock.message) };
-            let message = format!(
-                "waiting for the lock of cluster {name}: {} holds it for {}{doing}",
-                lock.holder, lock.operation
-            );
-            // Its release wakes us.
-            Err(Refusal::wait(RetryClass::Standard, "LockHeld", message))
+    let lock = status.and_then(|status| status.operation_lock.as_ref());
+    if let Some(lock) = lock.filter(|_| !is_parked_upgrade(cluster)) {
+        return Err(Refusal::locked(lock));
+    }
+    // The restores themselves: the status only shows them, a moment later.
+    match pending(known.restores, cluster) {
+        Some(restore) => {
+            let message = format!("waiting for restore {restore} to end: it waits or runs");
+            Err(Refusal::wait(RetryClass::Standard, "RestorePending", message))
         }
-        Some(_) | None => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -13,11 +13,11 @@
 //! | [`key`] | the Secret from which the servers have their static key |
 //! | `newest` | which backup a verification reads (pure) |
 //! | [`protect`] | which backups retention must spare, and why (pure) |
-//! | `records` | the cluster's operations as they are now, for the same |
+//! | `records` | the cluster's operations, and the restores, as they are now, for the same |
 //! | [`manager`] | plan and clean-up of each kind of backup |
 //! | [`steps`], `gate`, `seal`, [`stamp`] | what the steps do |
 //! | `aftermath` | what follows a mover that ended badly |
-//! | [`retention`] | what the mover is ordered to remove, and when |
+//! | [`prune`] | what the mover is ordered to remove, and when |
 //! | [`rules`] | retention as the mover applies it (pure) |
 //! | [`mover`] | the mover's Jobs on the API server: made, looked at, stopped |
 //! | [`found`] | what a Job that was found tells (pure) |

@@ -16,7 +16,6 @@ use k8s_openapi::{
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Preconditions, PropagationPolicy},
-    core::DeserializeGuard,
     runtime::reflector::ObjectRef,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -30,11 +29,10 @@ use crate::adapter::{
         apply::{self, ApplyError},
         client::{RequestError, timed},
         owner,
-        readable::{self, Readable},
         shorten::operation_label,
     },
 };
-use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore};
+use crate::api::{OpenBaoCluster, OpenBaoOperation};
 
 /// The label that Kubernetes puts on the pods of a Job.
 const JOB_NAME_LABEL: &str = "batch.kubernetes.io/job-name";
@@ -223,14 +221,6 @@ pub async fn channel(ad: &Adapters, operation: &Operation) -> Result<Option<Conf
         .await
         .map_err(|source| request::<ConfigMap>("read", &operation.namespace, &name, source))?;
     Ok(map.filter(|map| is_ours(map, &operation.uid)))
-}
-
-/// The restores that have not ended, as they are now: also one of another cluster may read what an operation's cluster has stored.
-pub async fn restores(ad: &Adapters, operation: &Operation) -> Result<Readable<OpenBaoRestore>, MoverError> {
-    let api: Api<DeserializeGuard<OpenBaoRestore>> = ad.settings.scope.api(ad.client.clone());
-    let live = |restore: &OpenBaoRestore| !restore.status.as_ref().is_some_and(|status| status.phase.is_terminal());
-    let failed = |source| request::<OpenBaoRestore>("list", &operation.namespace, &operation.cluster, source);
-    readable::list(&api, live).await.map_err(failed)
 }
 
 /// Which Jobs of an operation [`clear`] deletes.

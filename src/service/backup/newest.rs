@@ -3,7 +3,7 @@
 use super::frozen::Frozen;
 use super::manager::VERIFY_SEAL;
 use super::request::is_verification;
-use super::status::taken_at;
+use super::status::as_of;
 use crate::api::{OpenBaoOperation, OperationKind, StepState};
 
 /// Key of the newest backup that these operations have stored where `mine` reads, for the cluster of `mine`. In that folder
@@ -12,7 +12,7 @@ pub fn own_key<'a>(mine: &Frozen, operations: impl Iterator<Item = &'a OpenBaoOp
     let stored = operations.filter(|operation| is_stored(operation)).filter_map(|operation| {
         let frozen = Frozen::read(&operation.status.as_ref()?.inputs).ok()?;
         let here = frozen.cluster_uid == mine.cluster_uid && frozen.store.is_same_place(&mine.store);
-        Some((taken_at(operation)?, frozen.key)).filter(|_| here)
+        Some((as_of(operation)?, frozen.key)).filter(|_| here)
     });
     stored.max().map(|(_, key)| key)
 }
@@ -72,6 +72,16 @@ mod tests {
         let mut verification = stored(7, "completed");
         verification.spec.parameters.insert("mode".into(), "Verify".into());
         assert_eq!(own_key(&mine, [verification].iter()), None, "it stored nothing");
+    }
+
+    #[test]
+    fn a_verification_does_not_go_on_reading_the_backup_of_a_node_whose_clock_was_ahead() {
+        let mut ahead = backup(&frozen(&sand(), "c1", 4), 4, "completed");
+        let snapshot = &mut ahead.status.as_mut().unwrap().steps[0];
+        snapshot.output.insert("takenAt".into(), "2026-12-21T04:00:05Z".into());
+        snapshot.completed_at = Some("2026-11-21T04:00:09Z".parse().unwrap());
+        let next = backup(&frozen(&sand(), "c1", 5), 5, "completed");
+        assert_eq!(own_key(&frozen(&sand(), "c1", 9), [ahead, next].iter()), Some(frozen(&sand(), "c1", 5).key));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::manager::{RETENTION, SNAPSHOT};
 use super::mover::{self, MoverError};
 use super::protect::Held;
 use super::steps::{JOB_MARGIN, Work, failed, foreign, output, running};
-use super::{protect, records, request, seal};
+use super::{protect, records, request, seal, tidy};
 use crate::adapter::kubernetes::events::{News, Severity};
 use crate::adapter::objectstore::{error::STORE_FULL, keys};
 use crate::api::{
@@ -149,7 +149,7 @@ impl Work<'_> {
     /// What a prune is to do now. Restores and operations are read afresh: one that came, or was pinned, since the watches last
     /// heard may be about a backup that the rules let go today.
     async fn orders(&self, cluster: &OpenBaoCluster) -> Result<Ordered<'_>, MoverError> {
-        let restores = mover::restores(self.call.ad, &self.operation).await?;
+        let restores = records::restores(self.call.ad, &self.operation).await?;
         let operations = records::now(self.call.ad, &self.operation).await?;
         let held = protect::held(cluster, &restores, &operations);
         let operations = operations.items;
@@ -159,14 +159,14 @@ impl Work<'_> {
         let uncounted = protect::uncounted(records).into_iter().collect();
         protected.extend(self.read_now());
         protected.insert(self.frozen.key.clone(), "the backup that this is about".to_owned());
-        let remove = seal::still_disproven(self, &operations).await;
-        let good = self.frozen.disproven.iter().filter(|key| !remove.contains(key));
+        let left = tidy::uncleaned(request::backups_of(cluster, &operations));
+        let seal::Left { remove, clean } = seal::judged_anew(self, left, &operations).await;
         let orders = Orders {
-            // What failed backups left is never a source, and no later backup looks for it again.
+            // What failed backups left is never a source.
             retention: self.frozen.retention.as_ref().filter(|_| held.is_none()),
             protected,
             uncounted,
-            clean: self.frozen.leftovers.iter().chain(good).cloned().collect(),
+            clean,
             remove,
             ..Orders::default()
         };

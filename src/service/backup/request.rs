@@ -55,11 +55,6 @@ pub fn role(operation: &OpenBaoOperation) -> Option<&str> {
     operation.spec.parameters.get(ROLE).map(String::as_str)
 }
 
-/// Whether a schedule asked for it. A person's backup waits where a scheduled one is left out.
-pub fn is_scheduled(operation: &OpenBaoOperation) -> bool {
-    operation.spec.actor.as_ref().is_some_and(|actor| actor.source == ActorSource::Schedule)
-}
-
 /// `<cluster>-backup-<unix tick>`.
 pub fn scheduled_name(cluster: &str, tick: DateTime<Utc>) -> String {
     format!("{cluster}-backup-{}", tick.timestamp())

@@ -118,7 +118,7 @@ impl Schedule {
 
 /// A part of `room` in whole seconds that depends on the object and the tick alone: a restarted operator plans the same
 /// time, and a thousand clusters with one schedule do not all start at once.
-fn spread(uid: &str, tick: DateTime<Utc>, room: TimeDelta) -> TimeDelta {
+pub fn spread(uid: &str, tick: DateTime<Utc>, room: TimeDelta) -> TimeDelta {
     let Ok(room) = u64::try_from(room.num_seconds()) else { return TimeDelta::zero() };
     if room == 0 {
         return TimeDelta::zero();

@@ -8,17 +8,17 @@ use kube::Api;
 
 use super::frozen::{self, Seal};
 use super::key::{InUse, Keys};
-use super::manager::SNAPSHOT;
+use super::manager::{SNAPSHOT, VERIFY_SEAL};
 use super::mover::MoverError;
 use super::steps::{Work, failed, output};
 use crate::adapter::kubernetes::client::timed;
-use crate::api::OpenBaoOperation;
+use crate::api::{OpenBaoOperation, StepState, StepStatus};
 use crate::datapath::seal::{self, SealError};
 use crate::service::cluster::names;
 use crate::service::opslifecycle::StepOutcome;
 
 /// The reason where even the kind of seal differs.
-pub(super) const SEAL_OTHER_TYPE: &str = "SealOtherType";
+const SEAL_OTHER_TYPE: &str = "SealOtherType";
 /// The reason where the key may not be the one that the servers have. It says nothing about the backup.
 const NOT_SETTLED: &str = "SealNotSettled";
 
@@ -61,11 +61,19 @@ pub(super) async fn prove(work: &Work<'_>, proof: &Proof<'_>) -> Result<String, 
     let seal = &work.frozen.seal;
     // Without its key that is known already.
     let keys = if proof.is_of_another_kind(seal) { None } else { keys(work).await.map_err(Refused::Unreadable)? };
-    judge(seal, &work.key, keys.as_ref(), proof)
+    let operations = work.call.ad.caches.operations_of(&work.operation.namespace, &work.operation.cluster);
+    let good = last_good(&operations, &work.frozen.cluster_uid);
+    judge(seal, &work.key, keys.as_ref(), good.as_ref(), proof)
 }
 
-/// Pure part of [`prove`]. `keys`: what the Secret in use holds, where it may be read.
-fn judge(seal: &Seal, in_use: &InUse, keys: Option<&Keys>, proof: &Proof<'_>) -> Result<String, Refused> {
+/// Pure part of [`prove`]. `keys`: what the Secret in use holds, where it may be read; `good`: the last backup that was good.
+fn judge(
+    seal: &Seal,
+    in_use: &InUse,
+    keys: Option<&Keys>,
+    good: Option<&Proof<'_>>,
+    proof: &Proof<'_>,
+) -> Result<String, Refused> {
     if proof.is_of_another_kind(seal) {
         return Err(Refused::NotProven {
             reason: SEAL_OTHER_TYPE,
@@ -85,18 +93,50 @@ fn judge(seal: &Seal, in_use: &InUse, keys: Option<&Keys>, proof: &Proof<'_>) ->
         let message = format!("Secret {secret}: {error}. The backup stays as it is, not proven{why}");
         Err(Refused::Unreadable(Box::new(StepOutcome::fatal(reason, message))))
     };
-    match (&error, &in_use.unsettled) {
+    match (&error, in_use.unsettled.clone().or_else(|| unproven(keys, id, good))) {
         // A key that is none says nothing about the backup.
         (SealError::KeyLength(_), _) => stays(error.reason(), ""),
-        // Nor does one that may be another than the servers'.
+        // These no other key would mend: what it opened was sealed with it, and what cannot be read asks for none.
+        (SealError::Malformed | SealError::OtherSums, _) | (_, None) => {
+            Err(Refused::NotProven { reason: error.reason(), message: error.to_string() })
+        }
+        // Nor does what a key does not open that may be another than the servers'.
         (_, Some(why)) => stays(
             NOT_SETTLED,
             &format!(
                 ", because that key may not be the one which seals the servers' data ({why}): mend that, then back up again"
             ),
         ),
-        (_, None) => Err(Refused::NotProven { reason: error.reason(), message: error.to_string() }),
     }
+}
+
+/// Why these keys may not condemn a backup. Servers read theirs when they start, and somebody may have put another into the
+/// Secret since: what opens no earlier backup is not known to be theirs.
+fn unproven(keys: &Keys, key_id: &str, good: Option<&Proof<'_>>) -> Option<String> {
+    match good {
+        None => Some("no backup of this cluster has been opened with it before".to_owned()),
+        Some(good) if keys.prove(key_id, &good.sealed_sums, &good.sums).is_ok() => None,
+        Some(_) => Some(
+            "it does not open the last good backup either; if somebody has changed it, a server that starts now stays sealed"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Of these operations, the newest backup of the cluster with this UID that was found good.
+fn last_good<'a>(operations: &'a [Arc<OpenBaoOperation>], cluster_uid: &str) -> Option<Proof<'a>> {
+    let good = operations.iter().filter_map(|operation| {
+        let status = operation.status.as_ref()?;
+        let ours = status.inputs.get(frozen::CLUSTER_UID).is_some_and(|uid| uid == cluster_uid);
+        Some((found_good(operation)?.completed_at, proof_of(operation).filter(|_| ours)?))
+    });
+    good.max_by_key(|(at, _)| *at).map(|(_, proof)| proof)
+}
+
+/// The step that found the archive of this backup good.
+fn found_good(operation: &OpenBaoOperation) -> Option<&StepStatus> {
+    let mut steps = operation.status.iter().flat_map(|status| &status.steps);
+    steps.find(|step| step.name == VERIFY_SEAL && step.state == StepState::Completed)
 }
 
 /// What was ordered stays ordered: a backup that is being removed is not called good, whatever the key opens by now.
@@ -114,16 +154,50 @@ pub(super) fn stands(verdict: Result<String, Refused>, being_discarded: bool) ->
     }
 }
 
-/// Of the keys of earlier backups that did not open, those that do not open now either. What a record says is not enough: the
-/// Secret may have been wrong, and the backup good. `operations`: all of the cluster.
-pub(super) async fn still_disproven(work: &Work<'_>, operations: &[Arc<OpenBaoOperation>]) -> Vec<String> {
-    if work.frozen.disproven.is_empty() {
-        return Vec::new();
+/// What is to become of what failed backups left.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Left {
+    /// Whole backups that do not open. They go although they have a manifest: a restore of the latest would find them on the worst day.
+    pub(super) remove: Vec<String>,
+    /// Keys under which nothing stays without a manifest. What has one is spared, and no place under the rules is taken by it.
+    pub(super) clean: Vec<String>,
+}
+
+/// Judges what failed backups left by what their journals hold of the archives. What a record says is not enough: the Secret may have
+/// been wrong then. What opens now is in neither list: the rules count it, and remove it, like any other. `operations`: all of the
+/// cluster.
+pub(super) async fn judged_anew(work: &Work<'_>, left: Vec<String>, operations: &[Arc<OpenBaoOperation>]) -> Left {
+    if !operations.iter().any(|of| key_of(of).is_some_and(|key| left.contains(key)) && proof_of(of).is_some()) {
+        return Left { clean: left, ..Left::default() };
     }
-    let Ok(keys) = keys(work).await else { return Vec::new() };
-    let refuted = |of: &OpenBaoOperation| is_refuted(of, &work.frozen.seal, &work.key, keys.as_ref());
-    let made = |key: &String| operations.iter().map(|of| &**of).find(|of| key_of(of) == Some(key));
-    work.frozen.disproven.iter().filter(|key| made(key).is_some_and(refuted)).cloned().collect()
+    let Ok(keys) = keys(work).await else { return Left { clean: left, ..Left::default() } };
+    let good = last_good(operations, &work.frozen.cluster_uid);
+    sorted(left, operations, &work.frozen.seal, &work.key, keys.as_ref(), good.as_ref())
+}
+
+/// Pure part of [`judged_anew`].
+fn sorted(
+    left: Vec<String>,
+    operations: &[Arc<OpenBaoOperation>],
+    seal: &Seal,
+    in_use: &InUse,
+    keys: Option<&Keys>,
+    good: Option<&Proof<'_>>,
+) -> Left {
+    let mut sorted = Left::default();
+    for key in left {
+        let made = operations.iter().find(|of| key_of(of) == Some(&key));
+        // It was stopped after that. The cluster may have been given another key since, with a restore of another one's data.
+        if made.is_some_and(|of| found_good(of).is_some()) {
+            continue;
+        }
+        match made.and_then(|of| proof_of(of)).map(|proof| judge(seal, in_use, keys, good, &proof)) {
+            Some(Err(Refused::NotProven { .. })) => sorted.remove.push(key),
+            Some(Ok(_)) if keys.is_some() => {}
+            Some(_) | None => sorted.clean.push(key),
+        }
+    }
+    sorted
 }
 
 /// The key that a backup was to be stored under.
@@ -131,12 +205,11 @@ fn key_of(operation: &OpenBaoOperation) -> Option<&String> {
     operation.status.as_ref()?.inputs.get(frozen::KEY)
 }
 
-/// Whether what the journal of a backup holds of the archive does not open.
-fn is_refuted(operation: &OpenBaoOperation, seal: &Seal, in_use: &InUse, keys: Option<&Keys>) -> bool {
+/// What the journal of a backup holds of its archive.
+fn proof_of(operation: &OpenBaoOperation) -> Option<Proof<'_>> {
     let mut steps = operation.status.iter().flat_map(|status| &status.steps);
-    let Some(taken) = steps.find(|step| step.name == SNAPSHOT) else { return false };
-    let proof = Proof::of(|name| taken.output.get(name).map(String::as_str));
-    !proof.sealed_sums.is_empty() && matches!(judge(seal, in_use, keys, &proof), Err(Refused::NotProven { .. }))
+    let taken = steps.find(|step| step.name == SNAPSHOT)?;
+    Some(Proof::of(|name| taken.output.get(name).map(String::as_str))).filter(|proof| !proof.sealed_sums.is_empty())
 }
 
 /// A name for the static key, for the manifest; `None` where the operator cannot read the key.
@@ -202,29 +275,99 @@ mod tests {
         Proof { sealed_sums: archive.sealed_sums, sums: archive.sums, kind: "static" }
     }
 
-    #[test]
-    fn a_backup_that_a_key_does_not_open_is_none_only_where_that_key_is_the_servers() {
-        let judged = |bytes: &[u8], doubt| judge(&seal(), &in_use(doubt), Some(&key(bytes)), &proof());
-        assert!(judged(KEY, None).unwrap().starts_with("proven"));
-        assert!(judged(KEY, Some("they differ")).unwrap().starts_with("proven"), "whoever's key it is");
-        assert!(matches!(judged(&[7; 32], None), Err(Refused::NotProven { reason: "SealDoesNotOpen", .. })));
-        let Err(Refused::Unreadable(outcome)) = judged(&[7; 32], Some("they differ")) else { panic!("it was judged") };
+    /// It says that it was sealed with the key, and was not.
+    fn forged() -> Proof<'static> {
+        let mut proof = proof();
+        proof.sealed_sums[10] ^= 1;
+        proof
+    }
+
+    fn judged(
+        keys: &Keys,
+        doubt: Option<&str>,
+        good: Option<&Proof<'_>>,
+        proof: &Proof<'_>,
+    ) -> Result<String, Refused> {
+        judge(&seal(), &in_use(doubt), Some(keys), good, proof)
+    }
+
+    fn is_none(verdict: &Result<String, Refused>) -> bool {
+        matches!(verdict, Err(Refused::NotProven { reason: "SealDoesNotOpen", .. }))
+    }
+
+    fn why_it_stays(verdict: Result<String, Refused>) -> String {
+        let Err(Refused::Unreadable(outcome)) = verdict else { panic!("it was judged") };
         let StepOutcome::Failed { reason, message, retryable } = *outcome else { panic!("it did not fail") };
         assert_eq!((reason, retryable), (NOT_SETTLED, false));
-        assert!(message.contains("they differ") && message.contains("stays as it is"), "{message}");
-        assert!(!SealError::REASONS.contains(&NOT_SETTLED), "its record does not order it away");
+        assert!(message.contains("stays as it is"), "{message}");
+        message
+    }
+
+    #[test]
+    fn a_backup_that_a_key_does_not_open_is_none_only_where_that_key_is_the_servers() {
+        let judged = |proof: &Proof<'_>, doubt| judged(&key(KEY), doubt, Some(&self::proof()), proof);
+        assert!(judged(&proof(), None).unwrap().starts_with("proven"));
+        assert!(judged(&proof(), Some("they differ")).unwrap().starts_with("proven"), "whoever's key it is");
+        assert!(is_none(&judged(&forged(), None)));
+        assert!(why_it_stays(judged(&forged(), Some("they differ"))).contains("they differ"));
+    }
+
+    #[test]
+    fn a_key_that_opens_no_earlier_backup_condemns_none() {
+        let other = key(&[7; 32]);
+        let changed = why_it_stays(judged(&other, None, Some(&proof()), &proof()));
+        assert!(changed.contains("the last good backup"), "{changed}");
+        let first = why_it_stays(judged(&other, None, None, &proof()));
+        assert!(first.contains("no backup of this cluster"), "{first}");
+        why_it_stays(judged(&key(KEY), None, None, &forged()));
+        let other_sums = Proof { sums: b"others".to_vec(), ..proof() };
+        for (doubt, good) in [(None, None), (Some("they differ"), Some(&proof()))] {
+            let verdict = judged(&key(KEY), doubt, good, &other_sums);
+            assert!(
+                matches!(verdict, Err(Refused::NotProven { reason: "SealOtherSums", .. })),
+                "it was sealed with that very key"
+            );
+        }
+        assert!(judged(&key(KEY), None, None, &proof()).is_ok(), "to find one good it need not be known");
+    }
+
+    #[test]
+    fn a_key_is_known_by_the_newest_backup_of_this_cluster_that_was_found_good() {
+        let archive = read(SNAPSHOT_FILE, Limits::default()).unwrap();
+        let record = |hour: u32, uid: &str, verified: &str, sums: &[u8]| -> Arc<OpenBaoOperation> {
+            let output = json!({"sealedSums": STANDARD.encode(&archive.sealed_sums), "sums": STANDARD.encode(sums)});
+            let whole = json!({
+                "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "metadata": {"name": "d", "namespace": "reef"},
+                "spec": {"cluster": "kelp", "operation": "Backup"},
+                "status": {"phase": "Succeeded", "inputs": {"clusterUID": uid}, "steps": [
+                    {"name": "Snapshot", "state": "completed", "output": output},
+                    {"name": "VerifySeal", "state": verified, "completedAt": format!("2026-11-21T{hour:02}:00:00Z")}]},
+            });
+            Arc::new(serde_json::from_value(whole).unwrap())
+        };
+        let good = |operations: &[Arc<OpenBaoOperation>]| last_good(operations, "c1").map(|proof| proof.sums);
+        let all = [
+            record(3, "c1", "completed", b"three"),
+            record(4, "c1", "completed", b"four"),
+            record(5, "c1", "failed", b"five"),
+            record(6, "c0", "completed", b"six"),
+        ];
+        assert_eq!(good(&all).as_deref(), Some(b"four".as_slice()));
+        assert_eq!(good(&all[2..]), None, "one that failed, and another cluster's of this name");
     }
 
     #[test]
     fn a_backup_that_another_key_of_the_same_secret_opens_is_good() {
-        let judged = |old: &[u8]| {
-            judge(&seal(), &in_use(None), Some(&holding(&[("key", [7; 32].as_slice()), ("old", old)])), &proof())
+        let judged = |old: &[u8], proof: &Proof<'_>| {
+            let keys = holding(&[("key", [7; 32].as_slice()), ("old", old)]);
+            judged(&keys, None, Some(&self::proof()), proof)
         };
-        assert!(judged(KEY).unwrap().starts_with("proven"), "the servers have not read yet which one they are to use");
+        assert!(judged(KEY, &proof()).unwrap().starts_with("proven"), "the servers have not read yet which one to use");
         let written: String = KEY.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert!(judged(written.as_bytes()).is_ok(), "however it is written");
+        assert!(judged(written.as_bytes(), &proof()).is_ok(), "however it is written");
+        assert!(is_none(&judged(KEY, &forged())), "one of them is known to be theirs");
         for other in [&[8_u8; 32] as &[u8], b"a note"] {
-            assert!(matches!(judged(other), Err(Refused::NotProven { reason: "SealDoesNotOpen", .. })));
+            why_it_stays(judged(other, &proof()));
         }
     }
 
@@ -243,24 +386,45 @@ mod tests {
 
     #[test]
     fn no_backup_is_removed_on_the_word_of_a_record_that_says_that_it_did_not_open() {
-        let archive = read(SNAPSHOT_FILE, Limits::default()).unwrap();
-        let (sealed, sums) = (STANDARD.encode(&archive.sealed_sums), STANDARD.encode(&archive.sums));
-        let record = |output: serde_json::Value| -> OpenBaoOperation {
-            serde_json::from_value(json!({
+        let (bad, good) = (forged(), proof());
+        let output = |proof: &Proof<'_>| {
+            let (sealed, sums) = (STANDARD.encode(&proof.sealed_sums), STANDARD.encode(&proof.sums));
+            json!({"sealedSums": sealed, "sums": sums, "sealType": "static"})
+        };
+        let left = || vec!["reef/kelp/d.snap".to_owned()];
+        let (goes, stays, counts) =
+            (Left { remove: left(), clean: vec![] }, Left { remove: vec![], clean: left() }, Left::default());
+        let record = |reason: &str, output: &serde_json::Value, verified: &str| -> Arc<OpenBaoOperation> {
+            let whole = json!({
                 "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "metadata": {"name": "d", "namespace": "reef"},
                 "spec": {"cluster": "kelp", "operation": "Backup"},
-                "status": {"phase": "Failed", "reason": "SealDoesNotOpen", "inputs": {"key": "reef/kelp/d.snap"},
-                    "steps": [{"name": "Snapshot", "state": "completed", "output": output}]},
-            }))
-            .unwrap()
+                "status": {"phase": "Failed", "reason": reason, "inputs": {"key": "reef/kelp/d.snap"}, "steps": [
+                    {"name": "Snapshot", "state": "completed", "output": output},
+                    {"name": "VerifySeal", "state": verified}]},
+            });
+            Arc::new(serde_json::from_value(whole).unwrap())
         };
-        let whole = record(json!({"sealedSums": sealed, "sums": sums, "sealType": "static"}));
-        let refuted =
-            |of: &OpenBaoOperation, bytes: &[u8], doubt| is_refuted(of, &seal(), &in_use(doubt), Some(&key(bytes)));
-        assert!(refuted(&whole, &[7; 32], None));
-        assert!(!refuted(&whole, KEY, None), "the Secret was wrong, and is right now");
-        assert!(!refuted(&whole, &[7; 32], Some("they differ")), "it may be wrong again");
-        assert!(!refuted(&record(json!({})), &[7; 32], None), "nothing is left to judge it by");
-        assert_eq!(key_of(&whole).map(String::as_str), Some("reef/kelp/d.snap"));
+        let (right, wrong) = (key(KEY), key(&[7; 32]));
+        let stopped = [record("Cancelled", &output(&bad), "completed")];
+        let judged = sorted(left(), &stopped, &seal(), &in_use(None), Some(&right), Some(&good));
+        assert_eq!(judged, counts, "it was found good with the key of its time");
+        for reason in [NOT_SETTLED, "SealDoesNotOpen", "DeadlineExceeded"] {
+            let judged = |output: &serde_json::Value, keys: Option<&Keys>, doubt: Option<&str>| {
+                let records = [record(reason, output, "failed")];
+                sorted(left(), &records, &seal(), &in_use(doubt), keys, Some(&good))
+            };
+            assert_eq!(judged(&output(&bad), Some(&right), None), goes, "{reason}");
+            let known = judged(&output(&good), Some(&right), None);
+            assert_eq!(known, counts, "the Secret was wrong, and is right now: the rules make room of it, {reason}");
+            assert_eq!(judged(&output(&good), Some(&wrong), None), stays, "it is still wrong, {reason}");
+            assert_eq!(judged(&output(&bad), Some(&wrong), None), stays, "it is wrong again, {reason}");
+            assert_eq!(
+                judged(&output(&bad), Some(&right), Some("they differ")),
+                stays,
+                "it may be wrong again, {reason}"
+            );
+            assert_eq!(judged(&output(&good), None, None), stays, "nobody can tell, {reason}");
+            assert_eq!(judged(&json!({}), Some(&right), None), stays, "nothing is left to judge it by, {reason}");
+        }
     }
 }

@@ -12,15 +12,23 @@ use super::request::{self, is_verification, role};
 use super::steps::output;
 use crate::adapter::objectstore::keys;
 use crate::api::{BackupStatus, OpenBaoOperation, OperationPhase, duration};
+use crate::datapath::stored::AHEAD;
+use crate::service::opslifecycle::lineage;
 
 const NOT_READ_BACK: &str = "could not read a backup back";
 
 /// What the operations say about the past, on top of what was known before.
-pub fn derive<'a>(before: &BackupStatus, operations: impl Iterator<Item = &'a OpenBaoOperation>) -> BackupStatus {
+pub fn derive<'a>(
+    before: &BackupStatus,
+    operations: impl Iterator<Item = &'a OpenBaoOperation>,
+    now: DateTime<Utc>,
+) -> BackupStatus {
     let mut ended: Vec<(DateTime<Utc>, &OpenBaoOperation)> =
         operations.filter_map(|operation| ended_at(operation).map(|at| (at, operation))).collect();
     ended.sort_by_key(|(at, operation)| (*at, operation.name_any()));
     let mut status = before.clone();
+    // An earlier release took over what a clock said that was ahead; all that came after it would be hidden by that.
+    status.last_success.take_if(|at| *at > now + AHEAD);
     // A count of records alone would shrink as they are pruned; a success in sight starts it anew.
     let mut failures = 0;
     let mut success_seen = false;
@@ -76,7 +84,7 @@ pub fn ended_at(operation: &OpenBaoOperation) -> Option<DateTime<Utc>> {
 }
 
 fn succeeded(status: &mut BackupStatus, operation: &OpenBaoOperation, at: DateTime<Utc>) {
-    let taken = taken_at(operation).unwrap_or(at);
+    let taken = as_of(operation).map_or(at, |taken| taken.min(at));
     if status.last_success.is_some_and(|known| known > taken) {
         return;
     }
@@ -140,8 +148,12 @@ fn verified(status: &mut BackupStatus, operation: &OpenBaoOperation, at: DateTim
 
 /// When the snapshot was asked for: what the backup is as of. The Snapshot step puts it out.
 pub fn taken_at(operation: &OpenBaoOperation) -> Option<DateTime<Utc>> {
-    let status = operation.status.as_ref()?;
-    status.steps.iter().find_map(|step| step.output.get("takenAt"))?.parse().ok()
+    lineage::output(operation, output::TAKEN_AT)?.parse().ok()
+}
+
+/// The same, and never later than the end of the step that tells it: the clock of the mover's node may be ahead.
+pub fn as_of(operation: &OpenBaoOperation) -> Option<DateTime<Utc>> {
+    lineage::moment(operation, output::TAKEN_AT)
 }
 
 fn took(operation: &OpenBaoOperation, ended: DateTime<Utc>) -> Option<String> {

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::found::Found;
 use super::frozen::Frozen;
-use super::jobs::{self, Mover, Operation, Source, Task};
+use super::jobs::{self, Login, Mover, Operation, Source, Task};
 use super::key::{self, InUse};
 use super::manager::{GATE, READ_BACK, RETENTION, SNAPSHOT, VERIFY_SEAL, is_parked_upgrade};
 use super::mover::{self, MoverError};
@@ -18,6 +18,7 @@ use crate::adapter::objectstore::keys;
 use crate::api::OpenBaoCluster;
 use crate::datapath::archive::Inspection;
 use crate::datapath::protocol::{BackupDone, Cause, Failure, KEY_TAKEN, MAY_BE_STORED, VerifyDone};
+use crate::service::cluster::names;
 use crate::service::opslifecycle::{StepCall, StepOutcome};
 
 const TAKES: &str = "takes, verifies and stores a snapshot";
@@ -109,11 +110,18 @@ impl Work<'_> {
             Found::Podless { age } => self.podless(&name, TAKES, age).await,
             Found::Failed(failure) => match may_be_stored(&failure) {
                 Some(reason) => self.after_loss(&name, reason, &failure.message).await,
+                None if failure.cause == Cause::Auth => of_cause(&self.told_role(cluster, failure)),
                 None => of_cause(&self.still_full(cluster, failure).await),
             },
             Found::Foreign => foreign(&name),
             Found::Lost { reason, message } => self.after_loss(&name, reason, &message).await,
         }
+    }
+
+    /// With what sets the role under which the Job was refused. One that is shared with restores takes more than its command.
+    fn told_role(&self, cluster: &OpenBaoCluster, failure: Failure) -> Failure {
+        let subject = names::subject(&self.operation.namespace, &self.frozen.service_account);
+        if cluster.spec.shared_role().is_some() { failure } else { with_role(failure, &self.frozen.login, &subject) }
     }
 
     async fn begin_snapshot(&self, cluster: &OpenBaoCluster, name: &str) -> StepOutcome {
@@ -334,6 +342,20 @@ fn may_be_stored(failure: &Failure) -> Option<&'static str> {
     [KEY_TAKEN, MAY_BE_STORED].into_iter().find(|reason| failure.reason == *reason)
 }
 
+/// A token that was refused is its owner's to mend; a role can be set by anybody who may.
+fn with_role(failure: Failure, login: &Login, subject: &str) -> Failure {
+    if login.token_secret.is_some() {
+        return failure;
+    }
+    let Login { mount, role, audience, .. } = login;
+    let command = names::role_command(mount, role, names::BACKUP_ROLE, audience, subject);
+    let message = format!(
+        "{}. If the role is missing, or is for others (docs/backup.md, \"With a role of your own\"): {command}",
+        failure.message
+    );
+    Failure { message, ..failure }
+}
+
 /// Each cause calls for another remedy; what no repetition can mend ends the operation at once.
 pub(super) fn of_cause(failure: &Failure) -> StepOutcome {
     let (reason, retryable) = match failure.cause {
@@ -370,6 +392,27 @@ mod tests {
         let unsure = MoverError::MayBeStored { key, left: "no answer".into(), source };
         assert_eq!(may_be_stored(&unsure.failure()), Some(MAY_BE_STORED));
         assert_eq!(may_be_stored(&MoverError::Config("no target".into()).failure()), None);
+    }
+
+    #[test]
+    fn a_refused_role_is_told_with_what_sets_it_and_a_refused_token_is_not() {
+        let login = |token: Option<&str>| Login {
+            mount: "jwt".into(),
+            role: "team".into(),
+            audience: "openbao:reef/kelp".into(),
+            ca_config_map: None,
+            token_secret: token.map(str::to_owned),
+        };
+        let refused = || Failure { cause: Cause::Auth, reason: String::new(), message: "no".into() };
+        let told = |token| with_role(refused(), &login(token), "system:serviceaccount:reef:kelp-backup").message;
+        for part in [
+            "bao write auth/jwt/role/team role_type=jwt",
+            "bound_audiences=openbao:reef/kelp",
+            "bound_subject=system:serviceaccount:reef:kelp-backup token_policies=openbao-operator-backup",
+        ] {
+            assert!(told(None).contains(part), "{part} in {}", told(None));
+        }
+        assert_eq!(told(Some("mine")), "no");
     }
 
     #[test]

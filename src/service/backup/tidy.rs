@@ -15,12 +15,10 @@ use super::frozen::KEY;
 use super::jobs::OPERATION_UID;
 use super::manager::RETENTION;
 use super::request::{is_verification, role};
-use super::seal::SEAL_OTHER_TYPE;
 use super::status::ended_at;
 use super::steps::output::WARNING;
 use crate::adapter::kubernetes::time::from_kube;
 use crate::api::{OpenBaoOperation, OpenBaoOperationStatus, OperationKind, OperationPhase, StepState};
-use crate::datapath::seal::SealError;
 use crate::service::cluster::names::COMPONENT_LABEL;
 
 /// So many failed operations of a cluster keep their Jobs.
@@ -46,37 +44,23 @@ pub fn outdated<J: AsRef<Job>>(jobs: &[J], live: &BTreeSet<String>) -> Vec<Job> 
     by_age.into_iter().skip(KEPT).flat_map(|(_, jobs)| jobs.into_iter().cloned()).collect()
 }
 
-/// No more keys than this are looked after at once.
-const LOOKED_AFTER: usize = 20;
+/// No more keys than this are looked after at once: a Job is told them in one variable. Of a cluster fifty records are kept, so
+/// that there are more only where somebody applies them from manifests.
+const LOOKED_AFTER: usize = 200;
 
-/// What failed backups left behind since the last one that cleaned up.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Uncleaned {
-    /// Keys under which there may be an object: their movers died while the store could not be reached, so that cleaning up
-    /// failed as well. The cleaning spares whatever has a manifest.
-    pub leftovers: Vec<String>,
-    /// Keys of whole backups that this cluster's key did not open, and that could not be removed then. Where it still does not, they
-    /// go although they have a manifest: a restore of the latest would find them on the worst day.
-    pub disproven: Vec<String>,
-}
-
-fn is_disproven(status: &OpenBaoOperationStatus) -> bool {
-    status.reason.as_deref().is_some_and(|reason| reason == SEAL_OTHER_TYPE || SealError::REASONS.contains(&reason))
-}
-
-pub fn uncleaned<'a>(operations: impl Iterator<Item = &'a OpenBaoOperation>) -> Uncleaned {
+/// The keys under which failed backups may have left something since the last one that cleaned up: a mover that died, while the store
+/// could not be reached for cleaning up either; or a whole backup that was not found good.
+pub fn uncleaned<'a>(operations: impl Iterator<Item = &'a OpenBaoOperation>) -> Vec<String> {
     let mut ended: Vec<_> = operations
         .filter(|op| op.spec.operation == OperationKind::Backup && !is_verification(op))
         .filter_map(|op| Some((ended_at(op)?, op, op.status.as_ref()?)))
         .collect();
     ended.sort_by_key(|(at, ..)| Reverse(*at));
-    let mut found = Uncleaned::default();
-    for (_, _, status) in ended.into_iter().take_while(|(_, op, status)| !cleaned_up(op, status)) {
-        let list = if is_disproven(status) { &mut found.disproven } else { &mut found.leftovers };
-        let key = status.inputs.get(KEY).filter(|key| !key.is_empty() && status.phase != OperationPhase::Succeeded);
-        list.extend(key.filter(|_| list.len() < LOOKED_AFTER).cloned());
-    }
-    found
+    let failed =
+        ended.into_iter().take_while(|(_, op, status)| !cleaned_up(op, status)).filter_map(|(_, _, status)| {
+            status.inputs.get(KEY).filter(|key| !key.is_empty() && status.phase != OperationPhase::Succeeded)
+        });
+    failed.take(LOOKED_AFTER).cloned().collect()
 }
 
 /// Whether nothing that failed before this backup is left. One that a restore or an upgrade takes cleans nothing; an own
@@ -135,22 +119,23 @@ mod tests {
             operation("Succeeded", 5, "", Some("Verify")),
             operation("Failed", 6, "", None),
         ];
-        assert_eq!(uncleaned(operations.iter()).leftovers, ["d", "c"]);
+        assert_eq!(uncleaned(operations.iter()), ["d", "c"]);
     }
 
     #[test]
-    fn a_whole_backup_that_this_key_does_not_open_is_removed_and_not_only_cleaned() {
-        let failed = |key: &str, reason: &str| -> OpenBaoOperation {
+    fn what_a_long_row_of_failures_left_is_looked_after_whole() {
+        let failed = |number: u32| -> OpenBaoOperation {
             serde_json::from_value(json!({
-                "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "metadata": {"name": key, "namespace": "reef"},
+                "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "metadata": {"name": "f", "namespace": "reef"},
                 "spec": {"cluster": "kelp", "operation": "Backup"},
-                "status": {"phase": "Failed", "endedAt": "2026-11-21T01:00:00Z", "reason": reason, "inputs": {"key": key}},
+                "status": {"phase": "Failed", "endedAt": format!("2026-11-21T01:{number:02}:00Z"),
+                    "reason": if number < 25 { "SealNotSettled" } else { "MoverLost" },
+                    "inputs": {"key": format!("{number}.snap")}},
             }))
             .unwrap()
         };
-        let operations = [failed("a", "SealOtherType"), failed("b", "MoverLost"), failed("c", SealError::REASONS[0])];
-        let found = uncleaned(operations.iter());
-        assert_eq!((found.disproven, found.leftovers), (vec!["a".to_owned(), "c".into()], vec!["b".to_owned()]));
+        let all: Vec<_> = (0..50).map(failed).collect();
+        assert_eq!(uncleaned(all.iter()).len(), 50);
     }
 
     #[test]
@@ -170,12 +155,12 @@ mod tests {
             |state: &str, output: serde_json::Value| json!([{"name": "Retention", "state": state, "output": output}]);
         let failed = || operation("Failed", 1, "a", None, json!([]));
         let child = operation("Succeeded", 2, "b", Some("PreUpgrade"), json!([]));
-        assert_eq!(uncleaned([failed(), child].iter()).leftovers, ["a"]);
+        assert_eq!(uncleaned([failed(), child].iter()), ["a"]);
         let warned =
             operation("Succeeded", 2, "b", None, retention("completed", json!({"warning": "the store is away"})));
-        assert_eq!(uncleaned([failed(), warned].iter()).leftovers, ["a"]);
+        assert_eq!(uncleaned([failed(), warned].iter()), ["a"]);
         let good = operation("Succeeded", 2, "b", None, retention("completed", json!({"removed": "0"})));
-        assert_eq!(uncleaned([failed(), good].iter()).leftovers, [""; 0]);
+        assert_eq!(uncleaned([failed(), good].iter()), [""; 0]);
     }
 
     #[test]

@@ -43,11 +43,12 @@ fn is_new(cluster: &ValidatedCluster, facts: &Facts) -> bool {
     of_template(facts).is_some_and(|account| account != cluster.service_account)
 }
 
-/// Accounts of ours that nothing asks for any more. One that servers run as goes only after them: their tokens go with it.
+/// Accounts of ours that nothing asks for any more. One that servers or Jobs run as goes only after them: their tokens go with it.
 pub fn unwanted(facts: &Facts, wanted: &BTreeSet<String>) -> Vec<Arc<ServiceAccount>> {
     let in_use = in_use(facts);
     let others = facts.service_accounts.iter();
     let others = others.filter(|(name, _)| !wanted.contains(*name) && !in_use.contains(name.as_str()));
+    let others = others.filter(|(name, _)| !facts.job_accounts.contains(*name));
     others.map(|(_, live)| live.clone()).collect()
 }
 
@@ -130,6 +131,16 @@ mod tests {
         let mut wanted = running(&["bao"]);
         wanted.service_accounts.insert("kelp-backup".to_owned(), Arc::default());
         assert_eq!(unwanted(&wanted, &BTreeSet::from(["kelp-backup".to_owned()])).len(), 0);
+    }
+
+    #[test]
+    fn the_account_of_a_backup_that_runs_stays_when_the_spec_backs_nothing_up_any_more() {
+        let mut facts = running(&["kelp"; 3]);
+        facts.service_accounts.insert("kelp-backup".to_owned(), Arc::default());
+        facts.job_accounts.insert("kelp-backup".to_owned());
+        assert_eq!(unwanted(&facts, &BTreeSet::new()).len(), 0);
+        facts.job_accounts.clear();
+        assert_eq!(unwanted(&facts, &BTreeSet::new()).len(), 1, "it has ended");
     }
 
     #[test]

@@ -2,10 +2,13 @@
 //! effect that must not rest on an old view carries a precondition or looks again.
 
 use super::{build::secrets::seal_credentials_name, names};
-use crate::adapter::{
-    Adapters,
-    bulk::{Bulky, Unread, Whole},
-    kubernetes::owner::is_controlled_by,
+use crate::{
+    adapter::{
+        Adapters,
+        bulk::{Bulky, Unread, Whole},
+        kubernetes::owner::is_controlled_by,
+    },
+    api::{OpenBaoOperation, OperationKind},
 };
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
@@ -17,7 +20,11 @@ use kube::{
     Client, Resource,
     runtime::reflector::{ObjectRef, Store},
 };
-use std::{collections::BTreeMap, hash::Hash, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::Hash,
+    sync::Arc,
+};
 
 /// No more members than this exist, so looking each one up by name is cheaper than filtering a store.
 pub const MAX_MEMBERS: u32 = 9;
@@ -45,6 +52,8 @@ pub struct Facts {
     pub budget: Option<Arc<PodDisruptionBudget>>,
     /// The StatefulSet.
     pub stateful_set: Option<Arc<StatefulSet>>,
+    /// The accounts that Jobs of operations under way run as, or are to.
+    pub job_accounts: BTreeSet<String>,
 }
 
 impl Facts {
@@ -85,6 +94,7 @@ impl Facts {
             role_binding: one(&caches.role_bindings, namespace, &names::server_role(cluster)),
             budget: one(&caches.budgets, namespace, &names::statefulset(cluster)),
             stateful_set: one(&caches.stateful_sets, namespace, &names::statefulset(cluster)),
+            job_accounts: job_accounts(cluster, &caches.operations_of(namespace, cluster)),
         }
     }
 
@@ -112,6 +122,13 @@ impl Facts {
     }
 }
 
+/// What a backup works with was frozen when it began: it needs its account to the end, whatever becomes of `spec.backup`. That of a
+/// restore stays as long as the restore.
+fn job_accounts(cluster: &str, operations: &[Arc<OpenBaoOperation>]) -> BTreeSet<String> {
+    let backs_up = |op: &Arc<OpenBaoOperation>| op.spec.operation == OperationKind::Backup && !op.has_ended();
+    operations.iter().any(backs_up).then(|| names::backup_service_account(cluster)).into_iter().collect()
+}
+
 fn all<K, const N: usize>(store: &Store<K>, namespace: &str, names: [String; N]) -> BTreeMap<String, Arc<K>>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
@@ -136,4 +153,28 @@ where
     K::DynamicType: Hash + Eq + Clone,
 {
     store.get(&ObjectRef::new(name).within(namespace))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{OpenBaoOperationSpec, OpenBaoOperationStatus, OperationPhase};
+
+    #[test]
+    fn the_account_of_backups_is_in_use_until_the_last_of_them_has_ended() {
+        let operation = |operation, phase| {
+            let mut one =
+                OpenBaoOperation::new("one", OpenBaoOperationSpec { operation, ..OpenBaoOperationSpec::default() });
+            one.status = Some(OpenBaoOperationStatus { phase, ..OpenBaoOperationStatus::default() });
+            Arc::new(one)
+        };
+        let accounts = |operations: &[Arc<OpenBaoOperation>]| job_accounts("kelp", operations);
+        let ended = operation(OperationKind::Backup, OperationPhase::Failed);
+        let upgrade = operation(OperationKind::Upgrade, OperationPhase::Running);
+        assert_eq!(accounts(&[ended.clone(), upgrade]), BTreeSet::new());
+        for phase in [OperationPhase::Pending, OperationPhase::Running, OperationPhase::Recovering] {
+            let backup = operation(OperationKind::Backup, phase);
+            assert_eq!(accounts(&[ended.clone(), backup]), BTreeSet::from(["kelp-backup".to_owned()]), "{phase:?}");
+        }
+    }
 }

@@ -12,7 +12,9 @@ use serde::Deserialize;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A document could not be read.
-    #[error("failed to read {path} from the API server: does the operator have the right to?")]
+    #[error(
+        "failed to read {path} from the API server: ClusterRole system:service-account-issuer-discovery gives the right to"
+    )]
     Read {
         /// Which one.
         path: &'static str,

@@ -10,7 +10,7 @@ use super::{
     build::{config_maps::GRANTED_VOLUME, hash, secrets},
     config::{SHARED_FILE, seal},
     facts::Facts,
-    headcount, names, static_key,
+    headcount, last_copy, names, static_key,
     status::{TlsState, Trouble, reasons},
     tls::{self, IssueError, KeyedCert},
     validate::{TlsPlan, ValidatedCluster},
@@ -164,7 +164,7 @@ async fn managed(
         .secret_text(&server, "tls.crt")
         .zip(facts.secret_text(&server, "tls.key"))
         .map(|(cert, key)| KeyedCert { cert, key: key.into() });
-    let (serving, until) = if let Some(kept) = kept(current, &authority.cert, &needed, rotation, now) {
+    let (serving, until) = if let Some(kept) = kept(current, &authority.cert, &needed, rotation, &cluster.uid, now) {
         kept
     } else {
         let fresh = tls::issue(&authority, &needed, rotation, now)?;
@@ -193,11 +193,12 @@ fn kept(
     authority: &str,
     needed: &BTreeSet<String>,
     rotation: Duration,
+    uid: &str,
     now: DateTime<Utc>,
 ) -> Option<(KeyedCert, DateTime<Utc>)> {
     let current = current?;
     let until = tls::judge(&current.cert, &current.key, authority, needed, now).ok()?;
-    (!tls::is_due(until, rotation, now)).then_some((current, until))
+    (!tls::is_due(until, rotation, uid, now)).then_some((current, until))
 }
 
 /// The cluster's own authority, as it is, or made or renewed now, and the older ones that are believed beside it. `before` is what
@@ -355,12 +356,7 @@ pub async fn unseal(
             let grant = facts.config_maps.get(&names::bootstrap_config_map(&cluster.name));
             let granted = grant.is_some_and(|object| object.annotations().contains_key(GRANTED_VOLUME));
             if stage == Stage::Bootstrapped || granted {
-                return Ok(Some(Trouble::new(
-                    reasons::UNSEAL_KEY_MISSING,
-                    format!(
-                        "Secret {name} with the unseal key is gone, and data sealed with it may exist: restore the Secret from your copy (data key `key`, 32 bytes). The operator makes no new one, because a new key cannot open old data; pods that run stay unsealed until they restart"
-                    ),
-                )));
+                return Ok(Some(last_copy::own_key_gone(cluster, facts, in_use)));
             }
             let mut key = [0_u8; 32];
             rand::rng().fill_bytes(&mut key);
@@ -404,10 +400,13 @@ async fn foreign_credentials(
     let Some(reference) = &unseal.credentials_secret_ref else { return Ok(None) };
     let name = &reference.name;
     let Some(secret) = remembered.get(&applier.client, &applier.namespace, name, cluster.generation).await? else {
+        let field = seal::static_key_field(unseal);
+        let field = field.map(|field| live_field(facts, &cluster.name).map_or(field, str::to_owned));
         return Ok(Some(Trouble::new(
             reasons::SEAL_CREDENTIALS_MISSING,
             format!(
-                "Secret {name} of spec.unseal.credentialsSecretRef does not exist: create it; pods wait for it, and servers that run keep the settings that they have"
+                "Secret {name} of spec.unseal.credentialsSecretRef does not exist: create it; pods wait for it, and servers that run keep the settings that they have{}",
+                last_copy::of_theirs(cluster, facts, name, field.as_deref(), in_use)
             ),
         )));
     };
@@ -553,9 +552,12 @@ mod tests {
         let names = tls::serving_names("kelp", "reef", &[]);
         let rotation = tls::DEFAULT_ROTATION;
         let serving = || Some(tls::issue(&old, &names, rotation, now).unwrap());
-        assert!(kept(serving(), &old.cert, &names, rotation, now).is_some());
-        assert!(kept(serving(), &new.cert, &names, rotation, now).is_none(), "signed by an authority that is gone");
-        assert!(kept(serving(), &old.cert, &names, rotation * 24, now).is_none(), "due");
-        assert!(kept(None, &old.cert, &names, rotation, now).is_none());
+        assert!(kept(serving(), &old.cert, &names, rotation, "uid", now).is_some());
+        assert!(
+            kept(serving(), &new.cert, &names, rotation, "uid", now).is_none(),
+            "signed by an authority that is gone"
+        );
+        assert!(kept(serving(), &old.cert, &names, rotation * 24, "uid", now).is_none(), "due");
+        assert!(kept(None, &old.cert, &names, rotation, "uid", now).is_none());
     }
 }

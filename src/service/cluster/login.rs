@@ -23,15 +23,15 @@ pub enum AccessError {
     Token(#[from] TokenError),
     /// OpenBao refused the login, or did not answer.
     #[error(
-        "failed to log in to OpenBao as role {role} at mount {mount}: was the cluster bootstrapped with selfInit.oidc? Was it restored from another one, or were the API server's signing keys rotated? Then give OpenBao the keys of now: write `kubectl get --raw /openid/v1/jwks` as PEM to auth/{mount}/config, key jwt_validation_pubkeys. Does the operator run in another namespace or under another service account than then? Or does spec.selfInit.oidc.audience name one, and was the role made by an operator that logged in with that? Then set the role again: {command}"
+        "failed to log in to OpenBao as role {role} at mount {mount}: was the cluster bootstrapped with selfInit.oidc? Was it restored from another one, or were the API server's signing keys rotated? {advice}"
     )]
     Login {
         /// The JWT mount.
         mount: &'static str,
         /// The role.
         role: &'static str,
-        /// What lets the operator in under the name it has now.
-        command: Box<str>,
+        /// What lets it in again, whichever it was.
+        advice: Box<str>,
         /// OpenBao's answer.
         #[source]
         source: BaoError,
@@ -93,7 +93,7 @@ pub async fn operator_token(ad: &Adapters, cluster: &OpenBaoCluster, member: &Me
     let namespace = cluster.namespace().unwrap_or_default();
     let settings = &ad.settings;
     let subject = names::subject(&settings.operator_namespace, &settings.operator_service_account);
-    let login_failed = |source| login_failed(source, &audience(cluster), &subject);
+    let login_failed = |source| login_failed(source, cluster, &subject);
     let client = match member.client() {
         None => return Err(AccessError::NoAddress(member.name.clone())),
         Some(client) => client.map_err(login_failed)?,
@@ -127,10 +127,14 @@ pub async fn operator_token(ad: &Adapters, cluster: &OpenBaoCluster, member: &Me
     client.login_jwt(names::JWT_MOUNT, names::OPERATOR_ROLE, &jwt).await.map_err(login_failed)
 }
 
-fn login_failed(source: BaoError, audience: &str, subject: &str) -> AccessError {
+fn login_failed(source: BaoError, cluster: &OpenBaoCluster, subject: &str) -> AccessError {
     let (mount, role) = (names::JWT_MOUNT, names::OPERATOR_ROLE);
-    let command = names::role_command(mount, role, role, audience, subject).into();
-    AccessError::Login { mount, role, command, source }
+    let keys = names::issuer_command(mount, &cluster.namespace().unwrap_or_default(), &cluster.name_any());
+    let command = names::role_command(mount, role, role, &audience(cluster), subject);
+    let advice = format!(
+        "Then give OpenBao the issuer and the keys of now (bound_issuer= and one jwt_validation_pubkeys= a key): `{keys}`. Does the operator run in another namespace or under another service account than then? Or does spec.selfInit.oidc.audience name one, and was the role made by an operator that logged in with that? Then set the role again: {command}"
+    );
+    AccessError::Login { mount, role, advice: advice.into(), source }
 }
 
 #[cfg(test)]
@@ -150,21 +154,28 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_login_names_the_subject_of_now_and_what_sets_the_role_again() {
+    fn a_refused_login_names_the_subject_of_now_and_what_sets_issuer_keys_and_role_again() {
         let timed_out = BaoError::TimedOut {
             pod: "kelp-0".into(),
             request: "POST auth/jwt/login".into(),
             timeout: std::time::Duration::from_secs(2),
         };
-        let text = login_failed(timed_out, "openbao:reef/kelp", "system:serviceaccount:ops:operator").to_string();
+        let spec = serde_json::json!({"version": "2.7.2", "storage": {"size": "1Gi"}});
+        let mut cluster = OpenBaoCluster::new("kelp", serde_json::from_value(spec).unwrap());
+        cluster.metadata.namespace = Some("reef".into());
+        let error = login_failed(timed_out, &cluster, "system:serviceaccount:ops:operator");
+        let text = error.to_string();
+        assert!(crate::causes::chain(&error).len() < 1024, "a condition shows all of it");
         for part in [
+            "bound_issuer=",
+            "kubectl openbao -n reef issuer kelp | bao write auth/jwt/config -",
             "bao write auth/jwt/role/openbao-operator role_type=jwt",
             "bound_audiences=openbao:reef/kelp",
             "bound_subject=system:serviceaccount:ops:operator",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        let (asked, command) = (text.find("spec.selfInit.oidc.audience"), text.find("bao write"));
+        let (asked, command) = (text.find("spec.selfInit.oidc.audience"), text.find("bao write auth/jwt/role"));
         assert!(asked.is_some() && asked < command, "whoever made it so is asked about it first: {text}");
     }
 }

@@ -2,6 +2,7 @@
 //! that must not happen twice.
 
 use super::{
+    apart::Apart,
     apply::Settled,
     autopilot,
     config::initialize::Identity,
@@ -15,7 +16,7 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -48,12 +49,18 @@ pub struct Notes {
     pub stanza_removed: Option<String>,
     /// When the status was last written.
     pub status_written: Option<Instant>,
+    /// When it was last written because of more than how far members have applied the log.
+    pub status_changed: Option<Instant>,
     /// When the plane of an upgrade was last written.
     pub upgrade_told: Option<Instant>,
     /// Raft's members, and for which constellation of ours they were asked.
     pub voters: Option<(Constellation, Raft)>,
     /// Since when a pod serves that raft does not know, by its UID.
     pub outside: HashMap<String, Instant>,
+    /// Who serves and does not follow.
+    pub(super) apart: Apart,
+    /// Since when a pod that is asked gives no answer, by its UID.
+    pub silent: BTreeMap<String, Instant>,
     /// When voters were last asked for, and for which constellation.
     pub voters_asked: Option<(Instant, Constellation)>,
     /// The operator's own token in this cluster.
@@ -80,8 +87,6 @@ pub struct Notes {
     pub looked_there: bool,
     /// The spec that was last good. Only while an upgrade or a rollback is under way, which may have to go on with it.
     pub last_good: Option<Arc<OpenBaoClusterSpec>>,
-    /// Failed reconciles in a row.
-    pub failures: u32,
     /// Since when no look has got to its end because another writer was faster.
     pub cut_short: Option<Instant>,
 }
@@ -125,6 +130,22 @@ impl Notes {
                 now.duration_since(*since) >= OUTSIDE
             })
             .collect()
+    }
+
+    /// Remembers who was asked and gave no answer.
+    pub fn listen(&mut self, members: &[Member]) {
+        let silent: BTreeSet<&str> =
+            members.iter().filter(|member| member.is_silent()).map(|member| member.uid.as_str()).collect();
+        self.silent.retain(|uid, _| silent.contains(uid.as_str()));
+        let now = Instant::now();
+        for uid in silent {
+            self.silent.entry(uid.to_owned()).or_insert(now);
+        }
+    }
+
+    /// For how long nobody has fallen silent who still is. `None`: all answer.
+    pub fn silence(&self) -> Option<Duration> {
+        self.silent.values().map(Instant::elapsed).min()
     }
 
     /// Remembers whether a look was cut short, and returns whether all have been for so long that it should be said.
@@ -227,6 +248,27 @@ mod tests {
         assert_eq!(notes.long_outside(one()), one());
         assert_eq!(notes.long_outside(BTreeSet::new()), BTreeSet::new());
         assert_eq!(notes.long_outside(one()), BTreeSet::new(), "it was inside meanwhile: counted anew");
+    }
+
+    #[test]
+    fn who_is_silent_is_remembered_until_it_answers_or_another_pod_is_in_its_place() {
+        let there = |ordinal, state| observe::tests::dialled(member(ordinal, state, Some(0)));
+        let mute = |ordinal| Member {
+            health: None,
+            view: None,
+            silence: Some("no answer within 2 s".into()),
+            ..there(ordinal, Standby)
+        };
+        let mut notes = Notes::default();
+        notes.listen(&[there(0, Active), Member { view: None, ..there(1, Sealed) }]);
+        assert_eq!(notes.silence(), None, "a sealed server says so");
+        notes.listen(&[mute(0), mute(1)]);
+        notes.silent.insert("uid-0".into(), Instant::now().checked_sub(OUTSIDE).unwrap());
+        assert!(notes.silence().unwrap() < OUTSIDE, "kelp-1 has only just fallen silent");
+        notes.listen(&[mute(0), there(1, Standby)]);
+        assert!(notes.silence().unwrap() >= OUTSIDE);
+        notes.listen(&[Member { uid: "another".into(), ..mute(0) }]);
+        assert!(notes.silence().unwrap() < OUTSIDE && notes.silent.len() == 1);
     }
 
     #[test]

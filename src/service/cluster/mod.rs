@@ -1,6 +1,7 @@
 //! The desired cluster: observe, validate, build, apply, status.
 
 pub mod accounts;
+mod apart;
 pub mod apply;
 mod authorities;
 mod autopilot;
@@ -10,6 +11,7 @@ mod carry;
 pub mod cluster_id;
 pub mod config;
 pub mod deletion;
+mod emptied;
 mod even;
 pub mod facts;
 mod first_start;
@@ -21,6 +23,7 @@ pub mod init;
 pub mod jwks;
 pub mod keys;
 pub mod labels;
+mod last_copy;
 mod leaving;
 pub mod login;
 pub mod maintain;
@@ -33,6 +36,7 @@ mod outdated;
 mod pace;
 mod parked;
 pub mod planes;
+mod production;
 mod reach;
 pub mod reconcile;
 mod records;

@@ -80,6 +80,12 @@ pub fn data_claim(cluster: &str, ordinal: u32) -> String {
     format!("{DATA_VOLUME}-{cluster}-{ordinal}")
 }
 
+/// What a person types so that the server in `pod` joins anew, empty. The claim first: it goes when the pod has gone, and no other
+/// pod is made before that.
+pub fn join_anew_command(namespace: &str, pod: &str) -> String {
+    format!("kubectl --namespace {namespace} delete pvc/{DATA_VOLUME}-{pod} pod/{pod}")
+}
+
 /// The ordinal of a data claim of this cluster, `None` for anything else's.
 pub fn ordinal_of_claim(cluster: &str, claim: &str) -> Option<u32> {
     ordinal_of(cluster, claim.strip_prefix(DATA_VOLUME)?.strip_prefix('-')?)
@@ -183,6 +189,12 @@ pub fn shared_role_command(mount: &str, role: &str, policies: &[&str], audience:
         "token_policies": policies, "token_ttl": "10m",
     });
     format!("echo '{body}' | bao write auth/{mount}/role/{role} -")
+}
+
+/// What a person types to tell OpenBao who signs this Kubernetes' tokens: the issuer and each of its keys. All of it at once, because
+/// OpenBao forgets what a write leaves out, and reads one key an entry.
+pub fn issuer_command(mount: &str, namespace: &str, cluster: &str) -> String {
+    format!("kubectl openbao -n {namespace} issuer {cluster} | bao write auth/{mount}/config -")
 }
 
 /// The labels of everything that belongs to the cluster.

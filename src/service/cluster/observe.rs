@@ -15,19 +15,22 @@ use crate::{
         Adapters,
         bulk::Unread,
         kubernetes::{owner::is_controlled_by, pods::unscheduled, time::from_kube},
+        leadership::Leadership,
         openbao::{Client, Endpoint, Error as BaoError, Health, HealthState, LeaderView},
     },
     api::{OpenBaoCluster, TlsMode},
     causes::chain,
+    service::upgrade::trouble::trouble,
 };
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
+use tokio::time::Instant;
 
 /// How long a pod of a new cluster may take before it is asked although Kubernetes does not call it ready.
 const STARTING: chrono::Duration = chrono::Duration::seconds(30);
@@ -62,6 +65,8 @@ pub struct Member {
     pub silence: Option<String>,
     /// There is no answer because the operator does not believe the certificate that it serves.
     pub refused: bool,
+    /// Of whoever looked: its clients change nothing there once that is over.
+    pub leadership: Leadership,
 }
 
 impl Member {
@@ -75,6 +80,12 @@ impl Member {
         matches!(self.state(), Some(HealthState::Active | HealthState::Standby))
     }
 
+    /// It was asked and gave no answer, or not a whole one.
+    pub fn is_silent(&self) -> bool {
+        let says_nothing = self.health.is_none() && self.silence.is_some();
+        self.endpoint.is_some() && (says_nothing || self.serves() && self.view.is_none())
+    }
+
     /// The version of the binary that answered.
     pub fn version(&self) -> Option<&str> {
         self.health.as_ref().map(|health| health.version.as_str()).filter(|version| !version.is_empty())
@@ -82,7 +93,19 @@ impl Member {
 
     /// A client for exactly this pod. `None` while it cannot be dialled.
     pub fn client(&self) -> Option<Result<Client, BaoError>> {
-        self.endpoint.as_ref().map(Client::new)
+        let leading = |client: Client| client.while_leading(self.leadership.clone());
+        self.endpoint.as_ref().map(|endpoint| Client::new(endpoint).map(leading))
+    }
+
+    /// Whether `leader` is whom it names. Its own word from its own data: one that is cut off names for ever whom it knew last, which
+    /// may be the one that leads now.
+    pub fn follows(&self, leader: &Self) -> bool {
+        self.names().is_some_and(|address| leader.is_at(address))
+    }
+
+    /// How far it has applied the log, by its own word.
+    pub fn applied(&self) -> u64 {
+        self.view.as_ref().map_or(0, |view| view.raft_applied_index)
     }
 
     /// The API address of the leader as it knows it. `None` where it knows of none.
@@ -149,20 +172,27 @@ pub fn is_caught_up(applied: Option<u64>, committed: Option<u64>) -> bool {
 
 /// The server pods of the cluster, ordered by ordinal, each with its own word. Never fails: silence is an observation.
 pub async fn members(ad: &Adapters, cluster: &OpenBaoCluster) -> Vec<Member> {
+    members_after(ad, cluster, &BTreeMap::new()).await
+}
+
+/// The same for whoever looked before. Those that were `silent` then, by the UIDs of their pods, are asked once only: silence that
+/// lasts would take twice the time of each look.
+pub async fn members_after(ad: &Adapters, cluster: &OpenBaoCluster, silent: &BTreeMap<String, Instant>) -> Vec<Member> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let ca = ca_bundle(ad, cluster).await;
     let set = ad.caches.stateful_sets.get(&ObjectRef::new(&names::statefulset(&name)).within(&namespace));
     let pods = (0..MAX_MEMBERS)
         .filter_map(|n| ad.caches.pods.get(&ObjectRef::new(&names::pod(&name, n)).within(&namespace)))
         .filter(|pod| is_own(pod, cluster, set.as_deref()))
-        .filter_map(|pod| known(&pod, cluster, ca.as_deref()));
+        .filter_map(|pod| known(&pod, cluster, ca.as_deref(), &ad.leadership));
     let starting = cluster.spec.self_init.as_ref().is_some_and(|init| init.enabled)
         && cluster.status.as_ref().and_then(|status| status.initialized) != Some(true);
     // While something is under way, silence has a meaning (a restore) and the next look is near.
     let patient = cluster.status.as_ref().is_none_or(|status| status.operation_lock.is_none());
     let now = Utc::now();
+    let pods = pods.map(|member| (patient && !silent.contains_key(&member.uid), member));
     let mut members: Vec<Member> = stream::iter(pods.collect::<Vec<_>>())
-        .map(|member| async move {
+        .map(|(patient, member)| async move {
             if is_worth_asking(&member, starting, now) { ask(member, patient).await } else { member }
         })
         .buffer_unordered(ASKED_AT_ONCE)
@@ -207,7 +237,7 @@ fn is_own(pod: &Pod, cluster: &OpenBaoCluster, set: Option<&StatefulSet>) -> boo
 }
 
 /// What Kubernetes knows of a server pod. `None` for pods that are not servers of this cluster.
-fn known(pod: &Pod, cluster: &OpenBaoCluster, ca: Option<&str>) -> Option<Member> {
+fn known(pod: &Pod, cluster: &OpenBaoCluster, ca: Option<&str>, leadership: &Leadership) -> Option<Member> {
     let (namespace, cluster_name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let name = pod.name_any();
     if pod.labels().get(names::COMPONENT_LABEL).map(String::as_str) != Some(names::SERVER_COMPONENT) {
@@ -229,7 +259,8 @@ fn known(pod: &Pod, cluster: &OpenBaoCluster, ca: Option<&str>) -> Option<Member
         ca_pem: if tls { ca.map(str::to_owned) } else { None },
     });
     let silence = match (&endpoint, running) {
-        (Some(_), _) => None,
+        // Asked all the same: what ends again and again may be a container beside the server.
+        (Some(_), _) => trouble(pod).map(told),
         (None, false) => Some(waiting_for(pod)),
         (None, true) => Some("its CA bundle is not known yet".to_owned()),
     };
@@ -245,6 +276,7 @@ fn known(pod: &Pod, cluster: &OpenBaoCluster, ca: Option<&str>) -> Option<Member
         view: None,
         silence,
         refused: false,
+        leadership: leadership.clone(),
         name,
     })
 }
@@ -256,17 +288,22 @@ fn serves_tls(pod: &Pod) -> Option<bool> {
     Some(scheme == "HTTPS")
 }
 
-/// Why a pod does not run yet, in Kubernetes' own words: the kubelet's reason, or the scheduler's message.
+/// Why a pod does not run yet, in Kubernetes' own words: the kubelet's reason, or the scheduler's message. Why a server ends again
+/// and again the kubelet does not know; its last lines do.
 fn waiting_for(pod: &Pod) -> String {
     let Some(status) = &pod.status else { return "its pod is not scheduled yet".to_owned() };
-    let containers = status.container_statuses.iter().flatten();
-    let waiting = containers
-        .filter_map(|container| container.state.as_ref()?.waiting.as_ref())
-        .find_map(|waiting| Some((waiting.reason.clone()?, waiting.message.clone().unwrap_or_default())));
-    if let Some((reason, message)) = waiting {
-        return if message.is_empty() { reason } else { format!("{reason}: {message}") };
-    }
-    unscheduled(pod).unwrap_or("its pod is starting").to_owned()
+    let mut containers = status.container_statuses.iter().flatten();
+    let waiting = trouble(pod).or_else(|| {
+        containers.find_map(|container| {
+            let waiting = container.state.as_ref()?.waiting.as_ref()?;
+            Some((waiting.reason.clone()?, waiting.message.clone().unwrap_or_default()))
+        })
+    });
+    waiting.map_or_else(|| unscheduled(pod).unwrap_or("its pod is starting").to_owned(), told)
+}
+
+fn told((reason, message): (String, String)) -> String {
+    if message.is_empty() { reason } else { format!("{reason}: {message}") }
 }
 
 /// While a cluster starts for the first time, a server that initialises itself accepts connections and answers nothing: each
@@ -288,13 +325,12 @@ async fn ask(mut member: Member, patient: bool) -> Member {
                 (health, view) = futures::join!(client.health(), client.leader());
             }
             match health {
-                Ok(health) => member.health = Some(health),
+                Ok(health) => (member.health, member.silence) = (Some(health), None),
                 Err(error) => {
                     member.refused = is_refused(&error);
-                    member.silence = Some(match outdated(&error) {
-                        Some(flaw) => flaw.to_string(),
-                        None => chain(&error),
-                    });
+                    // Why it ends again and again says more than that nobody listens.
+                    member.silence = member.silence.or_else(|| outdated(&error).map(|flaw| flaw.to_string()));
+                    member.silence = member.silence.or_else(|| Some(chain(&error)));
                 }
             }
             member.view = view.ok();
@@ -336,6 +372,7 @@ pub(crate) mod tests {
             }),
             silence: None,
             refused: false,
+            leadership: Leadership::always(),
             name,
         }
     }
@@ -405,7 +442,9 @@ pub(crate) mod tests {
                 spec["profile"] = json!("Development");
                 spec["tls"] = json!({"enabled": enabled});
             });
-            let ca = |probe| known(&pod(probe), &cluster, Some("PEM")).unwrap().endpoint.unwrap().ca_pem;
+            let ca = |probe| {
+                known(&pod(probe), &cluster, Some("PEM"), &Leadership::always()).unwrap().endpoint.unwrap().ca_pem
+            };
             assert_eq!(ca(by("HTTP")), None);
             assert_eq!(ca(by("HTTPS")).as_deref(), Some("PEM"));
             assert_eq!(ca(json!(null)).is_some(), enabled, "a pod that does not say");
@@ -435,6 +474,13 @@ pub(crate) mod tests {
         assert!(!is_own(&pod("set"), &new, None));
         new.status = Some(crate::api::OpenBaoClusterStatus { initialized: Some(true), ..Default::default() });
         assert!(is_own(&pod("set"), &new, None), "its StatefulSet was deleted and comes back");
+    }
+
+    /// A member with an address to ask it at.
+    pub(crate) fn dialled(member: Member) -> Member {
+        let address = SocketAddr::new(IpAddr::from([10, 0, 0, 1]), names::API_PORT);
+        let endpoint = Endpoint { pod: member.name.clone(), address, tls_name: "kelp-0.test".into(), ca_pem: None };
+        Member { endpoint: Some(endpoint), ..member }
     }
 
     /// A server that leaves its first so many connections without an answer.
@@ -478,6 +524,45 @@ pub(crate) mod tests {
         assert!(hurried.health.is_none(), "an operation wants to know at once: {hurried:?}");
         let unready = ask(Member { ready: false, ..silent_for(2).await }, true).await;
         assert!(unready.health.is_none(), "Kubernetes had no answer either: {unready:?}");
+    }
+
+    #[test]
+    fn a_server_that_ends_again_and_again_is_told_with_its_last_words() {
+        let said = json!({"terminated": {"exitCode": 1, "message": "write vault.db:\nno space left on device"}});
+        let waiting = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}});
+        let container = json!({"name": "openbao", "image": "i", "imageID": "", "ready": false, "restartCount": 3,
+            "state": waiting, "lastState": said});
+        let mut pod = json!({"metadata": {"name": "kelp-0"}, "status": {"containerStatuses": [container]}});
+        let told = waiting_for(&serde_json::from_value(pod.clone()).unwrap());
+        assert!(told.starts_with("CrashLoopBackOff: ") && told.ends_with("no space left on device"), "{told}");
+        // Kubernetes calls such a pod running.
+        pod["metadata"]["labels"] = json!({names::COMPONENT_LABEL: names::SERVER_COMPONENT});
+        pod["status"]["phase"] = json!("Running");
+        pod["status"]["podIP"] = json!("10.0.0.1");
+        let cluster = crate::service::cluster::validate::tests::cluster(|_| {});
+        let member =
+            known(&serde_json::from_value(pod).unwrap(), &cluster, Some("PEM"), &Leadership::always()).unwrap();
+        assert!(member.endpoint.is_some(), "it is asked all the same");
+        assert_eq!(member.silence, Some(told));
+    }
+
+    #[tokio::test]
+    async fn at_a_member_nothing_is_changed_any_more_by_an_operator_that_led_when_it_looked() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let labels = json!({names::COMPONENT_LABEL: names::SERVER_COMPONENT});
+        let pod = json!({"metadata": {"name": "kelp-0", "labels": labels},
+            "status": {"phase": "Running", "podIP": "10.0.0.1"}});
+        let cluster = crate::service::cluster::validate::tests::cluster(|spec| {
+            spec["profile"] = json!("Development");
+            spec["tls"] = json!({"enabled": false});
+        });
+        let (term, leadership) = crate::adapter::leadership::channel();
+        term.for_ever();
+        let member = known(&serde_json::from_value(pod).unwrap(), &cluster, None, &leadership).unwrap();
+        term.end();
+        let token = crate::adapter::openbao::Token::new("s.token");
+        let error = member.client().unwrap().unwrap().step_down(&token).await.unwrap_err();
+        assert!(matches!(error, BaoError::NotLeader { .. }), "{error}");
     }
 
     #[test]

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::status;
-use crate::api::{ClusterPhase, OpenBaoClusterStatus, UpgradeStatus, conditions::cluster as conditions};
+use super::{observe::is_caught_up, status};
+use crate::api::{ClusterPhase, MemberStatus, OpenBaoClusterStatus, UpgradeStatus, conditions::cluster as conditions};
 
 /// Changes that come one after the other within this are written together.
 const GATHER: Duration = Duration::from_secs(1);
@@ -14,6 +14,13 @@ const GATHER: Duration = Duration::from_secs(1);
 const STARTING: Duration = Duration::from_secs(8);
 /// The same during an upgrade: its own journal tells each step, and its members come and go every few seconds.
 const UPGRADING: Duration = Duration::from_secs(8);
+/// How far members have applied the log moves with each write of a client. While one is behind it is told in steps of this.
+const CATCHING_UP: Duration = Duration::from_secs(10);
+/// The same where nothing else has happened for [`LASTING`]: it may stay behind for days.
+const LEFT_BEHIND: Duration = Duration::from_secs(60);
+/// What has not changed for this long will not change in the next two seconds either: a cluster that is broken for days
+/// takes no time from the others. Events of its pods wake it all the same.
+pub(super) const LASTING: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Worth {
@@ -22,16 +29,30 @@ pub(super) enum Worth {
     /// A write, but not so soon after the last one: look again after this.
     Later(Duration),
     Now,
+    /// A write now, of nothing but how far members have applied the log: otherwise the status says the same.
+    Moved,
 }
 
-/// `written`: how long ago this process wrote the status, if it ever did. Another phase, another answer to "is it
-/// available", a new trouble and the answer to a request never wait.
-pub(super) fn worth(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus, written: Option<Duration>) -> Worth {
+/// `written`: how long ago this process wrote the status, if it ever did; `changed`: how long ago it wrote more than how far members
+/// have applied the log. Another phase, another answer to "is it available", a new trouble and the answer to a request never wait.
+/// How far members have applied the log is no news by itself as long as they are together, and were when it was told last.
+pub(super) fn worth(
+    before: &OpenBaoClusterStatus,
+    next: &OpenBaoClusterStatus,
+    written: Option<Duration>,
+    changed: Option<Duration>,
+) -> Worth {
     let (old, new) = (status::plane(before), status::plane(next));
     if old == new {
         return Worth::Nothing;
     }
+    let moved_only = without_indexes(&old) == without_indexes(&new);
+    if moved_only && are_together(&old.members) && are_together(&new.members) {
+        return Worth::Nothing;
+    }
     let pace = match new.phase {
+        _ if moved_only && changed.is_some_and(|ago| ago >= LASTING) => LEFT_BEHIND,
+        _ if moved_only => CATCHING_UP,
         Some(ClusterPhase::Initializing) => STARTING,
         Some(ClusterPhase::Upgrading) => UPGRADING,
         _ => GATHER,
@@ -43,8 +64,24 @@ pub(super) fn worth(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus, 
         new.handled_requests.iter().any(|one| old.handled_requests.iter().all(|known| known.nonce != one.nonce));
     match written {
         Some(ago) if ago < pace && !troubled && !turned && !answered => Worth::Later(pace.saturating_sub(ago)),
+        _ if moved_only => Worth::Moved,
         _ => Worth::Now,
     }
+}
+
+fn without_indexes(status: &OpenBaoClusterStatus) -> OpenBaoClusterStatus {
+    let mut status = status.clone();
+    for member in &mut status.members {
+        member.applied_index = None;
+    }
+    status
+}
+
+/// Whether of the members that say how far they are none is behind.
+fn are_together(members: &[MemberStatus]) -> bool {
+    let mut applied = members.iter().filter_map(|member| u64::try_from(member.applied_index?).ok());
+    let most = applied.clone().max();
+    applied.all(|index| is_caught_up(Some(index), most))
 }
 
 /// The same for the plane of an upgrade: which step it is at is gathered, everything else tells somebody what to do.
@@ -53,7 +90,7 @@ pub(super) fn worth_telling(before: Option<&UpgradeStatus>, next: &UpgradeStatus
     if before == next {
         return Worth::Nothing;
     }
-    let told = UpgradeStatus { step: before.step.clone(), message: before.message.clone(), ..next.clone() };
+    let told = UpgradeStatus { step: before.step.clone(), ..next.clone() };
     match written {
         Some(ago) if ago < UPGRADING && told == *before && next.step.is_some() => {
             Worth::Later(UPGRADING.saturating_sub(ago))
@@ -74,6 +111,11 @@ mod tests {
     use crate::api::{HandledRequest, RequestAction, RequestOutcome, UpgradeDirective};
 
     const SOON: Option<Duration> = Some(Duration::from_millis(100));
+
+    /// Of a cluster in which something has happened a moment ago.
+    fn worth(before: &OpenBaoClusterStatus, next: &OpenBaoClusterStatus, written: Option<Duration>) -> Worth {
+        super::worth(before, next, written, SOON)
+    }
 
     fn in_phase(phase: ClusterPhase) -> OpenBaoClusterStatus {
         OpenBaoClusterStatus { phase: Some(phase), ..OpenBaoClusterStatus::default() }
@@ -108,6 +150,24 @@ mod tests {
         assert_eq!(worth_telling(Some(&gate), &UpgradeStatus::default(), SOON), Worth::Now, "it ends");
         let directed = UpgradeStatus { directive: Some(UpgradeDirective::default()), ..template.clone() };
         assert_eq!(worth_telling(Some(&gate), &directed, SOON), Worth::Now, "the template waits for it");
+    }
+
+    #[test]
+    fn how_far_the_log_is_applied_is_told_while_a_member_is_behind_and_no_news_by_itself() {
+        let at = |indexes: [i64; 3]| {
+            let member = |index| MemberStatus { applied_index: Some(index), ..MemberStatus::default() };
+            OpenBaoClusterStatus { members: indexes.map(member).into(), ..in_phase(ClusterPhase::Upgrading) }
+        };
+        let (known, moved) = (at([100, 100, 99]), at([9000, 9001, 8999]));
+        assert_eq!(worth(&known, &moved, None), Worth::Nothing, "a busy cluster's log moves all the time");
+        let behind = at([9000, 9001, 500]);
+        assert_eq!(worth(&known, &behind, SOON), Worth::Later(CATCHING_UP.saturating_sub(SOON.unwrap())));
+        assert_eq!(worth(&known, &behind, Some(CATCHING_UP)), Worth::Moved);
+        assert_eq!(worth(&behind, &moved, Some(CATCHING_UP)), Worth::Moved, "that it caught up is waited for");
+        let still = super::worth(&known, &behind, Some(CATCHING_UP), Some(LASTING));
+        assert_eq!(still, Worth::Later(LEFT_BEHIND.saturating_sub(CATCHING_UP)), "it may stay behind for days");
+        let told = worth(&known, &and_a_member(&moved), SOON);
+        assert_eq!(told, Worth::Later(UPGRADING.saturating_sub(SOON.unwrap())), "other news is as soon as ever");
     }
 
     #[test]

@@ -26,8 +26,7 @@ use crate::{
     },
     service::{
         backup::{self, BackupFacts},
-        opslifecycle,
-        restore::pending,
+        opslifecycle::{self, pending},
         upgrade::{self, TurnBack, UpgradeFacts, request},
     },
 };
@@ -125,8 +124,8 @@ struct Known<'a> {
     obstacle: Option<String>,
 }
 
-/// Decides and writes all three. Before OpenBao holds data there is nothing to back up, restore or upgrade. `obstacle`: why no
-/// server that is started anew would come back.
+/// Decides all three, and writes what is told of backups and upgrades; see [`announce`] for restores. Before OpenBao holds data
+/// there is nothing to back up, restore or upgrade. `obstacle`: why no server that is started anew would come back.
 pub async fn write(
     ad: &Adapters,
     notes: &mut Notes,
@@ -141,22 +140,31 @@ pub async fn write(
     if status.initialized != Some(true) || status.phase == Some(ClusterPhase::Initializing) {
         return Ok(planes);
     }
-    let restores = ad.caches.restores_of(&spec.namespace, &spec.name);
     let all = ad.caches.operations_of(&spec.namespace, &spec.name);
     let claims = ad.caches.claims_of(&spec.namespace, &spec.name);
     let operations = records::of_these_volumes(all.clone(), cluster, &claims);
-    planes.pending_restore = pending(&restores, cluster);
-    if planes.pending_restore != status.pending_restore {
-        let body = match &planes.pending_restore {
-            Some(name) => json!({"pendingRestore": name}),
-            None => json!({}),
-        };
-        put(ad, cluster, RESTORE, body).await?;
-    }
+    planes.pending_restore = pending_restore(ad, cluster);
     backups(ad, cluster, &operations, &mut planes, now).await?;
     let known = Known { operations: &operations, all: &all, facts, obstacle };
     upgrades(ad, notes, cluster, spec, &known, &mut planes, now).await?;
     Ok(planes)
+}
+
+/// The restore that is announced now.
+pub(super) fn pending_restore(ad: &Adapters, cluster: &OpenBaoCluster) -> Option<String> {
+    let namespace = cluster.namespace().unwrap_or_default();
+    pending(&ad.caches.restores_of(&namespace, &cluster.name_any()), cluster)
+}
+
+/// Shows it in the status, also of a cluster whose spec does not say what to do.
+pub(super) async fn announce(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<(), Error> {
+    let pending = pending_restore(ad, cluster);
+    if cluster.status.as_ref().and_then(|status| status.pending_restore.as_ref()) == pending.as_ref() {
+        return Ok(());
+    }
+    // Merged, not applied: what somebody else has written there as well goes too.
+    let params = PatchParams { field_manager: Some(RESTORE.to_owned()), ..PatchParams::default() };
+    send(ad, cluster, RESTORE, &params, Patch::Merge, json!({"pendingRestore": pending})).await
 }
 
 async fn backups(
@@ -237,7 +245,7 @@ async fn upgrades(
     match pace::worth_telling(status.upgrade.as_ref(), &decision.status, told) {
         Worth::Nothing => {}
         Worth::Later(left) => planes.wake = Some(planes.wake.map_or(left, |wake| wake.min(left))),
-        Worth::Now => {
+        Worth::Now | Worth::Moved => {
             put(ad, cluster, UPGRADE, json!({"upgrade": decision.status})).await?;
             notes.upgrade_told = Some(Instant::now());
         }
@@ -281,6 +289,17 @@ async fn ask_back(
 }
 
 async fn put(ad: &Adapters, cluster: &OpenBaoCluster, manager: &'static str, status: Value) -> Result<(), Error> {
+    send(ad, cluster, manager, &PatchParams::apply(manager).force(), Patch::Apply, status).await
+}
+
+async fn send(
+    ad: &Adapters,
+    cluster: &OpenBaoCluster,
+    plane: &'static str,
+    params: &PatchParams,
+    patch: fn(Value) -> Patch<Value>,
+    status: Value,
+) -> Result<(), Error> {
     let name = cluster.name_any();
     let api: Api<OpenBaoCluster> = Api::namespaced(ad.client.clone(), &cluster.namespace().unwrap_or_default());
     let body = json!({
@@ -289,8 +308,9 @@ async fn put(ad: &Adapters, cluster: &OpenBaoCluster, manager: &'static str, sta
         "metadata": {"name": name, "uid": cluster.uid()},
         "status": status,
     });
-    timed(api.patch_status(&name, &PatchParams::apply(manager).force(), &Patch::Apply(&body)))
-        .await
-        .map(drop)
-        .map_err(|source| Error::Status { plane: manager, cluster: name, source })
+    timed(api.patch_status(&name, params, &patch(body))).await.map(drop).map_err(|source| Error::Status {
+        plane,
+        cluster: name,
+        source,
+    })
 }

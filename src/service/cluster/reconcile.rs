@@ -6,7 +6,7 @@ use super::{
     autopilot,
     bootstrap::Stage,
     build::{self, Plain, hash, kept, secrets, statefulset},
-    carry, deletion,
+    carry, deletion, emptied,
     facts::Facts,
     first_start::{self, Flaw, Standing},
     growth, headcount, identity, init, keys, labels, maintain,
@@ -30,7 +30,6 @@ use crate::{
         bulk::Unread,
         kubernetes::{apply::ApplyError, client::RequestError},
         metrics::metrics,
-        openbao::HealthState,
     },
     api::{ClusterPhase, OpenBaoCluster, OpenBaoClusterStatus, conditions::reason},
     causes::chain,
@@ -168,7 +167,8 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let account = wish.map_or_else(|| name.clone(), |(_, spec)| spec.service_account.clone());
     let mut facts = Facts::gather(ad, &namespace, &name, &account);
-    let members = observe::members(ad, cluster).await;
+    let members = observe::members_after(ad, cluster, &notes.silent).await;
+    notes.listen(&members);
     let reach = reach(cluster.spec.paused, carry::has_begun(ad, cluster), valid.is_ok());
     let mut kept_up = false;
     let (mut acted, failure) = match (wish, reach) {
@@ -230,13 +230,15 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
     }
 }
 
-/// Frees a lock that nobody stands behind and answers what people ask, also of a paused or badly specified cluster. What comes
-/// in the way of that is told like any other failure: a status that says nothing any more would be the last thing to help.
+/// Frees a lock that nobody stands behind, answers what people ask, and says which restore is announced, also of a paused or badly
+/// specified cluster. What comes in the way of that is told like any other failure: a status that says nothing any more would be the
+/// last thing to help.
 async fn ways_out(ad: &Adapters, cluster: &OpenBaoCluster, acted: &mut Acted) -> Option<Error> {
     let freed = requests::free_orphan(ad, cluster).await;
     let (answers, unanswered) = requests::answer(ad, cluster, Utc::now()).await;
     acted.planes.handled.extend(answers);
-    freed.err().or(unanswered).map(Error::from)
+    let announced = planes::announce(ad, cluster).await;
+    freed.err().or(unanswered).map(Error::from).or(announced.err().map(Error::from))
 }
 
 /// A look at a cluster that is paused.
@@ -370,7 +372,7 @@ async fn act(
             maintain::note_version(ad, spec, facts, members).await?;
             acted.troubles.extend(maintain::grow_volumes(ad, notes, spec, facts).await?);
             acted.adds(growth::look(facts, &mut notes.grows_since, now));
-            acted.troubles.extend(all_empty(members));
+            acted.troubles.extend(emptied::look(members, facts, spec.replicas));
             acted.troubles.extend(parked::older_certificate(&status, facts, inputs.certificate_hash.as_deref()));
         }
     }
@@ -433,18 +435,6 @@ async fn before_pods(
     let mut plain = if keeps { obstacle::without_settings(plain, &spec.name) } else { plain };
     accounts::keep_rights(&mut plain.role_binding, facts);
     Ok(applier.plain(facts, plain).await?)
-}
-
-/// Every member runs and says that it is empty: whoever held the data is gone, or it never came to be.
-fn all_empty(members: &[Member]) -> Option<Trouble> {
-    let empty = |member: &Member| member.state() == Some(HealthState::Uninitialized);
-    (!members.is_empty() && members.iter().all(empty)).then(|| {
-        Trouble::new(
-            reasons::ALL_VOLUMES_EMPTY,
-            "every member runs on an empty volume, and a cluster that was started once is never started anew by itself: bring the \
-             old volumes back; or delete this object and its volume claims, apply it again, and restore a backup into it",
-        )
-    })
 }
 
 /// Who else works on the pods, in words.

@@ -9,8 +9,8 @@ use super::{
     memory::Notes,
     names,
     observe::Member,
-    pace::{self, Worth},
-    planes::Planes,
+    pace::{self, LASTING, Worth},
+    planes::{self, Planes},
     reconcile::Error,
     requests,
     status::{self, Observed, TlsState, Trouble},
@@ -40,11 +40,11 @@ use tokio::time::Instant;
 const IDLE: Duration = Duration::from_secs(60);
 /// While something is.
 const BUSY: Duration = Duration::from_secs(2);
-/// What has not changed for this long will not change in the next two seconds either: a cluster that is broken for days
-/// takes no time from the others. Events of its pods wake it all the same.
-const LASTING: Duration = Duration::from_secs(300);
-/// How often it is looked at then.
+/// How often it is looked at then. Where servers give no answer each look takes a turn for two seconds, so they are asked ever less
+/// often, down to the idle pace: what is cut off in a hundred clusters must not keep the healthy ones waiting.
 const LASTING_PACE: Duration = Duration::from_secs(15);
+/// Such a wait is this part of how long they have been silent.
+const SILENCE_PART: u32 = 20;
 
 /// What a look found and did.
 #[derive(Default)]
@@ -105,6 +105,7 @@ pub(super) async fn report(
     let failed = failure.map(Error::trouble);
     let stopped = failed.clone().or(acted.stopped);
     troubles.extend(failed);
+    troubles.extend(notes.apart.look(cluster, members));
     let known_tls = || before.conditions.iter().find(|known| known.type_ == crate::api::conditions::cluster::TLS_READY);
     let tls = acted.tls.unwrap_or_else(|| match known_tls() {
         Some(known) if known.status == "True" => TlsState::Good(until_of(&known.message)),
@@ -128,6 +129,7 @@ pub(super) async fn report(
         upgrading: acted.planes.upgrading.as_ref(),
         handled: &acted.planes.handled,
         lock_orphaned: requests::is_orphaned(ad, cluster),
+        pending_restore: planes::pending_restore(ad, cluster),
         access: notes.access.clone(),
         last_restart_at: acted.last_restart_at.or_else(|| before.last_restart_at.clone()),
         volume_size: volumes::largest(&volumes::of(facts, notes.grows_since, Utc::now()))
@@ -136,23 +138,36 @@ pub(super) async fn report(
     };
     let next = status::build(&seen, Utc::now());
     let busy = is_busy(&seen, &next, members);
+    // Who starts for the first time is waited for, and what holds the lock goes on as soon as somebody answers.
+    let waited_for = seen.stage == Stage::Bootstrapping || before.operation_lock.is_some();
     let mut later = None;
-    match pace::worth(&before, &next, notes.status_written.map(|at| at.elapsed())) {
+    let ago = |at: Option<Instant>| at.map(|at| at.elapsed());
+    match pace::worth(&before, &next, ago(notes.status_written), ago(notes.status_changed)) {
         Worth::Nothing => {}
         Worth::Later(after) => later = Some(after),
-        Worth::Now => {
+        worth @ (Worth::Now | Worth::Moved) => {
             write(&ad.client, cluster, &next).await?;
             notes.status_written = Some(Instant::now());
+            if worth == Worth::Now {
+                notes.status_changed = notes.status_written;
+            }
             tell(ad, cluster, &before, &next).await;
         }
     }
-    let changed = notes.status_written.get_or_insert_with(Instant::now).elapsed();
-    let wait = match (busy, changed < LASTING) {
-        (true, true) => BUSY,
-        (true, false) => LASTING_PACE,
-        (false, _) => IDLE,
-    };
+    let changed = notes.status_changed.get_or_insert_with(Instant::now).elapsed();
+    let wait = next_look(busy, changed, notes.silence().filter(|_| !waited_for));
     Ok([acted.planes.wake, later].into_iter().flatten().fold(wait, Duration::min))
+}
+
+/// When to look again at a cluster whose status has said the same since `changed`. `silence`: for how long those of its servers have
+/// been silent that are.
+fn next_look(busy: bool, changed: Duration, silence: Option<Duration>) -> Duration {
+    match silence {
+        _ if !busy => IDLE,
+        Some(lasting) if lasting >= LASTING => (lasting / SILENCE_PART).clamp(LASTING_PACE, IDLE),
+        None if changed >= LASTING => LASTING_PACE,
+        Some(_) | None => BUSY,
+    }
 }
 
 /// The day in the message of a good certificate: what a look that did not judge it again repeats.
@@ -200,4 +215,19 @@ pub(super) async fn write(client: &Client, cluster: &OpenBaoCluster, next: &Open
         .await
         .map(drop)
         .map_err(|source| Error::Status { name, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_silent_is_asked_ever_less_often() {
+        let after = |minutes: u64| next_look(true, Duration::ZERO, Some(Duration::from_secs(60 * minutes))).as_secs();
+        assert_eq!([0, 4, 5, 10, 20, 24 * 60].map(after), [2, 2, 15, 30, 60, 60]);
+        let (short, long) = (Duration::from_secs(60), Duration::from_secs(24 * 3600));
+        assert_eq!(next_look(true, short, None), BUSY);
+        assert_eq!(next_look(true, long, None), LASTING_PACE, "whoever answers costs no time");
+        assert_eq!(next_look(false, short, Some(short)), IDLE, "paused");
+    }
 }

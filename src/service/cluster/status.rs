@@ -1,7 +1,7 @@
 //! The cluster's own status plane, from what was observed. Pure.
 //!
-//! Nothing in it moves by itself: no index, no time but those of transitions. So an idle cluster's status is equal to the one
-//! before, and equal statuses are not written.
+//! Nothing in it moves by itself, no time but those of transitions, and indexes only while an operation holds the lock. So an idle
+//! cluster's status is equal to the one before, and equal statuses are not written.
 
 use super::{
     bootstrap::Stage,
@@ -9,13 +9,14 @@ use super::{
     even::even,
     names,
     observe::{self, Member},
+    production,
     validate::{self, Invalid, ValidatedCluster},
 };
 use crate::{
     adapter::{kubernetes::time::to_kube, openbao::HealthState},
     api::{
         ClusterPhase, HandledRequest, LockOperation, MemberState, MemberStatus, OpenBaoCluster, OpenBaoClusterStatus,
-        Profile, Request, SealType, TlsMode,
+        Request,
         common::forget_old_answers,
         conditions::{cluster as kind, reason},
     },
@@ -74,6 +75,8 @@ pub mod reasons {
     pub const RESTARTING: &str = "Restarting";
     /// A member serves outside of raft, and it was not we who took it out.
     pub const NOT_IN_RAFT: &str = "NotInRaft";
+    /// A member serves, and has not followed the one that leads for a while.
+    pub const NOT_FOLLOWING: &str = "NotFollowing";
     /// Members join or leave.
     pub const SCALING: &str = "Scaling";
     /// No member holds data, and none may be initialised again.
@@ -128,6 +131,8 @@ pub struct Observed<'a> {
     pub handled: &'a [HandledRequest],
     /// The lock's holder is nowhere to be seen.
     pub lock_orphaned: bool,
+    /// A live restore that waits or runs. The status before only remembers one.
+    pub pending_restore: Option<String>,
     /// Whether the operator's own login works; `None` when it was not tried.
     pub access: Option<Result<(), String>>,
     /// The last `restartAt` that is carried out.
@@ -273,16 +278,20 @@ fn any_initialized(seen: &Observed<'_>) -> bool {
     seen.members.iter().any(|member| member.health.as_ref().is_some_and(|health| health.initialized))
 }
 
+/// The id that a serving member names.
+fn serving_id(member: &Member) -> Option<&str> {
+    member.health.as_ref().filter(|_| member.serves())?.cluster_id.as_deref()
+}
+
 /// The one id that all serving members name; `None` if they differ or none serves.
 pub fn agreed_id(members: &[Member]) -> Option<&str> {
-    let mut ids =
-        members.iter().filter(|member| member.serves()).filter_map(|m| m.health.as_ref()?.cluster_id.as_deref());
+    let mut ids = members.iter().filter_map(serving_id);
     let first = ids.next()?;
     ids.all(|id| id == first).then_some(first)
 }
 
 fn ids(members: &[Member]) -> BTreeSet<&str> {
-    members.iter().filter(|member| member.serves()).filter_map(|m| m.health.as_ref()?.cluster_id.as_deref()).collect()
+    members.iter().filter_map(serving_id).collect()
 }
 
 /// How many more voters may fail: those that serve now, less the majority of all that vote.
@@ -306,6 +315,13 @@ fn agreed_version(seen: &Observed<'_>) -> Option<String> {
     versions.all(|version| version == Some(first)).then(|| first.to_owned())
 }
 
+/// How far a member has applied the log, while somebody may wait for it to catch up. What does not serve applies none.
+fn applied_index(member: &Member, before: &OpenBaoClusterStatus) -> Option<i64> {
+    before.operation_lock.as_ref()?;
+    let view = member.view.as_ref().filter(|_| member.serves())?;
+    i64::try_from(view.raft_applied_index).ok()
+}
+
 fn member_status(member: &Member, voters: Option<&BTreeSet<String>>, before: &OpenBaoClusterStatus) -> MemberStatus {
     let previous = before.members.iter().find(|previous| previous.name == member.name);
     MemberStatus {
@@ -323,7 +339,7 @@ fn member_status(member: &Member, voters: Option<&BTreeSet<String>>, before: &Op
         voter: voters
             .map(|voters| voters.contains(&member.name))
             .or_else(|| previous.and_then(|previous| previous.voter)),
-        applied_index: None,
+        applied_index: applied_index(member, before),
     }
 }
 
@@ -421,19 +437,12 @@ fn availability(
     }
     let different = ids(seen.members);
     if different.len() > 1 {
-        let ids: Vec<&str> = different.into_iter().collect();
-        return Err(Trouble::new(
-            reason::CLUSTER_ID_MISMATCH,
-            format!(
-                "members belong to different OpenBao clusters ({}): one of them started anew; keep the volumes and see which one holds your data",
-                ids.join(", ")
-            ),
-        ));
+        return Err(several_clusters(seen.members, &different));
     }
     if let (Some(known), Some(found)) = (&before.cluster_id, different.first().copied())
         && known != found
         && !matches!(before.operation_lock.as_ref().map(|lock| lock.operation), Some(LockOperation::Restore))
-        && before.pending_restore.is_none()
+        && seen.pending_restore.is_none()
         && condition_is(before, kind::AVAILABLE, "False")
         && leader.is_none()
     {
@@ -453,7 +462,7 @@ fn availability(
         } else if serving > 0 && serving <= voting(seen).unwrap_or(wanted) / 2 {
             (
                 reason::QUORUM_LOST,
-                "a majority of members is down, so nobody can lead: bring their pods and volumes back; the operator starts nothing drastic by itself",
+                "a majority of members is down, so nobody can lead: bring their pods and volumes back; the operator starts nothing drastic by itself. Keep the volumes of those that are left. Where a majority of volumes is lost for good, docs/troubleshooting.md says how they go on without it",
             )
         } else if observe::disagreement(seen.members).is_some() {
             (reason::LEADER_UNKNOWN, "the members disagree who leads")
@@ -491,6 +500,21 @@ fn availability(
     } else {
         Err(Trouble::new(reason::NOT_READY, format!("{serving} of {wanted} members serve so far")))
     }
+}
+
+/// Members of different ids, each with those that name it: whoever deletes a volume has to know which one.
+fn several_clusters(members: &[Member], ids: &BTreeSet<&str>) -> Trouble {
+    let of = |id: &&str| {
+        let names = members.iter().filter(|member| serving_id(member) == Some(*id)).map(|member| member.name.as_str());
+        format!("{}: {id}", names.collect::<Vec<_>>().join(", "))
+    };
+    Trouble::new(
+        reason::CLUSTER_ID_MISMATCH,
+        format!(
+            "members belong to different OpenBao clusters ({}): one of them started anew, or was down while the others' data was restored, or one has restored data and the others were not restarted since. Keep all volumes, and see which one holds your data before you delete any",
+            ids.iter().map(of).collect::<Vec<_>>().join("; ")
+        ),
+    )
 }
 
 /// How many members' votes make the majority, if raft was asked. Members that are to join do not vote yet, and what is known may
@@ -634,7 +658,7 @@ fn report_operations(seen: &Observed<'_>, before: &OpenBaoClusterStatus, out: &m
             None => out.set(type_, "False", reason::IDLE, "none runs"),
         }
     }
-    if let Some(name) = before.pending_restore.as_ref().filter(|_| running(LockOperation::Restore).is_none()) {
+    if let Some(name) = seen.pending_restore.as_ref().filter(|_| running(LockOperation::Restore).is_none()) {
         out.set(kind::RESTORING, "True", reason::WAITING, &format!("restore {name} waits to begin"));
     }
     match lock {
@@ -683,35 +707,12 @@ fn report_spec(seen: &Observed<'_>, out: &mut Conditions<'_>) {
         }
     }
     let initialized = seen.cluster.status.as_ref().is_some_and(|status| status.initialized == Some(true));
-    let missing = if seen.root_token.is_some() {
-        Some((reason::ROOT_TOKEN_STORED, "a root token is stored: see condition Degraded for how to be rid of it"))
-    } else if !initialized && !spec.self_init.as_ref().is_some_and(|init| init.enabled) {
-        Some((reason::ROOT_TOKEN_STORED, "a root token will be stored: use spec.selfInit"))
-    } else if spec.profile == Some(Profile::Development) {
-        Some((reason::DEVELOPMENT_PROFILE, "spec.profile is Development"))
-    } else if spec.tls.mode == TlsMode::OperatorManaged {
-        Some((
-            reason::OPERATOR_MANAGED_TLS,
-            "the operator's own authority signs the certificates: spec.tls.mode External brings yours",
-        ))
-    } else if spec.unseal.type_ == SealType::Static {
-        Some((
-            reason::STATIC_UNSEAL_IN_USE,
-            "the unseal key lies in a Secret of this Kubernetes cluster: use a seal outside of it",
-        ))
-    } else if spec.profile.is_none() {
-        Some((reason::PROFILE_NOT_SET, "spec.profile is not set: Hardened checks what production needs"))
-    } else if !spec.backup.as_ref().is_some_and(|backup| backup.schedule.is_some() && !backup.suspend) {
-        Some((
-            reason::NO_BACKUP,
-            "no backup is scheduled: set spec.backup with a target and a schedule, and without suspend. Backups that something \
-             else asks for from time to time are not counted",
-        ))
-    } else {
-        None
-    };
-    match missing {
-        Some((why, message)) => out.set(kind::PRODUCTION_READY, "False", why, message),
+    let missing = production::missing(spec, initialized, seen.root_token.is_some());
+    match missing.first() {
+        Some((why, _)) => {
+            let all: Vec<&str> = missing.iter().map(|(_, message)| *message).collect();
+            out.set(kind::PRODUCTION_READY, "False", why, &all.join("; "));
+        }
         None => out.set(kind::PRODUCTION_READY, "True", reason::PRODUCTION_READY, "nothing is missing"),
     }
 }

@@ -29,6 +29,7 @@ fn seen_of(
         upgrading: None,
         handled: &[],
         lock_orphaned: false,
+        pending_restore: None,
         access: None,
         last_restart_at: None,
         volume_size: None,
@@ -77,6 +78,24 @@ fn a_member_lost_leaves_the_cluster_available_and_degraded() {
 }
 
 #[test]
+fn how_far_a_member_has_applied_the_log_is_told_while_an_operation_holds_the_lock() {
+    let mut object = running(&three());
+    let mut members = three();
+    members[0].view.as_mut().unwrap().raft_applied_index = 42;
+    members[1] = member(1, Sealed, None);
+    members[2].view = None;
+    let applied = |object: &OpenBaoCluster| -> Vec<Option<i64>> {
+        let status = status_of(object, &members, Stage::Bootstrapped, "2026-11-21T10:00:00Z");
+        status.members.iter().map(|member| member.applied_index).collect()
+    };
+    assert_eq!(applied(&object), [None, None, None], "it would move with each write of a client");
+    let lock = serde_json::json!({"operation": "Upgrade", "holder": "openbaocluster/upgrade", "holderUID": "u", "message": "",
+        "mode": "Held", "fence": 7, "acquiredAt": "2026-11-21T09:00:00Z", "renewedAt": "2026-11-21T09:00:00Z"});
+    object.status.as_mut().unwrap().operation_lock = Some(serde_json::from_value(lock).unwrap());
+    assert_eq!(applied(&object), [Some(42), None, None]);
+}
+
+#[test]
 fn a_look_that_decided_nothing_believes_no_members_that_agree_without_the_others() {
     let mut object = running(&three());
     let status = object.status.as_mut().unwrap();
@@ -92,10 +111,12 @@ fn a_look_that_decided_nothing_believes_no_members_that_agree_without_the_others
 }
 
 #[test]
-fn a_lost_majority_is_called_by_its_name() {
+fn a_lost_majority_is_called_by_its_name_and_told_with_the_page_that_leads_on() {
     let object = running(&three());
     let status = status_of(&object, &[member(0, Standby, None)], Stage::Bootstrapped, "2026-11-21T10:00:00Z");
     assert_eq!(word(&status, "Available"), ("False".into(), "QuorumLost".into()));
+    let told = &status.conditions.iter().find(|condition| condition.type_ == "Degraded").unwrap().message;
+    assert!(told.contains("Keep the volumes") && told.contains("docs/troubleshooting.md"), "{told}");
     assert_eq!(word(&status, "Degraded"), ("True".into(), "QuorumLost".into()));
     assert_eq!(status.phase, Some(ClusterPhase::Failed));
 }
@@ -137,12 +158,14 @@ fn a_majority_that_is_lost_is_no_joining() {
 }
 
 #[test]
-fn members_of_two_clusters_are_never_available() {
+fn members_of_two_clusters_are_never_available_and_told_apart_by_name() {
     let object = running(&three());
     let mut members = three();
     members[0].health.as_mut().unwrap().cluster_id = Some("another".into());
     let status = status_of(&object, &members, Stage::Bootstrapped, "2026-11-21T10:00:00Z");
     assert_eq!(word(&status, "Available"), ("False".into(), "ClusterIDMismatch".into()));
+    let told = &status.conditions.iter().find(|condition| condition.type_ == "Available").unwrap().message;
+    assert!(told.contains("kelp-0: another; kelp-1, kelp-2: id-1"), "{told}");
 }
 
 #[test]
@@ -243,6 +266,20 @@ fn sealed_members_are_named_and_joining_ones_are_not_called_sealed() {
     let sealed = status.conditions.iter().find(|condition| condition.type_ == "OpenBaoSealed").unwrap();
     assert_eq!((sealed.status.as_str(), sealed.message.as_str()), ("True", "sealed: kelp-1"));
     assert_eq!(status.members[2].state, MemberState::Joining);
+}
+
+#[test]
+fn a_restore_that_waits_is_told_of_by_the_restores_themselves_and_not_by_what_the_status_remembers() {
+    let mut object = running(&three());
+    object.status.as_mut().unwrap().pending_restore = Some("gone".into());
+    let told = |pending: Option<&str>| {
+        let status = seen_of(&object, &three(), Stage::Bootstrapped, "2026-11-21T10:00:00Z", |seen| {
+            seen.pending_restore = pending.map(str::to_owned);
+        });
+        word(&status, "Restoring").0
+    };
+    assert_eq!(told(None), "False");
+    assert_eq!(told(Some("pearl")), "True");
 }
 
 #[test]

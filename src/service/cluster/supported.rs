@@ -8,7 +8,8 @@
 use super::config::server::is_writable;
 use crate::adapter::objectstore::target::UPLOAD_MEMORY;
 use crate::api::{
-    ImageVerification, Logging, OpenBaoClusterSpec, SealType, TlsMode, UpgradeStrategy, VerificationFailurePolicy,
+    ImageVerification, Logging, OpenBaoClusterSpec, ProxyProtocolBehavior, SealType, TlsMode, UpgradeStrategy,
+    VerificationFailurePolicy,
 };
 
 /// A field that is set and has no effect.
@@ -56,6 +57,15 @@ const LIST: &[Entry] = &[
     blocks("spec.audit (declare audit devices in spec.selfInit.requests)", |spec| !spec.audit.is_empty()),
     // Mounts that need them would fail.
     blocks("spec.plugins", |spec| !spec.plugins.is_empty()),
+    // A server ends at its start over the one, and refuses every connection with the other.
+    blocks(
+        "spec.configuration.listener.proxyProtocolBehavior other than use_always (OpenBao has no allow_any, and no field says whom deny_unauthorized allows)",
+        |spec| {
+            let listener = spec.configuration.listener.as_ref();
+            let behavior = listener.and_then(|listener| listener.proxy_protocol_behavior);
+            behavior.is_some_and(|behavior| behavior != ProxyProtocolBehavior::UseAlways)
+        },
+    ),
     ignored("spec.imageVerification", |spec| verifies(spec.image_verification.as_ref(), false)),
     ignored("spec.operatorImageVerification", |spec| verifies(spec.operator_image_verification.as_ref(), false)),
     ignored("spec.ingress", |spec| spec.ingress.as_ref().is_some_and(|ingress| ingress.enabled)),
@@ -96,6 +106,9 @@ const LIST: &[Entry] = &[
         "spec.configuration.logging.pidFile outside of /tmp and /openbao/data (nothing else can be written to)",
         |spec| lies_elsewhere(spec.configuration.logging.as_ref(), |logging| logging.pid_file.as_ref()),
     ),
+    ignored("spec.configuration.plugin.downloadBehavior (OpenBao knows neither word)", |spec| {
+        spec.configuration.plugin.as_ref().is_some_and(|plugin| plugin.download_behavior.is_some())
+    }),
     ignored("spec.configuration.acmeCARoot", |spec| spec.configuration.acme_ca_root.is_some()),
     ignored("spec.configuration.listener.tlsDisable (spec.tls.enabled decides)", |spec| {
         let listener = spec.configuration.listener.as_ref();
@@ -182,6 +195,7 @@ mod tests {
             json!({"operatorImageVerification": {"enabled": true, "failurePolicy": "Block"}}),
             json!({"audit": [{"type": "file", "path": "f"}]}),
             json!({"plugins": [{"type": "secret", "name": "p", "version": "1", "binaryName": "p", "sha256sum": "0"}]}),
+            json!({"configuration": {"listener": {"proxyProtocolBehavior": "allow_any"}}}),
         ];
         let ignored = [
             json!({"imageVerification": {"enabled": true, "failurePolicy": "Warn"}}),
@@ -196,6 +210,7 @@ mod tests {
             json!({"serviceAccount": {"name": "bao", "annotations": {"a": "b"}}}),
             json!({"configuration": {"logging": {"file": "/var/log/openbao/openbao.log"}}}),
             json!({"configuration": {"logging": {"pidFile": "/var/run/openbao/openbao.pid"}}}),
+            json!({"configuration": {"plugin": {"downloadBehavior": "direct"}}}),
             json!({"configuration": {"acmeCARoot": "/ca"}}),
             json!({"configuration": {"listener": {"tlsDisable": true}}}),
             json!({"breakGlassAck": "a"}),
@@ -218,6 +233,14 @@ mod tests {
         }
         let all: BTreeSet<_> = LIST.iter().map(|entry| entry.unsupported.field).collect();
         assert_eq!(named, all, "an entry without a spec that triggers it, or a spec without an entry");
+    }
+
+    #[test]
+    fn only_a_proxy_policy_with_which_servers_start_and_answer_is_carried_out() {
+        for (behavior, blocks) in [("use_always", 0), ("allow_any", 1), ("deny_unauthorized", 1)] {
+            let found = found(&json!({"configuration": {"listener": {"proxyProtocolBehavior": behavior}}}));
+            assert_eq!(found.iter().filter(|field| field.blocks).count(), blocks, "{behavior}: {found:?}");
+        }
     }
 
     #[test]

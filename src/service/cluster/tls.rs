@@ -3,7 +3,7 @@
 //! One serving certificate covers all members: a wildcard for the pods, so that scaling changes no certificate, and every
 //! Service name. Whether a certificate is good is asked the way a client asks: does it verify for that name, now?
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -18,6 +18,7 @@ use secrecy::{ExposeSecret, SecretString};
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use super::{names, outdated::outdated};
+use crate::service::backup::schedule::spread;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// How long a serving certificate lives unless its rotation period asks for more.
@@ -247,11 +248,16 @@ pub fn is_good_but_for_its_end(
     judge(cert, key, bundle, needed, end).is_ok()
 }
 
-/// Whether a good certificate should be replaced already.
-pub fn is_due(expires: DateTime<Utc>, rotation: Duration, now: DateTime<Utc>) -> bool {
-    // A rotation period longer than the certificate's life would mean "always".
+/// Whether a good certificate of the cluster with this UID should be replaced already. Clusters that were made together would all
+/// restart their servers at once, each year: so it is replaced up to half a rotation period early, each cluster's on a day of its own.
+/// One whose day went by before anybody looked is due at the end with the others, and not at once: a new operator restarts nobody.
+pub fn is_due(expires: DateTime<Utc>, rotation: Duration, uid: &str, now: DateTime<Utc>) -> bool {
+    let rotation = rotation.max(DAY);
+    let early = spread(uid, expires, TimeDelta::from_std(rotation / 2).unwrap_or_default());
+    let own = rotation + early.to_std().unwrap_or_default();
     let left = (expires - now).to_std().unwrap_or_default();
-    left < rotation.max(DAY)
+    // A certificate lives for at least two periods: a new one is never due.
+    left < rotation || (left < own && left + DAY >= own)
 }
 
 fn expiry(cert: &CertificateDer<'_>) -> Option<DateTime<Utc>> {
@@ -374,9 +380,29 @@ mod tests {
         for days in [0, 1, 30, 365, 3000] {
             let rotation = DAY * days;
             let expires = now + lifetime(rotation);
-            assert!(!is_due(expires, rotation, now), "{days} days");
-            assert!(is_due(expires, rotation, expires), "{days} days, at the end");
+            for uid in 0..100 {
+                let uid = format!("uid-{uid}");
+                assert!(!is_due(expires, rotation, &uid, now), "{days} days, {uid}");
+                assert!(
+                    is_due(expires, rotation, &uid, expires - rotation + DAY / 2),
+                    "{days} days, {uid}, at the end"
+                );
+            }
         }
+    }
+
+    #[test]
+    fn certificates_that_were_issued_together_are_not_renewed_together() {
+        let expires = at("2027-11-21T09:00:00Z");
+        let due_with = |days: u32| {
+            let when = expires - DAY * days;
+            (0..1000).filter(|uid| is_due(expires, DEFAULT_ROTATION, &format!("uid-{uid}"), when)).count()
+        };
+        assert_eq!((due_with(46), due_with(29)), (0, 1000), "half a period is the most, and none is late");
+        // Were whose day is over due as well, the first look of a new operator would restart them all.
+        let due: Vec<_> = (30..45).map(due_with).collect();
+        assert!(due.iter().all(|due| (1..150).contains(due)), "each has one day before the last: {due:?}");
+        assert_eq!(due.iter().sum::<usize>(), 1000);
     }
 
     #[test]

@@ -15,6 +15,10 @@ use crate::{
     api::{ClusterPhase, OpenBaoClusterStatus},
     service::upgrade::versions,
 };
+use k8s_openapi::{
+    api::{apps::v1::StatefulSet, core::v1::PodSpec},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::ResourceExt;
 use semver::Version;
 
@@ -28,6 +32,20 @@ pub struct Running {
     pub version: String,
     /// Full image.
     pub image: String,
+}
+
+/// The image that servers were asked for, by a pod or by the template of pods. What a webhook made of it, or put before it, does
+/// not matter. Those of an older operator do not say.
+pub fn asked_image(metadata: Option<&ObjectMeta>, pod: Option<&PodSpec>) -> Option<String> {
+    let written = metadata.and_then(|metadata| metadata.annotations.as_ref()?.get(statefulset::IMAGE));
+    let server = || pod?.containers.iter().find(|container| container.name == statefulset::CONTAINER);
+    written.or_else(|| server()?.image.as_ref()).cloned()
+}
+
+/// The image that the template asks for.
+pub fn template_image(set: &StatefulSet) -> Option<String> {
+    let template = &set.spec.as_ref()?.template;
+    asked_image(template.metadata.as_ref(), template.spec.as_ref())
 }
 
 /// The newest version that has led over any of these volumes, as far as they say.
@@ -59,6 +77,21 @@ pub fn is_unled(status: &OpenBaoClusterStatus, facts: &Facts, members: &[Member]
         && (stage == Stage::Bootstrapped || undisturbed())
 }
 
+/// The version that the volumes say has led, where the status names an older one, `than`. That status was put back from a backup of
+/// the objects, or the volumes of an object made again outlived it. A template that shows yet another version was changed with a
+/// reason, and an image may call itself otherwise than the spec: there the status is right. So it is while a rollback has wiped
+/// some of the volumes and not others.
+fn has_led_since(than: &str, status: &OpenBaoClusterStatus, facts: &Facts) -> Option<String> {
+    let upgrade = status.upgrade.as_ref();
+    if upgrade.is_some_and(|upgrade| upgrade.half_restored.is_some() || upgrade.servers.is_some()) {
+        return None;
+    }
+    let led = led_by(facts)?;
+    let shows_it = || facts.annotation(statefulset::VERSION).is_some_and(|shown| versions::is_same(shown, &led));
+    let newer = versions::parse(&led)?.cmp_precedence(&versions::parse(than)?).is_gt();
+    (newer && (facts.stateful_set.is_none() || shows_it())).then_some(led)
+}
+
 /// Decides what the template says. `unled`: see [`is_unled`].
 pub fn running(
     cluster: &ValidatedCluster,
@@ -73,19 +106,18 @@ pub fn running(
         Some(image) if version == wanted => image.clone(),
         _ => format!("{repository}:{version}"),
     };
-    if let Some(directive) = status.upgrade.as_ref().and_then(|upgrade| upgrade.directive.as_ref()) {
+    if let Some(directive) = status.upgrade.as_ref().and_then(|upgrade| upgrade.directive.as_ref())
+        && has_led_since(&directive.version, status, facts).is_none()
+    {
         return Running { version: directive.version.clone(), image: directive.image.clone() };
     }
     let kept = match &facts.stateful_set {
         _ if unled => None,
-        Some(set) => {
-            let version = facts.annotation(statefulset::VERSION).map(str::to_owned);
-            let containers = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()).map(|pod| &pod.containers);
-            let image = containers.into_iter().flatten().find(|container| container.name == statefulset::CONTAINER);
-            version.zip(image.and_then(|container| container.image.clone()))
-        }
+        Some(set) => facts.annotation(statefulset::VERSION).map(str::to_owned).zip(template_image(set)),
         None if stage == Stage::Bootstrapped => {
-            status.current_version.clone().or_else(|| led_by(facts)).map(|version| {
+            let known = status.current_version.clone();
+            let known = known.filter(|known| has_led_since(known, status, facts).is_none());
+            known.or_else(|| led_by(facts)).map(|version| {
                 let image = image_of(&version);
                 (version, image)
             })
@@ -106,7 +138,7 @@ mod tests {
             Endpoint,
             HealthState::{Active, Standby},
         },
-        api::{UpgradeDirective, UpgradeStatus},
+        api::{ServersDirective, UpgradeDirective, UpgradeStatus},
         service::cluster::{names, observe::tests::member, validate::tests::valid},
     };
     use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -148,8 +180,60 @@ mod tests {
         assert_eq!(decide("2.8.0", &volumes, &nothing).version, "2.7.2", "a newer one is an upgrade");
         assert_eq!(decide("2.10.0", &retained(&[Some("2.9.0"), Some("2.10.0")]), &nothing).version, "2.10.0");
         assert_eq!(decide("2.6.1", &retained(&[None; 3]), &nothing).version, "2.6.1", "nobody knows better");
-        let known = OpenBaoClusterStatus { current_version: Some("2.6.2".into()), ..nothing };
-        assert_eq!(decide("2.6.1", &volumes, &known).version, "2.6.2", "this object knows what it runs");
+    }
+
+    fn directed(version: &str) -> OpenBaoClusterStatus {
+        let directive = UpgradeDirective { version: version.into(), image: format!("x:{version}") };
+        let upgrade = UpgradeStatus { directive: Some(directive), ..UpgradeStatus::default() };
+        OpenBaoClusterStatus {
+            current_version: Some(version.into()),
+            upgrade: Some(upgrade),
+            ..OpenBaoClusterStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_status_that_is_older_than_the_volumes_starts_no_older_version_over_them() {
+        let volumes = retained(&[Some("2.7.2"), None, Some("2.6.1")]);
+        let old = directed("2.6.1");
+        assert_eq!(decide("2.6.1", &volumes, &old).image, "repo:2.7.2");
+        let bare = OpenBaoClusterStatus { upgrade: None, ..directed("2.6.1") };
+        assert_eq!(decide("2.6.1", &volumes, &bare).version, "2.7.2");
+        // What was made of that decision is seen before it is.
+        let made = Facts { claims: volumes.claims.clone(), ..existing("2.7.2") };
+        assert_eq!(decide("2.6.1", &made, &old).image, "img:2.7.2");
+        for status in [directed("2.7.2"), directed("2.8.0")] {
+            assert_eq!(Some(decide("2.6.1", &volumes, &status).version), status.current_version, "it is no older");
+        }
+    }
+
+    #[test]
+    fn a_status_that_names_an_older_version_than_led_is_right_where_servers_or_a_rollback_say_so() {
+        let noted = Facts { claims: retained(&[Some("2.7.2")]).claims, ..existing("2.6.1") };
+        assert_eq!(
+            decide("2.6.1", &noted, &directed("2.6.1")).image,
+            "x:2.6.1",
+            "an image that calls itself otherwise"
+        );
+        let mut wiped = directed("2.6.1");
+        wiped.upgrade.as_mut().unwrap().servers = Some(ServersDirective::default());
+        assert_eq!(decide("2.6.1", &retained(&[Some("2.7.2")]), &wiped).image, "x:2.6.1");
+    }
+
+    #[test]
+    fn the_image_that_a_webhook_made_of_the_template_is_not_the_one_that_was_asked_for() {
+        let mut facts = existing("2.7.3");
+        let set = Arc::make_mut(facts.stateful_set.as_mut().unwrap());
+        let pod = set.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+        for server in &mut pod.containers {
+            server.image = Some("mirror/img:2.7.3".into());
+        }
+        assert_eq!(template_image(set).as_deref(), Some("img:2.7.3"));
+        let nothing = OpenBaoClusterStatus::default();
+        assert_eq!(decide("2.8.0", &facts, &nothing).image, "img:2.7.3", "the status was lost");
+        let set = Arc::make_mut(facts.stateful_set.as_mut().unwrap());
+        set.spec.as_mut().unwrap().template.metadata = None;
+        assert_eq!(template_image(set).as_deref(), Some("mirror/img:2.7.3"), "an older operator did not write it down");
     }
 
     #[test]

@@ -95,7 +95,8 @@ impl AuditEvent {
     /// The event of an operation that goes from `from` to `to`.
     pub fn of_phase(kind: OperationKind, from: OperationPhase, to: OperationPhase) -> Self {
         use OperationPhase::{Cancelled, ConstraintFailed, Failed, Pending, RolledBack, Running, Succeeded};
-        let failed = matches!(to, Failed | ConstraintFailed | RolledBack | Cancelled);
+        // One that had ended is turned back by another one's success.
+        let failed = matches!(to, Failed | ConstraintFailed | RolledBack | Cancelled) && !from.is_terminal();
         match kind {
             OperationKind::Backup if to == Succeeded => Self::BackupCompleted,
             OperationKind::Backup if failed => Self::BackupFailed,
@@ -477,7 +478,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_operation_has_its_own_names() {
-        use OperationPhase::{Failed, Pending, Recovering, Running, Succeeded};
+        use OperationPhase::{Failed, Pending, Recovering, RolledBack, Running, Succeeded};
         for (kind, from, to, name) in [
             (OperationKind::Backup, Pending, Running, "BackupStarted"),
             (OperationKind::Backup, Running, Succeeded, "BackupCompleted"),
@@ -488,6 +489,9 @@ mod tests {
             (OperationKind::Upgrade, Running, Recovering, "UpgradePhaseTransition"),
             (OperationKind::Upgrade, Running, Succeeded, "UpgradeCompleted"),
             (OperationKind::Upgrade, Running, Failed, "UpgradeFailed"),
+            (OperationKind::Upgrade, Recovering, RolledBack, "UpgradeFailed"),
+            (OperationKind::Upgrade, Succeeded, RolledBack, "UpgradePhaseTransition"),
+            (OperationKind::Upgrade, Failed, RolledBack, "UpgradePhaseTransition"),
             (OperationKind::Rollback, Pending, Running, "RollbackStarted"),
             (OperationKind::Rollback, Running, Succeeded, "RollbackCompleted"),
             (OperationKind::Workflow, Pending, Running, "OperationPhaseTransition"),

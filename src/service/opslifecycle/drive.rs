@@ -23,7 +23,7 @@ use kube::{Api, ResourceExt};
 
 use super::{manager::Manager, saga::faults::Faults, workflow::Workflows};
 use crate::{
-    adapter::{Adapters, kubernetes::client::timed},
+    adapter::{Adapters, kubernetes::client::timed, turns::Turns},
     api::operation::{JOURNAL_VERSION, OPERATION_FINALIZER, OpenBaoOperation, OperationKind},
 };
 pub use error::DriveError;
@@ -36,6 +36,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(120);
 const IDLE: Duration = Duration::from_secs(600);
 /// One pass does at most this much before it lets others have a turn. A plan has at most 64 steps.
 const MOST_ASKS: usize = 1000;
+/// After this long a pass goes before the next call, if others wait for its turn and it may.
+const LONG: Duration = Duration::from_secs(10);
 
 /// When to look at an operation again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +60,7 @@ pub struct Driver {
     ad: Arc<Adapters>,
     managers: Vec<Arc<dyn Manager>>,
     faults: Faults,
+    turns: Arc<Turns>,
     writes: AtomicU64,
     remembered: Mutex<HashMap<String, Remembered>>,
 }
@@ -69,11 +72,11 @@ impl std::fmt::Debug for Driver {
 }
 
 impl Driver {
-    /// A driver for the kinds of these managers, and for workflows.
-    pub fn new(ad: Arc<Adapters>, managers: Vec<Arc<dyn Manager>>, faults: Faults) -> Self {
+    /// A driver for the kinds of these managers, and for workflows. Whoever calls it has one of these `turns`.
+    pub fn new(ad: Arc<Adapters>, managers: Vec<Arc<dyn Manager>>, faults: Faults, turns: Arc<Turns>) -> Self {
         let mut managers = managers;
         managers.push(Arc::new(Workflows));
-        Self { ad, managers, faults, writes: AtomicU64::new(0), remembered: Mutex::default() }
+        Self { ad, managers, faults, turns, writes: AtomicU64::new(0), remembered: Mutex::default() }
     }
 
     fn manager(&self, kind: OperationKind) -> Option<&dyn Manager> {
@@ -94,7 +97,10 @@ impl Driver {
         let op = match timed(api.get_opt(&known.name_any())).await.map_err(DriveError::ReadOperation)? {
             Some(op) if op.uid() == known.uid() => op,
             // Gone, or another one under its name, which comes with an event of its own.
-            _ => return Ok(Again::OnChange),
+            _ => {
+                self.forget(&known.uid().unwrap_or_default());
+                return Ok(Again::OnChange);
+            }
         };
         if is_over(&op) {
             return Ok(Again::OnChange);
@@ -134,7 +140,7 @@ impl Driver {
 }
 
 /// Whether an operation has ended and nothing about it is left to do: no clean-up, no lock, no request.
-fn is_over(op: &OpenBaoOperation) -> bool {
+pub fn is_over(op: &OpenBaoOperation) -> bool {
     let Some(status) = &op.status else { return false };
     let handled = |nonce: &str| status.handled_requests.iter().any(|seen| seen.nonce == nonce);
     status.phase.is_terminal()

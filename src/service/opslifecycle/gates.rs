@@ -8,6 +8,7 @@ use crate::api::{
     duration,
     operation::{Constraints, FailureActionKind, Gate, GateKind, GateScope},
 };
+use crate::datapath::stored::AHEAD;
 
 /// What the gates need to know.
 #[derive(Clone, Debug, Default)]
@@ -104,6 +105,11 @@ fn backup(gate: &Gate, facts: &GateFacts, now: DateTime<Utc>) -> Result<(), Refu
         (Some(at), Some((age, text))) if now - at > age => {
             refused(format!("the newest verified backup is from {at}, older than {text}: take one first"))
         }
+        // By a clock that is ahead: it may be of any age.
+        (Some(at), Some((_, text))) if at - now > AHEAD => refused(format!(
+            "the newest verified backup is dated {at}, which is yet to come, so nothing says that it is younger than {text}: \
+             take one first"
+        )),
         (Some(_), _) => Ok(()),
     }
 }
@@ -150,6 +156,16 @@ mod tests {
         assert_eq!(judged(gate(GateKind::Backup), &healthy(), 9999), Ok(()), "without maxAge any age will do");
         daily.params.insert("maxAge".into(), "a day".into());
         assert!(judged(daily, &healthy(), 1).unwrap_err().message.contains("maxAge"));
+    }
+
+    #[test]
+    fn a_backup_of_the_future_is_not_fresh() {
+        let mut daily = gate(GateKind::Backup);
+        daily.params.insert("maxAge".into(), "24h".into());
+        let dated = |hour| GateFacts { last_backup: Some(at(hour)), ..healthy() };
+        assert!(judged(daily.clone(), &dated(30 * 24), 0).unwrap_err().message.contains("yet to come"));
+        let little = GateFacts { last_backup: Some(at(0) + AHEAD), ..healthy() };
+        assert_eq!(judged(daily, &little, 0), Ok(()), "a clock may be a little ahead");
     }
 
     #[test]

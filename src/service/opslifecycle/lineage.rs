@@ -206,6 +206,15 @@ pub fn output<'a>(record: &'a OpenBaoOperation, key: &str) -> Option<&'a str> {
     steps.iter().find_map(|step| step.output.get(key)).map(String::as_str).filter(|value| !value.is_empty())
 }
 
+/// A moment that a step of `record` put out under `key`, and never later than the end of that step. A step may tell it by another
+/// clock, which can be ahead by days; the operator's own is what everything else goes by.
+pub fn moment(record: &OpenBaoOperation, key: &str) -> Option<DateTime<Utc>> {
+    let steps = &record.status.as_ref()?.steps;
+    let (told, step) = steps.iter().find_map(|step| Some((step.output.get(key)?, step)))?;
+    let told: DateTime<Utc> = told.parse().ok()?;
+    Some(step.completed_at.map_or(told, |end| told.min(end)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

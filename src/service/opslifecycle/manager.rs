@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 
-use super::{asked::Parameter, retry::RetryClass};
+use super::{asked::Parameter, retry::RetryClass, saga::WAITING_FOR_LOCK};
 use crate::{
-    adapter::Adapters,
+    adapter::{Adapters, operationlock::HeldError, turns::Turns},
     api::{
-        cluster::OpenBaoCluster,
+        cluster::{OpenBaoCluster, status::OperationLock},
         operation::{OpenBaoOperation, OperationKind, OperationPhase, Plan, Receipt, StepSpec, StepStatus},
     },
 };
@@ -77,6 +77,8 @@ pub struct Refusal {
     pub reason: &'static str,
     /// What is wrong, with which object, and what to do about it.
     pub message: String,
+    /// The lock that it waits for, in other hands.
+    pub held: Option<Box<HeldError>>,
 }
 
 /// What a refused start means for the operation.
@@ -93,17 +95,24 @@ pub enum RefusalPhase {
 impl Refusal {
     /// A gate does not hold.
     pub fn constraint(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { phase: RefusalPhase::ConstraintFailed, reason, message: message.into() }
+        Self { phase: RefusalPhase::ConstraintFailed, reason, message: message.into(), held: None }
     }
 
     /// It can never work as asked.
     pub fn failed(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { phase: RefusalPhase::Failed, reason, message: message.into() }
+        Self { phase: RefusalPhase::Failed, reason, message: message.into(), held: None }
     }
 
     /// Not yet.
     pub fn wait(retry: RetryClass, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { phase: RefusalPhase::Wait(retry), reason, message: message.into() }
+        Self { phase: RefusalPhase::Wait(retry), reason, message: message.into(), held: None }
+    }
+
+    /// Not yet: somebody else has the cluster's lock. Its release wakes whoever waits.
+    pub fn locked(lock: &OperationLock) -> Self {
+        let held = HeldError::from(lock);
+        let message = format!("waiting: {held}");
+        Self { held: Some(Box::new(held)), ..Self::wait(RetryClass::Standard, WAITING_FOR_LOCK, message) }
     }
 }
 
@@ -147,6 +156,8 @@ pub struct StepCall<'a> {
     pub inputs: &'a BTreeMap<String, String>,
     /// Whether to act, or only to find out.
     pub mode: StepMode,
+    /// For steps that look again by themselves: others may wait for the turn that this one has.
+    pub turns: &'a Turns,
     /// The fence of the lock under which it runs; `None` without a lock.
     pub fence: Option<i64>,
     /// When the step has to be over.

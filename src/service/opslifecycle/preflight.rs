@@ -48,19 +48,23 @@ pub fn check(
     Ok(Ready { parent })
 }
 
-/// When the newest backup of this very cluster was stored, by its record. One that was only read again is no newer for it, and
-/// what an earlier cluster of the name left behind is no backup of this one.
+/// Whether it takes a backup, which is the mode without a name, and does not only read one again.
+pub(super) fn takes_backup(op: &OpenBaoOperation) -> bool {
+    op.spec.operation == OperationKind::Backup && !op.spec.parameters.contains_key("mode")
+}
+
+/// When the newest backup of this very cluster was taken, by its record: what was written while it was proven and old ones were
+/// removed is not in it. One that was only read again is no newer for it, and what an earlier cluster of the name left behind is no
+/// backup of this one.
 fn newest_backup<'a>(
     records: impl Iterator<Item = &'a OpenBaoOperation>,
     cluster: &OpenBaoCluster,
 ) -> Option<DateTime<Utc>> {
     let uid = cluster.uid()?;
     records
-        // Taking a backup is the mode without a name.
-        .filter(|record| record.spec.operation == OperationKind::Backup && !record.spec.parameters.contains_key("mode"))
-        .filter_map(|record| record.status.as_ref())
-        .filter(|status| status.phase == OperationPhase::Succeeded && status.cluster_uid.as_ref() == Some(&uid))
-        .filter_map(|status| status.ended_at)
+        .filter(|record| takes_backup(record) && record.phase() == OperationPhase::Succeeded)
+        .filter(|record| record.status.as_ref().is_some_and(|status| status.cluster_uid.as_ref() == Some(&uid)))
+        .filter_map(|record| lineage::moment(record, "takenAt").or(record.status.as_ref()?.ended_at))
         .max()
 }
 
@@ -131,7 +135,7 @@ mod tests {
     use super::*;
     use crate::api::{
         cluster::OpenBaoClusterSpec,
-        operation::{OpenBaoOperationSpec, OpenBaoOperationStatus},
+        operation::{OpenBaoOperationSpec, OpenBaoOperationStatus, StepStatus},
     };
 
     fn at(hour: i64) -> DateTime<Utc> {
@@ -169,5 +173,33 @@ mod tests {
         assert_eq!(newest_backup(records.iter(), &cluster), None);
         records.extend([backup("now", 0), backup("now", -5)]);
         assert_eq!(newest_backup(records.iter(), &cluster), Some(at(0)), "ten days old, whatever came after it");
+    }
+
+    #[test]
+    fn a_backup_is_as_old_as_what_is_in_it_however_long_it_was_proven_and_old_ones_were_removed() {
+        let mut cluster = OpenBaoCluster::new("prod", OpenBaoClusterSpec::default());
+        cluster.metadata.uid = Some("now".into());
+        let mut slow = backup("now", 3);
+        let output = [("takenAt".to_owned(), at(2).to_rfc3339())].into();
+        slow.status.as_mut().unwrap().steps =
+            vec![StepStatus { name: "Snapshot".into(), output, ..StepStatus::default() }];
+        assert_eq!(newest_backup([slow].iter(), &cluster), Some(at(2)));
+    }
+
+    #[test]
+    fn one_backup_that_is_dated_ahead_does_not_hide_those_that_come_after_it() {
+        let mut cluster = OpenBaoCluster::new("prod", OpenBaoClusterSpec::default());
+        cluster.metadata.uid = Some("now".into());
+        let taken = |hour: i64, told: i64| {
+            let mut record = backup("now", hour);
+            let output = [("takenAt".to_owned(), at(told).to_rfc3339())].into();
+            let completed_at = Some(at(hour));
+            record.status.as_mut().unwrap().steps =
+                vec![StepStatus { name: "Snapshot".into(), output, completed_at, ..StepStatus::default() }];
+            record
+        };
+        let (ahead, after) = (taken(1, 30 * 24), taken(9, 9));
+        assert_eq!(newest_backup([&ahead].into_iter(), &cluster), Some(at(1)), "by our own clock");
+        assert_eq!(newest_backup([&ahead, &after].into_iter(), &cluster), Some(at(9)));
     }
 }

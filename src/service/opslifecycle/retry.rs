@@ -1,17 +1,9 @@
 //! When to look again.
 //!
-//! Three named classes turn "not yet" into a delay, with jitter so that a thousand clusters do not wake together. Errors
-//! back off per object. Both are pure: randomness and time come in as arguments.
+//! Three named classes turn "not yet" into a delay; where a thousand clusters would wake together, with jitter. Errors back
+//! off per object. Both are pure: randomness and time come in as arguments.
 
 use std::{collections::HashMap, hash::Hash, time::Duration};
-
-use crate::api::duration;
-
-/// The environment variable that overrides the delay of [`RetryClass::Standard`].
-pub const STANDARD_VARIABLE: &str = "OPENBAO_REQUEUE_STANDARD";
-
-/// The delay of [`RetryClass::Standard`] when nothing overrides it.
-pub const STANDARD_DEFAULT: Duration = Duration::from_secs(60);
 
 /// How soon to look again when nothing wakes us before.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -51,47 +43,11 @@ impl RetryClass {
             Self::Standard => standard,
         }
     }
-
-    /// Its delay with up to a tenth added. `dice` is a random number from 0 to 1.
-    pub fn jittered(self, standard: Duration, dice: f64) -> Duration {
-        jitter(self.delay(standard), dice)
-    }
 }
 
-/// `delay` with up to a tenth added; never shorter, so that a promised minimum holds.
+/// `delay` with up to a tenth added; never shorter, so that a promised minimum holds. `dice` is a random number from 0 to 1.
 pub fn jitter(delay: Duration, dice: f64) -> Duration {
     delay + delay.mul_f64(dice.clamp(0.0, 1.0) * 0.1)
-}
-
-/// Why the override of the standard delay is refused. The operator does not start with it.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum OverrideError {
-    /// Not a duration.
-    #[error("{STANDARD_VARIABLE}={value:?} is not a duration; write for example 90s or 2m, or unset it for 60s")]
-    Unreadable {
-        /// What it was set to.
-        value: String,
-        /// Why it cannot be read.
-        source: duration::DurationError,
-    },
-    /// Zero would spin.
-    #[error("{STANDARD_VARIABLE}={value:?} must be longer than zero; write for example 90s or 2m, or unset it for 60s")]
-    NotPositive {
-        /// What it was set to.
-        value: String,
-    },
-}
-
-/// The standard delay: `value` if the variable is set, else 60 s.
-pub fn standard_delay(value: Option<&str>) -> Result<Duration, OverrideError> {
-    let Some(value) = value else { return Ok(STANDARD_DEFAULT) };
-    let text = value.trim();
-    if text.starts_with('-') {
-        return Err(OverrideError::NotPositive { value: value.to_owned() });
-    }
-    let delay =
-        duration::parse(text).map_err(|source| OverrideError::Unreadable { value: value.to_owned(), source })?;
-    if delay.is_zero() { Err(OverrideError::NotPositive { value: value.to_owned() }) } else { Ok(delay) }
 }
 
 /// What kind of error stopped a reconcile.
@@ -162,7 +118,6 @@ mod tests {
         for (name, seconds) in [("lock-contention", 5), ("progress-poll", 5), ("standard", 90), ("no-such-class", 90)] {
             assert_eq!(RetryClass::named(name).delay(STANDARD), Duration::from_secs(seconds), "{name}");
         }
-        assert_eq!(standard_delay(None), Ok(Duration::from_secs(60)));
     }
 
     #[test]
@@ -173,22 +128,9 @@ mod tests {
     }
 
     #[test]
-    fn the_override_is_a_duration_longer_than_zero() {
-        assert_eq!(standard_delay(Some("90s")), Ok(Duration::from_secs(90)));
-        assert_eq!(standard_delay(Some(" 2m ")), Ok(Duration::from_secs(120)));
-        for refused in ["0s", "-5s", "0"] {
-            let error = standard_delay(Some(refused)).unwrap_err().to_string();
-            assert!(error.contains(STANDARD_VARIABLE) && error.contains("90s"), "{error}");
-        }
-        for refused in ["", "soon", "90", "5 parsecs"] {
-            assert!(matches!(standard_delay(Some(refused)), Err(OverrideError::Unreadable { .. })), "{refused}");
-        }
-    }
-
-    #[test]
     fn jitter_only_ever_adds_and_at_most_a_tenth() {
         for dice in [-1.0, 0.0, 0.3, 1.0, 7.0] {
-            let delay = RetryClass::Standard.jittered(STANDARD, dice);
+            let delay = jitter(STANDARD, dice);
             assert!(delay >= STANDARD && delay <= STANDARD.mul_f64(1.1), "{dice}: {delay:?}");
         }
     }

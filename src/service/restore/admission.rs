@@ -10,7 +10,7 @@ use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 
 use super::decide::admit::{Cluster, Facts, Leader, Login, Need, NeedState, Source};
 use super::steps::evidence;
-use super::{plan, reach};
+use super::{half, plan, reach};
 use crate::adapter::Adapters;
 use crate::adapter::kubernetes::client::{RequestError, timed};
 use crate::adapter::kubernetes::time::from_kube;
@@ -94,6 +94,7 @@ fn cluster_facts(cluster: &OpenBaoCluster) -> Cluster {
             .and_then(|status| status.upgrade.as_ref())
             .filter(|upgrade| upgrade.operation.is_some() && upgrade.step.is_some())
             .and_then(|upgrade| upgrade.target.clone()),
+        half_restored: half::refusal(cluster),
     }
 }
 

@@ -4,6 +4,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use kube::{Api, ResourceExt};
 
+use super::half;
 use super::mover::{Left, MoverError, Movers};
 use super::plan::{self, Inputs};
 use super::steps::{self, Step, Witnesses};
@@ -132,8 +133,8 @@ impl Restores {
     /// A mover with a verified snapshot: one that was given up while the lock was long in coming is replaced before it is taken.
     async fn stands_ready(&self, call: StepCall<'_>) -> StepOutcome {
         // Nothing new is downloaded for it either.
-        if let Some(paused) = paused(call.cluster) {
-            return paused;
+        if let Some(waits) = paused(call.cluster).or_else(|| half_restored(&call)) {
+            return waits;
         }
         let step = match Step::new(call, &self.witnesses) {
             Ok(step) => step,
@@ -181,6 +182,13 @@ impl Restores {
         self.witnesses.forget(&uid);
         StepOutcome::done()
     }
+}
+
+/// What a restore that was admitted before a rollback wiped the servers waits for. It is shown by the cluster's status, which follows
+/// a moment after the end of that one.
+fn half_restored(call: &StepCall<'_>) -> Option<StepOutcome> {
+    let why = call.cluster.filter(|_| call.op.spec.operation == OperationKind::Restore).and_then(half::obstacle)?;
+    Some(StepOutcome::Waiting { reason: format!("waiting, as {why}"), retry: RetryClass::Standard })
 }
 
 /// Whether what is left of the movers need not be waited for: a pod on a node that is gone would hold the lock for ever. One that

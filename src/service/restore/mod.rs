@@ -4,11 +4,12 @@
 //! live here. What is decided is decided in [`decide`], without a client and without a clock.
 
 pub mod admission;
+pub mod asked;
 pub mod decide;
+mod half;
 pub mod hold;
 mod manager;
 pub mod mover;
-mod pending;
 pub mod plan;
 pub mod reach;
 pub mod status;
@@ -16,4 +17,3 @@ pub mod steps;
 pub mod unmade;
 
 pub use manager::Restores;
-pub use pending::pending;

@@ -29,7 +29,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use exchange::{PAST, PODS};
-use state::{has_ended, left, state};
+use state::{left, state};
 
 use super::plan::Inputs;
 use crate::adapter::kubernetes::{
@@ -144,11 +144,6 @@ impl Movers {
             let own: Vec<&Pod> = pods.iter().filter(|pod| is_controlled_by(*pod, &uid)).collect();
             Current { number, job: job.name_any(), state: state(job, &own), job_uid: uid }
         }))
-    }
-
-    /// Whether every pod of every Job of this operation has ended: nobody can claim or send any more.
-    pub async fn all_ended(&self) -> Result<bool, MoverError> {
-        Ok(self.pods().await?.iter().all(has_ended))
     }
 
     /// Makes the next Job and what it needs. Harmless when they exist already and are ours.

@@ -288,7 +288,8 @@ pub fn plan(inputs: &Inputs) -> Plan {
             step(SUBMIT, StepKind::OnceOnly, "120m", SUBMIT_ATTEMPTS),
             StepSpec { observe_only: true, ..step(PROVE_APPLIED, StepKind::ReadVerify, "60m", 1) },
             step(RESTART_VOTERS, StepKind::ReadVerify, "45m", 1),
-            StepSpec { observe_only: true, ..step(AWAIT_HEALTHY, StepKind::ReadVerify, "30m", 1) },
+            // All of them were restarted by then, and a person may not want to wait for one that does not come back.
+            StepSpec { observe_only: true, skippable: true, ..step(AWAIT_HEALTHY, StepKind::ReadVerify, "30m", 1) },
             step(VERIFY_ACCESS, StepKind::ReadVerify, "10m", 3),
         ]);
     }
@@ -308,7 +309,9 @@ pub fn plan(inputs: &Inputs) -> Plan {
         }),
         point_of_no_return: (!inputs.dry_run).then(|| SUBMIT.to_owned()),
         forward_recovery: (!inputs.dry_run).then(|| {
-            "create another OpenBaoRestore: of the same snapshot, or of the safety backup that this one took first"
+            "create another OpenBaoRestore: of the same snapshot, or of the safety backup that this one took first. But once \
+             RestartVoters has begun the data is restored and proven: then mend what keeps a server away, and delete the server pods \
+             that were not restarted, one by one, the leader's last"
                 .to_owned()
         }),
         max_retries: None,
@@ -358,6 +361,15 @@ mod tests {
 
     fn steps(inputs: &Inputs) -> Vec<String> {
         plan(inputs).steps.into_iter().map(|step| step.name).collect()
+    }
+
+    #[test]
+    fn once_every_server_was_restarted_a_person_may_go_on_and_not_before() {
+        let plan = plan(&frozen(json!({"cluster": "kelp", "source": {"key": "a.snap"}}), claim()));
+        let skippable = plan.steps.iter().filter(|step| step.skippable).map(|step| step.name.as_str());
+        assert_eq!(skippable.collect::<Vec<_>>(), [SAFETY_BACKUP, AWAIT_HEALTHY]);
+        let way_out = plan.forward_recovery.unwrap();
+        assert!(way_out.contains("RestartVoters has begun the data is restored and proven"), "{way_out}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use super::decide::Refused;
 use super::decide::phase::{forward, phase_of};
 use super::plan;
-use super::steps::{access, judge, safety, submit};
+use super::steps::{access, away, judge, safety, submit};
 use crate::adapter::kubernetes::time::{from_kube, to_kube};
 use crate::api::common::forget_old_answers;
 use crate::api::conditions::{reason, restore as kind};
@@ -17,6 +17,7 @@ use crate::api::{
     ProofKind, RestoreDurations, RestorePhase, RestoreProof, StepState, StepStatus, TransferProgress, VERSIONS_SHOWN,
 };
 use crate::datapath::protocol::Progress;
+use crate::service::cluster::names;
 
 /// The status of a restore that was admitted, before its operation has begun.
 pub fn admitted(restore: &OpenBaoRestore, cluster_uid: Option<String>, now: DateTime<Utc>) -> OpenBaoRestoreStatus {
@@ -85,7 +86,7 @@ pub fn mirror(
         UNPROVEN.clone_into(&mut status.message);
     }
     let running = operation.steps.iter().find(|step| step.state == StepState::Running);
-    status.stage = running.map(|step| step.name.clone()).unwrap_or_default();
+    running.map_or(BETWEEN_STEPS, |step| step.name.as_str()).clone_into(&mut status.stage);
     let transferring = running.is_some_and(|step| step.name == plan::PREFLIGHT || step.name == plan::PLACE_MARKER);
     status.progress = progress.filter(|_| transferring).map(transfer);
     status.source = source(operation).or(status.source);
@@ -97,7 +98,7 @@ pub fn mirror(
         status.completion_time = status.completion_time.or(operation.ended_at).or(Some(now));
     }
     if status.phase == RestorePhase::Completed {
-        status.message = success(restore, &status);
+        status.message = success(restore, &status) + &left_open(restore, operation) + passed_over(restore);
     }
     status.durations = durations(restore, &status, operation);
     let word = match status.phase {
@@ -130,15 +131,42 @@ pub fn mirror(
 const UNPROVEN: &str = "the operation succeeded, and its record holds no proof that the snapshot was applied: look at the \
                         cluster's data, and create another restore if it is not the snapshot's";
 
+/// The stage of a restore whose operation has no step under way: it has not begun, tries again in a moment, or cleans up.
+const BETWEEN_STEPS: &str = "Waiting";
+
+/// Whether the status tells of the operation itself. If that is not there any more, somebody deleted it, and it is not made again;
+/// one that never was is.
+pub fn has_seen_operation(restore: &OpenBaoRestore) -> bool {
+    restore.status.as_ref().is_some_and(|status| !status.stage.is_empty() || status.source.is_some())
+}
+
 /// What a person wants to read at the end.
 fn success(restore: &OpenBaoRestore, status: &OpenBaoRestoreStatus) -> String {
     let key = status.source.as_ref().map_or("the snapshot", |source| source.key.as_str());
-    let what = match (&status.proof, restore.spec.dry_run) {
+    match (&status.proof, restore.spec.dry_run) {
         (_, true) => format!("{key} could be restored; this was a dry run and nothing was changed"),
         (Some(proof), false) => format!("{key} is restored: {}", proof.text),
         (None, false) => format!("{key} is restored"),
-    };
-    what + passed_over(restore)
+    }
+}
+
+/// Who was not there at the end, with what may still have to be done about it.
+fn left_open(restore: &OpenBaoRestore, operation: &OpenBaoOperationStatus) -> String {
+    let namespace = restore.namespace().unwrap_or_default();
+    let absent = output(operation, plan::AWAIT_HEALTHY, away::ABSENT).map(|pods| {
+        let typed = pods.split(", ").map(|pod| format!("`{}`", names::join_anew_command(&namespace, pod)));
+        let typed = typed.collect::<Vec<_>>().join(", ");
+        format!(
+            ". Not there at the end: {pods}. What was down takes the restored data over by itself only where the snapshot is of this \
+             very cluster and younger than the last change of raft's key, which comes about once a day. Otherwise it serves, once it \
+             is back, what its volume holds, and never follows: delete its volume claim and its pod then, so that it joins empty: \
+             {typed}. Should it stay sealed, delete its pod once"
+        )
+    });
+    let was_left_out = step(operation, plan::AWAIT_HEALTHY).is_some_and(|step| step.state == StepState::Skipped);
+    let unseen =
+        was_left_out.then(|| ". That every server follows was not waited for: AwaitHealthy was left out".to_owned());
+    absent.or(unseen).unwrap_or_default()
 }
 
 /// What of the spec had no effect.
@@ -400,6 +428,27 @@ mod tests {
     }
 
     #[test]
+    fn a_restore_that_is_completed_names_the_servers_that_were_not_there() {
+        let mut journal = journal();
+        let mut restore = restore();
+        restore.metadata.namespace = Some("reef".into());
+        let of = |journal: &OpenBaoOperationStatus| mirror(&restore, journal, None, at(50));
+        journal.steps[5].output.insert(away::ABSENT.into(), "kelp-2".into());
+        let status = of(&journal);
+        assert_eq!(status.phase, RestorePhase::Completed);
+        assert!(
+            status.message.starts_with("a.snap is restored: gone. Not there at the end: kelp-2."),
+            "{}",
+            status.message
+        );
+        let typed = "`kubectl --namespace reef delete pvc/data-kelp-2 pod/kelp-2`";
+        assert!(status.message.contains("only where") && status.message.contains(typed), "{}", status.message);
+        journal.steps[5] = StepStatus { state: StepState::Skipped, ..done(plan::AWAIT_HEALTHY, 30, 35, &[]) };
+        let message = of(&journal).message;
+        assert!(message.ends_with("AwaitHealthy was left out"), "{message}");
+    }
+
+    #[test]
     fn a_snapshot_that_names_more_versions_than_a_status_holds_shows_the_newest() {
         let mut journal = journal();
         let all: Vec<String> = (0..100).map(|n| format!("0.0.{n}")).collect();
@@ -442,6 +491,23 @@ mod tests {
         assert_eq!(status.progress.unwrap().percent, Some(25));
         assert_eq!(status.stage, plan::PREFLIGHT);
         assert_eq!(mirror(&restore(), &self::journal(), Some(&progress), at(3)).progress, None);
+    }
+
+    #[test]
+    fn an_operation_that_was_deleted_is_not_made_again_and_one_that_was_never_made_is() {
+        let mut restore = restore();
+        assert!(!has_seen_operation(&restore));
+        restore.status = Some(admitted(&restore, Some("c-uid".into()), at(0)));
+        assert!(!has_seen_operation(&restore), "cut off before it was made");
+        restore.status = Some(waiting(&restore, None, "a quota", at(1)));
+        assert!(!has_seen_operation(&restore), "not let in");
+        let failed = StepStatus { name: plan::PREFLIGHT.into(), state: StepState::Failed, ..StepStatus::default() };
+        for (phase, steps) in [(OperationPhase::Pending, vec![]), (OperationPhase::Recovering, vec![failed])] {
+            let journal = OpenBaoOperationStatus { phase, steps, ..OpenBaoOperationStatus::default() };
+            let mut seen = restore.clone();
+            seen.status = Some(mirror(&restore, &journal, None, at(2)));
+            assert!(has_seen_operation(&seen), "{phase:?}");
+        }
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 use super::policy;
 use crate::{
-    api::{OpenBaoOperation, OpenBaoRolloutStatus, OperationKind, RolloutMemberState},
+    api::{OpenBaoOperation, OpenBaoRolloutStatus, OperationKind, RolloutMemberState, RolloutMemberStatus},
     service::upgrade::{request, versions},
 };
+use kube::ResourceExt;
+use std::sync::Arc;
 
 /// Most characters of a refusal that a status repeats.
 const WORDS: usize = 1000;
@@ -14,6 +16,13 @@ const WORDS: usize = 1000;
 pub fn is_upgrade_to(operation: &OpenBaoOperation, version: &str) -> bool {
     let target = request::target(operation).filter(|_| operation.spec.operation == OperationKind::Upgrade);
     target.is_some_and(|target| versions::is_same(&target.version, version))
+}
+
+/// The operation of a member under way that is not among those seen.
+pub fn unseen<'a>(entry: &'a RolloutMemberStatus, seen: &[Arc<OpenBaoOperation>]) -> Option<&'a str> {
+    let under_way = policy::is_active(entry.state) || entry.state == RolloutMemberState::WaitingForCutover;
+    let name = entry.operation.as_deref().filter(|_| under_way)?;
+    (!seen.iter().any(|operation| operation.name_any() == name)).then_some(name)
 }
 
 /// What the creation of an operation came to.
@@ -43,10 +52,9 @@ pub fn note(status: &mut OpenBaoRolloutStatus, cluster: &str, unmade: Unmade, wh
 mod tests {
     use super::*;
     use crate::{
-        api::{OpenBaoRollout, OpenBaoRolloutSpec, RolloutMemberStatus},
+        api::{OpenBaoRollout, OpenBaoRolloutSpec, ROLLOUT_NAME},
         service::rollout::{fixtures, member},
     };
-    use kube::ResourceExt;
 
     fn rollout(name: &str) -> OpenBaoRollout {
         let spec = OpenBaoRolloutSpec { version: "2.7.2".into(), ..OpenBaoRolloutSpec::default() };
@@ -66,7 +74,7 @@ mod tests {
         assert!(labels(&long("x")).len() <= 63);
         let operation = operation(&long("x"));
         assert!(operation.spec.actor.unwrap().identity.len() <= 253);
-        assert_eq!(operation.metadata.annotations.unwrap()[member::ROLLOUT_NAME], long("x").name_any());
+        assert_eq!(operation.metadata.annotations.unwrap()[ROLLOUT_NAME], long("x").name_any());
         // Two long names that differ at their end only stay two.
         assert_ne!(labels(&long("x")), labels(&long("y")));
         assert_ne!(member::identity(&long("x")), member::identity(&long("y")));
@@ -82,6 +90,17 @@ mod tests {
         let mut forged = operation(&rollout);
         forged.spec.operation = OperationKind::Workflow;
         assert!(!is_upgrade_to(&forged, "2.7.2"), "it succeeds by waiting a second");
+    }
+
+    #[test]
+    fn the_operation_of_a_claim_is_asked_for_as_long_as_its_member_is_under_way_and_no_watch_shows_it() {
+        let made = Arc::new(operation(&rollout("wave")));
+        let entry = |state| RolloutMemberStatus { state, operation: Some(made.name_any()), ..Default::default() };
+        for state in [RolloutMemberState::Preparing, RolloutMemberState::WaitingForCutover] {
+            assert_eq!(unseen(&entry(state), &[]), Some(made.name_any().as_str()), "{state:?}");
+            assert_eq!(unseen(&entry(state), std::slice::from_ref(&made)), None, "{state:?}: it is seen");
+        }
+        assert_eq!(unseen(&entry(RolloutMemberState::Completed), &[]), None, "its record may be gone");
     }
 
     #[test]

@@ -60,6 +60,12 @@ impl Decision {
     pub fn is_over(&self) -> bool {
         self.status.members.iter().all(has_ended)
     }
+
+    /// A member past its point of no return goes on by itself.
+    pub fn leaves_nothing_to_undo(&self) -> bool {
+        use RolloutMemberState::{Preparing, WaitingForCutover};
+        !self.status.members.iter().any(|member| matches!(member.state, Preparing | WaitingForCutover))
+    }
 }
 
 fn has_ended(member: &RolloutMemberStatus) -> bool {
@@ -118,7 +124,7 @@ fn follow(member: &mut RolloutMemberStatus, seen: &MemberFacts, stop: Option<Rol
     }
     if seen.cluster.is_none() {
         member.state = Failed;
-        "MemberMissing: its OpenBaoCluster is gone".clone_into(&mut member.message);
+        member.message = format!("{}: its OpenBaoCluster is gone", reason::MEMBER_MISSING);
         return;
     }
     let work = seen.work(member.operation.as_deref().unwrap_or_default());
@@ -207,7 +213,7 @@ fn claim(index: usize, status: &mut OpenBaoRolloutStatus, facts: &Facts<'_>, pol
                 }
                 Entry::Done => {
                     member.state = RolloutMemberState::Completed;
-                    member.message = format!("NoWork: runs {} already", facts.rollout.spec.version);
+                    member.message = format!("{}: runs {} already", reason::NO_WORK, facts.rollout.spec.version);
                 }
                 Entry::Wait(why) => member.message = why,
                 Entry::Never(why) => {
@@ -278,6 +284,8 @@ fn conclude(rollout: &OpenBaoRollout, status: &mut OpenBaoRolloutStatus, policy:
         (RolloutPhase::Running, format!("{}: {}", active.cluster, active.message))
     } else if done > 0 && (done == members.len() || done + left_out == members.len() && !cancelled) {
         (RolloutPhase::Completed, format!("{done} members run {}", rollout.spec.version))
+    } else if left_out == members.len() && !cancelled {
+        (RolloutPhase::Stopped, "every member was left out by request".to_owned())
     } else if let Some(stop) = status.stop {
         let way_on = match stop {
             RolloutStop::Stop if parked > 0 => "; parked members keep their locks: Resume or Cancel",

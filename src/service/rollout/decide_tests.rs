@@ -349,6 +349,21 @@ fn a_member_that_failed_and_was_left_out_then_keeps_the_verdict_and_one_that_nev
 }
 
 #[test]
+fn a_rollout_whose_members_were_all_left_out_before_they_began_is_stopped_and_says_why() {
+    let skip = |step: &str| Request {
+        nonce: step.into(),
+        action: RequestAction::Skip,
+        step: step.into(),
+        ..Request::default()
+    };
+    let mut rollout = rollout("rolling", |spec| spec.requests = vec![skip("kelp"), skip("coral")]);
+    let decision = turn(&mut rollout, &[member("kelp"), member("coral")]);
+    assert_eq!((states(&decision), decision.status.phase), (vec![State::Cancelled; 2], RolloutPhase::Stopped));
+    assert_eq!(decision.status.message, "every member was left out by request");
+    assert!(decision.is_over() && decision.effects.is_empty());
+}
+
+#[test]
 fn a_rollout_that_an_older_operator_called_completed_is_not_judged_anew_until_something_changes_about_it() {
     let skipped = State::Cancelled;
     let entry = |cluster: &str, state| RolloutMemberStatus {

@@ -4,7 +4,8 @@ use crate::{
     adapter::kubernetes::shorten,
     api::{
         Actor, ActorSource, Direction, OpenBaoCluster, OpenBaoOperation, OpenBaoRollout, OperationKind, OperationPhase,
-        RequestAction, RequestOutcome, RolloutMemberState, RolloutMemberStatus, StepState, UpgradeDirective,
+        ROLLOUT_NAME, RequestAction, RequestOutcome, RolloutMemberState, RolloutMemberStatus, StepState,
+        UpgradeDirective, conditions::reason::MEMBER_MISSING,
     },
     service::{
         opslifecycle,
@@ -73,7 +74,9 @@ impl MemberFacts {
     /// Looks at the cluster before it is touched.
     pub fn entry(&self, version: &str) -> Entry {
         let Some(cluster) = &self.cluster else {
-            return Entry::Never("MemberMissing: there is no OpenBaoCluster of that name in this namespace".to_owned());
+            return Entry::Never(format!(
+                "{MEMBER_MISSING}: there is no OpenBaoCluster of that name in this namespace"
+            ));
         };
         let status = cluster.status.as_ref();
         let Some(running) = status.and_then(|status| status.current_version.as_deref()) else {
@@ -193,8 +196,6 @@ pub fn nonce(rollout: &OpenBaoRollout, operation: &OpenBaoOperation, action: Req
 
 /// The label that names the rollout an operation belongs to, shortened to what a label may hold.
 pub const ROLLOUT_LABEL: &str = "openbao.org/rollout";
-/// The annotation with that rollout's whole name.
-pub const ROLLOUT_NAME: &str = "openbao.org/rollout-name";
 
 /// Characters that `spec.actor.identity`, and `by` of a request, take. A rollout's name alone may be as long.
 const IDENTITY: usize = 253;

@@ -5,12 +5,11 @@
 use super::{request, versions};
 use crate::{
     adapter::{Adapters, kubernetes::client::timed},
-    api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRollout, OperationKind, OperationPhase, UpgradeDirective},
-    causes::chain,
-    service::{
-        opslifecycle::{Refusal, RetryClass},
-        rollout::member::ROLLOUT_NAME,
+    api::{
+        OpenBaoCluster, OpenBaoOperation, OpenBaoRollout, OperationKind, OperationPhase, ROLLOUT_NAME, UpgradeDirective,
     },
+    causes::chain,
+    service::opslifecycle::{Refusal, RetryClass},
 };
 use kube::{Api, ResourceExt};
 

@@ -3,7 +3,7 @@
 use super::manager::BACKUP_BYTES;
 use crate::{
     adapter::kubernetes::{client::timed, owner::is_controlled_by},
-    api::{OpenBaoOperation, OperationPhase},
+    api::{OpenBaoOperation, OperationPhase, conditions::reason},
     service::{
         backup,
         opslifecycle::{StepCall, StepOutcome, lineage},
@@ -63,7 +63,7 @@ fn judge(found: &OpenBaoOperation, wanted: &OpenBaoOperation, uid: &str) -> Step
             StepOutcome::done_with(output)
         }
         phase if phase.is_terminal() => StepOutcome::fatal(
-            "PreUpgradeBackupFailed",
+            reason::PRE_UPGRADE_BACKUP_FAILED,
             format!("backup {name} ended {}: {}", phase.as_str(), status.message.unwrap_or_default()),
         ),
         _ => StepOutcome::in_progress(format!(

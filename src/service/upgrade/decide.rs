@@ -33,7 +33,8 @@ pub struct UpgradeFacts<'a> {
     pub wanted_image: &'a str,
     /// The repository with the version that runs, for a cluster whose status was lost.
     pub running_image: &'a str,
-    /// What the template keeps where neither the status nor a record says what runs: the `StatefulSet` and the volumes know it.
+    /// What the template keeps where neither the status nor a record says what runs, or the status is older than the volumes: the
+    /// `StatefulSet` and the volumes know it.
     pub kept: &'a UpgradeDirective,
     /// Why no server that is started anew would come back, in a clause.
     pub obstacle: Option<&'a str>,
@@ -144,7 +145,7 @@ fn refused(
     reason: &str,
     message: String,
 ) -> String {
-    let by = newest.and_then(|operation| request::rollout(operation)).filter(|_| reason == "DowngradeBlocked");
+    let by = newest.and_then(|operation| request::rollout(operation)).filter(|_| reason == reason::DOWNGRADE_BLOCKED);
     let image = if facts.cluster.spec.image.is_some() { ", and spec.image to that version's image" } else { "" };
     by.map_or(message, |rollout| {
         format!(
@@ -353,14 +354,16 @@ fn running(
         return wanted.clone();
     }
     let news = last.filter(|operation| known.directive.is_none() || ended_at(operation) > known.accounted_for);
-    news.and_then(request::directive)
-        .or_else(|| known.directive.clone())
-        .or_else(|| {
+    let told = || {
+        known.directive.clone().or_else(|| {
             let version = status.and_then(|status| status.current_version.clone())?;
             let image = if version == wanted.version { &wanted.image } else { facts.running_image };
             Some(UpgradeDirective { version, image: image.to_owned() })
         })
-        .unwrap_or_else(|| facts.kept.clone())
+    };
+    // A status that was put back from a backup may be older than the volumes, and they know it.
+    let stands = |told: &UpgradeDirective| !is_higher(&facts.kept.version, &told.version);
+    news.and_then(request::directive).or_else(|| told().filter(stands)).unwrap_or_else(|| facts.kept.clone())
 }
 
 /// Why nothing upgrades servers whose data is nobody's.

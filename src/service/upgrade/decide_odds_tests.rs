@@ -29,6 +29,21 @@ fn a_status_that_was_lost_starts_no_older_version_over_what_a_newer_one_has_led(
 }
 
 #[test]
+fn a_status_that_was_put_back_and_is_older_than_the_volumes_starts_no_older_version_over_them() {
+    let mut again = cluster("2.6.1", |_| {});
+    let kept = at("2.7.2");
+    for look in 1..=2 {
+        let decision = decide(&facts(&again, &[], "bao:2.6.1", &kept), now());
+        assert_eq!((directive(&decision), decision.condition.1), ("2.7.2", "DowngradeBlocked"), "look {look}");
+        assert!(decision.create.is_none());
+        again.status.as_mut().unwrap().upgrade = Some(decision.status);
+    }
+    let follows = cluster("2.7.2", |_| {});
+    let decision = decide(&facts(&follows, &[], "bao:2.7.2", &kept), now());
+    assert_eq!((directive(&decision), decision.create.is_none()), ("2.7.2", true), "there is nothing to upgrade");
+}
+
+#[test]
 fn a_rollback_that_outlived_its_cluster_brings_no_older_version_back_over_what_a_newer_one_has_led_since() {
     let mut again = cluster("2.7.2", |cluster| {
         cluster.status = Some(OpenBaoClusterStatus {

@@ -2,7 +2,7 @@
 
 use super::{
     headroom, image as check,
-    manager::{BACKUP_BYTES, GLANCE, GLANCES},
+    manager::{BACKUP_BYTES, GLANCE, LINGER},
     steps::Turn,
 };
 use crate::{
@@ -34,32 +34,30 @@ pub async fn image(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &UpgradeDi
     let job_name = jobs::job_name(&operation.name, check::WORD);
     let mut made = false;
     let mut reason = String::new();
-    for glance in 0..GLANCES {
-        if glance > 0 {
-            tokio::time::sleep(GLANCE).await;
-        }
+    let linger = call.turns.linger(LINGER);
+    loop {
         let known = call.ad.caches.jobs_of(&namespace, &operation.name);
         let known = known.iter().find(|job| job.name_any() == job_name && is_ours(job.as_ref(), &operation.uid));
-        let Some(job) = known else {
-            if !made {
-                let job = check::job(&operation, &job_name, to, &servers);
-                if let Err(error) = mover::start(call.ad, &operation, &job).await {
-                    return StepOutcome::in_progress(format!("Job {job_name}: {}", error.text()));
-                }
-                made = true;
-                reason = format!("Job {job_name} was just made");
+        if let Some(job) = known {
+            let pods = mover::known_pods(call.ad, &operation, &job_name);
+            match check::judge(job, &pods, to) {
+                Turn::Done(record) => return StepOutcome::done_with([("observed", record)]),
+                Turn::Fail { reason, message } => return StepOutcome::fatal(reason, message),
+                Turn::Wait(awaited) => reason = awaited,
+                Turn::Delete { .. } | Turn::StepDown { .. } | Turn::Overtaken(_) => {}
             }
-            continue;
-        };
-        let pods = mover::known_pods(call.ad, &operation, &job_name);
-        match check::judge(job, &pods, to) {
-            Turn::Done(record) => return StepOutcome::done_with([("observed", record)]),
-            Turn::Fail { reason, message } => return StepOutcome::fatal(reason, message),
-            Turn::Wait(awaited) => reason = awaited,
-            Turn::Delete { .. } | Turn::StepDown { .. } | Turn::Overtaken(_) => {}
+        } else if !made {
+            let job = check::job(&operation, &job_name, to, &servers);
+            if let Err(error) = mover::start(call.ad, &operation, &job).await {
+                return StepOutcome::in_progress(format!("Job {job_name}: {}", error.text()));
+            }
+            made = true;
+            reason = format!("Job {job_name} was just made");
+        }
+        if !linger.pause(GLANCE).await {
+            return StepOutcome::in_progress(reason);
         }
     }
-    StepOutcome::in_progress(reason)
 }
 
 /// Removes the Job of [`image`] when its operation ends: before the journal knows what it said, an operator that dies would make

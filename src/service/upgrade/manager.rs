@@ -24,10 +24,7 @@ use crate::{
     api::{LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OperationKind, Plan, UpgradeDirective},
     service::{
         backup,
-        cluster::{
-            build::statefulset::{CONTAINER, IMAGE},
-            headcount, login, names, observe, upkeep,
-        },
+        cluster::{headcount, login, names, observe, upkeep, version},
         opslifecycle::{
             FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepDown, StepOutcome,
             asked::Parameter, guests, paused, stop_children, tell_step_down,
@@ -45,7 +42,7 @@ pub(super) const BACKUP_BYTES: &str = "backupBytes";
 /// How often a step looks again by itself within one call, and for how long: leadership moves in under a second and the
 /// old leader must not outlive that by a poll of several seconds.
 pub(super) const GLANCE: Duration = Duration::from_millis(250);
-pub(super) const GLANCES: u32 = 40;
+pub(super) const LINGER: Duration = Duration::from_secs(10);
 
 /// How long a server gets to stop by itself before it is killed. A server that gave up leadership sits out 10 s without
 /// minding SIGTERM, and by then another one leads.
@@ -259,7 +256,7 @@ async fn run(call: StepCall<'_>, watches: &soak::Watches) -> StepOutcome {
     }
 }
 
-/// Looks, decides and acts until there is nothing to do but wait for longer than a few glances.
+/// Looks, decides and acts until there is nothing to do but wait for longer than a few glances, or others wait for their turn.
 pub(super) async fn settle(
     call: &StepCall<'_>,
     cluster: &OpenBaoCluster,
@@ -268,11 +265,9 @@ pub(super) async fn settle(
     let namespace = cluster.namespace().unwrap_or_default();
     let must_vote = matches!(call.step.action.as_str(), UPGRADE_STANDBY | REVERT_STANDBY);
     let mut asked = votes::Asked::default();
-    let mut reason = String::new();
-    for glance in 0..GLANCES {
-        if glance > 0 {
-            tokio::time::sleep(GLANCE).await;
-        }
+    let mut linger = call.turns.linger(LINGER);
+    let mut moves = false;
+    loop {
         let (mut facts, members) = look(call.ad, cluster).await;
         let mut turn = decide(&facts);
         // Only once nothing else is awaited: to ask costs a login.
@@ -280,11 +275,11 @@ pub(super) async fn settle(
             facts.votes = asked.who(call, cluster, &members).await;
             turn = decide(&facts);
         }
-        match turn {
+        let reason = match turn {
             Turn::Done(record) => return StepOutcome::done_with([("observed", record)]),
             Turn::Overtaken(leads) => return StepOutcome::done_with([(request::UNPLANNED_CUTOVER, leads)]),
             Turn::Fail { reason, message } => return StepOutcome::fatal(reason, message),
-            Turn::Wait(awaited) => reason = awaited,
+            Turn::Wait(awaited) => awaited,
             Turn::Delete { pod, uid } => {
                 if !call.ad.leadership.still_leader() {
                     return StepOutcome::in_progress("another operator leads now");
@@ -294,15 +289,26 @@ pub(super) async fn settle(
                     return StepOutcome::in_progress(format!("failed to delete pod {pod}, trying again: {error}"));
                 }
                 tracing::info!(%pod, step = %call.step.name, "replaced a pod of the upgrade");
-                reason = format!("pod {pod} is being replaced");
+                format!("pod {pod} is being replaced")
             }
             Turn::StepDown { pod } => match move_leadership(call, cluster, &members, &pod).await {
-                Ok(()) => reason = format!("{pod} was asked to give up leadership"),
+                Ok(()) => {
+                    // To ask may have taken all of the time in which it is to be replaced.
+                    if !moves {
+                        linger = call.turns.linger(LINGER);
+                    }
+                    moves = true;
+                    format!("{pod} was asked to give up leadership")
+                }
                 Err(waiting) => return waiting,
             },
+        };
+        // Right after leadership has moved the old leader is to go, whoever waits.
+        let goes_on = if moves { linger.hold(GLANCE).await } else { linger.pause(GLANCE).await };
+        if !goes_on {
+            return StepOutcome::in_progress(reason);
         }
     }
-    StepOutcome::in_progress(reason)
 }
 
 /// How long this pod gets to stop. One that leads, by whoever's word, gets the whole time.
@@ -321,9 +327,6 @@ async fn move_leadership(
     pod: &str,
 ) -> Result<(), StepOutcome> {
     let Some(member) = members.iter().find(|member| member.name == pod) else { return Ok(()) };
-    if !call.ad.leadership.still_leader() {
-        return Err(StepOutcome::in_progress("another operator leads now"));
-    }
     let asked = async {
         let token = login::operator_token(call.ad, cluster, member).await.map_err(|error| error.to_string())?;
         let client = member.client().ok_or("it has no address")?.map_err(|error| error.to_string())?;
@@ -335,6 +338,8 @@ async fn move_leadership(
             tell_step_down(call.ad, cluster, Some(call.op), pod, StepDown::Asked, why).await;
             Ok(())
         }
+        // Not before the login, which takes its time; and the client asked for the same.
+        Err(_) if !call.ad.leadership.still_leader() => Err(StepOutcome::in_progress("another operator leads now")),
         Err(why) => {
             let namespace = cluster.namespace().unwrap_or_default();
             apply::delete_within::<Pod>(&call.ad.client, &namespace, pod, &member.uid, GRACE_SECONDS).await.map_err(
@@ -359,7 +364,7 @@ pub(super) async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec
     // The members there are: a changed spec.replicas is carried out after the upgrade.
     let there = set.as_deref().and_then(headcount::of);
     let replicas = there.or_else(|| u32::try_from(cluster.spec.replicas).ok()).unwrap_or_default();
-    let template = set.as_ref().and_then(|set| image_of(set.spec.as_ref()?.template.spec.as_ref()?));
+    let template = set.as_deref().and_then(version::template_image);
     let pods = ad.caches.pods_of(&namespace, &name);
     let outdated = upkeep::outdated(set.as_deref(), &pods);
     let told = ad.caches.cluster(&namespace, &name);
@@ -382,7 +387,9 @@ pub(super) async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec
                     uid: member.uid.clone(),
                     ready: member.ready,
                     terminating: member.terminating,
-                    image: pod.and_then(|pod| wanted_image(pod)).unwrap_or_default(),
+                    image: pod
+                        .and_then(|pod| version::asked_image(Some(&pod.metadata), pod.spec.as_ref()))
+                        .unwrap_or_default(),
                     state: member.state(),
                     version: member.version().map(str::to_owned),
                     applied: member.view.as_ref().map(|view| view.raft_applied_index),
@@ -395,15 +402,6 @@ pub(super) async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec
             .collect(),
     };
     (facts, members)
-}
-
-/// The image that the server's container was asked for. What a webhook made of it, or put before it, does not matter.
-fn wanted_image(pod: &Pod) -> Option<String> {
-    pod.annotations().get(IMAGE).cloned().or_else(|| image_of(pod.spec.as_ref()?))
-}
-
-fn image_of(pod: &k8s_openapi::api::core::v1::PodSpec) -> Option<String> {
-    pod.containers.iter().find(|container| container.name == CONTAINER)?.image.clone()
 }
 
 /// Waits for a person, or for its turn in a rollout; backups may run meanwhile, and the cutover waits for those that do.

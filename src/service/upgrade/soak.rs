@@ -149,7 +149,7 @@ pub async fn run(
     let period = call.step.config.get(PERIOD).map(|period| read(period)).unwrap_or_default();
     let watching =
         || StepOutcome::in_progress(format!("{} leads; watching it for {}", to.version, duration::format(period)));
-    let until = Instant::now() + LINGER + PACE;
+    let linger = call.turns.linger(LINGER + PACE);
     let mut doubted = false;
     loop {
         let (facts, _) = look(call.ad, cluster).await;
@@ -187,10 +187,11 @@ pub async fn run(
                 ));
             }
         };
-        if Instant::now() + pause > until {
+        // A doubt is settled at once, or nobody would ever hear of what is not well.
+        let goes_on = if doubted { linger.hold(pause).await } else { linger.pause(pause).await };
+        if !goes_on {
             return watching();
         }
-        tokio::time::sleep(pause).await;
     }
 }
 

@@ -4,6 +4,7 @@
 //! binary never leads again (measured: 2.7.2 → 2.6.1 leaves a cluster without a leader). Big steps forward are allowed;
 //! what is known to break on the way is listed in `hazards`.
 
+use crate::api::conditions::reason;
 use semver::Version;
 
 /// What a change of version means.
@@ -51,7 +52,8 @@ fn hazards() -> [Hazard; 1] {
     [Hazard {
         since: Version::new(2, 7, 0),
         seals: &["awskms", "pkcs11", "ocikms"],
-        advice: "migrate the seal to one that both versions have (static or transit) before the upgrade",
+        advice: "a seal cannot be changed, so this cluster stays on 2.6. Set spec.version back, and move what it holds into a \
+                 new cluster with another seal by way of OpenBao's API: a backup of it opens under no other seal",
     }]
 }
 
@@ -78,20 +80,20 @@ pub fn judge(from: &str, to: &str, seal: &str) -> Judgement {
     let refused = |reason, message| Judgement::Refused { reason, message };
     let Some(target) = parse(to) else {
         return refused(
-            "InvalidVersion",
+            reason::INVALID_VERSION,
             format!("spec.version {to:?} is not a version: write major.minor.patch, for example 2.7.2"),
         );
     };
     let Some(current) = parse(from) else {
         return refused(
-            "InvalidVersion",
+            reason::INVALID_VERSION,
             format!("the running version {from:?} is not a version, so nothing can be said about going to {to}"),
         );
     };
     match target.cmp_precedence(&current) {
         std::cmp::Ordering::Equal => Judgement::Same,
         std::cmp::Ordering::Less => refused(
-            "DowngradeBlocked",
+            reason::DOWNGRADE_BLOCKED,
             format!(
                 "spec.version {to} is lower than the running {from}: an older OpenBao cannot read newer data and would \
                  never lead again. Set spec.version to {from} or higher; to go back, create an OpenBaoOperation with \
@@ -190,6 +192,8 @@ mod tests {
         assert_eq!(reason("2.6.1", "2.7.2", "awskms"), "SealNotSupported");
         assert_eq!(reason("2.6.1", "2.6.2", "awskms"), "Upgrade");
         assert_eq!(reason("2.6.1", "2.7.2", "transit"), "Upgrade");
+        let Judgement::Refused { message, .. } = judge("2.6.1", "2.7.2", "awskms") else { panic!("not refused") };
+        assert!(!message.contains("migrate") && message.contains("cannot be changed"), "nobody can: {message}");
         assert!(!seal_is_supported("2.7.0", "pkcs11"));
         assert!(seal_is_supported("2.6.2", "pkcs11"));
     }

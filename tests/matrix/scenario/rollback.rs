@@ -12,6 +12,9 @@ use crate::harness::eventually;
 use crate::matrix::place::{CLAIM, Place, TO_CLAIM, manifest};
 use crate::matrix::run::Scenario;
 
+/// What each round upgrades to and comes back from: a target that was rolled back is held, another one is not.
+const TARGETS: [&str; 3] = ["2.7.0", "2.7.1", "2.7.2"];
+
 pub struct Rollback {
     place: Place,
     /// The upgrade that the round turns back.
@@ -20,23 +23,34 @@ pub struct Rollback {
 
 impl Scenario for Rollback {
     const NAME: &'static str = "rollback";
-    const ROUNDS: usize = 1;
+    const ROUNDS: usize = TARGETS.len();
     const LIMIT: Duration = Duration::from_secs(900);
 
     async fn open() -> Self {
         let place = Place::open("matrix-rollback").await;
         let extra = format!("{TO_CLAIM}\n  upgrade: {{soak: 1s}}");
         place.namespace.apply(&format!("{CLAIM}---\n{}", manifest("kelp", 1, "2.6.1", &extra))).await;
-        let bay = place.bay("kelp");
-        bay.whole(1).await;
+        place.bay("kelp").whole(1).await;
+        Self { place, of: String::new() }
+    }
+
+    fn place(&mut self) -> &mut Place {
+        &mut self.place
+    }
+
+    async fn prepare(&mut self, round: usize) {
+        let bay = self.place.bay("kelp");
         let token = bay.login().await;
         bay.put(&token, "pearl", "before").await;
-        let patch = json!({"spec": {"version": "2.7.2"}}).to_string();
-        place.namespace.kubectl(&["patch", "bao", "kelp", "--type=merge", "-p", &patch]).await;
-        let of = eventually("the upgrade ends", Self::LIMIT, async || {
-            let all = place.namespace.api::<OpenBaoOperation>().list(&ListParams::default()).await;
+        let patch = json!({"spec": {"version": TARGETS[round]}}).to_string();
+        self.place.namespace.kubectl(&["patch", "bao", "kelp", "--type=merge", "-p", &patch]).await;
+        self.of = eventually("the upgrade ends", Self::LIMIT, async || {
+            let all = self.place.namespace.api::<OpenBaoOperation>().list(&ListParams::default()).await;
             let all = all.map_err(|error| error.to_string())?.items;
-            let upgrade = all.into_iter().find(|op| op.spec.operation == OperationKind::Upgrade).ok_or("none")?;
+            let mut upgrades = all.into_iter().filter(|op| op.spec.operation == OperationKind::Upgrade);
+            let upgrade = upgrades
+                .find(|op| op.spec.parameters.get("version").map(String::as_str) == Some(TARGETS[round]))
+                .ok_or("none")?;
             let phase = upgrade.status.map(|status| status.phase).unwrap_or_default();
             if phase == OperationPhase::Succeeded {
                 Ok(upgrade.metadata.name.unwrap())
@@ -45,29 +59,21 @@ impl Scenario for Rollback {
             }
         })
         .await;
-        place.bay("kelp").whole(1).await;
-        Self { place, of }
-    }
-
-    fn place(&mut self) -> &mut Place {
-        &mut self.place
-    }
-
-    async fn prepare(&mut self, _: usize) {
         let bay = self.place.bay("kelp");
+        bay.whole(1).await;
         let token = bay.login().await;
         bay.put(&token, "pearl", "after").await;
     }
 
-    async fn begin(&mut self, _: usize) {
+    async fn begin(&mut self, round: usize) {
         let object = json!({"apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation",
-            "metadata": {"name": "back"}, "spec": {"cluster": "kelp", "operation": "Rollback",
+            "metadata": {"name": format!("back-{round}")}, "spec": {"cluster": "kelp", "operation": "Rollback",
                 "lineage": {"rollbackOf": self.of}, "consent": ["DataOlderThanRollback"], "intent": "a round of the matrix"}});
         self.place.namespace.apply(&object.to_string()).await;
     }
 
-    async fn over(&mut self, _: usize) -> Result<(), String> {
-        succeeded(&self.place, "back").await?;
+    async fn over(&mut self, round: usize) -> Result<(), String> {
+        succeeded(&self.place, &format!("back-{round}")).await?;
         let status = self.place.bay("kelp").cluster().await.status.unwrap_or_default();
         if status.operation_lock.is_none() && status.ready_replicas == Some(1) {
             Ok(())

@@ -293,6 +293,38 @@ fn the_status_tells_the_last_success_and_counts_failures_since() {
 }
 
 #[test]
+fn a_backup_dated_ahead_does_not_hide_what_came_after_it() {
+    let taken = |name: &str, taken: &str, ended: &str| {
+        let step =
+            json!({"name": "Snapshot", "state": "completed", "completedAt": ended, "output": {"takenAt": taken}});
+        let mut whole = (*good(name, ended)).clone();
+        whole.status.as_mut().unwrap().steps = vec![serde_json::from_value(step).unwrap()];
+        Arc::new(whole)
+    };
+    let ahead = taken("a", "2026-12-21T01:00:00Z", "2026-11-21T01:00:09Z");
+    let status = look(&cluster(), std::slice::from_ref(&ahead), "2026-11-21T03:00:00Z").status.unwrap();
+    assert_eq!(status.last_success, Some(at("2026-11-21T01:00:09Z")), "it was taken before it was told");
+
+    let next = taken("b", "2026-11-21T02:00:00Z", "2026-11-21T02:00:09Z");
+    // As an earlier release told it.
+    let frozen = from(
+        json!({}),
+        json!({"nextRun": "2026-11-21T04:00:00Z", "schedule": "0 * * * * UTC",
+        "lastSuccess": "2026-12-21T01:00:00Z", "lastKey": "reef/kelp/a.snap"}),
+    );
+    for cluster in [cluster(), frozen] {
+        let status = look(&cluster, &[ahead.clone(), next.clone()], "2026-11-21T03:00:00Z").status.unwrap();
+        assert_eq!(status.last_success, Some(at("2026-11-21T02:00:00Z")));
+        assert_eq!(status.last_key.as_deref(), Some("reef/kelp/b.snap"));
+        let failure =
+            operation("c", "Failed", Some("2026-11-21T02:30:00Z"), json!({"status": {"message": "store unreachable"}}));
+        let status = look(&cluster, &[ahead.clone(), next.clone(), failure], "2026-11-21T03:00:00Z").status.unwrap();
+        assert_eq!(status.last_failure_message.as_deref(), Some("store unreachable"));
+        assert_eq!(status.last_operation.as_deref(), Some("c"));
+    }
+}
+
+#[test]
 fn a_backup_that_could_not_be_read_back_is_told_until_one_was_whatever_is_taken_meanwhile() {
     let read = |name: &str, phase: &str, ended: &str| {
         operation(

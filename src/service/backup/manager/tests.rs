@@ -69,13 +69,40 @@ fn a_backup_that_a_person_asked_for_waits_and_says_for_whom() {
     };
     assert_eq!(waits(|whole| whole["spec"]["paused"] = json!(true)).0, "Paused");
     assert_eq!(waits(|whole| whole["status"]["initialized"] = json!(false)).0, "NotInitialized");
-    let (reason, message) = waits(|whole| whole["status"]["pendingRestore"] = json!("pearl"));
-    assert!(reason == "RestorePending" && message.contains("pearl"), "{message}");
-    let (reason, message) = waits(|whole| whole["status"]["operationLock"] = lock("Restore", "r1", "Held"));
+    let (reason, message) = waits(|whole| {
+        whole["status"]["operationLock"] = lock("Restore", "r1", "Held");
+        whole["status"]["pendingRestore"] = json!("pearl");
+    });
     assert!(
-        reason == "LockHeld" && message.contains("openbaorestore/pearl") && message.contains("Restore"),
+        reason == "WaitingForLock" && message.contains("openbaorestore/pearl") && message.contains("Restore"),
         "{message}"
     );
+}
+
+#[test]
+fn a_backup_waits_for_the_restores_that_there_are_and_for_none_that_only_the_status_remembers() {
+    let (cluster, op) = (cluster(|whole| whole["status"]["pendingRestore"] = json!("gone")), operation(json!({})));
+    assert!(planned(&cluster, &op, None).is_ok());
+    let restore: OpenBaoRestore = serde_json::from_value(json!({
+        "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoRestore",
+        "metadata": {"name": "pearl", "namespace": "reef", "uid": "r1"},
+        "spec": {"cluster": "kelp", "source": {"latest": true}},
+        "status": {"phase": "Validating", "operation": "pearl-restore-r1", "clusterUID": "c1"},
+    }))
+    .unwrap();
+    let restores = [Arc::new(restore)];
+    let now = "2026-11-21T03:00:00Z".parse().unwrap();
+    let known = Known {
+        cluster: &cluster,
+        op: &op,
+        restores: &restores,
+        operations: &[],
+        parent: None,
+        operator_image: IMAGE,
+        now,
+    };
+    let refusal = decide(&known).unwrap_err();
+    assert!(refusal.reason == "RestorePending" && refusal.message.contains("pearl"), "{refusal:?}");
 }
 
 #[test]

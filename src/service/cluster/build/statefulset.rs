@@ -45,8 +45,9 @@ pub const CONTAINER: &str = "openbao";
 
 /// After a step-down a server sits out 10 s and ignores SIGTERM; a finite grace ends that and every other hang.
 const GRACE_SECONDS: i64 = 15;
-/// Long enough for endpoints to be taken back, short enough to be worth it.
-const PRE_STOP_SECONDS: i64 = 1;
+/// Until nobody sends it requests any more: kube-proxy alone gathers changes of endpoints for up to a second before it
+/// writes them, after the two controllers and the watch. With one second a client of a busy node met a stopping standby.
+const PRE_STOP_SECONDS: i64 = 3;
 
 /// What the StatefulSet needs beside the spec.
 #[derive(Clone, Debug)]

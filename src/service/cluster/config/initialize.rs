@@ -43,12 +43,14 @@ path "sys/policies/acl/openbao-operator-marker-*" {
 }
 "#;
 
-const BACKUP_POLICY: &str = r#"path "sys/storage/raft/snapshot" {
+/// What a backup's Job may do.
+pub const BACKUP_POLICY: &str = r#"path "sys/storage/raft/snapshot" {
   capabilities = ["read"]
 }
 "#;
 
-const RESTORE_POLICY: &str = r#"path "sys/storage/raft/snapshot" {
+/// What a restore's Job may do.
+pub const RESTORE_POLICY: &str = r#"path "sys/storage/raft/snapshot" {
   capabilities = ["update"]
 }
 path "sys/storage/raft/snapshot-force" {

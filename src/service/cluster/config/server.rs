@@ -2,7 +2,7 @@
 
 use super::{DATA_DIR, TLS_DIR, seal};
 use crate::{
-    api::{Configuration, LogFormat, LogLevel, PluginDownloadBehavior, ProxyProtocolBehavior, Telemetry},
+    api::{Configuration, LogFormat, LogLevel, ProxyProtocolBehavior, Telemetry},
     service::cluster::{
         hcl::Body,
         names,
@@ -82,13 +82,6 @@ fn top_level(body: Body, settings: &Configuration) -> Body {
     .maybe("imprecise_lease_role_tracking", settings.imprecise_lease_role_tracking)
     .maybe("plugin_auto_download", plugin.and_then(|plugin| plugin.auto_download))
     .maybe("plugin_auto_register", plugin.and_then(|plugin| plugin.auto_register))
-    .maybe(
-        "plugin_download_behavior",
-        plugin.and_then(|plugin| plugin.download_behavior).map(|behavior| match behavior {
-            PluginDownloadBehavior::Standard => "standard",
-            PluginDownloadBehavior::Direct => "direct",
-        }),
-    )
     .maybe("plugin_file_permissions", plugin.and_then(|plugin| plugin.file_permissions.as_ref()))
     .maybe("plugin_file_uid", plugin.and_then(|plugin| plugin.file_uid))
 }
@@ -105,13 +98,11 @@ fn listener(cluster: &ValidatedCluster) -> Body {
             body.set("tls_cert_file", format!("{TLS_DIR}/tls.crt")).set("tls_key_file", format!("{TLS_DIR}/tls.key"))
         }
     };
+    // With any other no server is rendered: see `supported`.
+    let believed = settings.and_then(|listener| listener.proxy_protocol_behavior);
     body.maybe(
         "proxy_protocol_behavior",
-        settings.and_then(|listener| listener.proxy_protocol_behavior).map(|behavior| match behavior {
-            ProxyProtocolBehavior::UseAlways => "use_always",
-            ProxyProtocolBehavior::AllowAny => "allow_any",
-            ProxyProtocolBehavior::DenyUnauthorized => "deny_unauthorized",
-        }),
+        believed.filter(|behavior| *behavior == ProxyProtocolBehavior::UseAlways).map(|_| "use_always"),
     )
     .maybe_block(
         "telemetry",
@@ -209,7 +200,7 @@ mod tests {
             s["configuration"] = json!({
                 "ui": false, "logLevel": "debug", "defaultLeaseTTL": "1h", "maxLeaseTTL": "24h",
                 "logging": {"format": "json"}, "raft": {"performanceMultiplier": 5},
-                "listener": {"proxyProtocolBehavior": "deny_unauthorized"}
+                "listener": {"proxyProtocolBehavior": "use_always"}, "plugin": {"downloadBehavior": "direct", "fileUID": 0}
             });
         })));
     }

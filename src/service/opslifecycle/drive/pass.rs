@@ -1,23 +1,26 @@
 //! One pass over one operation: fresh reads, one thing at a time, every write against what was read.
 
+use std::time::Duration;
+
 use chrono::{DateTime, SubsecRound, Utc};
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams, PostParams},
 };
+use tokio::time::Instant;
 
 use super::{
     super::{
         audit,
-        manager::Manager,
+        manager::{Manager, StepMode},
         override_lock, preflight, prune,
         retry::jitter,
         saga::{
             machine::{Journal, Subject},
-            run::{Ask, Facts, LockSeen, Run},
+            run::{Ask, Call, Facts, LockSeen, Run},
         },
     },
-    Again, DriveError, Driver, IDLE, MOST_ASKS,
+    Again, DriveError, Driver, IDLE, LONG, MOST_ASKS,
     lock::{claim, shows},
 };
 use crate::{
@@ -31,7 +34,7 @@ use crate::{
     },
     api::{
         cluster::OpenBaoCluster,
-        operation::{HistoryEntry, OPERATION_FINALIZER, OpenBaoOperation},
+        operation::{HistoryEntry, OPERATION_FINALIZER, OpenBaoOperation, OperationKind, StepKind},
     },
 };
 
@@ -74,6 +77,7 @@ impl<'a> Pass<'a> {
     }
 
     pub(super) async fn go(mut self) -> Result<Again, DriveError> {
+        let begun = Instant::now();
         // What an earlier process may not have told any more.
         self.announce().await;
         for _ in 0..MOST_ASKS {
@@ -87,6 +91,13 @@ impl<'a> Pass<'a> {
                 }
                 Ask::Acquire => self.acquire().await?,
                 Ask::Renew { fence, shows } => self.renew(fence, shows).await?,
+                Ask::Call(call)
+                    if begun.elapsed() > LONG
+                        && self.driver.turns.are_awaited()
+                        && may_leave(self.run.journal(), call) =>
+                {
+                    return Ok(Again::After(Duration::ZERO));
+                }
                 Ask::Call(call) => self.call(call).await?,
                 Ask::Finish { ending } => self.finish(ending).await,
                 Ask::Release => self.release().await?,
@@ -171,6 +182,9 @@ impl<'a> Pass<'a> {
         if finalizer::is_on(&self.op, OPERATION_FINALIZER) && self.lock_is_settled() {
             self.set_finalizer(false).await?;
         }
+        if self.facts.deleting {
+            self.driver.forget(&self.uid);
+        }
         prune::records(&self.driver.ad, &self.op, self.facts.now).await;
         Ok(Again::OnChange)
     }
@@ -192,6 +206,15 @@ impl<'a> Pass<'a> {
             Err(error) => Err(DriveError::Finalizer(error)),
         }
     }
+}
+
+/// Whether the pass may end right before `call`, which another one makes then, as after the end of a process. Only a workflow is as
+/// long as somebody wrote it; the other plans are short, and between a step-down and the old leader's replacement nobody may go. Nor
+/// between a receipt and its call: without it nobody knows whether the effect has happened.
+fn may_leave(journal: &Journal, call: Call) -> bool {
+    let step = journal.plan().and_then(|plan| plan.steps.get(call.step));
+    let acts_once = call.mode == StepMode::Run && step.is_none_or(|step| step.kind == StepKind::OnceOnly);
+    journal.subject.kind == OperationKind::Workflow && !acts_once
 }
 
 /// Whose journal it is.
@@ -234,4 +257,28 @@ fn note(entry: &HistoryEntry) -> String {
 /// The present time, as precise as a status shows it.
 pub(super) fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::operation::{OpenBaoOperationStatus, Plan, StepSpec};
+
+    #[test]
+    fn a_long_workflow_lets_others_have_their_turn_between_its_calls_but_not_between_a_receipt_and_its_call() {
+        let may = |kind, step, mode| {
+            let step = StepSpec { kind: step, ..StepSpec::default() };
+            let plan = Plan { steps: vec![step], ..Plan::default() };
+            let status = OpenBaoOperationStatus { plan: Some(plan), ..OpenBaoOperationStatus::default() };
+            let subject = Subject { kind, ..Subject::default() };
+            may_leave(&Journal { status, subject }, Call { step: 0, mode, undoes: None })
+        };
+        for step in [StepKind::Idempotent, StepKind::ReadVerify] {
+            assert!(may(OperationKind::Workflow, step, StepMode::Run));
+            assert!(may(OperationKind::Workflow, step, StepMode::Undo));
+            assert!(!may(OperationKind::Upgrade, step, StepMode::Run), "leadership may be moving");
+        }
+        assert!(!may(OperationKind::Workflow, StepKind::OnceOnly, StepMode::Run));
+        assert!(may(OperationKind::Workflow, StepKind::OnceOnly, StepMode::Prove));
+    }
 }

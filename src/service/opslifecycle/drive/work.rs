@@ -87,6 +87,7 @@ impl Pass<'_> {
             state,
             inputs: &self.run.status().inputs,
             mode: StepMode::Run,
+            turns: &self.driver.turns,
             fence: None,
             deadline: self.facts.now + chrono::TimeDelta::from_std(plan::timeout(step)).unwrap_or_default(),
             now: self.facts.now,
@@ -120,6 +121,7 @@ impl Pass<'_> {
                 state,
                 inputs: &self.run.status().inputs,
                 mode: call.mode,
+                turns: &self.driver.turns,
                 fence: self.run.journal().lock().map(|lock| lock.fence),
                 deadline,
                 now: self.facts.now,
@@ -167,7 +169,8 @@ impl Pass<'_> {
             if let Err(error) = self.look().await {
                 tracing::warn!(error = %error, "the state after the operation is not recorded");
             } else if let Some(cluster) = &self.cluster {
-                let post = snapshot::of(cluster, &ad.caches, self.facts.now);
+                let seen = snapshot::of(cluster, &ad.caches, self.facts.now);
+                let post = snapshot::after(&self.op, self.run.status(), cluster, seen);
                 // Once: a process that dies after writing it must find nothing to write again, or it never gets past it.
                 self.run.status_mut().snapshots.get_or_insert_default().post.get_or_insert(post);
             }

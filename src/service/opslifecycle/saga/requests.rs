@@ -15,6 +15,11 @@ use crate::api::{
     operation::{Direction, OperationPhase, StepKind, StepSpec, StepState, StepStatus},
 };
 
+/// The way out of an end that stays: only a workflow says of itself how often it may be tried again.
+const ANEW: &str = "whatever it did is asked for anew. Of an upgrade that is a Retry in spec.requests of its OpenBaoCluster (kubectl \
+                    openbao retry cluster/NAME), or another spec.version; of a rollout's member a Retry in spec.requests of its \
+                    OpenBaoRollout";
+
 /// The first request that has not been judged yet.
 pub fn next<'a>(journal: &Journal, requests: &'a [Request]) -> Option<&'a Request> {
     requests.iter().find(|request| !journal.status.handled_requests.iter().any(|seen| seen.nonce == request.nonce))
@@ -148,16 +153,16 @@ fn retry(journal: &Journal, request: &Request) -> Verdict {
         return refused("the operation has not ended; failed steps are tried again by their own retry policy");
     }
     if status.phase != OperationPhase::Failed || status.direction != Direction::Forward {
-        return refused(format!(
-            "an operation that ended as {} is not tried again: create a new one",
-            status.phase.as_str()
-        ));
+        return refused(format!("an operation that ended as {} is not tried again: {ANEW}", status.phase.as_str()));
     }
     if !status.steps.iter().any(|step| step.state == StepState::Failed) {
         return refused("no step of it failed");
     }
+    if most == 0 {
+        return refused(format!("its plan allows no retries: {ANEW}"));
+    }
     if status.retry_count.unwrap_or(0) >= most {
-        return refused(format!("its plan allows {most} retries, and they are used up: create a new operation"));
+        return refused(format!("its plan allows {most} retries, and they are used up: {ANEW}"));
     }
     applied("failed steps are tried again, completed ones are not", Event::Reopened { by: asker(request) })
 }

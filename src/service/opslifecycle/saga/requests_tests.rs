@@ -78,3 +78,15 @@ fn nobody_is_sent_to_a_request_that_is_refused_as_well() {
         assert_eq!(cancel.outcome == RequestOutcome::Applied, !past, "{}", cancel.message);
     }
 }
+
+#[test]
+fn a_retry_of_what_is_never_tried_again_is_sent_to_where_it_works() {
+    let mut journal = watched(false);
+    journal.status.steps[1].state = StepState::Failed;
+    for phase in [OperationPhase::Failed, OperationPhase::Cancelled, OperationPhase::RolledBack] {
+        journal.status.phase = phase;
+        let (answer, _) = asked(&journal, RequestAction::Retry, "");
+        assert_eq!(answer.outcome, RequestOutcome::Refused);
+        assert!(answer.message.contains("OpenBaoCluster") && !answer.message.contains("create a new"), "{answer:?}");
+    }
+}

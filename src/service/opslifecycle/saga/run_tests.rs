@@ -6,11 +6,14 @@ use super::*;
 use crate::{
     adapter::operationlock::HeldError,
     api::{
-        cluster::status::LockOperation,
+        cluster::status::{LockMode, LockOperation, OperationLock},
         common::{RequestAction, RequestOutcome},
         operation::{LockPlan, Plan, Receipt, StepKind, StepSpec, StepState},
     },
-    service::opslifecycle::{manager::StepOutcome, saga::machine::Subject},
+    service::opslifecycle::{
+        manager::{Refusal, StepOutcome},
+        saga::machine::Subject,
+    },
 };
 
 const FENCE: i64 = 7;
@@ -148,6 +151,42 @@ fn a_backup_that_waits_for_the_lock_looks_again_by_the_standard_class() {
         run.committed();
         let after = Duration::from_secs(seconds);
         assert_eq!(run.next(&foreign).unwrap(), Ask::Rest { after }, "{operation}");
+    }
+}
+
+#[test]
+fn what_waits_for_the_lock_before_it_has_a_plan_says_so_like_any_other_and_once_per_holder() {
+    let lock = |holder: &str| OperationLock {
+        operation: LockOperation::Restore,
+        holder: holder.into(),
+        holder_uid: "u".into(),
+        operation_ref: None,
+        message: String::new(),
+        mode: LockMode::Held,
+        committed: None,
+        replaced: None,
+        fence: 6,
+        acquired_at: now(),
+        renewed_at: now(),
+    };
+    let foreign = Facts { lock: LockSeen::Foreign { holder: "openbaorestore/r".into() }, ..facts() };
+    let mut run = Run::new(Journal::default(), vec![], Faults::default());
+    for (holder, entries) in [("openbaorestore/r", 1), ("openbaorestore/r", 1), ("openbaorestore/next", 2)] {
+        let refusal = Refusal::locked(&lock(holder));
+        run.planned(Err(refusal), None, Duration::from_secs(90), &foreign).unwrap();
+        let mut ask = run.next(&foreign).unwrap();
+        if ask == Ask::Commit {
+            run.committed();
+            ask = run.next(&foreign).unwrap();
+        }
+        assert_eq!(ask, Ask::Rest { after: Duration::from_secs(90) });
+        let status = run.status();
+        let waiting = status.conditions.iter().find(|condition| condition.type_ == record::WAITING).unwrap();
+        assert_eq!((waiting.status.as_str(), waiting.reason.as_str()), ("True", "WaitingForLock"));
+        let told = status.history.last().unwrap();
+        assert_eq!((status.history.len(), told.event.as_str()), (entries, "OperationLockBlocked"));
+        assert_eq!(told.fields["held_by_holder"], holder);
+        assert_eq!((status.phase, status.plan.is_some()), (OperationPhase::Pending, false));
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     causes::chain,
 };
 
-/// Up to this much is waited for inside one call, so that short waits are exact.
+/// Up to this much is waited for inside one call, so that short waits are exact; not while others wait for their turn.
 const INLINE: Duration = Duration::from_secs(5);
 /// How long one request may take.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ pub(super) async fn wait(call: StepCall<'_>) -> StepOutcome {
         return StepOutcome::fatal("InvalidPlan", format!("step {} would wait for ever", call.step.name));
     };
     let left = (until - call.now).to_std().unwrap_or_default();
-    if left <= INLINE {
+    if left.is_zero() || left <= INLINE && !call.turns.are_awaited() {
         tokio::time::sleep(left).await;
         return StepOutcome::done();
     }

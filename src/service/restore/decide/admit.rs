@@ -57,6 +57,8 @@ pub struct Cluster {
     pub created: Option<DateTime<Utc>>,
     /// The version an upgrade under way is heading for.
     pub upgrading_to: Option<String>,
+    /// Why what is restored would serve nobody: a rollback wiped the servers and did not restore them.
+    pub half_restored: Option<String>,
 }
 
 /// How the mover is going to log in.
@@ -296,6 +298,10 @@ fn ready(facts: &Facts) -> Option<Finding> {
             format!("OpenBaoCluster \"{name}\" is paused and starts nothing: set its spec.paused to false"),
         )));
     }
+    // Force waives the cluster's state, and this is lifted by no restore.
+    if let Some(why) = &cluster.half_restored {
+        return wrong("RollbackUnfinished", why.clone());
+    }
     if facts.force {
         return None;
     }
@@ -335,9 +341,14 @@ fn led(facts: &Facts) -> Option<Finding> {
                  then this restore under another name"
             ),
         ),
-        Leader::Nobody { detail } => {
-            missing("NoLeader", format!("\"{name}\" has no unsealed leader that could take the snapshot: {detail}"))
-        }
+        Leader::Nobody { detail } => missing(
+            "NoLeader",
+            format!(
+                "\"{name}\" has no unsealed leader that could take the snapshot: {detail}. Bring back a majority of its members \
+                 and create the restore again. Where a majority of its volumes is lost for good, keep the others: \
+                 docs/troubleshooting.md says how they go on without it"
+            ),
+        ),
     }
 }
 
@@ -423,6 +434,15 @@ mod tests {
     }
 
     #[test]
+    fn whatever_keeps_a_cluster_from_taking_a_snapshot_is_told_with_a_way_out() {
+        for leader in [Leader::Sealed, Leader::Uninitialized, Leader::Nobody { detail: "d".into() }] {
+            let Admission::Refuse(refused) = admit(&Facts { leader, ..good() }, at(60)) else { panic!("not refused") };
+            let ways = ["restore into a new cluster", "delete it and its volume claims", "docs/troubleshooting.md"];
+            assert!(ways.iter().any(|way| refused.message.contains(way)), "{}", refused.message);
+        }
+    }
+
+    #[test]
     fn a_cluster_that_is_being_made_is_waited_for_longer_than_one_that_fails() {
         let mut facts = Facts { leader: Leader::Nobody { detail: "d".into() }, ..good() };
         facts.cluster.as_mut().unwrap().created = Some(at(-30));
@@ -490,6 +510,15 @@ mod tests {
         assert_eq!(admit(&facts, at(0)), Admission::Go);
         facts.leader = Leader::Sealed;
         assert_eq!(refused(&facts, 61), "ClusterSealed");
+    }
+
+    #[test]
+    fn servers_that_a_rollback_left_half_restored_take_no_restore_and_force_waives_that_not() {
+        let mut facts = good();
+        facts.cluster.as_mut().unwrap().half_restored = Some("create another Rollback".into());
+        for force in [false, true] {
+            assert_eq!(refused(&Facts { force, ..facts.clone() }, 0), "RollbackUnfinished", "force: {force}");
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What a restore decides, as pure functions over facts and a time. They follow the specification in its order:
-//! [`admit`] before anything is started, [`judge`] what the mover found, [`prove`] what became of the submission, [`again`]
+//! [`copy`] and [`admit`] before anything is started, [`judge`] what the mover found, [`prove`] what became of the submission, [`again`]
 //! whether another one follows.
 
 pub mod admit;
 pub mod again;
+pub mod copy;
 pub mod judge;
 pub mod orphan;
 pub mod phase;

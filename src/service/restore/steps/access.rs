@@ -120,10 +120,28 @@ fn without_access(remedy: &[String]) -> Vec<(String, String)> {
     std::iter::once((ACCESS.to_owned(), false.to_string())).chain(parts).collect()
 }
 
+/// What gives the operator back the token that it keeps for a cluster in which it cannot log in: a role would change nothing.
+fn kept_token(cluster: &OpenBaoCluster, why: &str) -> Vec<String> {
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let secret = names::root_token_secret(&name);
+    let begin = format!(
+        "The data is restored, and the operator has no access to it: it goes by the token in Secret {secret}, and that has to be one \
+         of the restored data. With such a token in BAO_TOKEN, type:"
+    );
+    let command = format!(
+        "`kubectl --namespace {namespace} create secret generic {secret} --from-literal=token=\"$BAO_TOKEN\" --dry-run=client \
+         --output yaml | kubectl apply --server-side --force-conflicts --filename -`."
+    );
+    vec![begin, command, format!("The refusal: {why}")]
+}
+
 /// What a person types, with a token that is valid in the restored data, so that the operator and its Jobs can log in again, under
 /// the roles that the cluster's spec names. Our policies come with the snapshot of any cluster that an operator like this one set up.
 /// One part of it fits into a journal's output, the reason last: that may be long.
 fn remedy(cluster: &OpenBaoCluster, operator: &str, why: &str) -> Vec<String> {
+    if !evidence::mints(cluster) {
+        return kept_token(cluster, why);
+    }
     let (mount, audience) = (names::JWT_MOUNT, login::jobs_audience(cluster));
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     // As at the first start: nobody takes the place of the operator's role.
@@ -144,12 +162,14 @@ fn remedy(cluster: &OpenBaoCluster, operator: &str, why: &str) -> Vec<String> {
         commands.push(command(cluster.spec.named_restore_role(), names::RESTORE_ROLE, &restore));
     }
     let ends = commands.iter().skip(1).map(|_| ';').chain(['.']);
-    let commands = commands.iter().zip(ends).map(|(command, end)| format!("{command}{end}"));
+    // In backquotes: a full stop right after a command would be typed with it.
+    let commands = commands.iter().zip(ends).map(|(command, end)| format!("`{command}`{end}"));
     let begin = "The data is restored, and the operator cannot log in to it. With a token that is valid in the restored data in \
                  BAO_TOKEN, type:";
     let keys = format!(
-        "If the snapshot comes from another Kubernetes, first give it this one's keys (kubectl get --raw \
-         /openid/v1/jwks, as PEM): bao write auth/{mount}/config jwt_validation_pubkeys=@keys.pem."
+        "If the snapshot comes from another Kubernetes, first give it this one's issuer and keys (bound_issuer= and one \
+         jwt_validation_pubkeys= a key): `{}`.",
+        names::issuer_command(mount, &namespace, &name)
     );
     let refusal = format!("The refusal: {why}");
     [begin.to_owned()].into_iter().chain(commands).chain([keys, refusal]).collect()
@@ -161,11 +181,12 @@ mod tests {
     use crate::api::operation::{Plan, StepKind, StepSpec};
     use crate::service::opslifecycle::saga::machine::{Event, Journal};
     use chrono::DateTime;
+    use serde_json::json;
 
     #[test]
     fn the_remedy_is_what_a_person_types_with_every_name_filled_in() {
-        let spec =
-            serde_json::json!({"version": "2.7.2", "storage": {"size": "1Gi"}, "restore": {"jwtAuthRole": "team"}});
+        let spec = serde_json::json!({"version": "2.7.2", "storage": {"size": "1Gi"}, "restore": {"jwtAuthRole": "team"},
+            "selfInit": {"enabled": true, "oidc": {"enabled": true}}});
         let mut cluster = OpenBaoCluster::new("kelp", serde_json::from_value(spec).unwrap());
         cluster.metadata.namespace = Some("reef".into());
         let text = remedy(&cluster, "system:serviceaccount:ops:operator", "it said no").join(" ");
@@ -175,16 +196,47 @@ mod tests {
             "bound_subject=system:serviceaccount:reef:kelp-backup token_policies=openbao-operator-backup ",
             "bao write auth/jwt/role/team role_type=jwt ",
             "bound_subject=system:serviceaccount:reef:kelp-restore token_policies=openbao-operator-restore ",
+            "bound_issuer= and one",
+            "kubectl openbao -n reef issuer kelp | bao write auth/jwt/config -",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(!text.contains('<'), "nothing is left to fill in: {text}");
         let spec = serde_json::json!({"version": "2.7.2", "storage": {"size": "1Gi"}, "restore": {"jwtAuthRole": "jobs"},
+            "selfInit": {"enabled": true, "oidc": {"enabled": true}},
             "backup": {"jwtAuthRole": "jobs", "target": {"provider": "file", "file": {"claimName": "tide"}}}});
         cluster.spec = serde_json::from_value(spec).unwrap();
         let text = remedy(&cluster, "system:serviceaccount:ops:operator", "it said no").join(" ");
         assert_eq!(text.matches("auth/jwt/role/jobs").count(), 1, "one role for both: {text}");
         assert!(text.contains(r#""bound_claims":{"sub":["system:serviceaccount:reef:kelp-backup","#), "{text}");
+    }
+
+    #[test]
+    fn no_full_stop_becomes_part_of_a_command() {
+        for init in [json!({"enabled": false}), json!({"enabled": true, "oidc": {"enabled": true}})] {
+            let spec = json!({"version": "2.7.2", "storage": {"size": "1Gi"}, "selfInit": init});
+            let mut cluster = OpenBaoCluster::new("kelp", serde_json::from_value(spec).unwrap());
+            cluster.metadata.namespace = Some("reef".into());
+            let text = remedy(&cluster, "system:serviceaccount:ops:operator", "no").join(" ");
+            // Every second piece is a command.
+            let pieces: Vec<&str> = text.split('`').collect();
+            assert!(pieces.len() >= 3 && pieces.len() % 2 == 1, "{text}");
+            for (n, piece) in pieces.iter().enumerate() {
+                let is_typed = piece.contains("bao write ") || piece.contains("kubectl ");
+                assert_eq!(is_typed, n % 2 == 1, "{piece} in {text}");
+                assert!(!is_typed || !piece.ends_with(['.', ';']), "{piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_the_operator_keeps_a_token_the_remedy_is_its_secret_and_no_role() {
+        let spec = serde_json::json!({"version": "2.7.2", "storage": {"size": "1Gi"}});
+        let mut cluster = OpenBaoCluster::new("kelp", serde_json::from_value(spec).unwrap());
+        cluster.metadata.namespace = Some("reef".into());
+        let text = remedy(&cluster, "system:serviceaccount:ops:operator", "it said no").join(" ");
+        assert!(text.contains("--namespace reef create secret generic kelp-root-token "), "{text}");
+        assert!(text.contains("it said no") && !text.contains("auth/jwt"), "{text}");
     }
 
     #[test]
@@ -215,7 +267,7 @@ mod tests {
         let output = &journal.status.steps[0].output;
         assert_eq!(output[ACCESS], "false");
         assert_eq!(remedy_in(output), remedy.join(" "));
-        assert!(remedy_in(output).contains("jwt_validation_pubkeys=@keys.pem"));
+        assert!(remedy_in(output).contains("| bao write auth/jwt/config -`."));
         assert!(remedy[..5].join(" ").len() < 4096, "what a condition shows of it");
     }
 

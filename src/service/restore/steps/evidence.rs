@@ -14,16 +14,30 @@ use crate::service::cluster::{
 use crate::service::restore::decide::prove::{LeaderSeen, Marker, MemberSeen, MemberState, Witness};
 use crate::service::restore::plan;
 
-/// A token with which the operator may look: its own, or the one that the spec names, which is valid in the snapshot.
+/// A token with which the operator may look: its own, or the one that the spec names, which is valid in the snapshot. Its own may
+/// lie in a Secret for long, and be revoked by now, or of other data: nobody has refused it yet, so the member is asked.
 pub async fn token(step: &Step<'_>, cluster: &OpenBaoCluster, member: &Member) -> Result<Token, AccessError> {
-    let refused = match login::operator_token(step.call.ad, cluster, member).await {
-        Err(error) if error.is_refused() => error,
+    let own = match login::operator_token(step.call.ad, cluster, member).await {
+        Ok(token) => {
+            let only_one = step.inputs.login.token_secret.is_none();
+            if only_one || !is_denied(member, &token, &plan::marker(&step.uid)).await {
+                return Ok(token);
+            }
+            Ok(token)
+        }
+        Err(error) if error.is_refused() => Err(error),
         other => return other,
     };
     match named_token(step, cluster).await {
         Some(token) => Ok(token),
-        None => Err(refused),
+        None => own,
     }
+}
+
+/// Whether the member says that this token may not look for the marker. Silence is no such word.
+async fn is_denied(member: &Member, token: &Token, marker: &str) -> bool {
+    let Some(Ok(client)) = member.client() else { return false };
+    client.policy_exists(token, marker).await.is_err_and(|error| error.is_denied())
 }
 
 /// The token in the Secret that the restore names, if it names one and it can be read.
@@ -93,5 +107,50 @@ async fn witness(step: &Step<'_>, leader: &Member) -> Witness {
         Ok(()) => Witness::Valid,
         Err(BaoError::Denied { .. }) => Witness::Denied,
         Err(_) => Witness::Silent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::openbao::Endpoint;
+    use crate::service::cluster::observe::tests::member;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A leader that answers whatever it is asked with this status, or hangs up.
+    async fn answering(status: Option<&'static str>) -> Member {
+        // No client is built without one, whatever it speaks. Where another test installed one, that does.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let mut asked = [0; 1024];
+                assert!(connection.read(&mut asked).await.unwrap() > 0);
+                let Some(status) = status else { continue };
+                let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{{}}");
+                connection.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let endpoint = Endpoint { pod: "kelp-0".into(), address, tls_name: "kelp-0.test".into(), ca_pem: None };
+        Member { endpoint: Some(endpoint), ..member(0, HealthState::Active, Some(0)) }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_was_kept_gives_way_to_the_named_one_when_the_server_denies_it_and_for_no_other_reason() {
+        let token = Token::new("s.revoked");
+        let cases = [
+            (Some("403 Forbidden"), true),
+            (Some("200 OK"), false),
+            (Some("404 Not Found"), false),
+            (Some("503 Service Unavailable"), false),
+            (None, false),
+        ];
+        for (status, denied) in cases {
+            let leader = answering(status).await;
+            assert_eq!(is_denied(&leader, &token, "marker").await, denied, "{status:?}");
+        }
+        let unreachable = member(0, HealthState::Active, Some(0));
+        assert!(!is_denied(&unreachable, &token, "marker").await);
     }
 }

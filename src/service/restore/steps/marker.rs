@@ -55,18 +55,29 @@ async fn prepare(step: &Step<'_>) -> Result<StepOutcome, StepOutcome> {
     if let Placed::NoAccess(why) = &placed
         && accepted.new_cluster_id.is_none()
     {
-        return Err(StepOutcome::fatal(
-            "NoProofPossible",
-            format!(
-                "the operator cannot log in to the cluster ({why}), so it could never prove that the restore was \
-                 applied. Nothing was changed. Name a Secret with a working token in spec.tokenSecretRef"
-            ),
-        ));
+        return Err(StepOutcome::fatal("NoProofPossible", no_proof(why, step.inputs.login.token_secret.as_deref())));
     }
     let mut output =
         vec![(MARKER, matches!(placed, Placed::Stands).to_string()), (ENDPOINT, accepted.endpoint.as_str().to_owned())];
     output.extend(accepted.new_cluster_id.map(|id| (NEW_CLUSTER_ID, id)));
     Ok(StepOutcome::done_with(output))
+}
+
+/// `named` is the Secret in `spec.tokenSecretRef`.
+fn no_proof(why: &str, named: Option<&str>) -> String {
+    let way = named.map_or_else(
+        || "Name a Secret with a working token in spec.tokenSecretRef".to_owned(),
+        |name| {
+            format!(
+                "Secret {name}, which spec.tokenSecretRef names, has no token that helps: put one into its key token that may \
+                 write and read policies there, and create the restore again"
+            )
+        },
+    );
+    format!(
+        "the operator has no access to the cluster ({why}), so it could never prove that the restore was applied. Nothing was \
+         changed. {way}"
+    )
 }
 
 fn no_leader() -> StepOutcome {
@@ -116,5 +127,17 @@ pub async fn place(step: &Step<'_>, cluster: &OpenBaoCluster, leader: &Member) -
         }
         Err(error) if error.is_denied() => Ok(Placed::NoAccess(chain(&error))),
         Err(error) => Err(again(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_named_a_token_is_not_told_to_name_one() {
+        let named = no_proof("permission denied", Some("mine"));
+        assert!(named.contains("Secret mine") && !named.contains("Name a Secret"), "{named}");
+        assert!(no_proof("permission denied", None).ends_with("spec.tokenSecretRef"));
     }
 }

@@ -2,6 +2,7 @@
 //! at what is there and goes on.
 
 pub mod access;
+pub mod away;
 pub mod ending;
 pub mod evidence;
 pub mod judge;

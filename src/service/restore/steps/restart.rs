@@ -3,7 +3,8 @@
 //! A server that installed a restored snapshot keeps stale state in memory, and servers that join one that was not
 //! restarted never unseal (`tls: unrecognized name`). So every pod that was there at the submission is deleted once,
 //! standbys first, the leader last. Whether a pod has had its turn is told by its UID, so nothing has to be remembered.
-//! One that does not come up is deleted again once the settings that it was made from were corrected.
+//! One that does not come up is deleted again once the settings that it was made from were corrected. One that was down before
+//! holds up nobody: see [`super::away`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,8 +12,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use tokio::time::Instant;
 
+use super::away::{self, Away};
 use super::{Step, chain, evidence, judge, marker, record_pods, recorded_pods, safety, submit};
 use crate::adapter::kubernetes::apply;
 use crate::adapter::openbao::HealthState;
@@ -119,11 +120,14 @@ fn lost(seen: Option<&LeaderSeen>, id: Option<&str>) -> Option<StepOutcome> {
 /// Done when a majority of the servers has what the leader was proven to serve. Watched from here for a while: nothing in
 /// Kubernetes tells when a server has installed a snapshot.
 pub async fn prove_applied(step: &Step<'_>) -> StepOutcome {
-    let until = Instant::now() + LINGER;
+    let linger = step.call.turns.linger(LINGER);
     let outcome = loop {
         match applied(step).await {
-            StepOutcome::Waiting { .. } if Instant::now() < until => tokio::time::sleep(LOOK_CLOSELY).await,
-            waiting @ StepOutcome::Waiting { .. } => break waiting,
+            waiting @ StepOutcome::Waiting { .. } => {
+                if !linger.pause(LOOK_CLOSELY).await {
+                    break waiting;
+                }
+            }
             over => return over,
         }
     };
@@ -148,21 +152,31 @@ async fn applied(step: &Step<'_>) -> StepOutcome {
         return StepOutcome::in_progress("waiting for the servers to agree on a leader");
     };
     let index: u64 = output(submit::INDEX).parse().unwrap_or_default();
-    let (has, lacks) = spread(&members, leader, index);
-    let wanted = usize::try_from(step.servers(cluster)).unwrap_or(1) / 2 + 1;
+    let (has, mut lacks) = spread(&members, leader, index);
+    let servers = step.servers(cluster);
+    let all = away::all(cluster, servers);
+    lacks.extend(away::podless(&members, &all));
+    let down = away::down(&members, &all);
+    let wanted = usize::try_from(servers).unwrap_or(1) / 2 + 1;
     let late = step.call.deadline - step.call.now < chrono::TimeDelta::minutes(30);
-    if has.len() >= wanted && (late || lacks.iter().all(|name| is_sealed(&members, name))) {
+    let impatient = away::waited(step) >= away::PATIENCE;
+    let is_passed_over = |name: &String| is_sealed(&members, name) || (impatient && down.contains(name));
+    if has.len() >= wanted && (late || lacks.iter().all(is_passed_over)) {
         let seen = evidence::leader(step, cluster, &members).await;
-        return lost(seen.as_ref(), restored_id(step))
-            .unwrap_or_else(|| StepOutcome::done_with([("servers", has.join(",")), (PODS, record_pods(&members))]));
+        let found = [
+            ("servers", has.join(",")),
+            (PODS, record_pods(&members)),
+            (away::AWAY, down.join(",")),
+            (away::SEALED, away::sealed(&members).join(",")),
+        ];
+        return lost(seen.as_ref(), restored_id(step)).unwrap_or_else(|| StepOutcome::done_with(found));
     }
     StepOutcome::in_progress(format!("waiting for {} to install the snapshot", lacks.join(", ")))
 }
 
 /// Which servers have applied the log up to `index`, and which not yet.
 fn spread(members: &[Member], leader: &Member, index: u64) -> (Vec<String>, Vec<String>) {
-    let applied = |member: &Member| member.view.as_ref().map_or(0, |view| view.raft_applied_index);
-    let has = |member: &&Member| member.name == leader.name || (member.serves() && applied(member) >= index);
+    let has = |member: &&Member| member.name == leader.name || (member.serves() && member.applied() >= index);
     let (has, lacks): (Vec<&Member>, Vec<&Member>) = members.iter().partition(has);
     let names = |list: Vec<&Member>| list.into_iter().map(|member| member.name.clone()).collect();
     (names(has), names(lacks))
@@ -201,9 +215,12 @@ pub async fn restart_voters(step: &Step<'_>) -> StepOutcome {
     };
     let recorded = recorded_pods(step.call.output(plan::PROVE_APPLIED, PODS).unwrap_or_default());
     let members = step.members(cluster).await;
-    match next_restart(&members, &recorded, step.servers(cluster), &step.outdated(cluster)) {
+    let away = Away::of(step);
+    match next_restart(&members, &recorded, step.servers(cluster), &step.outdated(cluster), &away) {
         Restart::Done => StepOutcome::done(),
-        Restart::Wait(what) => StepOutcome::in_progress(format!("restarting the servers: waiting for {what}")),
+        Restart::Wait(what) => {
+            StepOutcome::in_progress(format!("restarting the servers: waiting for {what}{}", away.way_on()))
+        }
         Restart::Delete(name) => {
             for member in members.iter().filter(|member| member.name == name) {
                 if let Some(why) = cluster.obstacle().filter(|_| member.serves()) {
@@ -217,59 +234,76 @@ pub async fn restart_voters(step: &Step<'_>) -> StepOutcome {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Restart {
+pub(super) enum Restart {
     Done,
     Wait(String),
     Delete(String),
 }
 
-/// Who is next. Nobody is deleted while another one is on its way, and the leader only when it alone is left. `outdated` are the
-/// pods, by UID, that would have other settings if they were made again.
-fn next_restart(
+/// Who is next. Nobody is deleted while another one is on its way, and the leader only when nobody else who is up is left; those
+/// who were `away` come last and are not waited for. `outdated` are the pods, by UID, that would have other settings if they were
+/// made again.
+pub(super) fn next_restart(
     members: &[Member],
     recorded: &BTreeMap<String, String>,
     replicas: i32,
     outdated: &BTreeSet<String>,
+    away: &Away,
 ) -> Restart {
+    let replicas = usize::try_from(replicas).unwrap_or_default();
     let old = |member: &&Member| recorded.get(&member.name).is_some_and(|uid| *uid == member.uid);
-    if let Some(leaving) = members.iter().find(|member| member.terminating) {
+    // A pod on its way out has had its turn.
+    let waiting = members.iter().filter(old).filter(|member| !member.terminating);
+    let (last, first): (Vec<&Member>, Vec<&Member>) = waiting.partition(|member| away.goes_last(member));
+    let over = first.is_empty() && last.is_empty();
+    let majority = members.iter().filter(|member| member.serves()).count() * 2 > replicas;
+    let stops = |member: &Member| member.terminating && member.serves();
+    if over && majority && away.has_waited_long() && !members.iter().any(stops) {
+        return Restart::Done;
+    }
+    if let Some(leaving) = members.iter().find(|member| member.terminating && !away.is_left(member)) {
         return Restart::Wait(format!("{} to stop", leaving.name));
     }
-    if members.len() < usize::try_from(replicas).unwrap_or_default() {
+    if members.len() + away.podless(members) < replicas {
         return Restart::Wait("a deleted pod to be made again".to_owned());
     }
-    let late = |member: &&Member| !old(member) && !member.serves();
+    let late = |member: &&Member| !old(member) && !member.serves() && !member.terminating;
     // Nobody else does it while we hold the lock, and what it was made with may be all that keeps it from coming up.
     let in_vain = |member: &&Member| late(member) && !member.ready && outdated.contains(&member.uid);
     if let Some(again) = members.iter().find(in_vain) {
         return Restart::Delete(again.name.clone());
     }
-    if let Some(late) = members.iter().find(late) {
+    if let Some(late) = members.iter().filter(late).find(|member| !away.is_left(member)) {
         let silence = late.silence.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
         return Restart::Wait(format!("{} to unseal and follow{silence}", late.name));
     }
-    let waiting: Vec<&Member> = members.iter().filter(old).collect();
-    if waiting.is_empty() {
+    if over {
         return Restart::Done;
     }
     let leads = |member: &Member| member.state() == Some(HealthState::Active);
     // The highest ordinal first, as a StatefulSet would; but a sealed one before those who serve: they may need its vote.
-    let standbys = waiting.iter().rev().filter(|member| !leads(member));
+    let standbys = first.iter().rev().filter(|member| !leads(member));
     let standby = standbys.min_by_key(|member| member.state() != Some(HealthState::Sealed));
-    match (standby, observe::leader(members)) {
-        (Some(standby), _) => Restart::Delete(standby.name.clone()),
-        (None, Some(leader)) => Restart::Delete(leader.name.clone()),
-        (None, None) => Restart::Wait("the servers to agree on a leader".to_owned()),
+    let next = match standby {
+        Some(standby) => Some(*standby),
+        None if first.is_empty() => last.last().copied(),
+        None => observe::leader(members),
+    };
+    match next {
+        Some(next) if next.serves() && !majority => Restart::Wait("a majority of the servers to serve".to_owned()),
+        Some(next) => Restart::Delete(next.name.clone()),
+        None => Restart::Wait("the servers to agree on a leader".to_owned()),
     }
 }
 
-/// Done when one leads, all others follow it, and autopilot finds everybody healthy, where we may ask it.
+/// Done when one leads, all others follow it, and autopilot finds everybody healthy, where we may ask it. In a plain restore a
+/// majority is enough in the end, and the others are named.
 pub async fn await_healthy(step: &Step<'_>) -> StepOutcome {
-    let until = Instant::now() + LINGER;
+    let linger = step.call.turns.linger(LINGER);
     loop {
-        match healthy(step).await {
-            StepOutcome::Waiting { .. } if Instant::now() < until => tokio::time::sleep(LOOK_WITH_LOGIN).await,
-            outcome => return outcome,
+        let outcome = healthy(step).await;
+        if !matches!(outcome, StepOutcome::Waiting { .. }) || !linger.pause(LOOK_WITH_LOGIN).await {
+            return outcome;
         }
     }
 }
@@ -283,20 +317,28 @@ async fn healthy(step: &Step<'_>) -> StepOutcome {
     let Some(leader) = observe::leader(&members) else {
         return StepOutcome::in_progress("waiting for the servers to agree on a leader");
     };
-    if members.len() < usize::try_from(step.all_servers(cluster)).unwrap_or_default() {
-        return StepOutcome::in_progress("waiting for every server's pod");
+    let all = away::all(cluster, step.all_servers(cluster));
+    let index: u64 = step.call.output(plan::SUBMIT, submit::INDEX).unwrap_or_default().parse().unwrap_or_default();
+    let follows = |member: &Member| away::follows(member, leader, index);
+    // A rollback has brought all of them back before, and ends with all of them.
+    let absent = if step.inputs.onto.is_some() { Vec::new() } else { Away::of(step).absent(&members, &all, follows) };
+    if (all.len() - absent.len()) * 2 <= all.len() {
+        return StepOutcome::in_progress("waiting for a majority of the servers");
     }
-    let id = |member: &Member| member.health.as_ref().and_then(|health| health.cluster_id.clone());
-    if let Some(apart) = members.iter().find(|member| !member.serves() || id(member) != id(leader)) {
+    if let Some(name) = away::podless(&members, &all).iter().find(|name| !absent.contains(name)) {
+        return StepOutcome::in_progress(format!("waiting for server {name} to have a pod"));
+    }
+    if let Some(apart) = members.iter().find(|member| !follows(member) && !absent.contains(&member.name)) {
         return StepOutcome::in_progress(format!("waiting for {} to follow {}", apart.name, leader.name));
     }
+    let done = |health: String| {
+        let absent = (!absent.is_empty()).then(|| (away::ABSENT, absent.join(", ")));
+        StepOutcome::done_with([(HEALTH, health)].into_iter().chain(absent))
+    };
     let token = match evidence::token(step, cluster, leader).await {
         Ok(token) => token,
         Err(error) if error.is_refused() => {
-            return StepOutcome::done_with([(
-                HEALTH,
-                "every server follows one leader (autopilot not asked: no login)",
-            )]);
+            return done("every server that is up follows one leader (autopilot not asked: no login)".to_owned());
         }
         Err(error) => return StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
     };
@@ -304,15 +346,14 @@ async fn healthy(step: &Step<'_>) -> StepOutcome {
         return StepOutcome::in_progress(format!("waiting for pod {} to have an address", leader.name));
     };
     match client.autopilot_state(&token).await {
-        Ok(state) if state.healthy => {
-            let bears = state.failure_tolerance;
-            StepOutcome::done_with([(HEALTH, format!("autopilot: healthy, may lose {bears} more"))])
+        Ok(state) if away::is_fit(&state, &absent) => {
+            let but = if absent.is_empty() { String::new() } else { format!(" but for {}", absent.join(", ")) };
+            done(format!("autopilot: healthy{but}, may lose {} more", state.failure_tolerance))
         }
         Ok(_) => StepOutcome::in_progress("waiting for autopilot to find every server healthy"),
-        Err(error) if error.is_denied() => StepOutcome::done_with([(
-            HEALTH,
-            "every server serves and follows one leader (autopilot may not be asked)",
-        )]),
+        Err(error) if error.is_denied() => {
+            done("every server that is up follows one leader (autopilot may not be asked)".to_owned())
+        }
         Err(error) => StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
     }
 }
@@ -338,7 +379,7 @@ mod tests {
     }
 
     fn next(members: &[Member]) -> Restart {
-        next_restart(members, &recorded(), 3, &BTreeSet::new())
+        next_restart(members, &recorded(), 3, &BTreeSet::new(), &Away::default())
     }
 
     #[test]
@@ -366,8 +407,9 @@ mod tests {
     fn a_single_server_is_restarted_too() {
         let recorded: BTreeMap<_, _> = [("kelp-0".to_owned(), "uid-0".to_owned())].into();
         let (one, none) = ([member(0, Active, Some(0))], BTreeSet::new());
-        assert_eq!(next_restart(&one, &recorded, 1, &none), Restart::Delete("kelp-0".into()));
-        assert_eq!(next_restart(&[restarted(member(0, Active, Some(0)))], &recorded, 1, &none), Restart::Done);
+        assert_eq!(next_restart(&one, &recorded, 1, &none, &Away::default()), Restart::Delete("kelp-0".into()));
+        let again = [restarted(member(0, Active, Some(0)))];
+        assert_eq!(next_restart(&again, &recorded, 1, &none, &Away::default()), Restart::Done);
     }
 
     #[test]
@@ -376,7 +418,7 @@ mod tests {
         members[2] = Member { ready: false, health: None, ..restarted(member(2, Standby, None)) };
         let outdated = BTreeSet::from(["new-2".to_owned(), "uid-1".to_owned(), "uid-0".to_owned()]);
         assert!(matches!(next(&members), Restart::Wait(_)), "it starts");
-        let next = |members: &[Member]| next_restart(members, &recorded(), 3, &outdated);
+        let next = |members: &[Member]| next_restart(members, &recorded(), 3, &outdated, &Away::default());
         assert_eq!(next(&members), Restart::Delete("kelp-2".into()), "it waits for a node that it may go to by now");
         members[2].terminating = true;
         assert!(matches!(next(&members), Restart::Wait(_)), "it goes already");

@@ -5,7 +5,7 @@ use kube::{Api, ResourceExt, api::PostParams};
 use super::Step;
 use crate::adapter::kubernetes::client::timed;
 use crate::adapter::kubernetes::owner::is_controlled_by;
-use crate::api::{OpenBaoOperation, OperationPhase};
+use crate::api::{OpenBaoOperation, OperationKind, OperationPhase};
 use crate::service::backup::request;
 use crate::service::opslifecycle::manager::StepOutcome;
 
@@ -34,16 +34,26 @@ pub async fn run(step: &Step<'_>) -> StepOutcome {
             Err(error) => again("create", &error),
         };
     };
-    judge(found, &child, &step.uid)
+    let (again, without) = ways_on(step.call.op.spec.operation);
+    judge(found, &child, &step.uid, again, without)
+}
+
+/// What to create in place of one that came no further than this, and how to say there that no backup is to be taken.
+fn ways_on(kind: OperationKind) -> (&'static str, &'static str) {
+    if kind == OperationKind::Rollback {
+        ("another Rollback", "spec.parameters: {safetyBackup: \"false\"}")
+    } else {
+        ("another OpenBaoRestore", "preRestoreBackup: false")
+    }
 }
 
 /// What came of `child`. Whoever makes an operation of its name can name its owner too, but not make it this backup.
-fn judge(found: OpenBaoOperation, child: &OpenBaoOperation, uid: &str) -> StepOutcome {
+fn judge(found: OpenBaoOperation, child: &OpenBaoOperation, uid: &str, again: &str, without: &str) -> StepOutcome {
     let name = child.name_any();
     if !is_controlled_by(&found, uid) || !found.does_the_work_of(child) {
         let message = format!(
-            "OpenBaoOperation {name} exists and is not the safety backup of this restore: delete it, then create another \
-             OpenBaoRestore. Nothing was changed"
+            "OpenBaoOperation {name} exists and is not the safety backup that belongs here: delete it, then create {again}. \
+             Nothing was changed"
         );
         return StepOutcome::fatal("NameTaken", message);
     }
@@ -59,8 +69,8 @@ fn judge(found: OpenBaoOperation, child: &OpenBaoOperation, uid: &str) -> StepOu
         | OperationPhase::Cancelled => StepOutcome::fatal(
             "SafetyBackupFailed",
             format!(
-                "the backup of the present state failed: {}. Nothing was changed. To restore without one, create the \
-                 restore with preRestoreBackup: false",
+                "the backup of the present state failed: {}. Nothing was changed. To go on without one, create {again} with \
+                 {without}",
                 status.message.unwrap_or_default()
             ),
         ),
@@ -89,10 +99,9 @@ mod tests {
         let phase = OperationPhase::Succeeded;
         found.status =
             Some(OpenBaoOperationStatus { phase, artifacts: Some(artifacts), ..OpenBaoOperationStatus::default() });
-        assert_eq!(judge(found.clone(), &child, "now"), StepOutcome::done_with([(KEY, "a.snap".to_owned())]));
-        let taken = |found: &OpenBaoOperation| {
-            matches!(judge(found.clone(), &child, "now"), StepOutcome::Failed { reason: "NameTaken", .. })
-        };
+        let judged = |found: &OpenBaoOperation| judge(found.clone(), &child, "now", "another", "none");
+        assert_eq!(judged(&found), StepOutcome::done_with([(KEY, "a.snap".to_owned())]));
+        let taken = |found: &OpenBaoOperation| matches!(judged(found), StepOutcome::Failed { reason: "NameTaken", .. });
         let mut read = found.clone();
         read.spec.parameters = [(request::MODE.to_owned(), request::VERIFY.to_owned())].into();
         assert!(taken(&read), "it reads an old one");
@@ -101,5 +110,26 @@ mod tests {
         assert!(taken(&other), "of another cluster");
         found.metadata.owner_references = None;
         assert!(taken(&found), "nobody's");
+    }
+
+    #[test]
+    fn a_safety_backup_that_fails_names_the_field_by_which_this_very_operation_goes_without_one() {
+        for (kind, field, other) in [
+            (OperationKind::Restore, "OpenBaoRestore with preRestoreBackup: false", "safetyBackup"),
+            (OperationKind::Rollback, "Rollback with spec.parameters: {safetyBackup: \"false\"}", "preRestoreBackup"),
+        ] {
+            let mut parent = OpenBaoOperation::new("back", OpenBaoOperationSpec::default());
+            parent.metadata.uid = Some("now".into());
+            let child = request::child(&parent, request::SAFETY, "before").unwrap();
+            let mut found = child.clone();
+            let phase = OperationPhase::Failed;
+            found.status = Some(OpenBaoOperationStatus { phase, ..OpenBaoOperationStatus::default() });
+            let (again, without) = ways_on(kind);
+            let outcome = judge(found, &child, "now", again, without);
+            let StepOutcome::Failed { reason: "SafetyBackupFailed", message, .. } = &outcome else {
+                panic!("{outcome:?}")
+            };
+            assert!(message.contains(field) && !message.contains(other), "{message}");
+        }
     }
 }

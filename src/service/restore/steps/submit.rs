@@ -9,6 +9,7 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use super::ending::unknown;
 use super::{Sight, Step, chain, ending, evidence, judge, marker, preflight, restart, servers, trouble};
 use crate::adapter::openbao::Error as BaoError;
+use crate::adapter::turns::Linger;
 use crate::api::OpenBaoCluster;
 use crate::datapath::protocol::{Claim, Endpoint, Grant, Peer, Permit};
 use crate::service::cluster::observe::{self, Member};
@@ -188,17 +189,16 @@ pub(super) fn peer(member: &Member) -> Option<Peer> {
 }
 
 /// Finds out what became of the submission under this receipt. While the leader applies the snapshot, it is watched from
-/// here: nothing in Kubernetes tells when that is over.
+/// here, unless others wait for their turn: nothing in Kubernetes tells when that is over.
 pub async fn prove(step: &Step<'_>) -> StepOutcome {
-    let until = Instant::now() + LINGER;
+    let linger = step.call.turns.linger(LINGER);
     loop {
         match look(step).await {
             Looked::Settled(outcome) => return outcome,
             Looked::Applying { what, taker } => {
-                if Instant::now() >= until {
+                if !settle(step, taker.as_deref(), &linger).await {
                     return StepOutcome::in_progress(format!("waiting for {what}"));
                 }
-                settle(step, taker.as_deref(), until).await;
             }
         }
     }
@@ -211,19 +211,24 @@ enum Looked {
     Applying { what: String, taker: Option<Box<Member>> },
 }
 
-/// Returns as soon as the server that took the snapshot has forgotten the token that was minted right before, or after a
+/// Returns right after the server that took the snapshot has forgotten the token that was minted right before, or after a
 /// moment when that cannot be seen. A call with a token hangs while the snapshot is applied, so this is one or two calls.
-async fn settle(step: &Step<'_>, taker: Option<&Member>, until: Instant) {
+/// Says whether to look again within this call.
+async fn settle(step: &Step<'_>, taker: Option<&Member>, linger: &Linger<'_>) -> bool {
     let client = taker.and_then(Member::client).and_then(Result::ok);
     let (Some(client), Some(token)) = (client, step.witnesses.get(&step.uid, step.call.now)) else {
-        return tokio::time::sleep(UNWITNESSED).await;
+        return linger.pause(UNWITNESSED).await;
     };
-    while Instant::now() < until {
-        match client.lookup_self(&token).await {
-            Ok(()) => tokio::time::sleep(LOOK_CLOSELY).await,
-            Err(error) if error.is_denied() => return,
-            Err(BaoError::TimedOut { .. }) => {}
-            Err(_) => return tokio::time::sleep(LOOK_AGAIN).await,
+    loop {
+        let pause = match client.lookup_self(&token).await {
+            Ok(()) => LOOK_CLOSELY,
+            // Nothing may be proven by it yet, for minutes.
+            Err(error) if error.is_denied() => return linger.pause(LOOK_CLOSELY).await,
+            Err(BaoError::TimedOut { .. }) => Duration::ZERO,
+            Err(_) => return linger.pause(LOOK_AGAIN).await,
+        };
+        if !linger.pause(pause).await {
+            return false;
         }
     }
 }

@@ -178,8 +178,8 @@ async fn servers(call: &StepCall<'_>) -> StepOutcome {
 
 /// How many servers a rollback before this one left half restored, if one did.
 fn half_restored(cluster: &OpenBaoCluster) -> Option<usize> {
-    let half = cluster.status.as_ref()?.upgrade.as_ref()?.half_restored.as_ref()?;
-    half.servers.closed.then(|| usize::try_from(half.servers.count).unwrap_or_default())
+    let half = cluster.left_half_restored()?;
+    Some(usize::try_from(half.servers.count).unwrap_or_default())
 }
 
 impl RollbackManager {

@@ -105,9 +105,12 @@ pub fn inputs(frozen: &Frozen<'_>, settings: &Settings) -> Result<BTreeMap<Strin
     Ok(map)
 }
 
+/// What an earlier rollback wiped and did not restore is nobody's data: whoever leads there has none to save, and no backup is taken
+/// of it.
 fn takes_safety_backup(frozen: &Frozen<'_>) -> bool {
     let refused = frozen.operation.spec.parameters.get(SAFETY_BACKUP).is_some_and(|value| value == "false");
-    frozen.leads && frozen.cluster.spec.backup.is_some() && !refused
+    let nobodys = frozen.cluster.left_half_restored().is_some();
+    frozen.leads && frozen.cluster.spec.backup.is_some() && !refused && !nobodys
 }
 
 /// The steps, in a straight line.
@@ -195,11 +198,12 @@ mod tests {
         }
     }
 
-    /// The inputs of a rollback of a cluster of three that has so many members.
-    fn frozen_inputs(members: Option<i32>) -> BTreeMap<String, String> {
+    /// The inputs and the plan of a rollback of a cluster of three, which somebody leads, with so many members and this status.
+    fn planned(members: Option<i32>, status: serde_json::Value) -> (BTreeMap<String, String>, Plan) {
         let backup = json!({"image": "ghcr.io/a/openbao-operator-backup:v1", "target": {"provider": "file", "file": {"claimName": "tide"}}});
         let spec = json!({"version": "2.7.2", "replicas": 3, "storage": {"size": "1Gi"}, "backup": backup});
-        let cluster = OpenBaoCluster::new("kelp", serde_json::from_value(spec).unwrap());
+        let mut cluster = OpenBaoCluster::new("kelp", serde_json::from_value(spec).unwrap());
+        cluster.status = Some(serde_json::from_value(status).unwrap());
         let operation = OpenBaoOperation::new("back", crate::api::OpenBaoOperationSpec::default());
         let at = |version: &str| UpgradeDirective { version: version.into(), image: format!("bao:{version}") };
         let way =
@@ -217,7 +221,27 @@ mod tests {
             scope: Scope::All,
             requeue_standard: std::time::Duration::from_secs(60),
         };
-        inputs(&frozen, &settings).unwrap()
+        (inputs(&frozen, &settings).unwrap(), plan(&frozen))
+    }
+
+    fn frozen_inputs(members: Option<i32>) -> BTreeMap<String, String> {
+        planned(members, json!({})).0
+    }
+
+    #[test]
+    fn servers_that_a_rollback_left_half_restored_are_rolled_back_without_a_backup_although_one_leads() {
+        let left = |closed: bool| {
+            let half = json!({"rollback": "back", "wipedAt": "2026-11-21T11:00:00Z",
+                "servers": {"count": 1, "initialize": false, "closed": closed}});
+            json!({"upgrade": {"halfRestored": half, "servers": half["servers"]}})
+        };
+        for (status, safe) in [(json!({}), true), (left(false), true), (left(true), false)] {
+            let (inputs, plan) = planned(Some(1), status.clone());
+            assert_eq!(inputs["safetyBackup"], safe.to_string(), "{status}");
+            assert_eq!(plan.steps.iter().any(|step| step.name == restore::SAFETY_BACKUP), safe, "{status}");
+            let before = if safe { restore::SAFETY_BACKUP } else { request::STOP_SERVERS };
+            assert_eq!(plan.lock.unwrap().before.as_deref(), Some(before), "{status}");
+        }
     }
 
     #[test]

@@ -61,8 +61,12 @@ impl Run {
             RefusalPhase::ConstraintFailed => OperationPhase::ConstraintFailed,
             RefusalPhase::Failed => OperationPhase::Failed,
             RefusalPhase::Wait(retry) => {
+                let after = retry.delay(standard);
+                if let Some(held) = &refusal.held {
+                    return self.kept_out(held, &refusal.message, after, facts);
+                }
                 self.journal.status.reason = Some(refusal.reason.to_owned());
-                self.wait(&refusal.message, retry.delay(standard), facts);
+                self.wait(&refusal.message, after, facts);
                 return Ok(());
             }
         };
@@ -110,17 +114,21 @@ impl Run {
     /// lock's release wakes it anyway.
     /// `why`: what else is to be said about it.
     pub fn blocked(&mut self, held: &HeldError, why: &str, standard: Duration, facts: &Facts) -> Result<(), Illegal> {
-        let mut fields = Fields::new();
-        add_held_audit_fields(&mut fields, held);
         let more = if why.is_empty() { String::new() } else { format!(". {why}") };
-        let message = format!("waiting: {held}{more}");
-        self.apply(&Event::LockBlocked { message, fields }, facts.now)?;
         let planned = self.journal.plan().and_then(|plan| plan.lock.as_ref());
         let class = match planned.map(|lock| lock.operation) {
             Some(LockOperation::Backup) => RetryClass::Standard,
             _ => RetryClass::LockContention,
         };
-        self.rest = Some(Ask::Rest { after: class.delay(standard) });
+        self.kept_out(held, &format!("waiting: {held}{more}"), class.delay(standard), facts)
+    }
+
+    /// It waits for the lock, planned or not: the trail says once for whom.
+    fn kept_out(&mut self, held: &HeldError, message: &str, after: Duration, facts: &Facts) -> Result<(), Illegal> {
+        let mut fields = Fields::new();
+        add_held_audit_fields(&mut fields, held);
+        self.apply(&Event::LockBlocked { message: message.to_owned(), fields }, facts.now)?;
+        self.rest = Some(Ask::Rest { after });
         Ok(())
     }
 
