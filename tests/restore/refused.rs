@@ -49,7 +49,7 @@ async fn damaged_foreign_and_newer_snapshots_are_refused_before_the_lock() {
          mkdir -p parts && (cd parts && gunzip -c {snap} | tar x && \
          tar c meta.json state.bin SHA256SUMS | gzip > ../bad/unsealed.snap && \
          tar c meta.json state.bin SHA256SUMS SHA256SUMS.sealed meta.json | gzip > ../bad/again.snap && \
-         sed s/./0/ SHA256SUMS > s && mv s SHA256SUMS && \
+         sed -e s/^0/1/ -e t -e s/./0/ SHA256SUMS > s && mv s SHA256SUMS && \
          tar c meta.json state.bin SHA256SUMS SHA256SUMS.sealed | gzip > ../bad/sums.snap && \
          : > SHA256SUMS.sealed && tar c meta.json state.bin SHA256SUMS SHA256SUMS.sealed | gzip > ../bad/hollow.snap) && \
          cp {snap} bad/lied.snap && sed 's/first/first/; s#\"key\": \"[^\"]*\"#\"key\": \"bad/lied.snap\"#; \

@@ -12,7 +12,7 @@ use super::manager::{SNAPSHOT, VERIFY_SEAL};
 use super::mover::MoverError;
 use super::steps::{Work, failed, output};
 use crate::adapter::kubernetes::client::timed;
-use crate::api::{OpenBaoOperation, StepState, StepStatus};
+use crate::api::{OpenBaoOperation, OperationKind, StepState, StepStatus};
 use crate::datapath::seal::{self, SealError};
 use crate::service::cluster::names;
 use crate::service::opslifecycle::StepOutcome;
@@ -123,14 +123,18 @@ fn unproven(keys: &Keys, key_id: &str, good: Option<&Proof<'_>>) -> Option<Strin
     }
 }
 
-/// Of these operations, the newest backup of the cluster with this UID that was found good.
+/// Of these operations, the newest backup of the cluster with this UID that was found good. One from before the servers were given
+/// other data tells nothing: that may be sealed with another key.
 fn last_good<'a>(operations: &'a [Arc<OpenBaoOperation>], cluster_uid: &str) -> Option<Proof<'a>> {
     let good = operations.iter().filter_map(|operation| {
         let status = operation.status.as_ref()?;
         let ours = status.inputs.get(frozen::CLUSTER_UID).is_some_and(|uid| uid == cluster_uid);
         Some((found_good(operation)?.completed_at, proof_of(operation).filter(|_| ours)?))
     });
-    good.max_by_key(|(at, _)| *at).map(|(_, proof)| proof)
+    let replaces = |kind| matches!(kind, OperationKind::Restore | OperationKind::Rollback);
+    let replaced = operations.iter().filter(|operation| replaces(operation.spec.operation));
+    let replaced = replaced.filter_map(|operation| operation.status.as_ref()?.point_of_no_return_at).max();
+    good.filter(|(at, _)| *at > replaced).max_by_key(|(at, _)| *at).map(|(_, proof)| proof)
 }
 
 /// The step that found the archive of this backup good.
@@ -354,6 +358,17 @@ mod tests {
         ];
         assert_eq!(good(&all).as_deref(), Some(b"four".as_slice()));
         assert_eq!(good(&all[2..]), None, "one that failed, and another cluster's of this name");
+        let restore = |hour: u32| -> Arc<OpenBaoOperation> {
+            let whole = json!({
+                "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "metadata": {"name": "r", "namespace": "reef"},
+                "spec": {"cluster": "kelp", "operation": "Restore"},
+                "status": {"phase": "Succeeded", "pointOfNoReturnAt": format!("2026-11-21T{hour:02}:00:00Z")},
+            });
+            Arc::new(serde_json::from_value(whole).unwrap())
+        };
+        let with = |hour| [all[0].clone(), all[1].clone(), restore(hour)];
+        assert_eq!(good(&with(5)), None, "since then the servers have other data, and perhaps another key");
+        assert_eq!(good(&with(2)).as_deref(), Some(b"four".as_slice()));
     }
 
     #[test]

@@ -44,7 +44,8 @@ impl Apart {
                 with_it += 1;
             }
             self.0.insert(member.uid.clone(), (since, had));
-            if now.duration_since(since) >= LONG && id(member) == id(leader) {
+            // What a restore leaves behind has less than was restored. Whoever has more than the leader had may hold the only copy of it.
+            if now.duration_since(since) >= LONG && id(member) == id(leader) && member.applied() <= had {
                 apart.push(member.name.as_str());
             }
         }
@@ -58,7 +59,7 @@ impl Apart {
             format!(
                 "serving for minutes without following {}, which leads: {}. Reads there may be old. A server that was down while a \
                  snapshot was restored may never follow again: its volume is from before, and has another key of raft's. If it \
-                 stays so, type `{first}`, so that it joins empty",
+                 stays so, and its volume holds nothing that the others lack, type `{first}`, so that it joins empty",
                 leader.name,
                 apart.join(", ")
             ),
@@ -124,6 +125,16 @@ mod tests {
             tokio::time::advance(LONG * 2).await;
             assert_eq!(apart.look(&plain(), seen), None);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_told_to_delete_the_volume_of_a_member_that_has_more_than_the_leader() {
+        let mut apart = Apart::default();
+        let seen = members(7, Some(1), 9);
+        assert_eq!(apart.look(&plain(), &seen), None);
+        tokio::time::advance(LONG * 2).await;
+        assert_eq!(apart.look(&plain(), &seen), None);
+        assert_eq!(apart.look(&plain(), &members(20, Some(1), 9)), None, "however much is written since");
     }
 
     #[tokio::test(start_paused = true)]

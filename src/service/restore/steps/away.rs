@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use kube::ResourceExt;
 
 use super::Step;
@@ -77,6 +77,7 @@ pub struct Away {
     names: BTreeSet<String>,
     sealed: BTreeSet<String>,
     waited: TimeDelta,
+    now: DateTime<Utc>,
 }
 
 impl Away {
@@ -86,14 +87,16 @@ impl Away {
             let names = step.call.output(plan::PROVE_APPLIED, key).unwrap_or_default();
             names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
         };
-        Self { names: names(AWAY), sealed: names(SEALED), waited: waited(step) }
+        Self { names: names(AWAY), sealed: names(SEALED), waited: waited(step), now: step.call.now }
     }
 
-    /// Whether it was sealed, and has its while to come back from the restart that it may only have needed: it stops, has no pod, and
-    /// answers nothing meanwhile. They go one by one.
-    fn may_unseal(&self, name: &str) -> bool {
+    /// Whether it was sealed, and is on its way back from the restart that it may only have needed: it stops, has no pod, and answers
+    /// nothing for a while. They go one by one, and not always at once.
+    fn restarts(&self, name: &str, pod: Option<&Member>) -> bool {
         let all_of_them = PATIENCE * i32::try_from(self.sealed.len()).unwrap_or(1);
-        self.sealed.contains(name) && self.waited < all_of_them
+        let moves = pod.is_none_or(|pod| pod.terminating) && self.waited < LONG;
+        let is_young = pod.and_then(|pod| pod.created).is_some_and(|created| self.now - created < PATIENCE);
+        self.sealed.contains(name) && (self.waited < all_of_them || moves || is_young)
     }
 
     /// Whether its turn comes after the leader's. A sealed one has it before all others: it may only need that.
@@ -105,13 +108,14 @@ impl Away {
     /// Whether nobody waits for it: it was down then, and still is.
     pub fn is_left(&self, member: &Member) -> bool {
         let starts = member.state() == Some(HealthState::Sealed) && self.waited < PATIENCE;
-        self.names.contains(&member.name) && !member.serves() && !starts && !self.may_unseal(&member.name)
+        let restarts = self.restarts(&member.name, Some(member));
+        self.names.contains(&member.name) && !member.serves() && !starts && !restarts
     }
 
     /// How many of them have no pod that is waited for.
     pub fn podless(&self, members: &[Member]) -> usize {
         let has_pod = |name: &str| members.iter().any(|member| member.name == name);
-        self.names.iter().filter(|name| !has_pod(name) && !self.may_unseal(name)).count()
+        self.names.iter().filter(|name| !has_pod(name) && !self.restarts(name, None)).count()
     }
 
     /// Whether nobody is waited for any more who need not be.
@@ -231,8 +235,29 @@ mod tests {
         looks.push(members);
         for members in looks {
             assert!(matches!(next(&members, &sealed(0)), Restart::Wait(_)), "a majority would be lost: {members:?}");
-            assert_eq!(next(&members, &sealed(3)), delete("kelp-1"), "it does not come back: {members:?}");
+            assert_eq!(next(&members, &sealed(15)), delete("kelp-1"), "it does not come back: {members:?}");
         }
+    }
+
+    #[test]
+    fn a_server_that_was_sealed_has_its_while_also_when_its_turn_comes_late() {
+        let now = DateTime::UNIX_EPOCH + TimeDelta::hours(1);
+        let late = Away { sealed: BTreeSet::from(["kelp-2".into()]), now, ..away(&["kelp-2"], 5) };
+        let mut members =
+            vec![member(0, Active, Some(0)), member(1, Standby, Some(0)), Member { terminating: true, ..silent(2) }];
+        assert!(matches!(next(&members, &late), Restart::Wait(_)), "it stops");
+        assert!(matches!(next(&members[..2], &late), Restart::Wait(_)), "its pod is made again");
+        members[2] = Member { created: Some(now - TimeDelta::minutes(2)), ..restarted(silent(2)) };
+        assert!(matches!(next(&members, &late), Restart::Wait(_)), "it starts");
+        members[2].created = Some(now - TimeDelta::minutes(3));
+        assert_eq!(next(&members, &late), delete("kelp-1"));
+    }
+
+    #[test]
+    fn nobody_goes_while_a_server_that_went_down_by_itself_after_the_proof_may_come_back() {
+        let members = [member(0, Active, Some(0)), member(1, Standby, Some(0)), silent(2)];
+        assert!(matches!(next(&members, &away(&[], 0)), Restart::Wait(_)), "a majority would be lost");
+        assert_eq!(next(&members, &away(&[], 15)), delete("kelp-1"), "it does not come back");
     }
 
     #[test]

@@ -280,6 +280,11 @@ pub(super) fn next_restart(
     if over {
         return Restart::Done;
     }
+    // It was there when the data was proven, so it comes back as a rule.
+    let went_down = last.iter().find(|member| !member.serves() && !away.is_left(member));
+    if let Some(down) = went_down.filter(|_| !first.is_empty() && !away.has_waited_long()) {
+        return Restart::Wait(format!("{} to serve again", down.name));
+    }
     let leads = |member: &Member| member.state() == Some(HealthState::Active);
     // The highest ordinal first, as a StatefulSet would; but a sealed one before those who serve: they may need its vote.
     let standbys = first.iter().rev().filter(|member| !leads(member));
