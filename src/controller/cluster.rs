@@ -1,15 +1,14 @@
 //! `OpenBaoCluster`: which events wake it, how often it is looked at, and what is told about it.
 
-use super::vanished;
+use super::Queue;
 use crate::{
     adapter::{
         Adapters,
         kubernetes::{
             events::{News, Severity},
-            feed::{Touched, gone},
+            feed::Touched,
         },
         metrics::{Outcome, metrics},
-        turns::Turns,
     },
     api::OpenBaoCluster,
     causes::chain,
@@ -18,7 +17,7 @@ use crate::{
             memory::Memory,
             reconcile::{self, Error},
         },
-        opslifecycle::retry::{ErrorBackoff, ErrorClass, jitter},
+        opslifecycle::retry::{ErrorClass, jitter},
     },
 };
 use futures::{StreamExt, future::ready, stream};
@@ -31,7 +30,7 @@ use kube::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
@@ -44,15 +43,7 @@ const CONFLICT: Duration = Duration::from_millis(200);
 struct Context {
     ad: Arc<Adapters>,
     memory: Memory,
-    turns: Turns,
-    failures: Mutex<ErrorBackoff<ObjectRef<OpenBaoCluster>>>,
-}
-
-impl Context {
-    /// It was reconciled, or it is gone.
-    fn forget_failures(&self, cluster: &ObjectRef<OpenBaoCluster>) {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).succeeded(cluster);
-    }
+    turns: Queue<OpenBaoCluster>,
 }
 
 /// Reconciles clusters until `shutdown`.
@@ -65,8 +56,8 @@ pub async fn run(ad: Arc<Adapters>, shutdown: CancellationToken) {
     // Listening begins before the first look at the store, so that nothing falls between the two.
     let wakes = ad.caches.notes.wakes(woken, everything.clone());
     let wakes = stream::iter(everything()).chain(wakes);
-    let turns = Turns::new("OpenBaoCluster", CONCURRENCY, shutdown.clone());
-    let context = Arc::new(Context { ad, memory: Memory::default(), turns, failures: Mutex::default() });
+    let turns = Queue::new("OpenBaoCluster", CONCURRENCY, store.clone(), shutdown.clone());
+    let context = Arc::new(Context { ad, memory: Memory::default(), turns });
     let known = context.clone();
     Controller::for_stream(stream::pending(), store)
         // Whoever is due waits for its turn.
@@ -76,10 +67,7 @@ pub async fn run(ad: Arc<Adapters>, shutdown: CancellationToken) {
         .run(in_turn, failed, context)
         .for_each(|outcome| {
             if let Err(error) = outcome {
-                gone("OpenBaoCluster", &error);
-                if let Some(cluster) = vanished(&error) {
-                    known.forget_failures(&cluster);
-                }
+                known.turns.told(&error);
                 if let controller::Error::QueueError(error) = error {
                     tracing::warn!(error = %error, "the queue of clusters failed");
                 }
@@ -96,8 +84,7 @@ fn woken(touched: &Touched) -> Vec<ObjectRef<OpenBaoCluster>> {
 }
 
 async fn in_turn(cluster: Arc<OpenBaoCluster>, context: Arc<Context>) -> Result<Action, Error> {
-    let Some((_turn, cluster)) = context.turns.take(cluster.as_ref(), &context.ad.caches.clusters).await else {
-        context.forget_failures(&ObjectRef::from_obj(cluster.as_ref()));
+    let Some((_turn, cluster)) = context.turns.take(cluster.as_ref()).await else {
         return Ok(Action::await_change());
     };
     // Boxed, so that whoever waits for its turn does not hold the room for it yet.
@@ -108,7 +95,7 @@ async fn look(cluster: &OpenBaoCluster, context: &Context) -> Result<Action, Err
     let mut measured =
         metrics().reconciling("OpenBaoCluster", &cluster.namespace().unwrap_or_default(), &cluster.name_any());
     let wait = reconcile::reconcile(&context.ad, &context.memory, cluster).await?;
-    context.forget_failures(&ObjectRef::from_obj(cluster));
+    context.turns.succeeded(cluster);
     if context.memory.len() > context.ad.caches.clusters.len() + 16 {
         let existing: BTreeSet<String> =
             context.ad.caches.clusters.state().iter().filter_map(|cluster| cluster.uid()).collect();
@@ -126,11 +113,7 @@ fn failed(cluster: Arc<OpenBaoCluster>, error: &Error, context: Arc<Context>) ->
     }
     let text = chain(error);
     tracing::warn!(reason = error.name(), error = text, "reconcile failed");
-    let again = context.failures.lock().unwrap_or_else(PoisonError::into_inner).failed(
-        ObjectRef::from_obj(cluster.as_ref()),
-        ErrorClass::Transient,
-        rand::random(),
-    );
+    let again = context.turns.failed(&cluster, ErrorClass::Transient);
     let ad = context.ad.clone();
     let reason = format!("{}Failed", error.name());
     tokio::spawn(async move {

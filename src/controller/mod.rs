@@ -5,26 +5,81 @@ pub mod operation;
 pub mod restore;
 pub mod rollout;
 
-use std::error::Error;
+use std::{
+    error::Error,
+    fmt::Debug,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use kube::{
     Resource,
-    runtime::{controller, reflector::ObjectRef},
+    runtime::{
+        controller,
+        reflector::{ObjectRef, Store},
+    },
+};
+use tokio::sync::SemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    adapter::{kubernetes::feed::gone, turns::Turns},
+    service::opslifecycle::retry::{ErrorBackoff, ErrorClass},
 };
 
-/// The object that was to be reconciled and is gone: what is remembered of its failures goes too.
-fn vanished<K, E, Q>(error: &controller::Error<E, Q>) -> Option<ObjectRef<K>>
+/// What is due at one controller: whose turn it is, and how often in a row each object has failed.
+struct Queue<K: Resource<DynamicType = ()> + Clone + Debug + 'static> {
+    kind: &'static str,
+    store: Store<K>,
+    turns: Arc<Turns>,
+    failures: Mutex<ErrorBackoff<ObjectRef<K>>>,
+}
+
+impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Queue<K>
 where
-    K: Resource<DynamicType = ()>,
-    E: Error + 'static,
-    Q: Error + 'static,
+    ObjectRef<K>: Hash + Eq,
 {
-    let controller::Error::ObjectNotFound(object) = error else { return None };
-    let reference = ObjectRef::new(&object.name);
-    Some(match &object.namespace {
-        Some(namespace) => reference.within(namespace),
-        None => reference,
-    })
+    /// See [`Turns::new`].
+    fn new(kind: &'static str, at_once: u16, store: Store<K>, stop: CancellationToken) -> Self {
+        Self { kind, store, turns: Arc::new(Turns::new(kind, at_once, stop)), failures: Mutex::default() }
+    }
+
+    /// See [`Turns::take`].
+    async fn take(&self, known: &K) -> Option<(SemaphorePermit<'_>, Arc<K>)> {
+        let turn = self.turns.take(known, &self.store).await;
+        if turn.is_none() {
+            self.succeeded(known);
+        }
+        turn
+    }
+
+    /// It was reconciled, or it is gone.
+    fn succeeded(&self, object: &K) {
+        self.forget(&ObjectRef::from_obj(object));
+    }
+
+    fn forget(&self, object: &ObjectRef<K>) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).succeeded(object);
+    }
+
+    /// How long it waits after a failure.
+    fn failed(&self, object: &K, class: ErrorClass) -> Duration {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.failed(ObjectRef::from_obj(object), class, rand::random())
+    }
+
+    /// What the controller says of an object that was to be reconciled: of one that is gone nothing is remembered.
+    fn told<E: Error + 'static, Q: Error + 'static>(&self, error: &controller::Error<E, Q>) {
+        gone(self.kind, error);
+        if let controller::Error::ObjectNotFound(object) = error {
+            let reference = ObjectRef::new(&object.name);
+            self.forget(&match &object.namespace {
+                Some(namespace) => reference.within(namespace),
+                None => reference,
+            });
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,7 @@
 //! An operation is looked at when it changes, when a Job or pod of it changes, when its cluster changes (so a lock that
 //! is given back wakes whoever waits for it), and when the engine asked to be called again.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::ready, stream};
 use kube::{
@@ -18,21 +15,20 @@ use kube::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::vanished;
+use super::Queue;
 use crate::{
     adapter::{
         Adapters,
         caches::Caches,
-        kubernetes::feed::{Touched, gone},
+        kubernetes::feed::Touched,
         metrics::{Outcome, metrics},
-        turns::Turns,
     },
     api::operation::OpenBaoOperation,
     causes::chain,
     service::opslifecycle::{
         Manager,
         drive::{Again, DriveError, Driver, is_over},
-        retry::{ErrorBackoff, ErrorClass},
+        retry::ErrorClass,
         saga::faults::Faults,
     },
 };
@@ -44,16 +40,7 @@ const CONCURRENCY: u16 = 16;
 
 struct Context {
     driver: Driver,
-    store: Store<OpenBaoOperation>,
-    turns: Arc<Turns>,
-    failures: Mutex<ErrorBackoff<ObjectRef<OpenBaoOperation>>>,
-}
-
-impl Context {
-    /// It was reconciled, or it is gone.
-    fn forget_failures(&self, op: &ObjectRef<OpenBaoOperation>) {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).succeeded(op);
-    }
+    turns: Queue<OpenBaoOperation>,
 }
 
 /// Runs operations until `shutdown`: those of the managers' kinds, and workflows. An operation of any other kind ends as
@@ -76,9 +63,9 @@ pub async fn run_with(ad: Arc<Adapters>, managers: Vec<Arc<dyn Manager>>, faults
     let wakes = ad.caches.notes.wakes(move |touched| woken(touched, &caches), move || everything(&all));
     // Those listed before we began to listen.
     let listed = everything(&store);
-    let turns = Arc::new(Turns::new(KIND, CONCURRENCY, shutdown.clone()));
-    let driver = Driver::new(ad, managers, faults, turns.clone());
-    let context = Arc::new(Context { driver, store: store.clone(), turns, failures: Mutex::default() });
+    let turns = Queue::new(KIND, CONCURRENCY, store.clone(), shutdown.clone());
+    let driver = Driver::new(ad, managers, faults, turns.turns.clone());
+    let context = Arc::new(Context { driver, turns });
     let known = context.clone();
     Controller::for_stream(stream::pending(), store)
         .reconcile_on(stream::iter(listed).chain(wakes))
@@ -88,10 +75,7 @@ pub async fn run_with(ad: Arc<Adapters>, managers: Vec<Arc<dyn Manager>>, faults
         .run(in_turn, retry, context)
         .for_each(|outcome| {
             if let Err(error) = outcome {
-                gone(KIND, &error);
-                if let Some(op) = vanished(&error) {
-                    known.forget_failures(&op);
-                }
+                known.turns.told(&error);
                 tracing::debug!(error = %error, "operation");
             }
             ready(())
@@ -137,8 +121,7 @@ fn waiting(touched: &Touched, caches: &Caches) -> Vec<ObjectRef<OpenBaoOperation
 }
 
 async fn in_turn(op: Arc<OpenBaoOperation>, context: Arc<Context>) -> Result<Action, DriveError> {
-    let Some((_turn, op)) = context.turns.take(op.as_ref(), &context.store).await else {
-        context.forget_failures(&ObjectRef::from_obj(op.as_ref()));
+    let Some((_turn, op)) = context.turns.take(op.as_ref()).await else {
         return Ok(Action::await_change());
     };
     // Boxed, so that whoever waits for its turn does not hold the room for it yet.
@@ -148,7 +131,7 @@ async fn in_turn(op: Arc<OpenBaoOperation>, context: Arc<Context>) -> Result<Act
 async fn reconcile(op: &OpenBaoOperation, context: &Context) -> Result<Action, DriveError> {
     let mut measured = metrics().reconciling(KIND, &op.namespace().unwrap_or_default(), &op.name_any());
     let again = context.driver.reconcile(op).await?;
-    context.forget_failures(&ObjectRef::from_obj(op));
+    context.turns.succeeded(op);
     match again {
         Again::After(delay) => {
             measured.ends(Outcome::Waiting);
@@ -164,11 +147,7 @@ async fn reconcile(op: &OpenBaoOperation, context: &Context) -> Result<Action, D
 /// An error backs off per object and by its class. A lost race is no news.
 fn retry(op: Arc<OpenBaoOperation>, error: &DriveError, context: Arc<Context>) -> Action {
     let class = error.class();
-    let delay: Duration = context.failures.lock().unwrap_or_else(PoisonError::into_inner).failed(
-        ObjectRef::from_obj(op.as_ref()),
-        class,
-        rand::random(),
-    );
+    let delay: Duration = context.turns.failed(&op, class);
     if class == ErrorClass::Conflict {
         tracing::debug!(error = %chain(error), "operation changed meanwhile");
     } else {

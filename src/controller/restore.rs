@@ -2,7 +2,7 @@
 //!
 //! The work itself is the operation's ([`crate::service::restore`]); nothing here touches OpenBao or the lock.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, Utc};
@@ -16,21 +16,20 @@ use kube::{
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::vanished;
+use super::Queue;
 use crate::adapter::Adapters;
 use crate::adapter::kubernetes::client::{RequestError, timed};
 use crate::adapter::kubernetes::events::{News, Severity};
-use crate::adapter::kubernetes::feed::{Touched, gone};
+use crate::adapter::kubernetes::feed::Touched;
 use crate::adapter::kubernetes::finalizer;
 use crate::adapter::kubernetes::owner::is_controlled_by;
 use crate::adapter::kubernetes::time::from_kube;
 use crate::adapter::metrics::{Outcome, metrics};
-use crate::adapter::turns::Turns;
 use crate::api::{OpenBaoOperation, OpenBaoRestore, OpenBaoRestoreStatus, RESTORE_FINALIZER, Request, RestorePhase};
 use crate::datapath::protocol::{self, Progress};
 use crate::service::backup::jobs;
 use crate::service::opslifecycle::audit::{self, AuditEvent, Fields};
-use crate::service::opslifecycle::retry::{ErrorBackoff, ErrorClass};
+use crate::service::opslifecycle::retry::ErrorClass;
 use crate::service::opslifecycle::{self, RetryClass};
 use crate::service::restore::decide::Refused;
 use crate::service::restore::decide::admit::{Admission, admit};
@@ -76,17 +75,9 @@ impl Error {
 
 struct Context {
     ad: Arc<Adapters>,
-    backoff: Mutex<ErrorBackoff<ObjectRef<OpenBaoRestore>>>,
     waits: hold::Waits,
     refusals: Refusals,
-    turns: Turns,
-}
-
-impl Context {
-    /// It was reconciled, or it is gone.
-    fn forget_failures(&self, restore: &ObjectRef<OpenBaoRestore>) {
-        self.backoff.lock().unwrap_or_else(PoisonError::into_inner).succeeded(restore);
-    }
+    turns: Queue<OpenBaoRestore>,
 }
 
 /// Runs until `shutdown`.
@@ -98,10 +89,9 @@ pub async fn run(ad: Arc<Adapters>, shutdown: CancellationToken) {
     let wakes = stream::iter(all(&ad)).chain(wakes);
     let context = Arc::new(Context {
         ad: ad.clone(),
-        backoff: Mutex::default(),
         waits: hold::Waits::default(),
         refusals: Refusals::default(),
-        turns: Turns::new(KIND, CONCURRENCY, shutdown.clone()),
+        turns: Queue::new(KIND, CONCURRENCY, caches.restores.clone(), shutdown.clone()),
     });
     let known = context.clone();
     Controller::for_stream(stream::pending(), caches.restores.clone())
@@ -112,10 +102,7 @@ pub async fn run(ad: Arc<Adapters>, shutdown: CancellationToken) {
         .run(in_turn, on_error, context)
         .for_each(|outcome| {
             if let Err(error) = outcome {
-                gone(KIND, &error);
-                if let Some(restore) = vanished(&error) {
-                    known.forget_failures(&restore);
-                }
+                known.turns.told(&error);
             }
             ready(())
         })
@@ -152,8 +139,7 @@ fn woken(ad: &Adapters, touched: &Touched) -> Vec<ObjectRef<OpenBaoRestore>> {
 
 #[allow(clippy::needless_pass_by_value)] // the signature is kube's
 fn on_error(restore: Arc<OpenBaoRestore>, error: &Error, context: Arc<Context>) -> Action {
-    let mut backoff = context.backoff.lock().unwrap_or_else(PoisonError::into_inner);
-    let delay = backoff.failed(ObjectRef::from_obj(&*restore), error.class(), rand::random());
+    let delay = context.turns.failed(&restore, error.class());
     tracing::warn!(
         namespace = restore.namespace(),
         name = restore.name_any(),
@@ -164,8 +150,7 @@ fn on_error(restore: Arc<OpenBaoRestore>, error: &Error, context: Arc<Context>) 
 }
 
 async fn in_turn(restore: Arc<OpenBaoRestore>, context: Arc<Context>) -> Result<Action, Error> {
-    let Some((_turn, restore)) = context.turns.take(restore.as_ref(), &context.ad.caches.restores).await else {
-        context.forget_failures(&ObjectRef::from_obj(&*restore));
+    let Some((_turn, restore)) = context.turns.take(restore.as_ref()).await else {
         return Ok(Action::await_change());
     };
     // Boxed, so that whoever waits for its turn does not hold the room for it yet.
@@ -187,7 +172,7 @@ async fn reconcile(restore: &OpenBaoRestore, context: &Context) -> Result<Action
     };
     if action.is_ok() {
         measured.ends(if phase(restore).is_terminal() { Outcome::Done } else { Outcome::Waiting });
-        context.forget_failures(&ObjectRef::from_obj(restore));
+        context.turns.succeeded(restore);
     }
     action
 }

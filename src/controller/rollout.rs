@@ -1,9 +1,6 @@
 //! `OpenBaoRollout`: looks at the members, decides, writes the claim, and only then acts on it.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{SubsecRound, Utc};
 use futures::{StreamExt, future::ready, stream};
@@ -18,19 +15,18 @@ use kube::{
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::vanished;
+use super::Queue;
 use crate::{
     adapter::{
         Adapters,
         kubernetes::{
             client::{RequestError, timed},
             events::{News, Severity},
-            feed::{Touched, gone},
+            feed::Touched,
             finalizer,
             owner::is_controlled_by,
         },
         metrics::{Outcome, metrics},
-        turns::Turns,
     },
     api::{OpenBaoOperation, OpenBaoRollout, OpenBaoRolloutStatus, Request, RequestAction, RolloutMemberStatus},
     causes::chain,
@@ -38,7 +34,7 @@ use crate::{
         opslifecycle::{
             self, RetryClass,
             audit::{self, AuditEvent, Fields},
-            retry::{ErrorBackoff, ErrorClass},
+            retry::ErrorClass,
         },
         rollout::{
             self, Effect, Facts,
@@ -96,15 +92,7 @@ impl Error {
 
 struct Context {
     ad: Arc<Adapters>,
-    turns: Turns,
-    backoff: Mutex<ErrorBackoff<ObjectRef<OpenBaoRollout>>>,
-}
-
-impl Context {
-    /// It was reconciled, or it is gone.
-    fn forget_failures(&self, rollout: &ObjectRef<OpenBaoRollout>) {
-        self.backoff.lock().unwrap_or_else(PoisonError::into_inner).succeeded(rollout);
-    }
+    turns: Queue<OpenBaoRollout>,
 }
 
 /// Reconciles rollouts until `stop`.
@@ -113,8 +101,8 @@ pub async fn run(ad: Arc<Adapters>, stop: CancellationToken) {
     let wakes = ad.caches.notes.wakes(move |touched| woken(&for_pick, touched), move || all(&for_all));
     // Subscribed first, listed second: nothing falls between.
     let wakes = stream::iter(all(&ad)).chain(wakes);
-    let turns = Turns::new(KIND, CONCURRENCY, stop.clone());
-    let context = Arc::new(Context { ad: ad.clone(), turns, backoff: Mutex::default() });
+    let turns = Queue::new(KIND, CONCURRENCY, ad.caches.rollouts.clone(), stop.clone());
+    let context = Arc::new(Context { ad: ad.clone(), turns });
     let known = context.clone();
     Controller::for_stream(stream::pending(), ad.caches.rollouts.clone())
         .reconcile_on(wakes)
@@ -124,10 +112,7 @@ pub async fn run(ad: Arc<Adapters>, stop: CancellationToken) {
         .run(in_turn, on_error, context)
         .for_each(|outcome| {
             if let Err(error) = outcome {
-                gone(KIND, &error);
-                if let Some(rollout) = vanished(&error) {
-                    known.forget_failures(&rollout);
-                }
+                known.turns.told(&error);
             }
             ready(())
         })
@@ -156,8 +141,7 @@ fn woken(ad: &Adapters, touched: &Touched) -> Vec<ObjectRef<OpenBaoRollout>> {
 }
 
 async fn in_turn(rollout: Arc<OpenBaoRollout>, context: Arc<Context>) -> Result<Action, Error> {
-    let Some((_turn, rollout)) = context.turns.take(rollout.as_ref(), &context.ad.caches.rollouts).await else {
-        context.forget_failures(&ObjectRef::from_obj(&*rollout));
+    let Some((_turn, rollout)) = context.turns.take(rollout.as_ref()).await else {
         return Ok(Action::await_change());
     };
     // Boxed, so that whoever waits for its turn does not hold the room for it yet.
@@ -181,7 +165,7 @@ async fn reconcile(rollout: &OpenBaoRollout, context: &Context) -> Result<Action
     if leaving && decision.leaves_nothing_to_undo() {
         set_finalizer(ad, rollout, false).await?;
     }
-    context.forget_failures(&ObjectRef::from_obj(rollout));
+    context.turns.succeeded(rollout);
     measured.ends(Outcome::Done);
     Ok(if decision.is_over() {
         Action::await_change()
@@ -191,11 +175,7 @@ async fn reconcile(rollout: &OpenBaoRollout, context: &Context) -> Result<Action
 }
 
 fn on_error(rollout: Arc<OpenBaoRollout>, error: &Error, context: Arc<Context>) -> Action {
-    let again = context.backoff.lock().unwrap_or_else(PoisonError::into_inner).failed(
-        ObjectRef::from_obj(&*rollout),
-        error.class(),
-        rand::random(),
-    );
+    let again = context.turns.failed(&rollout, error.class());
     tracing::warn!(error = chain(error), rollout = %rollout.name_any(), ?again, "rollout");
     Action::requeue(again)
 }
