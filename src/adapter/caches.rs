@@ -12,6 +12,7 @@ use super::{
         index::Index,
         shorten::operation_label,
     },
+    remembered,
     settings::Scope,
 };
 use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OpenBaoRollout};
@@ -19,6 +20,7 @@ use k8s_openapi::api::{
     apps::v1::StatefulSet,
     batch::v1::Job,
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
+    networking::v1::{Ingress, NetworkPolicy},
     policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
 };
@@ -31,7 +33,7 @@ use kube::{
         watcher,
     },
 };
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// The label that every object of ours carries.
@@ -45,6 +47,9 @@ pub const OPERATION_LABEL: &str = "openbao.org/operation";
 /// The annotation with that operation's whole name.
 pub const OPERATION_NAME: &str = "openbao.org/operation-name";
 
+/// So many operations are read at a time. Whole, a record is several times as large as what is remembered of it.
+const RECORDS: u32 = 250;
+
 /// The stores, kept up to date by one watch each.
 #[derive(Clone)]
 pub struct Caches {
@@ -52,7 +57,7 @@ pub struct Caches {
     pub clusters: Store<OpenBaoCluster>,
     /// Every restore in scope. One that has ended is without its managers.
     pub restores: Store<OpenBaoRestore>,
-    /// Every operation in scope. One that has ended is without its history and whatever else nobody asks for here.
+    /// Every operation in scope. Of one that has ended only what is read of a record: see [`remembered`].
     pub operations: Store<OpenBaoOperation>,
     /// Every rollout in scope.
     pub rollouts: Store<OpenBaoRollout>,
@@ -79,6 +84,10 @@ pub struct Caches {
     pub role_bindings: Store<RoleBinding>,
     /// Disruption budgets that carry our label.
     pub budgets: Store<PodDisruptionBudget>,
+    /// Ingresses that carry our label.
+    pub ingresses: Store<Ingress>,
+    /// Network policies that carry our label.
+    pub network_policies: Store<NetworkPolicy>,
     /// `ConfigMaps` with all of their data.
     pub whole_config_maps: Whole<ConfigMap>,
     /// Secrets with all of their data.
@@ -155,12 +164,12 @@ impl Caches {
                 slim_restore
             ),
             operations: feed!(
-                everything(),
+                everything().page_size(RECORDS),
                 |operation: &OpenBaoOperation| Ties {
                     cluster: Some(operation.spec.cluster.clone()),
                     operation: operation.metadata.name.clone()
                 },
-                slim_record,
+                remembered::slim,
                 Some(operations_by_cluster.clone())
             ),
             rollouts: feed!(everything(), |_: &OpenBaoRollout| Ties::default()),
@@ -175,6 +184,8 @@ impl Caches {
             roles: feed!(ours(), labelled::<Role>),
             role_bindings: feed!(ours(), labelled::<RoleBinding>),
             budgets: feed!(ours(), labelled::<PodDisruptionBudget>),
+            ingresses: feed!(ours(), labelled::<Ingress>),
+            network_policies: feed!(ours(), labelled::<NetworkPolicy>),
             whole_config_maps: Whole::default(),
             whole_secrets: Whole::default(),
             notes,
@@ -216,7 +227,9 @@ impl Caches {
         one(&self.service_accounts, how).await?;
         one(&self.roles, how).await?;
         one(&self.role_bindings, how).await?;
-        one(&self.budgets, how).await
+        one(&self.budgets, how).await?;
+        one(&self.ingresses, how).await?;
+        one(&self.network_policies, how).await
     }
 
     /// The cluster of that name, as last seen.
@@ -278,28 +291,6 @@ fn slim_restore(restore: &mut OpenBaoRestore) {
     }
 }
 
-/// An operation's managers tell who asked for it until that stands in its status. Records are many and are kept for years: what
-/// is read of them here is what they did, not how they came there. The rest is read where it is needed, from the API server.
-fn slim_record(operation: &mut OpenBaoOperation) {
-    if !operation.has_ended() {
-        return;
-    }
-    feed::forget_managers(operation);
-    // What a workflow's steps were told stands twice: as it was written, and in the plan that was made of it.
-    for step in operation.spec.plan.iter_mut().flat_map(|plan| &mut plan.steps) {
-        step.config = BTreeMap::new();
-    }
-    let Some(status) = &mut operation.status else { return };
-    status.history = Vec::new();
-    status.snapshots = None;
-    for condition in &mut status.conditions {
-        condition.message = String::new();
-    }
-    for step in status.plan.iter_mut().flat_map(|plan| &mut plan.steps) {
-        step.config = BTreeMap::new();
-    }
-}
-
 fn belongs(object: &impl ResourceExt, namespace: &str, label: &str, value: &str) -> bool {
     object.meta().namespace.as_deref() == Some(namespace)
         && object.labels().get(label).is_some_and(|found| found == value)
@@ -340,45 +331,10 @@ mod tests {
         for ended in [RestorePhase::Completed, RestorePhase::Failed] {
             assert!(!kept(restore(ended), slim_restore), "{ended:?}");
         }
-        assert!(kept(operation(OperationPhase::Pending), slim_record));
-        assert!(kept(operation(OperationPhase::Unknown), slim_record));
-        assert!(!kept(operation(OperationPhase::Succeeded), slim_record));
+        assert!(kept(operation(OperationPhase::Pending), remembered::slim));
+        assert!(kept(operation(OperationPhase::Unknown), remembered::slim));
+        assert!(!kept(operation(OperationPhase::Succeeded), remembered::slim));
         assert!(!kept(Pod::default(), feed::forget_managers));
-    }
-
-    #[test]
-    fn of_a_record_what_it_did_is_remembered_and_of_a_live_operation_everything() {
-        let operation = |phase: &str| -> OpenBaoOperation {
-            let at = "2026-11-21T12:00:00Z";
-            let lock = serde_json::json!({"operation": "Backup", "holder": "openbaocluster/backup", "holderUid": "u"});
-            let steps = serde_json::json!([{"name": "Snapshot", "action": "Snapshot", "config": {"pod": "kelp-0"}}]);
-            serde_json::from_value(serde_json::json!({
-                "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "metadata": {"name": "nightly"},
-                "spec": {"cluster": "kelp", "operation": "Backup", "plan": {"steps": steps}},
-                "status": {
-                    "phase": phase, "message": "all steps done", "inputs": {"key": "a.snap"}, "snapshots": {"pre": {"at": at}},
-                    "plan": {"lock": lock, "steps": steps},
-                    "steps": [{"name": "Snapshot", "state": "completed", "output": {"sha256": "00"}}],
-                    "history": [{"event": "BackupStarted", "phase_from": "Pending", "phase_to": "Running", "at": at}],
-                    "conditions": [{"type": "Complete", "status": "True", "reason": "Succeeded", "message": "all steps done",
-                        "lastTransitionTime": at}],
-                },
-            }))
-            .unwrap()
-        };
-        let mut running = operation("Running");
-        slim_record(&mut running);
-        assert_eq!(running, operation("Running"));
-        let mut ended = operation("Succeeded");
-        slim_record(&mut ended);
-        let written = ended.spec.plan.unwrap();
-        assert!(written.steps[0].config.is_empty() && written.steps[0].name == "Snapshot");
-        let (slim, whole) = (ended.status.unwrap(), operation("Succeeded").status.unwrap());
-        assert_eq!((&slim.steps, &slim.inputs, &slim.message), (&whole.steps, &whole.inputs, &whole.message));
-        let plan = slim.plan.unwrap();
-        assert_eq!(plan.lock, whole.plan.unwrap().lock);
-        assert!(plan.steps[0].config.is_empty() && plan.steps[0].name == "Snapshot");
-        assert!(slim.history.is_empty() && slim.snapshots.is_none() && slim.conditions[0].message.is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod objectstore;
 pub mod openbao;
 pub mod operationlock;
+pub mod remembered;
 pub mod settings;
 pub mod turns;
 

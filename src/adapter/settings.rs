@@ -1,6 +1,6 @@
 //! What the operator was told at its start.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Which namespaces one set of controllers looks at. A list of namespaces is several sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ impl Scope {
 pub struct Settings {
     /// Where the operator itself runs.
     pub operator_namespace: String,
+    /// What its pods are known by, beside their namespace: network policies let them in to the servers.
+    pub operator_pod_labels: BTreeMap<String, String>,
     /// The service account it runs as: the only one it mints tokens for.
     pub operator_service_account: String,
     /// This replica, for events and the lease: its pod name.

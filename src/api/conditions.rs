@@ -95,6 +95,7 @@ pub mod reason {
     pub const OPERATOR_MANAGED_TLS: &str = "OperatorManagedTLS";
     pub const STATIC_UNSEAL_IN_USE: &str = "StaticUnsealInUse";
     pub const NO_BACKUP: &str = "NoBackup";
+    pub const NETWORK_EGRESS_RULES_REQUIRED: &str = "NetworkEgressRulesRequired";
     pub const EVEN_REPLICAS: &str = "EvenReplicas";
     pub const ALL_FIELDS_SUPPORTED: &str = "AllFieldsSupported";
     pub const FIELDS_IGNORED: &str = "FieldsIgnored";

@@ -13,10 +13,7 @@ use crate::{
     api::OpenBaoCluster,
     causes::chain,
     service::{
-        cluster::{
-            memory::Memory,
-            reconcile::{self, Error},
-        },
+        cluster::{error::Error, memory::Memory, reconcile},
         opslifecycle::retry::{ErrorClass, jitter},
     },
 };

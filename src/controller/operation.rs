@@ -94,12 +94,12 @@ fn woken(touched: &Touched, caches: &Caches) -> Vec<ObjectRef<OpenBaoOperation>>
     match touched.kind {
         KIND if touched.deleted => waiting(touched, caches),
         KIND => {
-            // Its own change; and its end, for those that wait for it.
-            let mut woken = vec![ObjectRef::new(&touched.name).within(&touched.namespace)];
-            if caches.operation(&touched.namespace, &touched.name).is_some_and(|op| op.has_ended()) {
-                woken.extend(waiting(touched, caches));
-            }
-            woken
+            let seen = caches.operation(&touched.namespace, &touched.name);
+            let own = is_worth_a_turn(seen.as_deref());
+            let own = own.then(|| ObjectRef::new(&touched.name).within(&touched.namespace));
+            // And its end, for those that wait for it.
+            let others = seen.filter(|op| op.has_ended()).map(|_| waiting(touched, caches));
+            own.into_iter().chain(others.into_iter().flatten()).collect()
         }
         "OpenBaoCluster" => waiting(touched, caches),
         "Job" | "Pod" | "ConfigMap" => match &touched.operation {
@@ -110,6 +110,12 @@ fn woken(touched: &Touched, caches: &Caches) -> Vec<ObjectRef<OpenBaoOperation>>
         },
         _ => vec![],
     }
+}
+
+/// Whether an operation that changed has to be looked at. When records are listed anew there are thousands about which nothing is
+/// left to do; what the watches do not know yet is looked at in any case.
+fn is_worth_a_turn(seen: Option<&OpenBaoOperation>) -> bool {
+    seen.is_none_or(|op| !is_over(op))
 }
 
 /// The operations of the touched object's cluster that have not ended.
@@ -154,4 +160,45 @@ fn retry(op: Arc<OpenBaoOperation>, error: &DriveError, context: Arc<Context>) -
         tracing::warn!(reason = error.name(), error = %chain(error), again = ?delay, "operation");
     }
     Action::requeue(delay)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::adapter::remembered::testing::whole_and_remembered;
+
+    #[test]
+    fn a_record_about_which_nothing_is_left_to_do_takes_no_turn_and_any_other_operation_does() {
+        let operation = |finalizers: Value, requests: Value, status: Value| -> OpenBaoOperation {
+            let whole = json!({
+                "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation",
+                "metadata": {"name": "nightly", "namespace": "reef", "finalizers": finalizers},
+                "spec": {"cluster": "kelp", "operation": "Backup", "requests": requests},
+                "status": status,
+            });
+            serde_json::from_value(whole).unwrap()
+        };
+        let asked = json!([{"nonce": "one", "action": "Cancel"}]);
+        let answered = json!([{"nonce": "one", "action": "Cancel", "outcome": "Refused"}]);
+        let ended = json!({"phase": "Succeeded"});
+        for (case, operation, worth) in [
+            ("it is new", operation(json!([]), json!([]), Value::Null), true),
+            ("it runs", operation(json!([]), json!([]), json!({"phase": "Running"})), true),
+            ("it cleans up", operation(json!(["openbao.org/operation"]), json!([]), ended.clone()), true),
+            ("it was asked", operation(json!([]), asked.clone(), ended.clone()), true),
+            ("it is over", operation(json!([]), json!([]), ended), false),
+            (
+                "it has answered",
+                operation(json!([]), asked, json!({"phase": "Failed", "handledRequests": answered})),
+                false,
+            ),
+        ] {
+            for seen in whole_and_remembered([&operation]) {
+                assert_eq!(is_worth_a_turn(seen.first()), worth, "{case}");
+            }
+        }
+        assert!(is_worth_a_turn(None), "the watches may be behind");
+    }
 }

@@ -2,6 +2,8 @@
 //!
 //! The work itself is the operation's ([`crate::service::restore`]); nothing here touches OpenBao or the lock.
 
+mod told;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,25 +12,23 @@ use futures::{StreamExt, future::ready, stream};
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::{
-    Api, Resource, ResourceExt,
+    Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
+
+use told::write;
 
 use super::Queue;
 use crate::adapter::Adapters;
 use crate::adapter::kubernetes::client::{RequestError, timed};
-use crate::adapter::kubernetes::events::{News, Severity};
 use crate::adapter::kubernetes::feed::Touched;
 use crate::adapter::kubernetes::finalizer;
 use crate::adapter::kubernetes::owner::is_controlled_by;
-use crate::adapter::kubernetes::time::from_kube;
 use crate::adapter::metrics::{Outcome, metrics};
 use crate::api::{OpenBaoOperation, OpenBaoRestore, OpenBaoRestoreStatus, RESTORE_FINALIZER, Request, RestorePhase};
 use crate::datapath::protocol::{self, Progress};
 use crate::service::backup::jobs;
-use crate::service::opslifecycle::audit::{self, AuditEvent, Fields};
 use crate::service::opslifecycle::retry::ErrorClass;
 use crate::service::opslifecycle::{self, RetryClass};
 use crate::service::restore::decide::Refused;
@@ -40,8 +40,6 @@ use crate::service::restore::unmade::{self, Refusals, Unmade};
 use crate::service::restore::{admission, asked, hold, plan, status};
 
 const KIND: &str = "OpenBaoRestore";
-/// The field manager of a restore's status.
-const MANAGER: &str = "openbao-operator-restore";
 /// How many restores are looked at at once: each may wait two seconds for silent servers.
 const CONCURRENCY: u16 = 8;
 /// How soon something missing is looked for again.
@@ -407,95 +405,6 @@ async fn set_finalizer(ad: &Adapters, restore: &OpenBaoRestore, wanted: bool) ->
 
 fn restores(ad: &Adapters, restore: &OpenBaoRestore) -> Api<OpenBaoRestore> {
     Api::namespaced(ad.client.clone(), &restore.namespace().unwrap_or_default())
-}
-
-/// Writes the status if it says anything new, and tells a change of phase three times: status, log line, event. What the API server
-/// takes for no valid status, because of what somebody has written into a store, still gets its phase and message through.
-async fn write(ad: &Adapters, restore: &OpenBaoRestore, next: OpenBaoRestoreStatus) -> Result<(), Error> {
-    if restore.status.as_ref() == Some(&next) {
-        return Ok(());
-    }
-    let name = restore.name_any();
-    let written = match put(ad, restore, &next).await {
-        Err(error) if error.is_invalid() => {
-            tracing::warn!(
-                namespace = restore.namespace(),
-                name = name.as_str(),
-                error = crate::causes::chain(&error),
-                "a restore's status is not valid; only the main part of it is written"
-            );
-            put(ad, restore, &status::bare(next.clone())).await
-        }
-        written => written,
-    };
-    match written {
-        Ok(()) => {}
-        Err(error) if error.is_not_found() => return Ok(()),
-        Err(source) => {
-            return Err(Error::Request { verb: "write the status of", kind: "OpenBaoRestore", name, source });
-        }
-    }
-    tell(ad, restore, &next).await;
-    Ok(())
-}
-
-async fn put(ad: &Adapters, restore: &OpenBaoRestore, next: &OpenBaoRestoreStatus) -> Result<(), RequestError> {
-    let (api, name) = (restores(ad, restore), restore.name_any());
-    let body = json!({
-        "apiVersion": OpenBaoRestore::api_version(&()),
-        "kind": OpenBaoRestore::kind(&()),
-        "metadata": { "name": name, "uid": restore.uid() },
-        "status": next,
-    });
-    timed(api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body))).await.map(drop)
-}
-
-async fn tell(ad: &Adapters, restore: &OpenBaoRestore, next: &OpenBaoRestoreStatus) {
-    let event = match next.phase {
-        RestorePhase::Completed => AuditEvent::RestoreCompleted,
-        RestorePhase::Failed => AuditEvent::RestoreFailed,
-        RestorePhase::Pending | RestorePhase::Validating | RestorePhase::Running | RestorePhase::Unknown => {
-            AuditEvent::RestorePhaseTransition
-        }
-    };
-    let fields = Fields::from([
-        ("cluster", restore.spec.cluster.clone()),
-        ("namespace", restore.namespace().unwrap_or_default()),
-        ("restore", restore.name_any()),
-        ("restore_uid", restore.uid().unwrap_or_default()),
-        ("operation", next.operation.clone().unwrap_or_default()),
-        ("message", next.message.clone()),
-    ]);
-    let (from, to) = (phase(restore).as_str(), next.phase.as_str());
-    let Some(entry) = audit::log_phase_transition(event, from, to, &fields) else { return };
-    count(restore, next);
-    let troubled = event.is_warning() || next.phase == RestorePhase::Unknown;
-    ad.events
-        .publish(
-            restore,
-            News {
-                severity: if troubled { Severity::Warning } else { Severity::Normal },
-                reason: event.as_str().to_owned(),
-                action: "Restore".to_owned(),
-                note: format!("{to}: {}", next.message),
-                annotations: audit::flat(&entry),
-            },
-        )
-        .await;
-}
-
-/// Each phase is counted as it is entered.
-fn count(restore: &OpenBaoRestore, next: &OpenBaoRestoreStatus) {
-    match next.phase {
-        RestorePhase::Completed => {
-            let created = restore.metadata.creation_timestamp.as_ref().map(from_kube);
-            let took = created.zip(next.completion_time).and_then(|(from, to)| (to - from).to_std().ok());
-            metrics().restore_completed(took.unwrap_or_default());
-        }
-        RestorePhase::Failed => metrics().restore_not_completed(false),
-        RestorePhase::Unknown => metrics().restore_not_completed(true),
-        RestorePhase::Pending | RestorePhase::Validating | RestorePhase::Running => {}
-    }
 }
 
 /// The present time, as precise as a status shows it.

@@ -112,6 +112,7 @@ pub(super) async fn run(plan: &Plan, meter: &Meter) -> Result<(BackupDone, Manif
         sha256: manifest.sha256.clone(),
         size_bytes: manifest.size_bytes,
         taken_at: stored.taken_at,
+        openbao_cluster_id: manifest.cluster.openbao_cluster_id.clone(),
         inspection: stored.verified.inspection,
         sealed_sums: manifest.sealed_sums.clone(),
         sums: manifest.sums.clone(),

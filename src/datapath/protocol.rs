@@ -314,6 +314,9 @@ pub struct BackupDone {
     pub size_bytes: u64,
     /// When the snapshot was asked for: what the backup is as of.
     pub taken_at: DateTime<Utc>,
+    /// Whose data it is, as its manifest says; a mover of an earlier release does not tell.
+    #[serde(default, rename = "openbaoClusterID", skip_serializing_if = "String::is_empty")]
+    pub openbao_cluster_id: String,
     /// In a termination message the key counts are left out when they don't fit; the report has them all.
     pub inspection: Inspection,
     #[serde(default)]

@@ -1,5 +1,6 @@
 //! What the operator can be told, as flags or in the environment.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -20,6 +21,17 @@ pub struct Args {
     /// The namespace that the operator itself runs in
     #[arg(long, env = "POD_NAMESPACE", default_value = "openbao-operator-system", value_name = "NAMESPACE")]
     operator_namespace: String,
+
+    /// Labels of the operator's own pods, as KEY=VALUE separated by commas: network policies let in whoever carries all of them in
+    /// the operator's namespace. Without any, everybody there
+    #[arg(
+        long,
+        env = "OPENBAO_OPERATOR_POD_LABELS",
+        value_delimiter = ',',
+        value_parser = label,
+        value_name = "KEY=VALUE"
+    )]
+    operator_pod_labels: Vec<(String, String)>,
 
     /// This replica's pod, for the lease and for events
     #[arg(long, env = "POD_NAME", default_value = "openbao-operator", value_name = "NAME")]
@@ -93,6 +105,7 @@ impl Args {
         let Self {
             watch_namespaces,
             operator_namespace,
+            operator_pod_labels,
             pod_name,
             service_account,
             operator_image,
@@ -103,10 +116,12 @@ impl Args {
             listen,
             log_format,
         } = self;
+        let operator_pod_labels: BTreeMap<String, String> = operator_pod_labels.into_iter().collect();
         let settings = scopes(&watch_namespaces)
             .into_iter()
             .map(|scope| Settings {
                 operator_namespace: operator_namespace.clone(),
+                operator_pod_labels: operator_pod_labels.clone(),
                 operator_service_account: service_account.clone(),
                 instance: pod_name.clone(),
                 operator_image: operator_image.clone(),
@@ -128,6 +143,13 @@ fn scopes(namespaces: &[String]) -> Vec<Scope> {
     names.sort();
     names.dedup();
     if names.is_empty() { vec![Scope::All] } else { names.into_iter().map(Scope::Namespace).collect() }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is no label: write KEY=VALUE, such as app.kubernetes.io/component=operator")),
+    }
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {
@@ -188,6 +210,20 @@ mod tests {
     fn probes_are_answered_whichever_family_the_pod_has() {
         let listen = parse(&[]).unwrap().listen;
         assert!(listen.is_ipv6() && listen.ip().is_unspecified(), "{listen}");
+    }
+
+    #[test]
+    fn the_operators_pods_are_known_by_the_labels_that_it_was_told() {
+        let labels = |arguments: &[&str]| parse(arguments).unwrap().settings.remove(0).operator_pod_labels;
+        assert_eq!(labels(&[]), BTreeMap::new());
+        let told =
+            labels(&["--operator-pod-labels=app.kubernetes.io/instance=tide,app.kubernetes.io/component=operator"]);
+        let expected = [("app.kubernetes.io/component", "operator"), ("app.kubernetes.io/instance", "tide")];
+        assert_eq!(told, expected.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
+        for bad in ["operator", "=operator", "a=b,c"] {
+            let error = parse(&[&format!("--operator-pod-labels={bad}")]).unwrap_err().to_string();
+            assert!(error.contains("KEY=VALUE, such as"), "{error}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Backups end to end: three real OpenBao servers, a claim and a real S3 server, our operator as a process that can be
 //! killed.
 
+mod key;
+mod network;
 mod node;
 mod pods;
 mod setup;
@@ -30,6 +32,7 @@ async fn a_backup_on_demand_is_stored_verified_proven_and_told() {
     assert_eq!(status.phase, OperationPhase::Succeeded, "{:?}", status.message);
     let seal = status.steps.iter().find(|step| step.name == "VerifySeal").unwrap();
     assert!(seal.output["seal"].starts_with("proven"), "{:?}", seal.output);
+    let data = status.steps.iter().find_map(|step| step.output.get("openbaoClusterID")).cloned();
     let artifacts = status.artifacts.unwrap();
     let key = artifacts.key.unwrap();
     let uid = operation.uid().unwrap();
@@ -42,7 +45,8 @@ async fn a_backup_on_demand_is_stored_verified_proven_and_told() {
     assert_eq!(manifest["sha256"], json!(artifacts.sha256.unwrap()));
     assert_eq!(manifest["operation"]["intent"], json!("before the $(HOLIDAYS)"), "as it was written");
     assert_eq!(manifest["seal"]["type"], json!("static"));
-    assert!(manifest["seal"]["keyFingerprint"].is_string() && manifest["cluster"]["openbaoClusterID"].is_string());
+    assert!(manifest["seal"]["keyFingerprint"].is_string() && data.is_some());
+    assert_eq!(manifest["cluster"]["openbaoClusterID"], json!(data), "its record says whose data it is, too");
 
     // The cluster tells of it, and nothing is left running or locked.
     let told = eventually("the cluster tells of the backup", Duration::from_secs(20), async || {

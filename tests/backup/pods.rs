@@ -16,7 +16,7 @@ use crate::harness::{Cluster, Namespace, Operator, Relay, Store, eventually, ora
 const TWICE: Duration = Duration::from_secs(300);
 
 /// A static key that sealed nothing.
-const OTHER_KEY: &str = "b3RoZXIga2V5IG90aGVyIGtleSBvdGhlciBrZXkgMTI=";
+pub const OTHER_KEY: &str = "b3RoZXIga2V5IG90aGVyIGtleSBvdGhlciBrZXkgMTI=";
 
 /// The bucket as the test itself reads it.
 pub struct Bucket {
@@ -193,61 +193,4 @@ async fn an_operation_that_is_made_again_under_its_name_waits_for_what_the_faile
     namespace.kubectl(&["patch", "job", "now-snapshot", "--type=merge", "-p", &free]).await;
     let status = reef.ended("now", TWICE).await.status.unwrap();
     assert_eq!(status.phase, OperationPhase::Succeeded, "{:?}", status.message);
-}
-
-#[tokio::test]
-#[ignore = "long: cargo xtask test --soak"]
-async fn a_key_that_opened_no_backup_before_condemns_none_and_they_are_good_once_the_key_is_back() {
-    let cluster = Cluster::get().await;
-    let namespace = cluster.namespace("backup-seal").await;
-    let store = Store::start(&namespace).await;
-    namespace.apply(&store.secret("pearl")).await;
-    let _operator = Operator::start(&namespace, &[]).await;
-    // A name that is longer than a label may be: its Job's end must wake it all the same.
-    let long = format!("before-{}", "the-holidays-".repeat(6).trim_end_matches('-'));
-    let reef = Reef::start(&namespace, 1, &s3(&store, "pearl"), "retention: {maxCount: 5}").await;
-    let bucket = Bucket::open(&store, &namespace).await;
-    reef.ask(&long, json!({})).await;
-    let status = reef.ended(&long, Duration::from_secs(50)).await.status.unwrap();
-    assert_eq!(status.phase, OperationPhase::Succeeded, "{:?}", status.message);
-    let good = status.artifacts.unwrap().key.unwrap();
-
-    // The Secret is immutable: whoever wants another key in it has to make another Secret. The server goes on with the old one.
-    let found = namespace.kubectl(&["get", "secret", "kelp-unseal-key", "-o", "json"]).await;
-    let mut secret: serde_json::Value = serde_json::from_str(&found).unwrap();
-    let labels = secret["metadata"]["labels"].take();
-    secret["metadata"] = json!({"name": "kelp-unseal-key", "labels": labels});
-    let right = secret.clone();
-    secret["data"]["key"] = OTHER_KEY.into();
-    let replace = async |secret: &serde_json::Value| {
-        namespace.kubectl(&["delete", "secret", "kelp-unseal-key"]).await;
-        namespace.apply(&secret.to_string()).await;
-    };
-    replace(&secret).await;
-    reef.ask("doubted", json!({})).await;
-    let status = reef.ended("doubted", TWICE).await.status.unwrap();
-    assert_eq!(
-        (status.phase, status.reason.as_deref()),
-        (OperationPhase::Failed, Some("SealNotSettled")),
-        "{:?}",
-        status.message
-    );
-    let kept = status.inputs["key"].clone();
-    assert_eq!(bucket.backups().await, [good.clone(), kept.clone()], "it stays");
-    let told = eventually("the failure is counted", Duration::from_secs(20), async || {
-        let backup = reef.backup_status().await;
-        if backup.consecutive_failures == 1 { Ok(backup) } else { Err(format!("{backup:?}")) }
-    })
-    .await;
-    assert_eq!(told.last_key, Some(good));
-
-    replace(&right).await;
-    for (name, spec) in [("read", json!({"parameters": {"mode": "Verify", "key": kept}})), ("after", json!({}))] {
-        reef.ask(name, spec).await;
-        let status = reef.ended(name, TWICE).await.status.unwrap();
-        assert_eq!(status.phase, OperationPhase::Succeeded, "{name}: {:?}", status.message);
-        let proof = status.steps.iter().find_map(|step| step.output.get("seal")).unwrap();
-        assert!(proof.starts_with("proven"), "{name}: {proof}");
-    }
-    assert!(bucket.backups().await.contains(&kept), "the next good one removes it neither");
 }

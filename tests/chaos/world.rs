@@ -306,6 +306,10 @@ impl World {
         for op in &operations.items {
             let phase = op.status.as_ref().map(|status| status.phase).unwrap_or_default();
             *ends.entry(format!("{:?} {phase:?}", op.spec.operation)).or_default() += 1;
+            if phase.is_terminal() && phase != OperationPhase::Succeeded {
+                let message = op.status.as_ref().and_then(|status| status.message.as_deref()).unwrap_or_default();
+                summary.push(format!("{}: {phase:?}: {message}", op.name_any()));
+            }
         }
         eprintln!("chaos: {:?}\n{}\noperations: {ends:?}", self.told, summary.join("\n"));
         if !wrong.is_empty() {

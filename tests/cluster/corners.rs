@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret, Service};
 use kube::ResourceExt;
 use openbao_operator::api::OpenBaoCluster;
 use openbao_operator::service::cluster::tls::{DEFAULT_ROTATION, issue, new_authority, serving_names};
@@ -12,7 +12,9 @@ use serde_json::json;
 
 use super::certificates::{all_restarted, put as bring, secret, uids};
 use super::trouble::{directly, leader, no_pods, standby};
-use super::{PATIENCE, available, bao, change, condition, get, keeping, manifest, must_hold, says, settled, told, uid};
+use super::{
+    PATIENCE, available, bao, change, condition, get, keeping, manifest, must_hold, put, says, settled, told, uid,
+};
 use crate::harness::{Cluster, Namespace, Operator, eventually};
 
 async fn raft(namespace: &Namespace, token: &str) -> String {
@@ -24,9 +26,7 @@ async fn a_lock_of_upkeep_is_given_back_although_the_spec_cannot_be_carried_out(
     let cluster = Cluster::get().await;
     let namespace = cluster.namespace("cluster-lock-back").await;
     let _operator = Operator::start(&namespace, &[]).await;
-    namespace
-        .apply(&manifest("kelp", "  replicas: 1\n  audit: [{type: file, path: f, options: {file_path: stdout}}]\n"))
-        .await;
+    namespace.apply(&manifest("kelp", "  replicas: 1\n  audit: [{type: syslog, path: s}]\n")).await;
     says(&namespace, "kelp", "Valid", "False", "spec.audit").await;
     let holder = get(&namespace, "kelp").await.unwrap().uid();
     let now = Utc::now();
@@ -195,6 +195,54 @@ async fn a_member_that_was_removed_and_tells_of_the_past_hides_no_leader() {
     namespace.kubectl(&["delete", "pod", &removed]).await;
     settled(&namespace, 1).await;
     must_hold(&namespace, "kelp", &token, "kept").await;
+}
+
+/// Waits until the Service for clients leads to the leader alone, or to all again.
+async fn leads(namespace: &Namespace, to_leader: bool) {
+    eventually("the Service leads where it should", PATIENCE, async || {
+        let service = namespace.api::<Service>().get("kelp-public").await.map_err(|error| error.to_string())?;
+        let selector = service.spec.and_then(|spec| spec.selector).unwrap_or_default();
+        if selector.contains_key("openbao-active") == to_leader { Ok(()) } else { Err(format!("{selector:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn clients_are_kept_from_a_member_that_does_not_follow_and_find_the_next_leader_while_no_operator_runs() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-stray").await;
+    let mut operator = Operator::start(&namespace, &[]).await;
+    let token = keeping(&namespace, "", 1).await;
+    let stray = standby(&namespace).await;
+    let body = json!({ "server_id": stray }).to_string();
+    bao(&namespace, "kelp", &token, &["POST", "sys/storage/raft/remove-peer", &body]).await.unwrap();
+    // What it does not get any more.
+    put(&namespace, "kelp", &token, "newer").await;
+    leads(&namespace, true).await;
+    eventually("it bears no failure", PATIENCE, async || {
+        let status = get(&namespace, "kelp").await?.status.unwrap_or_default();
+        if status.failure_tolerance == Some(0) { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for _ in 0..30 {
+        let answer = bao(&namespace, "kelp", &token, &["GET", "secret/word"]).await.unwrap();
+        assert!(answer.contains("newer"), "{answer}");
+    }
+
+    // The servers tell by themselves who leads.
+    let first = leader(&namespace).await;
+    operator.stop(Duration::from_secs(10)).await;
+    directly(&namespace, &first, &token, "PUT", "sys/step-down").await;
+    must_hold(&namespace, "kelp", &token, "newer").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    must_hold(&namespace, "kelp", &token, "newer").await;
+
+    namespace.kubectl(&["delete", "pvc", &format!("data-{stray}"), "--wait=false"]).await;
+    namespace.kubectl(&["delete", "pod", &stray]).await;
+    settled(&namespace, 1).await;
+    leads(&namespace, false).await;
 }
 
 #[tokio::test]

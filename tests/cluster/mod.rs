@@ -1,8 +1,10 @@
 //! A cluster on a real Kubernetes: from a manifest to three servers that serve, and back through failures.
 
+mod audit;
 mod bench;
 mod certificates;
 mod corners;
+mod exposure;
 mod failures;
 mod many;
 mod rescue;

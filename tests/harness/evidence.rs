@@ -8,7 +8,7 @@ use super::Namespace;
 /// Everything but Secrets: evidence is read by people and kept by CI.
 const KINDS: &str = "openbaoclusters.openbao.org,openbaorestores.openbao.org,openbaooperations.openbao.org,\
                      openbaorollouts.openbao.org,statefulsets,deployments,jobs,pods,persistentvolumeclaims,configmaps,\
-                     services,serviceaccounts,roles,rolebindings,leases,poddisruptionbudgets";
+                     services,serviceaccounts,roles,rolebindings,leases,poddisruptionbudgets,networkpolicies,ingresses";
 
 /// Writes events, objects and pod logs into the test's folder, and says where that is.
 pub fn collect(namespace: &Namespace) {

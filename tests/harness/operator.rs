@@ -206,7 +206,9 @@ pub fn rights(namespace: &Namespace, watched: &str) -> String {
     helm.args(["--namespace", namespace.name()]);
     let watch =
         if watched.is_empty() { "watchNamespaces=null".to_owned() } else { format!("watchNamespaces={{{watched}}}") };
-    for set in [watch.as_str(), "crds.install=false", "rbac.aggregate=false", "rbac.issuerDiscovery=false"] {
+    let none =
+        ["crds.install=false", "rbac.aggregate=false", "rbac.issuerDiscovery=false", "rbac.apiServerDiscovery=false"];
+    for set in [watch.as_str()].into_iter().chain(none) {
         helm.args(["--set", set]);
     }
     for template in ["rbac", "serviceaccount"] {

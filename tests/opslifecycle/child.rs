@@ -63,6 +63,7 @@ async fn drive(namespace: &str, faults: &str) {
     caches.filled(&client, &scope, Duration::from_secs(60)).await.expect("the caches fill");
     let settings = Settings {
         operator_namespace: namespace.to_owned(),
+        operator_pod_labels: std::collections::BTreeMap::new(),
         operator_service_account: "none".into(),
         instance: format!("child-{}", std::process::id()),
         operator_image: "none".into(),

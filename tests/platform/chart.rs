@@ -138,7 +138,17 @@ fn watching_named_namespaces_gives_rights_there_and_nowhere_else() {
     let objects = render(&["watchNamespaces={team-a,team-b}"]).unwrap();
     let namespaces: BTreeSet<_> =
         of_kind(&objects, "Role").iter().map(|role| role["metadata"]["namespace"].as_str().unwrap()).collect();
-    assert_eq!(namespaces, BTreeSet::from(["system", "team-a", "team-b"]));
+    // In default the address of the API server is read, and nothing else.
+    assert_eq!(namespaces, BTreeSet::from(["default", "system", "team-a", "team-b"]));
+    for role in of_kind(&objects, "Role").into_iter().filter(|role| role["metadata"]["namespace"] == "default") {
+        for rule in role["rules"].as_array().unwrap() {
+            assert_eq!(
+                (&rule["verbs"], &rule["resourceNames"]),
+                (&serde_json::json!(["get"]), &serde_json::json!(["kubernetes"])),
+                "{rule}"
+            );
+        }
+    }
     for role in of_kind(&objects, "ClusterRole") {
         let name = role["metadata"]["name"].as_str().unwrap();
         assert!(["-issuer", "-view", "-edit"].iter().any(|end| name.ends_with(end)), "{name} reaches everywhere");
@@ -176,6 +186,19 @@ fn the_operator_listens_on_every_address_of_either_family_and_extra_arguments_co
     let mut operator = Command::new(env!("CARGO_BIN_EXE_openbao-operator"));
     let output = operator.args(&args).arg("--version").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_labels_that_policies_let_in_are_those_of_the_operators_own_pods() {
+    let objects = render(&["nameOverride=bao"]).unwrap();
+    let template = &of_kind(&objects, "Deployment")[0]["spec"]["template"];
+    let args = template["spec"]["containers"][0]["args"].as_array().unwrap();
+    let told = args.iter().find_map(|one| one.as_str().unwrap().strip_prefix("--operator-pod-labels=")).unwrap();
+    let labels: Vec<_> = told.split(',').map(|label| label.split_once('=').unwrap()).collect();
+    assert!(labels.len() == 3 && labels.contains(&("app.kubernetes.io/component", "operator")), "{told}");
+    for (key, value) in labels {
+        assert_eq!(template["metadata"]["labels"][key], value, "{told}");
+    }
 }
 
 #[test]

@@ -97,3 +97,21 @@ fn imports_point_downward_in_the_order_that_the_architecture_names() {
     assert!(seen > 500, "imports are found: {seen}");
     assert!(upward.is_empty(), "{upward:#?}");
 }
+
+/// What the watches remember of a record is less than the whole, and a write of it would make the rest go.
+#[test]
+fn an_operation_is_written_whole_by_the_saga_engine_only_which_has_read_it_from_the_api_server() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut writers = vec![];
+    for file in files(&src).into_iter().filter(|file| file.extension().is_some_and(|end| end == "rs")) {
+        let code = own(&fs::read_to_string(&file).unwrap());
+        let writes = |line: &str| {
+            line.contains(".replace_status(") || (line.contains(".replace(") && line.contains("PostParams"))
+        };
+        if code.contains("OpenBaoOperation") && code.lines().any(writes) {
+            writers.push(file.strip_prefix(&src).unwrap().display().to_string());
+        }
+    }
+    writers.sort();
+    assert_eq!(writers, ["service/opslifecycle/drive/pass.rs", "service/opslifecycle/drive/work.rs"]);
+}

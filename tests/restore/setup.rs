@@ -411,8 +411,12 @@ impl<'a> Bay<'a> {
     /// Kills every mover of a restore, as a node's crash would.
     pub async fn kill_movers(&self, restore: &str) {
         let status = self.restores().get(restore).await.unwrap().status.unwrap_or_default();
-        let label =
-            openbao_operator::adapter::kubernetes::shorten::operation_label(&status.operation.unwrap_or_default());
+        self.kill_movers_of(&status.operation.unwrap_or_default()).await;
+    }
+
+    /// The same for those of a restore's, or a rollback's, operation.
+    pub async fn kill_movers_of(&self, operation: &str) {
+        let label = openbao_operator::adapter::kubernetes::shorten::operation_label(operation);
         let selector = format!("openbao.org/operation={label},app.kubernetes.io/component=restore");
         let words = ["delete", "pods", "-l", &selector, "--grace-period=0", "--force", "--wait=false"];
         self.namespace.kubectl(&words).await;

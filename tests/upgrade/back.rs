@@ -9,7 +9,8 @@ use super::{LONG, ended, states, took, wish};
 use crate::harness::{Cluster, Operator, eventually};
 use crate::restore::setup::Bay;
 
-async fn operation(bay: &Bay<'_>, name: &str) -> OpenBaoOperation {
+/// The operation of that name, once it has ended.
+pub(super) async fn operation(bay: &Bay<'_>, name: &str) -> OpenBaoOperation {
     eventually(&format!("{name} ends"), LONG, async || {
         let operation = bay.namespace.api::<OpenBaoOperation>().get(name).await.map_err(|error| error.to_string())?;
         let status = operation.status.clone().unwrap_or_default();
@@ -19,7 +20,8 @@ async fn operation(bay: &Bay<'_>, name: &str) -> OpenBaoOperation {
     .await
 }
 
-async fn ask(bay: &Bay<'_>, name: &str, of: &str, consent: serde_json::Value) {
+/// Asks for a rollback of the upgrade `of`.
+pub(super) async fn ask(bay: &Bay<'_>, name: &str, of: &str, consent: serde_json::Value) {
     let object = json!({"apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation",
         "metadata": {"name": name}, "spec": {"cluster": bay.name, "operation": "Rollback",
             "lineage": {"rollbackOf": of}, "consent": consent, "intent": "2.7.2 does not suit us"}});

@@ -3,6 +3,7 @@
 mod back;
 mod bench;
 mod chain;
+mod half;
 mod rollout;
 mod soak;
 mod traffic;

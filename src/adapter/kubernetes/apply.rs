@@ -80,13 +80,18 @@ where
         })
     };
     object.annotations_mut().remove(APPLIED);
-    // serde_json's maps are sorted, so equal objects have equal bytes.
-    let digest = Sha256::digest(json(&object)?.to_string().as_bytes());
-    // 64 bits tell one's own versions of one object apart; nobody attacks their own annotation.
-    let short = digest.iter().take(8).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-    object.annotations_mut().insert(APPLIED.to_owned(), format!("{short:016x}"));
+    let digest = digest(&json(&object)?);
+    object.annotations_mut().insert(APPLIED.to_owned(), digest);
     let wanted = json(&object)?;
     Ok(Prepared { object, wanted })
+}
+
+/// Tells one's own versions of one object apart: 64 bits do, as nobody attacks their own annotation.
+pub(super) fn digest(object: &Value) -> String {
+    // serde_json's maps are sorted, so equal objects have equal bytes.
+    let digest = Sha256::digest(object.to_string().as_bytes());
+    let short = digest.iter().take(8).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+    format!("{short:016x}")
 }
 
 impl<K> Prepared<K>

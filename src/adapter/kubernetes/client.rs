@@ -48,9 +48,14 @@ impl RequestError {
         }
     }
 
-    /// 404.
+    /// 404 in the API server's own words: the object is not there. (Not any other 404, which a proxy may have said.)
     pub fn is_not_found(&self) -> bool {
         self.api(kube::core::Status::is_not_found)
+    }
+
+    /// 404 in plain text: the API server knows no such path, so no such kind.
+    pub fn is_unknown_kind(&self) -> bool {
+        self.api(|status| status.code == 404 && !status.is_not_found())
     }
 
     /// 409 because the object moved on.
@@ -136,6 +141,18 @@ mod tests {
             assert!(!answer(code).is_refusal(), "{code}");
         }
         assert!(!RequestError::TimedOut.is_refusal());
+    }
+
+    #[test]
+    fn an_object_that_is_not_there_and_a_kind_that_is_not_served_are_told_apart() {
+        let answer = |reason: &str| {
+            let status = kube::core::Status::failure("404 page not found", reason).with_code(404);
+            RequestError::from(kube::Error::Api(Box::new(status)))
+        };
+        let (object, kind) = (answer("NotFound"), answer("Failed to parse error data"));
+        assert!(object.is_not_found() && !object.is_unknown_kind());
+        assert!(kind.is_unknown_kind() && !kind.is_not_found());
+        assert!(!RequestError::from(refusal()).is_unknown_kind());
     }
 
     #[test]

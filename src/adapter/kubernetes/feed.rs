@@ -6,6 +6,7 @@
 //! watched kind pauses every trigger.
 
 use futures::{Stream, StreamExt, future, stream};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, Resource,
     core::DeserializeGuard,
@@ -16,7 +17,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use std::{borrow::Cow, collections::HashMap, fmt::Debug, hash::Hash, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt::Debug, hash::Hash, sync::Arc, time::Duration};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -152,9 +153,6 @@ where
     let kind: &'static str = Box::leak(K::kind(&()).into_owned().into_boxed_str());
     let task = async move {
         let mut events = watcher(api, selector).default_backoff().boxed();
-        // Objects that a fresh list no longer holds were deleted while nobody watched.
-        let mut known: HashMap<(String, String), Touched> = HashMap::new();
-        let mut listed: HashMap<(String, String), Touched> = HashMap::new();
         let mut failures = 0;
         while let Some(event) = events.next().await {
             let event = match event {
@@ -171,9 +169,10 @@ where
                 failures = 0;
             }
             let touched = match &event {
-                watcher::Event::Apply(object) | watcher::Event::InitApply(object) => note(kind, object, ties, false),
-                watcher::Event::Delete(object) => note(kind, object, ties, true),
-                watcher::Event::Init | watcher::Event::InitDone => None,
+                watcher::Event::Apply(object) => note_guarded(kind, object, ties, false),
+                watcher::Event::Delete(object) => note_guarded(kind, object, ties, true),
+                // The store answers with a fresh list only when all of it is there: those listed are told then.
+                watcher::Event::InitApply(_) | watcher::Event::Init | watcher::Event::InitDone => None,
             };
             if let watcher::Event::Apply(DeserializeGuard(Err(invalid)))
             | watcher::Event::InitApply(DeserializeGuard(Err(invalid))) = &event
@@ -184,11 +183,7 @@ where
                 if let watcher::Event::Apply(object) | watcher::Event::InitApply(object) = &mut event {
                     slim(object);
                 }
-                if matches!(event, watcher::Event::Init) {
-                    listed.clear();
-                }
-                let done = matches!(event, watcher::Event::InitDone);
-                let listing = matches!(event, watcher::Event::InitApply(_));
+                let before = matches!(event, watcher::Event::InitDone).then(|| writer.as_reader().state());
                 if let Some(index) = &index {
                     index.before(&event, ties);
                 }
@@ -196,28 +191,9 @@ where
                 if let Some(index) = &index {
                     index.after(&event, ties, &writer.as_reader());
                 }
-                if done {
-                    for (key, mut gone) in std::mem::take(&mut known) {
-                        if !listed.contains_key(&key) {
-                            gone.deleted = true;
-                            notes.tell(gone);
-                        }
-                    }
-                    known = std::mem::take(&mut listed);
-                    // The store answers with the fresh list only from here on, so the listed objects are told now.
-                    known.values().cloned().for_each(|touched| notes.tell(touched));
-                } else if let Some(touched) = touched {
-                    let key = (touched.namespace.clone(), touched.name.clone());
-                    if listing {
-                        listed.insert(key, touched);
-                    } else {
-                        if touched.deleted {
-                            known.remove(&key);
-                        } else {
-                            known.insert(key, touched.clone());
-                        }
-                        notes.tell(touched);
-                    }
+                match before {
+                    Some(before) => relisted(kind, &before, &writer.as_reader(), ties).for_each(|one| notes.tell(one)),
+                    None => touched.into_iter().for_each(|one| notes.tell(one)),
                 }
             }
         }
@@ -235,16 +211,40 @@ fn more_patience(failures: u32) -> Duration {
     if failures == 0 { Duration::ZERO } else { Duration::from_secs(1 << failures.min(6)) }
 }
 
-fn note<K>(kind: &'static str, object: &DeserializeGuard<K>, ties: fn(&K) -> Ties, deleted: bool) -> Option<Touched>
+/// What is told when a fresh list has come: of each object that the store knew `before` and does not know `now` that it was deleted,
+/// which it was while nobody watched; and all that there are.
+fn relisted<K>(
+    kind: &'static str,
+    before: &[Arc<K>],
+    now: &Store<K>,
+    ties: fn(&K) -> Ties,
+) -> impl Iterator<Item = Touched>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let gone = before.iter().filter(move |object| now.get(&ObjectRef::from_obj(object.as_ref())).is_none());
+    let gone = gone.filter_map(move |object| note(kind, object.meta(), ties(object), true));
+    gone.chain(now.state().into_iter().filter_map(move |object| note(kind, object.meta(), ties(&object), false)))
+}
+
+fn note_guarded<K>(
+    kind: &'static str,
+    object: &DeserializeGuard<K>,
+    ties: fn(&K) -> Ties,
+    deleted: bool,
+) -> Option<Touched>
 where
     K: Resource<DynamicType = ()>,
 {
-    let (meta, ties) = match &object.0 {
-        Ok(object) => (object.meta(), ties(object)),
+    match &object.0 {
+        Ok(object) => note(kind, object.meta(), ties(object), deleted),
         // Unreadable, but it can still go away.
-        Err(invalid) if deleted => (&invalid.metadata, Ties::default()),
-        Err(_) => return None,
-    };
+        Err(invalid) if deleted => note(kind, &invalid.metadata, Ties::default(), deleted),
+        Err(_) => None,
+    }
+}
+
+fn note(kind: &'static str, meta: &ObjectMeta, ties: Ties, deleted: bool) -> Option<Touched> {
     Some(Touched {
         kind,
         namespace: meta.namespace.clone().unwrap_or_default(),
@@ -262,7 +262,7 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
     K::DynamicType: Hash + Eq,
 {
-    let last = |meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
+    let last = |meta: &ObjectMeta| {
         let reference = ObjectRef::new(meta.name.as_deref()?);
         let reference = match &meta.namespace {
             Some(namespace) => reference.within(namespace),
@@ -287,10 +287,47 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
 
     #[test]
     fn a_watch_that_is_refused_is_tried_ever_less_often_but_never_less_than_about_once_a_minute() {
         let waits: Vec<u64> = [0, 1, 2, 3, 6, 7, u32::MAX].map(|n| more_patience(n).as_secs()).into();
         assert_eq!(waits, [0, 2, 4, 8, 64, 64, 64]);
+    }
+
+    #[test]
+    fn a_fresh_list_tells_of_all_that_is_there_and_of_what_went_while_nobody_watched() {
+        let object = |name: &str| {
+            let mut object = ConfigMap::default();
+            object.metadata.name = Some(name.to_owned());
+            object.metadata.namespace = Some("reef".to_owned());
+            object.metadata.labels = Some([("cluster".to_owned(), "kelp".to_owned())].into());
+            object
+        };
+        let ties = |object: &ConfigMap| Ties {
+            cluster: object.metadata.labels.as_ref().and_then(|labels| labels.get("cluster").cloned()),
+            operation: None,
+        };
+        let (reader, mut writer) = store::<ConfigMap>();
+        let mut list = |names: &[&str]| -> Vec<(String, Option<String>, bool)> {
+            let before = reader.state();
+            writer.apply_watcher_event(&watcher::Event::Init);
+            for name in names {
+                writer.apply_watcher_event(&watcher::Event::InitApply(object(name)));
+            }
+            writer.apply_watcher_event(&watcher::Event::InitDone);
+            let told = relisted("ConfigMap", &before, &reader, ties);
+            let mut told: Vec<_> = told.map(|one| (one.name, one.cluster, one.deleted)).collect();
+            told.sort();
+            told
+        };
+        let told = |name: &str, deleted| (name.to_owned(), Some("kelp".to_owned()), deleted);
+        assert_eq!(list(&["a", "b"]), [told("a", false), told("b", false)]);
+        assert_eq!(
+            list(&["b", "c"]),
+            [told("a", true), told("b", false), told("c", false)],
+            "whom it belonged to is told"
+        );
+        assert_eq!(list(&["b", "c"]), [told("b", false), told("c", false)], "once");
     }
 }

@@ -10,6 +10,7 @@ pub mod client;
 pub mod events;
 pub mod feed;
 pub mod finalizer;
+pub mod foreign;
 pub mod index;
 pub mod owner;
 pub mod pods;

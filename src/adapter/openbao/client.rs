@@ -334,10 +334,11 @@ fn detail(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ANSWER_LIMIT, Client, Endpoint, Error, InitRequest, Token, detail};
-    use crate::adapter::leadership;
+    use super::{ANSWER_LIMIT, Client, Error, InitRequest, Token, detail};
+    use crate::adapter::{leadership, openbao::fixtures};
     use secrecy::SecretString;
     use serde_json::json;
+    use tokio::{io::AsyncWriteExt, sync::mpsc::unbounded_channel};
 
     #[test]
     fn the_servers_error_list_becomes_one_line() {
@@ -353,51 +354,36 @@ mod tests {
 
     #[tokio::test]
     async fn of_an_answer_without_end_only_the_beginning_is_read() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
         const BLOCK: usize = 64 * 1024;
         const WHOLE: usize = 64 * ANSWER_LIMIT;
-        // No client is built without one, whatever it speaks. Where another test installed one, that does.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(async move {
-            let (mut connection, _) = listener.accept().await.unwrap();
-            let mut asked = [0; 1024];
-            assert!(connection.read(&mut asked).await.unwrap() > 0);
-            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {WHOLE}\r\n\r\n");
-            connection.write_all(head.as_bytes()).await.unwrap();
-            let (block, mut taken) = (vec![b' '; BLOCK], 0);
-            while taken < WHOLE && connection.write_all(&block).await.is_ok() {
-                taken += BLOCK;
+        let (tell, mut told) = unbounded_channel();
+        let endpoint = fixtures::listening(move |_, mut connection| {
+            let tell = tell.clone();
+            async move {
+                let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {WHOLE}\r\n\r\n");
+                connection.write_all(head.as_bytes()).await.unwrap();
+                let (block, mut taken) = (vec![b' '; BLOCK], 0);
+                while taken < WHOLE && connection.write_all(&block).await.is_ok() {
+                    taken += BLOCK;
+                }
+                tell.send(taken).unwrap();
             }
-            taken
-        });
-        let endpoint = Endpoint { pod: "kelp-0".into(), address, tls_name: "kelp-0.test".into(), ca_pem: None };
+        })
+        .await;
         let error = Client::new(&endpoint).unwrap().health().await.unwrap_err();
         assert!(matches!(error, Error::TooLong { limit: ANSWER_LIMIT, .. }), "{error}");
-        let taken = server.await.unwrap();
+        let taken = told.recv().await.unwrap();
         assert!(taken < WHOLE / 2, "what lies between us holds a few MiB, and {taken} went");
     }
 
     #[tokio::test]
     async fn a_client_whose_operator_no_longer_leads_asks_and_changes_nothing() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        // No client is built without one, whatever it speaks. Where another test installed one, that does.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (heard, mut requests) = tokio::sync::mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Ok((mut connection, _)) = listener.accept().await {
-                let mut asked = [0; 1024];
-                let length = connection.read(&mut asked).await.unwrap();
-                let request = String::from_utf8_lossy(&asked[..length]).into_owned();
-                heard.send(request.lines().next().unwrap_or_default().to_owned()).unwrap();
-                let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
-                connection.write_all(answer).await.unwrap();
-            }
-        });
-        let endpoint = Endpoint { pod: "kelp-0".into(), address, tls_name: "kelp-0.test".into(), ca_pem: None };
+        let (heard, mut requests) = unbounded_channel();
+        let endpoint = fixtures::listening(move |request, mut connection| {
+            heard.send(request).unwrap();
+            async move { connection.write_all(fixtures::answer("200 OK").as_bytes()).await.unwrap() }
+        })
+        .await;
         let (term, leadership) = leadership::channel();
         let client = Client::new(&endpoint).unwrap().while_leading(leadership);
         let token = Token::new("s.token");

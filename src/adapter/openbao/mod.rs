@@ -6,6 +6,8 @@
 
 mod client;
 mod error;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod snapshot;
 mod types;
 

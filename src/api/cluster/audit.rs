@@ -1,6 +1,7 @@
 //! Audit devices, declared in the configuration or created at the first start.
 
 use kube::KubeSchema;
+use kube::core::Rule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,11 +14,14 @@ use crate::api::rules;
 #[x_kube(validation = ("self.type != 'socket' || has(self.socketOptions) || has(self.options)", "an audit device of type socket needs socketOptions"))]
 #[serde(rename_all = "camelCase")]
 pub struct AuditDevice {
-    /// `file`, `syslog`, `socket` or `http`; its block stands beside it.
+    /// `file` or `socket` (since OpenBao 2.4), or `http` (since 2.5); its block stands beside it. `syslog` is refused: no syslog
+    /// daemon listens in a server's container.
     #[serde(rename = "type")]
     pub type_: AuditType,
-    /// Where it is mounted, for example `file/`.
+    /// What it is called, for example `file/`. OpenBao never lets a device be another than it was, so its path there is this and a
+    /// digest of its settings, for example `file-3f9c2a1b/`: with other settings it is a new device, and the one of before goes.
     #[schemars(length(min = 1, max = 256))]
+    #[x_kube(validation = device_path())]
     pub path: String,
     /// For people.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,10 +39,23 @@ pub struct AuditDevice {
     /// `socket`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket_options: Option<SocketAuditOptions>,
-    /// Any further options, by OpenBao's names.
+    /// Any further options, by OpenBao's names: `log_raw`, `hmac_accessor`, `elide_list_responses`, `prefix`, `skip_test`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub options: Option<serde_json::Value>,
+}
+
+/// Devices are listed, and told apart, by it.
+fn device_path() -> Rule {
+    Rule::new("self.matches(r'^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*/?$')").message(
+        "the path of an audit device must be of letters, digits, dashes, dots and underscores, with a / between parts, for example file/",
+    )
+}
+
+/// One device for each path; OpenBao adds the / that is left out at its end.
+pub(crate) fn one_device_a_path() -> Rule {
+    Rule::new("self.all(a, self.exists_one(b, a.path == b.path || a.path == b.path + '/' || a.path + '/' == b.path))")
+        .message("two audit devices have the same path: a / at its end makes no difference")
 }
 
 /// The schema of parts whose shape belongs to OpenBao.
@@ -64,10 +81,11 @@ pub enum AuditType {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FileAuditOptions {
-    /// Path, or `stdout`.
+    /// `stdout`, which is the log of each server's pod, `discard`, or a file directly in `/tmp` or in `/openbao/data`, of each
+    /// server's own. Nobody rotates it: one in `/openbao/data` fills the volume in the end, and one in `/tmp` goes with the pod.
     #[schemars(length(min = 1, max = 1024))]
     pub file_path: String,
-    /// Permissions as an octal number.
+    /// Permissions as an octal number, default `0600`. The owner must be allowed to write.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8))]
     pub mode: Option<String>,
@@ -80,7 +98,8 @@ pub struct HttpAuditOptions {
     /// Where to post.
     #[schemars(length(min = 1, max = 2048))]
     pub uri: String,
-    /// Headers to send.
+    /// Headers to send, each with its value or a list of values. They lie in a `ConfigMap`, so one that is named like a credential is
+    /// refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "free_form")]
     pub headers: Option<serde_json::Value>,
@@ -104,11 +123,11 @@ pub struct SyslogAuditOptions {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SocketAuditOptions {
-    /// `host:port`, or a path.
+    /// `host:port`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub address: Option<String>,
-    /// `tcp`, `udp` or `unix`.
+    /// `tcp` or `udp`. Default `tcp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16))]
     pub socket_type: Option<String>,

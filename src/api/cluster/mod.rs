@@ -117,16 +117,19 @@ pub struct OpenBaoClusterSpec {
     /// A Gateway API route to the client Service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewaySpec>,
-    /// Inputs for the NetworkPolicies.
+    /// NetworkPolicies around servers and Jobs; without it none are made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkSpec>,
     /// OpenBao's own settings. A change restarts the servers one by one, the leader last.
     #[serde(default, skip_serializing_if = "is_default")]
     pub configuration: Configuration,
-    /// Audit devices written into the configuration. While there is no device that works, OpenBao answers no request.
+    /// Audit devices written into the configuration, for example `[{type: file, path: log/, fileOptions: {filePath: stdout}}]`.
+    /// While there are some and none of them works, OpenBao answers no request: have two. A change restarts the servers one by one,
+    /// the leader last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
+    #[x_kube(validation = audit::one_device_a_path())]
     pub audit: Vec<AuditDevice>,
     /// Plugins written into the configuration.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

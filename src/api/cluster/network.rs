@@ -31,7 +31,7 @@ pub struct IngressSpec {
     /// Whether to create it. Default false.
     #[serde(default)]
     pub enabled: bool,
-    /// Host name.
+    /// Host name. A certificate that the operator makes carries it.
     #[schemars(length(min = 1, max = 253))]
     pub host: String,
     /// Path prefix. Default `/`.
@@ -42,11 +42,11 @@ pub struct IngressSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub class_name: Option<String>,
-    /// Secret with the certificate for the host.
+    /// Secret with the certificate for the host. Default: the controller's own certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub tls_secret_name: Option<String>,
-    /// Put on the Ingress.
+    /// Put on the Ingress. The servers speak HTTPS, which many a controller has to be told here.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "string_map::<64, 16384>")]
     pub annotations: BTreeMap<String, String>,
@@ -61,10 +61,10 @@ pub struct GatewaySpec {
     pub enabled: bool,
     /// The Gateway to attach to.
     pub gateway_ref: GatewayRef,
-    /// Host name.
+    /// Host name. A certificate that the operator makes carries it.
     #[schemars(length(min = 1, max = 253))]
     pub hostname: String,
-    /// Path prefix. Default `/`.
+    /// Path prefix, where TLS ends at the Gateway. Default `/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub path: Option<String>,
@@ -104,7 +104,7 @@ pub struct BackendTls {
     /// Whether to create a `BackendTLSPolicy`. Default true.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// Name to expect in the servers' certificate.
+    /// Name to expect in the servers' certificate. Default `NAME.NAMESPACE.svc` of the cluster, which every one carries.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub hostname: Option<String>,
@@ -116,11 +116,11 @@ impl Default for BackendTls {
     }
 }
 
-/// Inputs for the NetworkPolicies.
+/// What the NetworkPolicies of servers and Jobs let through beside what every cluster needs.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkSpec {
-    /// Addresses of the API server, for example `10.96.0.1/32`. Default: found out.
+    /// Addresses of the API server, for example `10.96.0.1/32`. Default: found out, with those behind its Service.
     #[serde(rename = "apiServerCIDR", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = ("isCIDR(self)", "network.apiServerCIDR must be a CIDR, for example 10.96.0.1/32"))]
@@ -134,11 +134,12 @@ pub struct NetworkSpec {
     #[serde(default = "default_dns_namespace")]
     #[schemars(length(min = 1, max = 63))]
     pub dns_namespace: String,
-    /// More that the pods may reach, for example a KMS or an object store.
+    /// More that servers and Jobs may reach, for example a KMS or an object store. As long as there are none, Jobs may reach everything,
+    /// and so may servers with a seal or an audit collector outside of the cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub egress_rules: Vec<NetworkPolicyEgressRule>,
-    /// More that may reach the pods.
+    /// More that may reach the servers: your clients, at port 8200.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub ingress_rules: Vec<NetworkPolicyIngressRule>,

@@ -1,10 +1,12 @@
 //! How the cluster is measured.
 
+use std::collections::BTreeMap;
+
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::common::{SecretText, yes};
+use crate::api::common::{SecretText, string_map, yes};
 use crate::api::rules;
 
 /// How the cluster is monitored.
@@ -45,6 +47,10 @@ pub struct ServiceMonitorSpec {
     #[schemars(length(min = 2, max = 32))]
     #[x_kube(validation = rules::duration("serviceMonitor.scrapeTimeout"))]
     pub scrape_timeout: String,
+    /// Put on the `ServiceMonitor`, for a Prometheus that chooses by labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "string_map::<64, 16384>")]
+    pub labels: BTreeMap<String, String>,
 }
 
 fn default_interval() -> String {
@@ -57,7 +63,12 @@ fn default_scrape_timeout() -> String {
 
 impl Default for ServiceMonitorSpec {
     fn default() -> Self {
-        Self { enabled: true, interval: default_interval(), scrape_timeout: default_scrape_timeout() }
+        Self {
+            enabled: true,
+            interval: default_interval(),
+            scrape_timeout: default_scrape_timeout(),
+            labels: BTreeMap::new(),
+        }
     }
 }
 

@@ -30,7 +30,8 @@ pub struct OpenBaoClusterStatus {
     /// Ready and wanted members, for example `3/3`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
-    /// How many more voters may fail before the cluster stops.
+    /// How many more voters may fail before the cluster stops. One that serves and has not followed the leader for a minute counts as
+    /// failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_tolerance: Option<i32>,
     /// OpenBao has been initialised.

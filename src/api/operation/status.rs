@@ -69,8 +69,9 @@ pub struct OpenBaoOperationStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back_by: Option<String>,
     /// The cluster before and after.
+    // Boxed: of a record that is only remembered it is left out, and takes no room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snapshots: Option<Snapshots>,
+    pub snapshots: Option<Box<Snapshots>>,
     /// What the operation produced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifacts: Option<Artifacts>,

@@ -13,7 +13,7 @@ use crate::api::{
     ClusterPhase, LockMode, MemberState, OpenBaoCluster, OpenBaoClusterStatus, OpenBaoOperation, OpenBaoRestore,
 };
 use crate::kubectl::table::{Cell, Paint, Table, Tone, WIDTH, ago, bytes, fact, span, wrap};
-use crate::service::cluster::status::reasons;
+use crate::service::cluster::trouble::reasons;
 
 /// One line a cluster.
 pub fn list(clusters: &[OpenBaoCluster], namespaces: bool, now: DateTime<Utc>, paint: Paint) -> String {

@@ -148,6 +148,7 @@ impl Work<'_> {
                 sha256: manifest.sha256,
                 size_bytes: manifest.size_bytes,
                 taken_at: manifest.taken_at,
+                openbao_cluster_id: manifest.cluster.openbao_cluster_id,
                 inspection,
                 sealed_sums: report.sealed_sums,
                 sums: report.sums,

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use super::jobs::{OPERATION_UID, Operation};
+use super::jobs::OPERATION_UID;
 use crate::adapter::kubernetes::{owner::is_controlled_by, pods::unscheduled, time::from_kube};
 use crate::api::OpenBaoOperation;
 use crate::datapath::protocol::{Cause, Failure, JobResult};
@@ -55,10 +55,10 @@ pub fn is_ours(job: &impl ResourceExt, operation_uid: &str) -> bool {
 
 /// Whether what stands under a name of this operation, and is not its own, goes by itself: it was made for an earlier operation of
 /// that name, after which Kubernetes has yet to clean up.
-pub fn is_going(object: &impl ResourceExt, operation: &Operation) -> bool {
+pub fn is_going(object: &impl ResourceExt, operation: &str, operation_uid: &str) -> bool {
     let of_predecessor = |owner: &OwnerReference| {
-        let same = owner.kind == OpenBaoOperation::kind(&()) && owner.name == operation.name;
-        owner.controller == Some(true) && same && owner.uid != operation.uid
+        let same = owner.kind == OpenBaoOperation::kind(&()) && owner.name == operation;
+        owner.controller == Some(true) && same && owner.uid != operation_uid
     };
     object.meta().deletion_timestamp.is_some() || object.owner_references().iter().any(of_predecessor)
 }
@@ -290,26 +290,16 @@ mod tests {
 
     #[test]
     fn what_an_earlier_operation_of_this_name_left_is_waited_for_and_what_is_somebody_elses_is_not() {
-        let operation = |name: &str| Operation {
-            name: name.into(),
-            uid: "1e1e".into(),
-            namespace: "reef".into(),
-            cluster: "kelp".into(),
-            cluster_uid: "c".into(),
-            intent: String::new(),
-            role: String::new(),
-            actor: String::new(),
-            owner: OwnerReference::default(),
-        };
+        let is_going = |object: &Job, operation: &str| is_going(object, operation, "1e1e");
         let old = job(Some(("Failed", "")));
         assert_eq!(judge::<PruneDone>(Some(&old), &[], "1e1e", Utc::now()), Found::Foreign);
-        assert!(is_going(&old, &operation("o")), "its operation had our name, so it is gone");
-        assert!(!is_going(&old, &operation("p")), "its operation may be there");
+        assert!(is_going(&old, "o"), "its operation had our name, so it is gone");
+        assert!(!is_going(&old, "p"), "its operation may be there");
         let mut orphan = old.clone();
         orphan.metadata.owner_references = None;
-        assert!(!is_going(&orphan, &operation("o")), "nobody takes it away");
+        assert!(!is_going(&orphan, "o"), "nobody takes it away");
         orphan.metadata.deletion_timestamp = Some(from(json!("2026-11-21T03:00:00Z")));
-        assert!(is_going(&orphan, &operation("o")), "but somebody does");
+        assert!(is_going(&orphan, "o"), "but somebody does");
     }
 
     #[test]

@@ -14,7 +14,8 @@ use crate::adapter::Adapters;
 use crate::adapter::kubernetes::client::{RequestError, timed};
 use crate::api::OpenBaoCluster;
 use crate::datapath::protocol::Peer;
-use crate::service::cluster::observe::{self, Member};
+use crate::service::cluster::members::{self, Member};
+use crate::service::cluster::observe;
 use crate::service::opslifecycle::StepOutcome;
 
 /// How long before its deadline the gate gives its own reason instead of "timed out".
@@ -61,7 +62,7 @@ pub(super) async fn peers(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<Vec
 
 /// Pure part of [`peers`].
 fn candidates(members: &[Member], tls: bool) -> Result<Vec<Peer>, String> {
-    let Some(leader) = observe::leader(members) else { return Err(why_no_leader(members)) };
+    let Some(leader) = members::leader(members) else { return Err(why_no_leader(members)) };
     let ids = |member: &Member| member.health.as_ref().and_then(|health| health.cluster_id.clone());
     if let Some(other) = members
         .iter()
@@ -139,7 +140,7 @@ mod tests {
         Endpoint,
         HealthState::{Active, Sealed, Standby},
     };
-    use crate::service::cluster::observe::tests::member;
+    use crate::service::cluster::members::tests::member;
 
     fn reachable(mut member: Member) -> Member {
         member.endpoint = Some(Endpoint {

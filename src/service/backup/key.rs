@@ -1,5 +1,5 @@
 //! The Secret from which the servers have their static key: of all keys the one that is sure to open their data. Pure, but for
-//! the look at what the watches know.
+//! the look at what the watches know, and for reading that Secret.
 //!
 //! The spec may name another one. Settings with which no server would come back are kept from those that run, and others reach
 //! them one by one.
@@ -7,15 +7,16 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Secret};
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use kube::{Api, Client, ResourceExt, runtime::reflector::ObjectRef};
 use secrecy::SecretSlice;
 
+use crate::adapter::kubernetes::client::{RequestError, timed};
 use crate::adapter::{Adapters, kubernetes::owner::is_controlled_by};
 use crate::api::{OpenBaoCluster, SealType};
 use crate::datapath::seal::{SealError, prove};
 use crate::service::cluster::config::seal;
 use crate::service::cluster::obstacle::key_of;
-use crate::service::cluster::status::reasons;
+use crate::service::cluster::trouble::reasons;
 use crate::service::cluster::{names, static_key};
 
 /// Reasons of a condition that says that the spec's seal is not the servers'.
@@ -30,6 +31,42 @@ pub struct InUse {
     pub guessed: bool,
     /// Why it is not certain that all servers have this key. Then nothing is known of what it does not open.
     pub unsettled: Option<String>,
+}
+
+/// Why a Secret that the operator is to read tells no key.
+#[derive(Debug, thiserror::Error)]
+pub enum NoKeys {
+    /// Whether it has one is not known.
+    #[error("cannot read Secret {name}")]
+    Unread {
+        /// The Secret.
+        name: String,
+        /// The refusal.
+        #[source]
+        source: RequestError,
+    },
+    /// It is not there, or has none.
+    #[error("Secret {namespace}/{name} has no data key {}", names::UNSEAL_KEY_FIELD)]
+    Missing {
+        /// Where it was looked for.
+        namespace: String,
+        /// The Secret.
+        name: String,
+    },
+}
+
+impl InUse {
+    /// What its Secret holds now. `None` where the operator is not to read it, or cannot any more: the servers may have their key
+    /// under a name that nobody tells now, or from a Secret that is gone.
+    pub async fn keys(&self, client: &Client, namespace: &str) -> Result<Option<Keys>, NoKeys> {
+        let Some(name) = &self.secret else { return Ok(None) };
+        let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        let found = timed(api.get_opt(name)).await.map_err(|source| NoKeys::Unread { name: name.clone(), source })?;
+        match found.as_ref().and_then(Keys::of) {
+            None if !self.guessed => Err(NoKeys::Missing { namespace: namespace.to_owned(), name: name.clone() }),
+            keys => Ok(keys),
+        }
+    }
 }
 
 /// The keys in a Secret. Which of them the servers read stands in settings that may not have reached them: any of them may be it.

@@ -11,6 +11,7 @@
 //! | [`jobs`] | the mover's Jobs and the objects beside them, also a restore's (pure) |
 //! | [`frozen`] | the inputs of a backup as they are frozen when it starts (pure) |
 //! | [`key`] | the Secret from which the servers have their static key |
+//! | [`opened`] | what backups know of the key that the data is sealed with (pure) |
 //! | `newest` | which backup a verification reads (pure) |
 //! | [`protect`] | which backups retention must spare, and why (pure) |
 //! | `records` | the cluster's operations, and the restores, as they are now, for the same |
@@ -34,6 +35,7 @@ pub mod key;
 pub mod manager;
 pub mod mover;
 mod newest;
+pub mod opened;
 pub mod protect;
 pub mod prune;
 mod records;

@@ -154,7 +154,7 @@ where
 /// Why a name of this operation is not to be had.
 fn taken<K: Resource<DynamicType = ()>>(by: &impl ResourceExt, operation: &Operation) -> MoverError {
     let (kind, namespace, name) = (K::kind(&()).into_owned(), operation.namespace.clone(), by.name_any());
-    if is_going(by, operation) {
+    if is_going(by, &operation.name, &operation.uid) {
         MoverError::Going { kind, namespace, name }
     } else {
         MoverError::Foreign { kind, namespace, name }
@@ -180,7 +180,7 @@ pub async fn look<T: DeserializeOwned>(
     let api: Api<Job> = Api::namespaced(ad.client.clone(), &operation.namespace);
     let read = |source| request::<Job>("read", &operation.namespace, name, source);
     let Some(job) = timed(api.get_opt(name)).await.map_err(read)? else { return Ok(Found::Absent) };
-    if !is_ours(&job, &operation.uid) && is_going(&job, operation) {
+    if !is_ours(&job, &operation.uid) && is_going(&job, &operation.name, &operation.uid) {
         return Err(taken::<Job>(&job, operation));
     }
     let pods = pods_of(ad, &operation.namespace, name).await?;

@@ -31,7 +31,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::OpenBaoCluster;
+    use crate::adapter::remembered::testing::whole_and_remembered;
+    use crate::api::{OpenBaoCluster, OperationPhase};
 
     fn sand() -> Value {
         json!({"provider": "file", "file": {"claimName": "sand"}})
@@ -69,6 +70,11 @@ mod tests {
         let newest = own_key(&mine, [stored(4, "completed"), stored(5, "completed"), stored(6, "running")].iter());
         assert_eq!(newest, Some(frozen(&sand(), "c1", 5).key), "the last one is not proven yet");
         assert_eq!(own_key(&mine, [].iter()), None);
+        let mut over = stored(5, "completed");
+        over.status.as_mut().unwrap().phase = OperationPhase::Succeeded;
+        for known in whole_and_remembered([&over]) {
+            assert_eq!(own_key(&mine, known.iter()), newest, "also by what is remembered of a record");
+        }
         let mut verification = stored(7, "completed");
         verification.spec.parameters.insert("mode".into(), "Verify".into());
         assert_eq!(own_key(&mine, [verification].iter()), None, "it stored nothing");

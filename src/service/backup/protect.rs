@@ -175,6 +175,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::adapter::remembered::testing::whole_and_remembered;
     use crate::api::PINNED_ANNOTATION;
 
     fn cluster(verified: Option<&str>) -> OpenBaoCluster {
@@ -206,8 +207,12 @@ mod tests {
         .unwrap()
     }
 
+    /// What stays, by whole records as by what is remembered of them.
     fn keys(operations: &[OpenBaoOperation], restores: &[OpenBaoRestore]) -> Vec<String> {
-        protected(&cluster(None), operations.iter(), restores.iter()).into_keys().collect()
+        let by = |operations: &[OpenBaoOperation]| protected(&cluster(None), operations.iter(), restores.iter());
+        let [whole, remembered] = whole_and_remembered(operations).map(|operations| by(&operations));
+        assert_eq!(whole, remembered);
+        by(operations).into_keys().collect()
     }
 
     #[test]

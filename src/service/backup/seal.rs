@@ -3,18 +3,14 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
 
 use super::frozen::{self, Seal};
-use super::key::{InUse, Keys};
+use super::key::{InUse, Keys, NoKeys};
 use super::manager::{SNAPSHOT, VERIFY_SEAL};
 use super::mover::MoverError;
 use super::steps::{Work, failed, output};
-use crate::adapter::kubernetes::client::timed;
 use crate::api::{OpenBaoOperation, OperationKind, StepState, StepStatus};
 use crate::datapath::seal::{self, SealError};
-use crate::service::cluster::names;
 use crate::service::opslifecycle::StepOutcome;
 
 /// The reason where even the kind of seal differs.
@@ -22,13 +18,18 @@ const SEAL_OTHER_TYPE: &str = "SealOtherType";
 /// The reason where the key may not be the one that the servers have. It says nothing about the backup.
 const NOT_SETTLED: &str = "SealNotSettled";
 
+/// How the verdict on a backup begins that the key of its time has opened.
+pub(super) const PROVEN: &str = "proven";
+
 /// What the mover reported.
 pub(super) struct Proof<'a> {
     /// `SHA256SUMS.sealed` and `SHA256SUMS` of the archive.
-    sealed_sums: Vec<u8>,
-    sums: Vec<u8>,
+    pub(super) sealed_sums: Vec<u8>,
+    pub(super) sums: Vec<u8>,
     /// The seal as the archive names it.
     kind: &'a str,
+    /// The id of the OpenBao cluster whose data it is; an earlier release did not write it down.
+    pub(super) data: Option<&'a str>,
 }
 
 impl<'a> Proof<'a> {
@@ -39,7 +40,13 @@ impl<'a> Proof<'a> {
             sealed_sums: bytes(output::SEALED_SUMS),
             sums: bytes(output::SUMS),
             kind: told(output::SEAL_TYPE).unwrap_or_default(),
+            data: told(output::OPENBAO_CLUSTER_ID),
         }
+    }
+
+    /// Of the same cluster object, and yet of data that came from another one, with a key that may be another.
+    fn is_of_other_data(&self, than: &Proof<'_>) -> bool {
+        self.data.zip(than.data).is_some_and(|(ours, theirs)| ours != theirs)
     }
 
     fn is_of_another_kind(&self, seal: &Seal) -> bool {
@@ -87,13 +94,13 @@ fn judge(
         ));
     };
     let Err(error) = keys.prove(id, &proof.sealed_sums, &proof.sums) else {
-        return Ok(format!("proven: it opens with key {id}"));
+        return Ok(format!("{PROVEN}: it opens with key {id}"));
     };
     let stays = |reason, why: &str| {
         let message = format!("Secret {secret}: {error}. The backup stays as it is, not proven{why}");
         Err(Refused::Unreadable(Box::new(StepOutcome::fatal(reason, message))))
     };
-    match (&error, in_use.unsettled.clone().or_else(|| unproven(keys, id, good))) {
+    match (&error, in_use.unsettled.clone().or_else(|| unproven(keys, id, good, proof))) {
         // A key that is none says nothing about the backup.
         (SealError::KeyLength(_), _) => stays(error.reason(), ""),
         // These no other key would mend: what it opened was sealed with it, and what cannot be read asks for none.
@@ -112,9 +119,13 @@ fn judge(
 
 /// Why these keys may not condemn a backup. Servers read theirs when they start, and somebody may have put another into the
 /// Secret since: what opens no earlier backup is not known to be theirs.
-fn unproven(keys: &Keys, key_id: &str, good: Option<&Proof<'_>>) -> Option<String> {
+fn unproven(keys: &Keys, key_id: &str, good: Option<&Proof<'_>>, proof: &Proof<'_>) -> Option<String> {
     match good {
         None => Some("no backup of this cluster has been opened with it before".to_owned()),
+        // A restore whose record is gone by now, or that somebody made by hand.
+        Some(good) if good.is_of_other_data(proof) => {
+            Some("the last good backup is of other data, which another OpenBao cluster wrote".to_owned())
+        }
         Some(good) if keys.prove(key_id, &good.sealed_sums, &good.sums).is_ok() => None,
         Some(_) => Some(
             "it does not open the last good backup either; if somebody has changed it, a server that starts now stays sealed"
@@ -123,18 +134,26 @@ fn unproven(keys: &Keys, key_id: &str, good: Option<&Proof<'_>>) -> Option<Strin
     }
 }
 
-/// Of these operations, the newest backup of the cluster with this UID that was found good. One from before the servers were given
-/// other data tells nothing: that may be sealed with another key.
+/// What the journal of [`newest_good`] holds of its archive.
 fn last_good<'a>(operations: &'a [Arc<OpenBaoOperation>], cluster_uid: &str) -> Option<Proof<'a>> {
+    newest_good(operations, cluster_uid).map(|(_, _, proof)| proof)
+}
+
+/// Of these operations, the newest backup of the cluster with this UID that was found good, with the step that says so. One from
+/// before the servers were given other data tells nothing: that may be sealed with another key.
+pub(super) fn newest_good<'a>(
+    operations: &'a [Arc<OpenBaoOperation>],
+    cluster_uid: &str,
+) -> Option<(&'a OpenBaoOperation, &'a StepStatus, Proof<'a>)> {
     let good = operations.iter().filter_map(|operation| {
         let status = operation.status.as_ref()?;
         let ours = status.inputs.get(frozen::CLUSTER_UID).is_some_and(|uid| uid == cluster_uid);
-        Some((found_good(operation)?.completed_at, proof_of(operation).filter(|_| ours)?))
+        Some((&**operation, found_good(operation)?, proof_of(operation).filter(|_| ours)?))
     });
     let replaces = |kind| matches!(kind, OperationKind::Restore | OperationKind::Rollback);
     let replaced = operations.iter().filter(|operation| replaces(operation.spec.operation));
     let replaced = replaced.filter_map(|operation| operation.status.as_ref()?.point_of_no_return_at).max();
-    good.filter(|(at, _)| *at > replaced).max_by_key(|(at, _)| *at).map(|(_, proof)| proof)
+    good.filter(|(_, found, _)| found.completed_at > replaced).max_by_key(|(_, found, _)| found.completed_at)
 }
 
 /// The step that found the archive of this backup good.
@@ -223,35 +242,31 @@ pub(super) async fn fingerprint(work: &Work<'_>) -> Result<Option<String>, Box<S
     print.map(Some).map_err(|error| Box::new(StepOutcome::fatal(error.reason(), format!("Secret {secret}: {error}"))))
 }
 
-/// The Secret with the key that the servers have; `None` where the operator is not to read it, or cannot any more.
+/// The key that the servers have; `None` where the operator is not to read it, or cannot any more.
 async fn keys(work: &Work<'_>) -> Result<Option<Keys>, Box<StepOutcome>> {
-    let Some(secret) = &work.key.secret else { return Ok(None) };
     let namespace = &work.operation.namespace;
-    let api: Api<Secret> = Api::namespaced(work.call.ad.client.clone(), namespace);
-    let found = timed(api.get_opt(secret)).await.map_err(|source| {
-        let (kind, name) = ("Secret".to_owned(), secret.clone());
-        Box::new(failed(&MoverError::Request { verb: "read", kind, namespace: namespace.clone(), name, source }))
-    })?;
-    match found.as_ref().and_then(Keys::of) {
-        Some(keys) => Ok(Some(keys)),
-        // The servers have it under a name that nobody tells any more, or from a Secret that is gone.
-        None if work.key.guessed => Ok(None),
-        None => Err(Box::new(StepOutcome::fatal(
-            "UnsealKeyMissing",
-            format!(
-                "Secret {namespace}/{secret} has no data key {}: without it no backup of this cluster can be opened",
-                names::UNSEAL_KEY_FIELD
+    work.key.keys(&work.call.ad.client, namespace).await.map_err(|error| {
+        Box::new(match error {
+            NoKeys::Unread { name, source } => {
+                let kind = "Secret".to_owned();
+                failed(&MoverError::Request { verb: "read", kind, namespace: namespace.clone(), name, source })
+            }
+            NoKeys::Missing { .. } => StepOutcome::fatal(
+                "UnsealKeyMissing",
+                format!("{error}: without it no backup of this cluster can be opened"),
             ),
-        ))),
-    }
+        })
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use k8s_openapi::ByteString;
+    use k8s_openapi::api::core::v1::Secret;
     use serde_json::json;
 
     use super::*;
+    use crate::adapter::remembered::testing::shared;
     use crate::datapath::archive::{Limits, read};
 
     const SNAPSHOT_FILE: &[u8] = include_bytes!("../../../tests/datapath/data/static-2.7.2.snap");
@@ -276,7 +291,7 @@ mod tests {
 
     fn proof() -> Proof<'static> {
         let archive = read(SNAPSHOT_FILE, Limits::default()).unwrap();
-        Proof { sealed_sums: archive.sealed_sums, sums: archive.sums, kind: "static" }
+        Proof { sealed_sums: archive.sealed_sums, sums: archive.sums, kind: "static", data: Some("id-1") }
     }
 
     /// It says that it was sealed with the key, and was not.
@@ -336,6 +351,16 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_opens_the_backups_of_other_data_condemns_none_of_the_data_of_now() {
+        let of = |data: Option<&'static str>| Proof { data, ..forged() };
+        let verdict = |data| judged(&key(KEY), None, Some(&proof()), &of(data));
+        assert!(is_none(&verdict(Some("id-1"))));
+        let why = why_it_stays(verdict(Some("id-2")));
+        assert!(why.contains("other data"), "{why}");
+        assert!(is_none(&verdict(None)), "an earlier release wrote nothing of it");
+    }
+
+    #[test]
     fn a_key_is_known_by_the_newest_backup_of_this_cluster_that_was_found_good() {
         let archive = read(SNAPSHOT_FILE, Limits::default()).unwrap();
         let record = |hour: u32, uid: &str, verified: &str, sums: &[u8]| -> Arc<OpenBaoOperation> {
@@ -349,7 +374,12 @@ mod tests {
             });
             Arc::new(serde_json::from_value(whole).unwrap())
         };
-        let good = |operations: &[Arc<OpenBaoOperation>]| last_good(operations, "c1").map(|proof| proof.sums);
+        let good = |operations: &[Arc<OpenBaoOperation>]| {
+            let by = |operations: &[Arc<OpenBaoOperation>]| last_good(operations, "c1").map(|proof| proof.sums);
+            let [whole, remembered] = shared(operations).map(|operations| by(&operations));
+            assert_eq!(whole, remembered);
+            by(operations)
+        };
         let all = [
             record(3, "c1", "completed", b"three"),
             record(4, "c1", "completed", b"four"),

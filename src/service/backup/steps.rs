@@ -47,6 +47,8 @@ pub mod output {
     pub const MADE_ROOM: &str = "madeRoom";
     /// Which cluster took what was read, by UID.
     pub const CLUSTER_UID: &str = "clusterUID";
+    /// The OpenBao cluster whose data was backed up, by its own id: another one's data may be sealed with another key.
+    pub const OPENBAO_CLUSTER_ID: &str = "openbaoClusterID";
 }
 
 /// What every step works with.
@@ -172,6 +174,9 @@ impl Work<'_> {
         output.insert(output::SHA256, done.sha256.clone());
         output.insert(output::SIZE, done.size_bytes.to_string());
         output.insert(output::TAKEN_AT, done.taken_at.to_rfc3339());
+        if !done.openbao_cluster_id.is_empty() {
+            output.insert(output::OPENBAO_CLUSTER_ID, done.openbao_cluster_id.clone());
+        }
         StepOutcome::done_with(output)
     }
 

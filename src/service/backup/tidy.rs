@@ -120,6 +120,9 @@ mod tests {
             operation("Failed", 6, "", None),
         ];
         assert_eq!(uncleaned(operations.iter()), ["d", "c"]);
+        for known in crate::adapter::remembered::testing::whole_and_remembered(&operations) {
+            assert_eq!(uncleaned(known.iter()), ["d", "c"], "also by what is remembered of records");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::{
     facts::Facts,
-    status::{Trouble, reasons},
+    trouble::{Trouble, reasons},
     validate::ValidatedCluster,
 };
 use crate::{adapter::kubernetes::client::timed, causes::chain};

@@ -4,52 +4,97 @@
 //! unless the snapshot has that one too nobody speaks with it again. It is unsealed and Ready all the same, and names whom it knew
 //! last. So it is known by what it has applied, too.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use kube::ResourceExt;
 use tokio::time::Instant;
 
 use super::{
+    members::{self, Member},
     names,
-    observe::{self, Member},
-    status::{Trouble, reasons},
+    trouble::{Trouble, reasons},
 };
 use crate::api::{LockOperation, OpenBaoCluster};
 
 /// How long that lasts before somebody is told. Elections and restarts are over sooner.
 const LONG: Duration = Duration::from_secs(300);
 
-/// When each pod, by its UID, was last seen to follow, and what the leader had committed then.
+/// How long that lasts before such a member counts for nothing, and clients are kept from it. It costs nobody anything where it was
+/// only slow.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Who follows, as far as the looks before have seen it. Pods are named by their UIDs.
 #[derive(Debug, Default)]
-pub struct Apart(HashMap<String, (Instant, u64)>);
+pub struct Apart {
+    /// When each was last seen to follow, and what the leader had committed then.
+    since: HashMap<String, (Instant, u64)>,
+    /// Those that have not for a while.
+    behind: BTreeSet<String>,
+    /// By the last look: one leads, and a majority follows it.
+    led: bool,
+    /// By the last look: one serves that does not follow.
+    strays: bool,
+}
 
 impl Apart {
+    /// The pods, by their UIDs, that serve and have not followed for a while. They bear no failure.
+    pub fn behind(&self) -> &BTreeSet<String> {
+        &self.behind
+    }
+
+    /// Whether clients are to meet the leader alone, who do so `already` or not. It takes a while to begin and ends at once when all
+    /// follow. While it is not known whom a majority follows it stays as it is.
+    pub fn keeps_to_leader(&self, already: bool) -> bool {
+        match (self.led, already) {
+            (false, _) => already,
+            (true, true) => self.strays,
+            (true, false) => !self.behind.is_empty(),
+        }
+    }
+
     /// Remembers who follows, and tells who has not for long. While nobody leads there is nobody to follow, and while a restore holds
     /// the lock it is the restore that waits for them. Nobody is told to delete what may be the only copy: a majority has to follow,
     /// and who is of another cluster is told otherwise.
     pub fn look(&mut self, cluster: &OpenBaoCluster, members: &[Member]) -> Option<Trouble> {
         let lock = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref());
         let restores = lock.is_some_and(|lock| lock.operation == LockOperation::Restore);
-        let before = std::mem::take(&mut self.0);
-        let leader = observe::leader(members).filter(|_| !restores)?;
-        let committed = leader.view.as_ref().map_or(0, |view| view.raft_committed_index);
+        let before = std::mem::take(self);
+        if restores {
+            return None;
+        }
+        let Some(leader) = members::leader(members) else {
+            // An election makes nobody follow who did not.
+            self.behind = before.behind;
+            return None;
+        };
+        // What it tells as committed is the end of its log, where entries without data may lie that nobody ever applies.
+        let committed = leader.view.as_ref().map_or(0, |view| view.raft_committed_index.min(view.raft_applied_index));
         let now = Instant::now();
         let id = |member: &Member| member.health.as_ref().and_then(|health| health.cluster_id.clone());
         let (mut apart, mut with_it) = (Vec::new(), 1);
         for member in members.iter().filter(|one| one.name != leader.name && one.serves() && !one.terminating) {
-            let (mut since, mut had) = before.get(&member.uid).copied().unwrap_or((now, committed));
+            let (mut since, mut had) = before.since.get(&member.uid).copied().unwrap_or((now, committed));
             // What was committed by then it has by now, however much is written.
             if member.follows(leader) && member.applied() >= had {
                 (since, had) = (now, committed);
                 with_it += 1;
+            } else {
+                self.strays = true;
+                if before.behind.contains(&member.uid) || now.duration_since(since) >= SOON {
+                    self.behind.insert(member.uid.clone());
+                }
             }
-            self.0.insert(member.uid.clone(), (since, had));
+            self.since.insert(member.uid.clone(), (since, had));
             // What a restore leaves behind has less than was restored. Whoever has more than the leader had may hold the only copy of it.
             if now.duration_since(since) >= LONG && id(member) == id(leader) && member.applied() <= had {
                 apart.push(member.name.as_str());
             }
         }
-        if with_it * 2 <= members.len().max(usize::try_from(cluster.spec.replicas).unwrap_or_default()) {
+        self.led = with_it * 2 > members.len().max(usize::try_from(cluster.spec.replicas).unwrap_or_default());
+        if !self.led {
             return None;
         }
         let namespace = cluster.namespace().unwrap_or_default();
@@ -71,7 +116,7 @@ impl Apart {
 mod tests {
     use super::*;
     use crate::adapter::openbao::HealthState::{Active, Standby};
-    use crate::service::cluster::{observe::tests::member, validate::tests::cluster};
+    use crate::service::cluster::{members::tests::member, validate::tests::cluster};
 
     /// Three members, the last of which follows `follows` and has applied `applied` of what the leader committed.
     fn members(committed: u64, follows: Option<u32>, applied: u64) -> Vec<Member> {
@@ -162,6 +207,68 @@ mod tests {
             assert_eq!(apart.look(&object, between), None);
             assert_eq!(apart.look(&plain(), &seen), None);
             apart = Apart::default();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_follow_for_a_minute_bears_no_failure_and_is_kept_from_clients_until_it_does() {
+        let stray = members(12, Some(1), 10);
+        let mut apart = Apart::default();
+        apart.look(&plain(), &members(11, Some(0), 11));
+        apart.look(&plain(), &stray);
+        assert!(apart.behind().is_empty() && !apart.keeps_to_leader(false), "it may only be slow");
+        tokio::time::advance(SOON).await;
+        apart.look(&plain(), &stray);
+        assert_eq!(apart.behind(), &BTreeSet::from(["uid-2".to_owned()]));
+        assert!(apart.keeps_to_leader(false));
+        apart.look(&plain(), &stray[1..]);
+        assert!(apart.keeps_to_leader(true) && !apart.behind().is_empty(), "an election changes nothing");
+        apart.look(&plain(), &stray);
+        assert!(apart.keeps_to_leader(true) && !apart.behind().is_empty(), "nor does its end");
+        apart.look(&plain(), &members(13, Some(0), 13));
+        assert!(apart.behind().is_empty() && !apart.keeps_to_leader(true), "it follows");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_operator_that_starts_anew_leaves_clients_where_they_are_until_it_knows_better() {
+        for (why, seen, already, kept) in [
+            ("all follow", members(11, Some(0), 11), true, false),
+            ("all follow", members(11, Some(0), 11), false, false),
+            ("one does not, for all that it knows since a moment ago", members(11, Some(1), 10), false, false),
+            ("one still does not", members(11, Some(1), 10), true, true),
+            ("nobody leads", members(11, Some(0), 11)[1..].to_vec(), true, true),
+            ("nobody leads", members(11, Some(0), 11)[1..].to_vec(), false, false),
+        ] {
+            let mut apart = Apart::default();
+            apart.look(&plain(), &seen);
+            assert_eq!(apart.keeps_to_leader(already), kept, "{why}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_are_not_sent_to_a_leader_alone_whom_no_majority_follows() {
+        let mut nobody = members(11, None, 10);
+        nobody[1] = nobody[2].clone();
+        (nobody[1].uid, nobody[1].name) = ("uid-1".into(), "kelp-1".into());
+        let mut apart = Apart::default();
+        apart.look(&plain(), &nobody);
+        tokio::time::advance(SOON).await;
+        apart.look(&plain(), &nobody);
+        assert_eq!(apart.behind().len(), 2);
+        assert!(!apart.keeps_to_leader(false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_without_data_at_the_end_of_the_log_leaves_nobody_behind() {
+        let mut idle = members(11, Some(0), 11);
+        for member in &mut idle {
+            member.view.as_mut().unwrap().raft_committed_index = 12;
+        }
+        let mut apart = Apart::default();
+        for _ in 0..3 {
+            assert_eq!(apart.look(&plain(), &idle), None);
+            assert!(apart.behind().is_empty() && !apart.keeps_to_leader(true));
+            tokio::time::advance(LONG).await;
         }
     }
 }

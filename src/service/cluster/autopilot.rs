@@ -3,11 +3,14 @@
 //! They are told again when there is a reason to: the spec says something else, or another server leads. Whoever leads after
 //! a restore knows what the snapshot knew, and every server is restarted by one. So an idle cluster is told nothing.
 
+pub(super) mod told;
+
+use self::told::{Answer, Told, is_due};
 use super::{
     hcl::Value,
+    members::{self, Member},
     memory::Notes,
-    observe::{self, Member},
-    status::{Trouble, reasons},
+    trouble::{Trouble, reasons},
     validate::ValidatedCluster,
     voters,
 };
@@ -19,35 +22,10 @@ use crate::{
     api::{OpenBaoCluster, conditions::reason},
     causes::chain,
 };
-use std::time::Duration;
 use tokio::time::Instant;
 
 /// Where they are told.
 pub const PATH: &str = "sys/storage/raft/autopilot/configuration";
-
-/// After silence, or from a server in trouble.
-const PACE: Duration = Duration::from_secs(4);
-/// What was refused once is refused again, unless somebody gives the operator the right.
-const REFUSED_PACE: Duration = Duration::from_secs(600);
-
-/// What was told last, to whom, and what came of it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Told {
-    settings: Value,
-    /// UID of the pod that led.
-    leader: String,
-    at: Instant,
-    answer: Answer,
-}
-
-/// What came of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Answer {
-    Taken,
-    Refused(String),
-    /// Nothing that lasts.
-    None(String),
-}
 
 /// What is still open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,8 +67,8 @@ pub async fn keep(
         notes.autopilot = None;
         return None;
     };
-    let leader = observe::leader(members)?;
-    if !voters::may_log_in(spec) || matches!(notes.access, Some(Err(_))) {
+    let leader = members::leader(members)?;
+    if !spec.may_log_in() || matches!(notes.access, Some(Err(_))) {
         return None;
     }
     if is_due(notes.autopilot.as_ref(), &settings, &leader.uid) && ad.leadership.still_leader() {
@@ -143,15 +121,6 @@ fn refusal(error: &BaoError) -> String {
     format!("OpenBao refused the settings of spec.configuration.raft.autopilot, {way_out}: {}", chain(error))
 }
 
-fn is_due(told: Option<&Told>, settings: &Value, leader: &str) -> bool {
-    let Some(told) = told.filter(|told| told.settings == *settings && told.leader == leader) else { return true };
-    match told.answer {
-        Answer::Taken => false,
-        Answer::Refused(_) => told.at.elapsed() >= REFUSED_PACE,
-        Answer::None(_) => told.at.elapsed() >= PACE,
-    }
-}
-
 fn open(answer: &Answer) -> Option<Open> {
     match answer {
         Answer::Taken => None,
@@ -193,31 +162,6 @@ mod tests {
             ),
         ] {
             assert_eq!(asked(&autopilot, replicas), expected, "{autopilot}");
-        }
-    }
-
-    #[test]
-    fn a_leader_is_told_once_and_again_when_the_spec_or_the_leader_changes_or_it_was_not_taken() {
-        let one = Value::object([("max_trailing_logs", 1_i64)]);
-        let two = Value::object([("max_trailing_logs", 2_i64)]);
-        let told = |answer: Answer, ago: Duration| Told {
-            settings: one.clone(),
-            leader: "uid-0".into(),
-            at: Instant::now().checked_sub(ago).unwrap(),
-            answer,
-        };
-        let taken = told(Answer::Taken, REFUSED_PACE);
-        assert!(is_due(None, &one, "uid-0"));
-        assert!(!is_due(Some(&taken), &one, "uid-0"), "an idle cluster is asked nothing");
-        assert!(is_due(Some(&taken), &two, "uid-0"), "the spec changed");
-        assert!(is_due(Some(&taken), &one, "uid-9"), "it may have been restored");
-        for (answer, ago, due) in [
-            (Answer::Refused(String::new()), PACE, false),
-            (Answer::Refused(String::new()), REFUSED_PACE, true),
-            (Answer::None(String::new()), Duration::ZERO, false),
-            (Answer::None(String::new()), PACE, true),
-        ] {
-            assert_eq!(is_due(Some(&told(answer.clone(), ago)), &one, "uid-0"), due, "{answer:?} {ago:?}");
         }
     }
 

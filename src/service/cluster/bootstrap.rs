@@ -13,9 +13,9 @@
 use super::{
     build::{config_maps::GRANTED_VOLUME, statefulset},
     facts::Facts,
+    members::Member,
     names,
-    observe::Member,
-    status::{Trouble, reasons},
+    trouble::{Trouble, reasons},
 };
 use crate::adapter::{kubernetes::owner::is_controlled_by, openbao::HealthState};
 use crate::service::upgrade::trouble::end_of;
@@ -192,7 +192,7 @@ pub fn is_gated(pod: &Pod) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::cluster::observe::tests::member;
+    use crate::service::cluster::members::tests::member;
     use k8s_openapi::api::{
         apps::v1::StatefulSet,
         core::v1::{ConfigMap, PersistentVolumeClaim},

@@ -2,7 +2,7 @@
 //! points has neither its old nor its new servers, so neither a pause nor a spec that cannot be carried out stops it there.
 
 use super::{
-    status::Trouble,
+    trouble::Trouble,
     validate::{self, Invalid, ValidatedCluster},
 };
 use crate::{

@@ -3,8 +3,9 @@
 //! A server on an emptied volume may have started a cluster of its own. While it is the only one that is heard, it would pass for
 //! the whole: so a known id gives way only to a majority, or to those whose work it is to replace the data.
 
-use super::{observe::Member, status::agreed_id};
+use super::members::Member;
 use crate::api::{LockOperation, OpenBaoClusterStatus};
+use std::collections::BTreeSet;
 
 /// The id to remember from now on.
 pub fn next(members: &[Member], wanted: usize, status: &OpenBaoClusterStatus) -> Option<String> {
@@ -19,6 +20,23 @@ pub fn is_doubtful(found: &str, members: &[Member], wanted: usize, status: &Open
     other && heard <= wanted / 2 && !is_being_replaced(status)
 }
 
+/// The id that a serving member names.
+pub(super) fn serving_id(member: &Member) -> Option<&str> {
+    member.health.as_ref().filter(|_| member.serves())?.cluster_id.as_deref()
+}
+
+/// The one id that all serving members name; `None` if they differ or none serves.
+fn agreed_id(members: &[Member]) -> Option<&str> {
+    let mut ids = members.iter().filter_map(serving_id);
+    let first = ids.next()?;
+    ids.all(|id| id == first).then_some(first)
+}
+
+/// All ids that serving members name.
+pub(super) fn ids(members: &[Member]) -> BTreeSet<&str> {
+    members.iter().filter_map(serving_id).collect()
+}
+
 /// A restore or a rollback changes the id of one member after the other.
 fn is_being_replaced(status: &OpenBaoClusterStatus) -> bool {
     let restores = status.operation_lock.as_ref().is_some_and(|lock| lock.operation == LockOperation::Restore);
@@ -31,7 +49,7 @@ mod tests {
     use crate::{
         adapter::openbao::HealthState::{Active, Standby},
         api::{ServersDirective, UpgradeStatus},
-        service::cluster::observe::tests::member,
+        service::cluster::members::tests::member,
     };
 
     fn known(id: Option<&str>) -> OpenBaoClusterStatus {

@@ -3,8 +3,8 @@
 use super::{
     facts::Facts,
     headcount,
-    observe::Member,
-    status::{Trouble, reasons},
+    members::Member,
+    trouble::{Trouble, reasons},
 };
 use crate::adapter::openbao::HealthState;
 
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
     use crate::service::cluster::{
         build::statefulset::{self, Inputs, tests::inputs},
-        observe::tests::member,
+        members::tests::member,
         validate::tests::valid,
     };
     use std::sync::Arc;

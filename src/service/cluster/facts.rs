@@ -13,6 +13,7 @@ use crate::{
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
+    networking::v1::{Ingress, NetworkPolicy},
     policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
 };
@@ -50,10 +51,16 @@ pub struct Facts {
     pub role_binding: Option<Arc<RoleBinding>>,
     /// The disruption budget.
     pub budget: Option<Arc<PodDisruptionBudget>>,
+    /// What leads in from outside.
+    pub ingress: Option<Arc<Ingress>>,
+    /// By name.
+    pub network_policies: BTreeMap<String, Arc<NetworkPolicy>>,
     /// The StatefulSet.
     pub stateful_set: Option<Arc<StatefulSet>>,
     /// The accounts that Jobs of operations under way run as, or are to.
     pub job_accounts: BTreeSet<String>,
+    /// What was done to it, and is being done, in no order.
+    pub operations: Vec<Arc<OpenBaoOperation>>,
 }
 
 impl Facts {
@@ -79,6 +86,8 @@ impl Facts {
             names::root_token_secret(cluster),
             seal_credentials_name(cluster),
         ];
+        let network_policies = [names::server_policy(cluster), names::mover_policy(cluster)];
+        let operations = caches.operations_of(namespace, cluster);
         Self {
             services: all(&caches.services, namespace, services),
             service_accounts: all(&caches.service_accounts, namespace, service_accounts),
@@ -93,8 +102,11 @@ impl Facts {
             role: one(&caches.roles, namespace, &names::server_role(cluster)),
             role_binding: one(&caches.role_bindings, namespace, &names::server_role(cluster)),
             budget: one(&caches.budgets, namespace, &names::statefulset(cluster)),
+            ingress: one(&caches.ingresses, namespace, &names::exposure(cluster)),
+            network_policies: all(&caches.network_policies, namespace, network_policies),
             stateful_set: one(&caches.stateful_sets, namespace, &names::statefulset(cluster)),
-            job_accounts: job_accounts(cluster, &caches.operations_of(namespace, cluster)),
+            job_accounts: job_accounts(cluster, &operations),
+            operations,
         }
     }
 

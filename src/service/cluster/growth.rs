@@ -3,7 +3,7 @@
 use super::{
     autopilot::Open,
     facts::Facts,
-    status::{Trouble, reasons},
+    trouble::{Trouble, reasons},
     validate::bytes,
 };
 use crate::{

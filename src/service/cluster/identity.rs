@@ -1,12 +1,20 @@
 //! What the API server says about the tokens it issues: issuer and signing keys.
 
-use super::{
-    config::initialize::Identity,
-    jwks::{self, JwksError},
-};
+use super::jwks::{self, JwksError};
 use crate::adapter::kubernetes::client::{RequestError, timed};
 use kube::Client;
 use serde::Deserialize;
+
+/// What the stanza of the first start needs beside the spec.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The API server's issuer.
+    pub issuer: String,
+    /// Its signing keys, PEM.
+    pub keys: Vec<String>,
+    /// `sub` of the operator's own service account.
+    pub operator_subject: String,
+}
 
 /// Why the issuer is not known.
 #[derive(Debug, thiserror::Error)]

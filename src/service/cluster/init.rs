@@ -10,9 +10,9 @@ use super::{
     apply::{Applier, Error as ApplyError},
     build::{config_maps::GRANTED_VOLUME, secrets},
     facts::Facts,
+    members::Member,
     names,
-    observe::Member,
-    status::{Trouble, reasons},
+    trouble::{Trouble, reasons},
     validate::ValidatedCluster,
 };
 use crate::adapter::{

@@ -11,8 +11,8 @@ use super::{
     config::{SHARED_FILE, seal},
     facts::Facts,
     headcount, last_copy, names, static_key,
-    status::{TlsState, Trouble, reasons},
     tls::{self, IssueError, KeyedCert},
+    trouble::{TlsState, Trouble, reasons},
     validate::{TlsPlan, ValidatedCluster},
 };
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
         owner::is_controlled_by,
     },
     api::conditions::reason,
+    service::backup::opened::Opened,
 };
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Secret;
@@ -322,7 +323,7 @@ fn asked_for(cluster: &ValidatedCluster, members: impl Iterator<Item = u32>) -> 
 }
 
 /// Sees to the key or credentials of the seal. The trouble says why pods could not unseal; nothing is restarted for it. `in_use`
-/// names the Secret with whose static key the servers run.
+/// names the Secret with whose static key the servers run, `opened` what a key must open that somebody put into it since.
 pub async fn unseal(
     applier: &Applier,
     cluster: &ValidatedCluster,
@@ -330,10 +331,11 @@ pub async fn unseal(
     stage: Stage,
     remembered: &Remembered,
     in_use: Option<&str>,
+    opened: Option<&Opened>,
 ) -> Result<Option<Trouble>, Error> {
     let unseal = &cluster.spec.unseal;
     if !seal::is_key_ours(unseal) {
-        return foreign_credentials(applier, cluster, facts, remembered, in_use).await;
+        return foreign_credentials(applier, cluster, facts, remembered, in_use, opened).await;
     }
     let (name, field) = (names::unseal_secret(&cluster.name), names::UNSEAL_KEY_FIELD);
     let found = read(applier, facts, &name).await?;
@@ -350,6 +352,7 @@ pub async fn unseal(
             };
             let other = beside(applier, facts, &name, in_use).await?;
             let flaw = other.and_then(|other| static_key::another(&key, field, &name, &other, &cluster.name));
+            let flaw = flaw.or_else(|| opened?.flaw_of(&key, seal::static_key_id(unseal), field, &name));
             Ok(flaw.map(|flaw| Trouble::new(reasons::UNSEAL_KEY_INVALID, flaw)))
         }
         None => {
@@ -395,6 +398,7 @@ async fn foreign_credentials(
     facts: &Facts,
     remembered: &Remembered,
     in_use: Option<&str>,
+    opened: Option<&Opened>,
 ) -> Result<Option<Trouble>, Error> {
     let unseal = &cluster.spec.unseal;
     let Some(reference) = &unseal.credentials_secret_ref else { return Ok(None) };
@@ -414,7 +418,9 @@ async fn foreign_credentials(
         let other = beside(applier, facts, name, in_use).await?;
         let live = live_field(facts, &cluster.name).filter(|live| in_use == Some(name.as_str()) && *live != field);
         let flaw = static_key::flaw_of(&secret, &field, name, other.as_deref(), &cluster.name);
-        if let Some(flaw) = flaw.or_else(|| static_key::moved(&secret, &field, live?, name)) {
+        let flaw = flaw.or_else(|| static_key::moved(&secret, &field, live?, name));
+        let key = static_key::of(&secret, &field).and_then(static_key::decoded);
+        if let Some(flaw) = flaw.or_else(|| opened?.flaw_of(&key?, seal::static_key_id(unseal), &field, name)) {
             return Ok(Some(Trouble::new(reasons::UNSEAL_KEY_INVALID, flaw)));
         }
     }
@@ -537,12 +543,39 @@ mod tests {
             let secret = Secret { data: Some(keys.into()), ..Secret::default() };
             let remembered = Remembered::default();
             remembered.keep("mine", &secret, cluster.generation);
-            foreign_credentials(&applier(&cluster), &cluster, &facts, &remembered, in_use).await.unwrap()
+            foreign_credentials(&applier(&cluster), &cluster, &facts, &remembered, in_use, None).await.unwrap()
         };
         let flaw = told(7, Some("mine")).await.unwrap();
         assert!(flaw.reason == reasons::UNSEAL_KEY_INVALID && flaw.message.contains("`old`"), "{flaw:?}");
         assert_eq!(told(8, Some("mine")).await, None, "it is the same key");
         assert_eq!(told(7, None).await, None, "nobody runs with it");
+    }
+
+    #[tokio::test]
+    async fn a_key_that_somebody_put_into_the_servers_secret_is_told_when_it_does_not_open_their_last_backup() {
+        let opened = crate::service::backup::opened::tests::opened();
+        let right = crate::service::backup::opened::tests::KEY;
+        let told = async |name: &str, key: &[u8], opened: Option<&Opened>| {
+            let cluster = crate::service::cluster::validate::tests::valid(|spec| {
+                spec["unseal"] = serde_json::json!({"type": "static", "static": {"currentKeyID": "k1"}});
+                if name == "mine" {
+                    spec["unseal"]["credentialsSecretRef"] = serde_json::json!({"name": name});
+                }
+            });
+            let data = [("key".to_owned(), ByteString(key.to_vec()))];
+            let secret = Secret { data: Some(data.into()), ..Secret::default() };
+            let remembered = Remembered::default();
+            remembered.keep(name, &secret, cluster.generation);
+            let facts = Facts { secrets: [(name.to_owned(), Arc::new(secret))].into(), ..Facts::default() };
+            let stage = Stage::Bootstrapped;
+            unseal(&applier(&cluster), &cluster, &facts, stage, &remembered, Some(name), opened).await.unwrap()
+        };
+        for name in ["kelp-unseal-key", "mine"] {
+            let flaw = told(name, &[7; 32], Some(&opened)).await.unwrap();
+            assert!(flaw.reason == reasons::UNSEAL_KEY_INVALID && flaw.message.contains(name), "{flaw:?}");
+            assert_eq!(told(name, right, Some(&opened)).await, None);
+            assert_eq!(told(name, &[7; 32], None).await, None, "no backup says anything of it");
+        }
     }
 
     #[test]

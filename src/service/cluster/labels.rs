@@ -6,9 +6,9 @@
 
 use super::{
     facts::Facts,
+    members::{self, Member},
     memory::Notes,
     names,
-    observe::{self, Member},
 };
 use crate::adapter::{Adapters, kubernetes::client::timed};
 use k8s_openapi::api::core::v1::Pod;
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The pods whose label contradicts their server, with what it should say. Empty without an undisputed leader.
 pub fn wrong(facts: &Facts, members: &[Member]) -> Vec<(String, bool)> {
-    let Some(leader) = observe::leader(members) else { return Vec::new() };
+    let Some(leader) = members::leader(members) else { return Vec::new() };
     members
         .iter()
         .filter(|member| member.serves())
@@ -38,6 +38,12 @@ pub fn wrong(facts: &Facts, members: &[Member]) -> Vec<(String, bool)> {
             misleads.then(|| (member.name.clone(), leads))
         })
         .collect()
+}
+
+/// Whether the leader is found by its label.
+pub fn tell_who_leads(facts: &Facts, members: &[Member]) -> bool {
+    let pod = members::leader(members).and_then(|leader| facts.pods.get(&leader.ordinal));
+    pod.and_then(|pod| pod.labels().get(names::ACTIVE_LABEL)).is_some_and(|says| says == "true")
 }
 
 /// Repairs what has been wrong for long enough. Returns when to look again if something is wrong.
@@ -78,7 +84,7 @@ pub async fn repair(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{adapter::openbao::HealthState, service::cluster::observe::tests::member};
+    use crate::{adapter::openbao::HealthState, service::cluster::members::tests::member};
     use std::sync::Arc;
 
     fn facts(labels: [Option<&str>; 3]) -> Facts {
@@ -106,5 +112,18 @@ mod tests {
     fn right_labels_are_left_alone_and_without_a_leader_nothing_is_right_or_wrong() {
         assert_eq!(wrong(&facts([Some("false"), Some("true"), None]), &three()), []);
         assert_eq!(wrong(&facts([Some("true"), None, None]), &three()[..1]), []);
+    }
+
+    #[test]
+    fn the_leader_is_found_by_its_own_label_and_by_no_other() {
+        for (labels, found) in [
+            ([Some("false"), Some("true"), Some("false")], true),
+            ([Some("true"), Some("true"), None], true),
+            ([Some("true"), Some("false"), None], false),
+            ([None, None, None], false),
+        ] {
+            assert_eq!(tell_who_leads(&facts(labels), &three()), found, "{labels:?}");
+            assert!(!tell_who_leads(&facts(labels), &three()[..1]), "nobody leads");
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     config::{SEAL_CREDENTIALS_DIR, UNSEAL_DIR},
     facts::Facts,
     names,
-    status::{Trouble, reasons},
+    trouble::{Trouble, reasons},
     validate::ValidatedCluster,
 };
 use k8s_openapi::api::core::v1::Pod;

@@ -3,8 +3,8 @@
 
 use super::{
     facts::Facts,
-    names, report,
-    status::{self, Trouble, reasons},
+    names, plane, status,
+    trouble::{Trouble, reasons},
 };
 use crate::{
     adapter::{
@@ -115,7 +115,7 @@ pub(super) async fn tell(ad: &Adapters, cluster: &OpenBaoCluster, left: &Left) {
     if status::plane(&next) == status::plane(&before) {
         return;
     }
-    if let Err(error) = report::write(&ad.client, cluster, &next).await {
+    if let Err(error) = plane::write(&ad.client, cluster, &next).await {
         // The next look tells it again, if there is one.
         tracing::debug!(error = chain(&error), "what the deletion waits for could not be told");
         return;

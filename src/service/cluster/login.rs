@@ -1,6 +1,6 @@
 //! The operator's own way into a cluster: a short-lived token, got at the member that is to be spoken to.
 
-use super::{names, observe::Member};
+use super::{members::Member, names};
 use crate::{
     adapter::{
         Adapters,

@@ -4,11 +4,11 @@ use super::{
     bootstrap::Stage,
     facts::Facts,
     headcount,
+    members::{self, Member},
     memory::{Notes, Raft},
     names,
-    observe::{self, Member},
     obstacle::{Obstacles, holds_back, next_step},
-    status::{Trouble, reasons},
+    trouble::{Trouble, reasons},
     upkeep::{REMOVED, Situation, Step, forgotten, is_given_up, outsiders, unmarked, unsettled},
     validate::ValidatedCluster,
     version::{LED_BY, is_unled, unnoted},
@@ -338,7 +338,7 @@ async fn at_leader<'a>(
     cluster: &OpenBaoCluster,
     members: &'a [Member],
 ) -> Result<(&'a Member, Client, Token), String> {
-    let Some(leader) = observe::leader(members) else { return Err("no member leads".to_owned()) };
+    let Some(leader) = members::leader(members) else { return Err("no member leads".to_owned()) };
     let token = voters::token(ad, notes, cluster, leader).await.map_err(|error| chain(&error))?;
     match leader.client() {
         Some(client) => Ok((leader, client.map_err(|error| chain(&error))?, token)),
@@ -363,7 +363,7 @@ pub async fn note_version(
     facts: &Facts,
     members: &[Member],
 ) -> Result<(), Error> {
-    let Some(version) = observe::leader(members).and_then(Member::version) else { return Ok(()) };
+    let Some(version) = members::leader(members).and_then(Member::version) else { return Ok(()) };
     for claim in unnoted(facts, version) {
         annotate(ad, spec, claim, LED_BY, Some(version)).await?;
     }

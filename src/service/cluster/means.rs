@@ -4,15 +4,16 @@ use super::{
     accounts,
     apply::Applier,
     bootstrap::Stage,
+    cluster_id,
     facts::Facts,
     keys::{self, Certificates},
+    members::{self, Member},
     memory::Notes,
-    observe::Member,
     obstacle::{self, Obstacles},
-    status::Trouble,
+    trouble::Trouble,
     validate::ValidatedCluster,
 };
-use crate::api::OpenBaoCluster;
+use crate::{api::OpenBaoCluster, service::backup::opened::Opened};
 use chrono::{DateTime, Utc};
 
 /// What was found.
@@ -38,7 +39,10 @@ pub(super) async fn look(
 ) -> Result<Means, keys::Error> {
     let certificates = keys::certificates(applier, spec, facts, &notes.tls, &mut notes.believed, now).await?;
     let in_use = obstacle::key_in_use(facts, members, &spec.name, stage, now);
-    let seal = keys::unseal(applier, spec, facts, stage, &notes.seal, in_use.as_deref()).await?;
+    let data = members::leader(members).and_then(cluster_id::serving_id);
+    let data = data.filter(|_| cluster_id::ids(members).len() == 1);
+    let opened = Opened::newest(&facts.operations, &spec.uid, data);
+    let seal = keys::unseal(applier, spec, facts, stage, &notes.seal, in_use.as_deref(), opened.as_ref()).await?;
     let account = accounts::missing(&applier.client, spec, facts).await;
     let obstacles = Obstacles::of(&certificates, seal.as_ref()).or(account.as_ref());
     Ok(Means { certificates, seal, account, obstacles })
@@ -58,7 +62,7 @@ mod tests {
     use super::*;
     use crate::{
         api::UpgradeStatus,
-        service::cluster::{status::TlsState, validate::tests::cluster},
+        service::cluster::{trouble::TlsState, validate::tests::cluster},
     };
 
     #[test]

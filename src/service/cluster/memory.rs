@@ -3,12 +3,14 @@
 
 use super::{
     apart::Apart,
+    api_server,
     apply::Settled,
-    autopilot,
-    config::initialize::Identity,
+    autopilot::told::Told,
+    exposure,
+    identity::Identity,
     keys::Remembered,
-    observe::{self, Member},
-    status::Trouble,
+    members::{self, Member},
+    trouble::Trouble,
 };
 use crate::{
     adapter::openbao::{RaftConfiguration, Token},
@@ -37,6 +39,8 @@ pub struct Memory {
     clusters: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Notes>>>>,
     /// Objects that the API server writes in its own way.
     pub settled: Settled,
+    /// Where pods reach the API server.
+    pub api_server: api_server::Known,
     identity: Mutex<Option<(Instant, Identity)>>,
 }
 
@@ -66,7 +70,7 @@ pub struct Notes {
     /// The operator's own token in this cluster.
     pub token: Option<(Instant, Token)>,
     /// What the leader was told of autopilot's settings.
-    pub(super) autopilot: Option<autopilot::Told>,
+    pub(super) autopilot: Option<Told>,
     /// The last login's result.
     pub access: Option<Result<(), String>>,
     /// Since when a pod's label contradicts its server.
@@ -89,6 +93,8 @@ pub struct Notes {
     pub last_good: Option<Arc<OpenBaoClusterSpec>>,
     /// Since when no look has got to its end because another writer was faster.
     pub cut_short: Option<Instant>,
+    /// What leads in from outside.
+    pub(super) exposure: exposure::Known,
 }
 
 /// Raft's members by node id.
@@ -113,7 +119,7 @@ impl Notes {
     /// What raft said about exactly these members under this leader. What it said of others proves nothing: who joined since
     /// is not among its members, and would be taken for one that was removed.
     pub fn raft_of(&self, members: &[Member]) -> Option<&Raft> {
-        let leader = observe::leader(members)?;
+        let leader = members::leader(members)?;
         let (about, raft) = self.voters.as_ref()?;
         (*about == constellation(members, leader)).then_some(raft)
     }
@@ -216,7 +222,7 @@ impl Memory {
 mod tests {
     use super::*;
     use crate::adapter::openbao::HealthState::{Active, Sealed, Standby};
-    use observe::tests::member;
+    use members::tests::member;
 
     fn alone(ordinal: u32) -> Raft {
         let names: BTreeSet<String> = [crate::service::cluster::names::pod("kelp", ordinal)].into();
@@ -252,7 +258,7 @@ mod tests {
 
     #[test]
     fn who_is_silent_is_remembered_until_it_answers_or_another_pod_is_in_its_place() {
-        let there = |ordinal, state| observe::tests::dialled(member(ordinal, state, Some(0)));
+        let there = |ordinal, state| members::tests::dialled(member(ordinal, state, Some(0)));
         let mute = |ordinal| Member {
             health: None,
             view: None,

@@ -28,6 +28,8 @@ const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
 pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 /// [`COMPONENT_LABEL`] of OpenBao servers. Pods of Jobs carry the cluster's label too, so selectors need this one.
 pub const SERVER_COMPONENT: &str = "server";
+/// [`COMPONENT_LABEL`] of the pods of Jobs that move, read and remove backups.
+pub const MOVER_COMPONENTS: [&str; 6] = ["backup", "inspect", "list", "prune", "restore", "verify"];
 /// Label: who made the object. The operator watches only what carries it.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// [`MANAGED_BY_LABEL`] of everything of ours.
@@ -60,6 +62,12 @@ pub fn public_service(cluster: &str) -> String {
 /// The Service of the leader only.
 pub fn active_service(cluster: &str) -> String {
     format!("{cluster}-active")
+}
+
+/// Whatever leads to the cluster from outside of it, one of a kind: its Ingress, the routes and the policy of a Gateway, its
+/// `ServiceMonitor`.
+pub fn exposure(cluster: &str) -> String {
+    cluster.to_owned()
 }
 
 /// Pod `ordinal` of the cluster.
@@ -160,6 +168,16 @@ pub fn restore_service_account(cluster: &str) -> String {
 /// Role and binding with which servers label their own pods and find their peers.
 pub fn server_role(cluster: &str) -> String {
     format!("{cluster}-server")
+}
+
+/// The policy of what servers reach and are reached by. Called as the Go operator calls its own, which this one replaces.
+pub fn server_policy(cluster: &str) -> String {
+    format!("{cluster}-network-policy")
+}
+
+/// The policy of the Jobs that move backups.
+pub fn mover_policy(cluster: &str) -> String {
+    format!("{cluster}-jobs-network-policy")
 }
 
 /// The audience of tokens for this cluster. One per cluster: a token for one is worthless at another.

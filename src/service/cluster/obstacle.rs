@@ -11,9 +11,9 @@ use super::{
     },
     facts::Facts,
     keys::Certificates,
+    members::Member,
     names,
-    observe::Member,
-    status::{TlsState, Trouble},
+    trouble::{TlsState, Trouble},
     upkeep::{Situation, Step, decide},
 };
 use crate::adapter::{kubernetes::time::from_kube, openbao::HealthState};
@@ -149,7 +149,7 @@ mod tests {
         adapter::kubernetes::time::to_kube,
         service::cluster::{
             build::{self, statefulset},
-            observe::tests::member,
+            members::tests::member,
             traffic::Traffic,
             validate::tests::valid,
         },

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{observe::is_caught_up, status};
+use super::{members::is_caught_up, status};
 use crate::api::{ClusterPhase, MemberStatus, OpenBaoClusterStatus, UpgradeStatus, conditions::cluster as conditions};
 
 /// Changes that come one after the other within this are written together.

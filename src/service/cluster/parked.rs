@@ -3,7 +3,7 @@
 //! A member that is parked in a rollout may stay so for as long as the rollout takes, and nothing else restarts its servers
 //! meanwhile: one that leads would come back on the new version. So a certificate that was renewed lies there and is not read.
 
-use super::{build::statefulset::CERTIFICATE_HASH, facts::Facts, status::Trouble};
+use super::{build::statefulset::CERTIFICATE_HASH, facts::Facts, trouble::Trouble};
 use crate::api::{LockMode, OpenBaoClusterStatus};
 use kube::ResourceExt;
 

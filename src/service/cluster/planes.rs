@@ -11,7 +11,7 @@ use super::{
     memory::Notes,
     pace::{self, Worth},
     records,
-    status::Trouble,
+    trouble::Trouble,
     validate::ValidatedCluster,
     version,
 };

@@ -1,5 +1,6 @@
 //! What a set-up lacks for production. Pure.
 
+use super::network;
 use crate::api::{OpenBaoClusterSpec, Profile, SealType, TlsMode, conditions::reason};
 
 /// All of it, the worst first, each with a constant reason and words. `root_token`: one lies in its Secret.
@@ -10,6 +11,7 @@ pub(super) fn missing(
 ) -> Vec<(&'static str, &'static str)> {
     let sets_itself_up = spec.self_init.as_ref().is_some_and(|init| init.enabled);
     let is_scheduled = spec.backup.as_ref().is_some_and(|backup| backup.schedule.is_some() && !backup.suspend);
+    let network = network::gap(spec);
     let gaps = [
         (
             root_token,
@@ -32,6 +34,7 @@ pub(super) fn missing(
             reason::STATIC_UNSEAL_IN_USE,
             "the unseal key lies in a Secret of this Kubernetes cluster: use a seal outside of it",
         ),
+        (network.is_some(), reason::NETWORK_EGRESS_RULES_REQUIRED, network.unwrap_or_default()),
         (
             spec.profile.is_none(),
             reason::PROFILE_NOT_SET,
@@ -52,6 +55,17 @@ mod tests {
     use super::*;
     use crate::service::cluster::validate::tests::cluster;
     use serde_json::json;
+
+    #[test]
+    fn pods_that_may_reach_everything_are_told() {
+        let object = cluster(|spec| {
+            spec["network"] = json!({});
+            spec["backup"] = json!({"target": {"bucket": "b"}});
+        });
+        let found = missing(&object.spec, true, false);
+        let words = found.iter().find(|(why, _)| *why == "NetworkEgressRulesRequired").map(|(_, words)| *words);
+        assert!(words.is_some_and(|words| words.contains("spec.network.egressRules")), "{found:?}");
+    }
 
     #[test]
     fn everything_that_production_lacks_is_told_at_once_and_the_worst_first() {

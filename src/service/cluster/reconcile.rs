@@ -2,151 +2,36 @@
 
 use super::{
     accounts,
-    apply::{self, Applier},
+    apply::Applier,
     autopilot,
     bootstrap::Stage,
-    build::{self, Plain, hash, kept, secrets, statefulset},
+    build::{self, Plain, hash, kept, secrets, services, statefulset},
     carry, deletion, emptied,
+    error::Error,
+    exposure,
     facts::Facts,
     first_start::{self, Flaw, Standing},
-    growth, headcount, identity, init, keys, labels, maintain,
+    growth, headcount, labels, maintain,
     means::{self, Means},
+    members::Member,
     memory::{Memory, Notes},
-    names,
-    observe::{self, Member},
-    obstacle, parked,
+    names, network, observe, obstacle, parked,
     planes::{self, Planes},
     reach::{Reach, reach},
     report::{Acted, report},
-    requests,
-    status::{TlsState, Trouble, reasons},
-    traffic,
+    requests, traffic,
+    trouble::{TlsState, Trouble, reasons},
     validate::{self, ValidatedCluster},
     version, voters,
 };
 use crate::{
-    adapter::{
-        Adapters,
-        bulk::Unread,
-        kubernetes::{apply::ApplyError, client::RequestError},
-        metrics::metrics,
-    },
+    adapter::{Adapters, metrics::metrics},
     api::{ClusterPhase, OpenBaoCluster, OpenBaoClusterStatus, conditions::reason},
-    causes::chain,
 };
 use chrono::Utc;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use kube::ResourceExt;
 use std::time::Duration;
-
-/// Why a look could not be finished. Another one follows.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Keys or certificates.
-    #[error(transparent)]
-    Keys(#[from] keys::Error),
-    /// Objects.
-    #[error(transparent)]
-    Apply(#[from] apply::Error),
-    /// A very large object.
-    #[error(transparent)]
-    Unread(#[from] Unread),
-    /// The issuer.
-    #[error(transparent)]
-    Identity(#[from] identity::Error),
-    /// The watch does not show yet what was just made.
-    #[error("the watch is behind: the StatefulSet exists and is not seen yet")]
-    Behind,
-    /// The claims of the namespace could not be listed.
-    #[error("failed to list the volume claims in namespace {namespace}")]
-    Claims {
-        /// The namespace.
-        namespace: String,
-        /// The refusal.
-        #[source]
-        source: RequestError,
-    },
-    /// A pod could not be let go.
-    #[error("failed to let pod {pod} start")]
-    LetGo {
-        /// The pod.
-        pod: String,
-        /// The refusal.
-        #[source]
-        source: RequestError,
-    },
-    /// The status could not be written.
-    #[error("failed to write the status of cluster {name}")]
-    Status {
-        /// The cluster.
-        name: String,
-        /// The refusal.
-        #[source]
-        source: RequestError,
-    },
-    /// What a person asked for.
-    #[error(transparent)]
-    Requests(#[from] requests::Error),
-    /// Restarts, members, volumes.
-    #[error(transparent)]
-    Maintain(#[from] maintain::Error),
-    /// The first initialisation through the API.
-    #[error(transparent)]
-    Init(#[from] init::Error),
-    /// A manager's plane.
-    #[error(transparent)]
-    Planes(#[from] planes::Error),
-    /// Deletion could not be finished.
-    #[error(transparent)]
-    Deletion(#[from] deletion::Error),
-    /// No look has got to its end for a while.
-    #[error("no look gets to its end: what it is about to change has always just been changed, or is not there")]
-    CutShort(#[source] Box<Error>),
-}
-
-impl Error {
-    /// The constant word for logs and metrics.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Keys(_) => "Keys",
-            Self::Apply(_) => "Apply",
-            Self::Unread(_) => "Unread",
-            Self::Identity(_) => "Identity",
-            Self::Behind => "Behind",
-            Self::Claims { .. } => "Claims",
-            Self::LetGo { .. } => "LetGo",
-            Self::Status { .. } => "Status",
-            Self::Planes(_) => "Planes",
-            Self::Maintain(_) => "Maintenance",
-            Self::Init(_) => "Initialize",
-            Self::Requests(_) => "Requests",
-            Self::Deletion(_) => "Deletion",
-            Self::CutShort(_) => "CutShort",
-        }
-    }
-
-    /// Another writer was faster, or the watch is a moment behind: try again soon and say nothing.
-    pub fn is_conflict(&self) -> bool {
-        let request = match self {
-            Self::Behind => return true,
-            Self::Keys(keys::Error::Apply(error)) | Self::Apply(error) => error.request(),
-            Self::LetGo { source, .. } | Self::Status { source, .. } => Some(source),
-            Self::Planes(error) => error.request(),
-            _ => None,
-        };
-        request.is_some_and(|error| error.is_conflict() || error.is_not_found())
-    }
-
-    pub(super) fn trouble(&self) -> Trouble {
-        let why = match self {
-            Self::Apply(apply::Error::NotOurs { .. })
-            | Self::Keys(keys::Error::Apply(apply::Error::NotOurs { .. })) => reasons::NAME_TAKEN,
-            Self::Identity(_) => reasons::ISSUER_KEYS_UNUSABLE,
-            _ => reasons::APPLY_FAILED,
-        };
-        Trouble::new(why, chain(self))
-    }
-}
 
 /// Looks at a cluster once and returns when to look again, whatever happens meanwhile.
 pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster) -> Result<Duration, Error> {
@@ -169,6 +54,7 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
     let mut facts = Facts::gather(ad, &namespace, &name, &account);
     let members = observe::members_after(ad, cluster, &notes.silent).await;
     notes.listen(&members);
+    let apart = notes.apart.look(cluster, &members);
     let reach = reach(cluster.spec.paused, carry::has_begun(ad, cluster), valid.is_ok());
     let mut kept_up = false;
     let (mut acted, failure) = match (wish, reach) {
@@ -186,6 +72,8 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
         (Some(_), Reach::Nothing) => (Acted::paused(), None),
         (None, _) => (Acted::default(), None),
     };
+    acted.apart = apart;
+    acted.troubles.extend(network::suspected(&cluster.spec, &members, &notes));
     let looked = acted.stage.is_some();
     match (&valid, &upgrade) {
         (Ok(spec), _) => {
@@ -307,10 +195,12 @@ async fn act(
 
     let restores = !ad.caches.restores_of(&spec.namespace, &spec.name).is_empty() || acted.planes.rolls_back;
     let closed = acted.planes.servers.as_ref().is_some_and(|servers| servers.closed);
-    let traffic = traffic::decide(members, &status, spec.replicas, closed);
+    let to_leader = leads_to_leader(notes, spec, facts, members);
+    let traffic = traffic::decide(members, &status, spec.replicas, closed).narrowed(to_leader);
     let voting = headcount::voting(facts, notes.voters_of(members), spec);
     let plain = build::plain(spec, certificates.bundle.as_deref(), restores, &traffic, voting);
-    before_pods(&applier, spec, facts, certificates.secret, plain, keeps).await?;
+    before_pods(&applier, notes, spec, facts, certificates.secret, plain, keeps).await?;
+    let policies = network::keep(ad, memory, &applier, spec, facts).await?;
 
     let running = match &acted.planes.directive {
         Some(directive) => version::Running { version: directive.version.clone(), image: directive.image.clone() },
@@ -376,7 +266,16 @@ async fn act(
             acted.troubles.extend(parked::older_certificate(&status, facts, inputs.certificate_hash.as_deref()));
         }
     }
+    acted.troubles.extend(policies);
     Ok(acted)
+}
+
+/// Whether clients are to be led to the one that leads and to nobody else. It begins only where that one is found by its label: what
+/// OpenBao writes there moves with the leadership by itself, also while no operator runs.
+fn leads_to_leader(notes: &Notes, spec: &ValidatedCluster, facts: &Facts, members: &[Member]) -> bool {
+    let public = facts.services.get(&names::public_service(&spec.name));
+    let already = public.is_some_and(|service| services::lead_to_leader(service));
+    notes.apart.keeps_to_leader(already) && (already || labels::tell_who_leads(facts, members))
 }
 
 /// Sees to the name under which servers look when they start, once nothing of a first start has to lie there. What is wrong with
@@ -414,10 +313,11 @@ fn rolled_back(planes: &Planes) -> Trouble {
     Trouble::new(reason::WAITING, words)
 }
 
-/// Applies what pods mount, and everything else that follows from the spec alone. `keeps`: what a server reads at its start stays
-/// as it is.
+/// Applies what pods mount, everything else that follows from the spec alone, and what leads in from outside. `keeps`: what a server
+/// reads at its start stays as it is.
 async fn before_pods(
     applier: &Applier,
+    notes: &mut Notes,
     spec: &ValidatedCluster,
     facts: &Facts,
     serving: Option<Secret>,
@@ -432,9 +332,12 @@ async fn before_pods(
         let live = facts.secrets.get(&secrets::seal_credentials_name(&spec.name));
         applier.ensure(live.map(AsRef::as_ref), secret).await?;
     }
+    let plain = exposure::marked(plain, &notes.exposure, spec, facts);
     let mut plain = if keeps { obstacle::without_settings(plain, &spec.name) } else { plain };
     accounts::keep_rights(&mut plain.role_binding, facts);
-    Ok(applier.plain(facts, plain).await?)
+    applier.plain(facts, plain).await?;
+    exposure::keep(applier, &mut notes.exposure, spec, facts).await;
+    Ok(())
 }
 
 /// Who else works on the pods, in words.
@@ -485,10 +388,4 @@ fn kept_claims(spec: &ValidatedCluster, facts: &Facts) -> Option<Vec<PersistentV
         return None;
     }
     Some(templates.into_iter().map(|template| PersistentVolumeClaim { status: None, ..template }).collect())
-}
-
-impl From<ApplyError> for Error {
-    fn from(error: ApplyError) -> Self {
-        Self::Apply(error.into())
-    }
 }

@@ -1,38 +1,32 @@
 //! The end of a look: what it found becomes the cluster's status, if it says anything new, and when the next one is due.
 
 use super::{
-    apply::MANAGER,
     autopilot::Open,
     bootstrap::{self, Stage},
+    error::Error,
     facts::{Facts, MAX_MEMBERS},
     login,
+    members::Member,
     memory::Notes,
     names,
-    observe::Member,
     pace::{self, LASTING, Worth},
+    plane,
     planes::{self, Planes},
-    reconcile::Error,
     requests,
-    status::{self, Observed, TlsState, Trouble},
+    status::{self, observed::Observed},
+    trouble::{TlsState, Trouble},
     validate::{Invalid, ValidatedCluster},
     volumes,
 };
 use crate::{
     adapter::{
         Adapters,
-        kubernetes::{
-            client::timed,
-            events::{News, Severity},
-        },
+        kubernetes::events::{News, Severity},
     },
-    api::{OpenBaoCluster, OpenBaoClusterStatus, conditions::reason},
+    api::{ClusterPhase, OpenBaoCluster, OpenBaoClusterStatus, conditions::reason},
 };
-use chrono::{DateTime, Utc};
-use kube::{
-    Api, Client, ResourceExt,
-    api::{Patch, PatchParams},
-};
-use serde_json::json;
+use chrono::Utc;
+use kube::ResourceExt;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -56,6 +50,8 @@ pub(super) struct Acted {
     pub(super) planes: Planes,
     pub(super) stage: Option<Stage>,
     pub(super) last_restart_at: Option<String>,
+    /// Who serves and does not follow.
+    pub(super) apart: Option<Trouble>,
 }
 
 impl Acted {
@@ -105,10 +101,14 @@ pub(super) async fn report(
     let failed = failure.map(Error::trouble);
     let stopped = failed.clone().or(acted.stopped);
     troubles.extend(failed);
-    troubles.extend(notes.apart.look(cluster, members));
+    troubles.extend(acted.apart);
+    // Whoever starts has not come to that yet.
+    if before.phase.is_some_and(|phase| phase != ClusterPhase::Initializing) {
+        troubles.extend(notes.exposure.troubles());
+    }
     let known_tls = || before.conditions.iter().find(|known| known.type_ == crate::api::conditions::cluster::TLS_READY);
     let tls = acted.tls.unwrap_or_else(|| match known_tls() {
-        Some(known) if known.status == "True" => TlsState::Good(until_of(&known.message)),
+        Some(known) if known.status == "True" => TlsState::StillGood,
         _ if !cluster.spec.tls.enabled => TlsState::Off,
         _ => TlsState::Bad(Trouble::new(reason::WAITING, "not looked at yet")),
     });
@@ -125,6 +125,7 @@ pub(super) async fn report(
         progress: acted.progress,
         stopped,
         voters: notes.voters.as_ref().map(|(_, raft)| &raft.voters),
+        behind: notes.apart.behind(),
         current_version: acted.planes.current_version.as_deref(),
         upgrading: acted.planes.upgrading.as_ref(),
         handled: &acted.planes.handled,
@@ -135,6 +136,7 @@ pub(super) async fn report(
         volume_size: volumes::largest(&volumes::of(facts, notes.grows_since, Utc::now()))
             .map(|volume| volume.size.to_owned()),
         root_token: way_in.as_deref(),
+        missing: notes.exposure.missing(),
     };
     let next = status::build(&seen, Utc::now());
     let busy = is_busy(&seen, &next, members);
@@ -146,7 +148,7 @@ pub(super) async fn report(
         Worth::Nothing => {}
         Worth::Later(after) => later = Some(after),
         worth @ (Worth::Now | Worth::Moved) => {
-            write(&ad.client, cluster, &next).await?;
+            plane::write(&ad.client, cluster, &next).await?;
             notes.status_written = Some(Instant::now());
             if worth == Worth::Now {
                 notes.status_changed = notes.status_written;
@@ -168,12 +170,6 @@ fn next_look(busy: bool, changed: Duration, silence: Option<Duration>) -> Durati
         None if changed >= LASTING => LASTING_PACE,
         Some(_) | None => BUSY,
     }
-}
-
-/// The day in the message of a good certificate: what a look that did not judge it again repeats.
-fn until_of(message: &str) -> DateTime<Utc> {
-    let day = message.rsplit(' ').next().unwrap_or_default();
-    format!("{day}T00:00:00Z").parse().unwrap_or_default()
 }
 
 fn is_busy(seen: &Observed<'_>, next: &OpenBaoClusterStatus, members: &[Member]) -> bool {
@@ -198,23 +194,6 @@ async fn tell(ad: &Adapters, cluster: &OpenBaoCluster, before: &OpenBaoClusterSt
         };
         ad.events.publish(cluster, news).await;
     }
-}
-
-/// Writes the plane of a status that this service owns.
-pub(super) async fn write(client: &Client, cluster: &OpenBaoCluster, next: &OpenBaoClusterStatus) -> Result<(), Error> {
-    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let api: Api<OpenBaoCluster> = Api::namespaced(client.clone(), &namespace);
-    let body = json!({
-        "apiVersion": "openbao.org/v1alpha1",
-        "kind": "OpenBaoCluster",
-        // A namesake made since has another UID and must not inherit this status.
-        "metadata": {"name": name, "namespace": namespace, "uid": cluster.uid()},
-        "status": status::plane(next),
-    });
-    timed(api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)))
-        .await
-        .map(drop)
-        .map_err(|source| Error::Status { name, source })
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use chrono::{DateTime, Utc};
 use kube::Client;
 
 use super::{
-    report,
-    status::{self, Trouble, reasons::ACCESS_MISSING},
+    plane, status,
+    trouble::{Trouble, reasons::ACCESS_MISSING},
 };
 use crate::{
     adapter::caches::{Caches, NotFilled},
@@ -21,7 +21,7 @@ pub async fn tell(client: &Client, caches: &Caches, missing: &NotFilled) {
     }
     for cluster in caches.clusters.state() {
         let Some(next) = told(&cluster, missing, Utc::now()) else { continue };
-        if let Err(error) = report::write(client, &cluster, &next).await {
+        if let Err(error) = plane::write(client, &cluster, &next).await {
             tracing::warn!(error = crate::causes::chain(&error), "a cluster could not be told what is missing");
         }
     }

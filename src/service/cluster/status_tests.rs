@@ -1,6 +1,10 @@
 use super::*;
-use crate::api::{UpgradeDirective, UpgradeStatus};
-use crate::service::cluster::{observe::tests::member, validate::tests::cluster};
+use crate::api::{ClusterPhase, UpgradeDirective, UpgradeStatus};
+use crate::service::cluster::{
+    members::tests::member,
+    trouble::{TlsState, reasons},
+    validate::{self, tests::cluster},
+};
 use HealthState::{Active, Sealed, Standby, Uninitialized};
 
 fn status_of(object: &OpenBaoCluster, members: &[Member], stage: Stage, at: &str) -> OpenBaoClusterStatus {
@@ -25,6 +29,7 @@ fn seen_of(
         progress: None,
         stopped: None,
         voters: None,
+        behind: &BTreeSet::new(),
         current_version: None,
         upgrading: None,
         handled: &[],
@@ -34,6 +39,7 @@ fn seen_of(
         last_restart_at: None,
         volume_size: None,
         root_token: None,
+        missing: Some(vec![]),
     };
     more(&mut seen);
     build(&seen, at.parse().unwrap())
@@ -318,12 +324,62 @@ fn a_transition_changes_its_time_and_a_new_reason_alone_does_not() {
 }
 
 #[test]
-fn the_number_of_failures_it_bears_counts_voters_that_serve() {
-    let voters: BTreeSet<String> = ["kelp-0", "kelp-1", "kelp-2"].map(str::to_owned).into();
-    assert_eq!(tolerance(&voters, &three()), 1);
-    assert_eq!(tolerance(&voters, &three()[..2]), 0);
-    let alone: BTreeSet<String> = ["kelp-0"].map(str::to_owned).into();
-    assert_eq!(tolerance(&alone, &three()), 0, "joiners that do not vote yet bear nothing");
+fn the_number_of_failures_it_bears_counts_voters_that_serve_and_follow() {
+    let names = |ordinals: &[u32], prefix: &str| -> BTreeSet<String> {
+        ordinals.iter().map(|ordinal| format!("{prefix}-{ordinal}")).collect()
+    };
+    let five: Vec<Member> =
+        three().into_iter().chain([3, 4].map(|ordinal| member(ordinal, Standby, Some(0)))).collect();
+    type Case<'a> = (&'a str, &'a [Member], &'a [u32], &'a [u32], i32);
+    let cases: [Case<'_>; 9] = [
+        ("all of three", &five[..3], &[0, 1, 2], &[], 1),
+        ("one is down", &five[..2], &[0, 1, 2], &[], 0),
+        ("joiners that do not vote yet bear nothing", &five[..3], &[0], &[], 0),
+        ("one serves old data, and the others vote without it", &five[..3], &[0, 1, 2], &[2], 0),
+        ("all of five", &five[..], &[0, 1, 2, 3, 4], &[], 2),
+        ("one of five does not follow", &five[..], &[0, 1, 2, 3, 4], &[3], 1),
+        ("one does not follow and one is down", &five[..4], &[0, 1, 2, 3, 4], &[3], 0),
+        ("fewer than a majority follow", &five[..3], &[0, 1, 2], &[1, 2], 0),
+        ("one that does not follow had no vote to lose", &five[..3], &[0, 1], &[2], 0),
+    ];
+    for (why, members, voters, behind, bears) in cases {
+        assert_eq!(tolerance(&names(voters, "kelp"), members, &names(behind, "uid")), bears, "{why}");
+    }
+}
+
+#[test]
+fn a_member_that_does_not_follow_is_no_failure_that_the_cluster_bears() {
+    let object = running(&three());
+    let set = |names: &[&str]| -> &'static BTreeSet<String> {
+        Box::leak(Box::new(names.iter().map(|name| (*name).to_owned()).collect()))
+    };
+    let bears = |behind: &[&str]| {
+        let (voters, behind) = (set(&["kelp-0", "kelp-1", "kelp-2"]), set(behind));
+        let status = seen_of(&object, &three(), Stage::Bootstrapped, "2026-11-21T10:00:00Z", |seen| {
+            (seen.voters, seen.behind) = (Some(voters), behind);
+        });
+        status.failure_tolerance
+    };
+    assert_eq!(bears(&[]), Some(1));
+    assert_eq!(bears(&["uid-2"]), Some(0));
+}
+
+#[test]
+fn a_certificate_that_was_not_judged_again_is_told_as_the_last_look_that_did_told_it() {
+    let mut object = running(&three());
+    let at = "2026-11-21T10:00:00Z";
+    let still = seen_of(&object, &three(), Stage::Bootstrapped, at, |seen| seen.tls = TlsState::StillGood);
+    let condition = |status: &OpenBaoClusterStatus| {
+        status.conditions.iter().find(|condition| condition.type_ == "TLSReady").cloned()
+    };
+    assert!(condition(&still).is_some_and(|known| known.message.ends_with("2027-01-01")), "{still:?}");
+    assert_eq!(condition(&still), condition(object.status.as_ref().unwrap()));
+    assert_eq!(word(&still, "Degraded").0, "False");
+    // Nothing but the words of the status is asked, whatever they are.
+    let known = &mut object.status.as_mut().unwrap().conditions;
+    known.iter_mut().find(|condition| condition.type_ == "TLSReady").unwrap().message = "until one day".into();
+    let still = seen_of(&object, &three(), Stage::Bootstrapped, at, |seen| seen.tls = TlsState::StillGood);
+    assert_eq!(condition(&still).unwrap().message, "until one day");
 }
 
 #[test]
@@ -340,4 +396,24 @@ fn an_even_number_of_members_is_warned_about() {
     let is_it = |(reason, words): &(String, String)| reason == "EvenReplicas" && words.contains("of 4 members 1");
     assert!(told.iter().any(is_it), "{told:?}");
     assert!(news(&four, &four).is_empty());
+}
+
+#[test]
+fn a_field_whose_kind_is_not_served_is_named_until_somebody_has_looked_again() {
+    let mut object = running(&three());
+    let mut after = |missing: Option<Vec<&str>>| {
+        let missing = missing.map(|all| all.into_iter().map(str::to_owned).collect());
+        let next =
+            seen_of(&object, &three(), Stage::Bootstrapped, "2026-11-21T10:00:00Z", |seen| seen.missing = missing);
+        object.status = Some(next.clone());
+        let told = next.conditions.iter().find(|condition| condition.type_ == "Supported").unwrap().message.clone();
+        (word(&next, "Supported"), told, word(&next, "Degraded").0)
+    };
+    let (word, told, degraded) = after(Some(vec!["spec.gateway (no kind HTTPRoute)"]));
+    assert_eq!(word, ("False".into(), "PrerequisitesMissing".into()));
+    assert!(told.contains("HTTPRoute"), "{told}");
+    assert_eq!(degraded, "False", "nothing of the cluster is wrong");
+    assert_eq!(after(None).0, word, "a process that has just begun does not know");
+    assert_eq!(after(Some(vec![])).0, ("True".into(), "AllFieldsSupported".into()));
+    assert_eq!(after(None).0.0, "True");
 }

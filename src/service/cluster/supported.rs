@@ -5,11 +5,11 @@
 //! not reconciled until it is gone. Fields that this operator has no need for, because it reaches their aim another way
 //! (helper images, the init container, roles of helper Jobs), are not in the list: nothing is missing without them.
 
-use super::config::server::is_writable;
+use super::config::{audit, server::is_writable};
 use crate::adapter::objectstore::target::UPLOAD_MEMORY;
 use crate::api::{
-    ImageVerification, Logging, OpenBaoClusterSpec, ProxyProtocolBehavior, SealType, TlsMode, UpgradeStrategy,
-    VerificationFailurePolicy,
+    AuditType, ImageVerification, Logging, OpenBaoClusterSpec, ProxyProtocolBehavior, SealType, TlsMode,
+    UpgradeStrategy, VerificationFailurePolicy,
 };
 
 /// A field that is set and has no effect.
@@ -53,8 +53,16 @@ const LIST: &[Entry] = &[
     blocks("spec.operatorImageVerification with failurePolicy Block", |spec| {
         verifies(spec.operator_image_verification.as_ref(), true)
     }),
-    // What should be on record would not be.
-    blocks("spec.audit (declare audit devices in spec.selfInit.requests)", |spec| !spec.audit.is_empty()),
+    // No server would lead.
+    blocks(
+        "spec.audit of type syslog (no syslog daemon listens in a server's container: use type file with filePath stdout, or type socket)",
+        |spec| spec.audit.iter().any(|device| device.type_ == AuditType::Syslog),
+    ),
+    // It would lie in a ConfigMap.
+    blocks(
+        "a credential in the uri or the headers of spec.audit (send to a collector that needs none, or that adds it)",
+        |spec| spec.audit.iter().any(audit::holds_a_credential),
+    ),
     // Mounts that need them would fail.
     blocks("spec.plugins", |spec| !spec.plugins.is_empty()),
     // A server ends at its start over the one, and refuses every connection with the other.
@@ -68,14 +76,6 @@ const LIST: &[Entry] = &[
     ),
     ignored("spec.imageVerification", |spec| verifies(spec.image_verification.as_ref(), false)),
     ignored("spec.operatorImageVerification", |spec| verifies(spec.operator_image_verification.as_ref(), false)),
-    ignored("spec.ingress", |spec| spec.ingress.as_ref().is_some_and(|ingress| ingress.enabled)),
-    ignored("spec.gateway", |spec| spec.gateway.as_ref().is_some_and(|gateway| gateway.enabled)),
-    ignored("spec.network (no NetworkPolicy is made)", |spec| spec.network.is_some()),
-    ignored("spec.observability.metrics.serviceMonitor", |spec| {
-        let metrics =
-            spec.observability.as_ref().and_then(|all| all.metrics.as_ref()).filter(|metrics| metrics.enabled);
-        metrics.and_then(|metrics| metrics.service_monitor.as_ref()).is_some_and(|monitor| monitor.enabled)
-    }),
     ignored("spec.backup.image of the Go operator (Jobs run this operator's own image)", |spec| {
         spec.backup.as_ref().is_some_and(crate::api::BackupSpec::names_a_foreign_helper)
     }),
@@ -174,15 +174,15 @@ mod tests {
     #[test]
     fn switched_off_is_not_set() {
         let off = json!({
-            "ingress": {"enabled": false, "host": "a"},
-            "gateway": {"enabled": false, "gatewayRef": {"name": "g"}, "hostname": "a"},
             "imageVerification": {"enabled": false, "failurePolicy": "Block"},
-            "observability": {"metrics": {"enabled": false, "serviceMonitor": {"enabled": true}}},
             "configuration": {
                 "listener": {"tlsDisable": false}, "raft": {"autopilot": {"minQuorum": 3}},
                 "logging": {"file": "/tmp/openbao.log", "pidFile": "/openbao/data/openbao.pid"}},
             "serviceAccount": {"annotations": {"a": "b"}},
             "selfInit": {"enabled": true, "oidc": {"enabled": true}},
+            "audit": [
+                {"type": "file", "path": "f", "fileOptions": {"filePath": "stdout"}},
+                {"type": "http", "path": "h", "httpOptions": {"uri": "https://a.svc", "headers": {"X-From": "kelp"}}}],
         });
         assert_eq!(found(&off), []);
     }
@@ -193,17 +193,14 @@ mod tests {
             json!({"tls": {"mode": "ACME", "acme": {"directoryURL": "https://a", "domains": ["a"]}}}),
             json!({"imageVerification": {"enabled": true, "failurePolicy": "Block"}}),
             json!({"operatorImageVerification": {"enabled": true, "failurePolicy": "Block"}}),
-            json!({"audit": [{"type": "file", "path": "f"}]}),
+            json!({"audit": [{"type": "syslog", "path": "s"}]}),
+            json!({"audit": [{"type": "http", "path": "h", "httpOptions": {"uri": "https://a.svc", "headers": {"Authorization": "Bearer x"}}}]}),
             json!({"plugins": [{"type": "secret", "name": "p", "version": "1", "binaryName": "p", "sha256sum": "0"}]}),
             json!({"configuration": {"listener": {"proxyProtocolBehavior": "allow_any"}}}),
         ];
         let ignored = [
             json!({"imageVerification": {"enabled": true, "failurePolicy": "Warn"}}),
             json!({"operatorImageVerification": {"enabled": true, "failurePolicy": "Warn"}}),
-            json!({"ingress": {"enabled": true, "host": "a"}}),
-            json!({"gateway": {"enabled": true, "gatewayRef": {"name": "g"}, "hostname": "a"}}),
-            json!({"network": {}}),
-            json!({"observability": {"metrics": {"enabled": true, "serviceMonitor": {"enabled": true}}}}),
             json!({"upgrade": {"strategy": "BlueGreen"}}),
             json!({"maintenance": {"enabled": true}}),
             json!({"configuration": {"raft": {"autopilot": {"minQuorum": 3}}}, "selfInit": {"enabled": true}}),
@@ -264,7 +261,7 @@ mod tests {
 
     #[test]
     fn what_blocks_comes_first() {
-        let both = json!({"network": {}, "audit": [{"type": "file", "path": "f"}]});
+        let both = json!({"breakGlassAck": "a", "audit": [{"type": "syslog", "path": "s"}]});
         assert_eq!(found(&both).iter().map(|field| field.blocks).collect::<Vec<_>>(), [true, false]);
     }
 }

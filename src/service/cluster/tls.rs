@@ -172,6 +172,19 @@ pub fn serving_names(cluster: &str, namespace: &str, extra: &[String]) -> BTreeS
     all
 }
 
+/// Whether a certificate can be issued for a name by which clients ask, and would be believed for it.
+pub fn is_host(name: &str) -> bool {
+    let wild = name.strip_prefix("*.");
+    let bare = wild.unwrap_or(name);
+    let letters = bare.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'));
+    let asked = ServerName::try_from(name.replacen("*.", "any.", 1));
+    letters
+        && !bare.ends_with('.')
+        // No client believes one that stands for all of a top-level domain.
+        && (wild.is_none() || bare.contains('.'))
+        && matches!(asked, Ok(ServerName::DnsName(_)))
+}
+
 /// What is wrong with a serving certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
@@ -403,6 +416,36 @@ mod tests {
         let due: Vec<_> = (30..45).map(due_with).collect();
         assert!(due.iter().all(|due| (1..150).contains(due)), "each has one day before the last: {due:?}");
         assert_eq!(due.iter().sum::<usize>(), 1000);
+    }
+
+    #[test]
+    fn what_is_taken_for_a_host_can_be_issued_and_is_believed() {
+        let hosts = ["bao.example.org", "bao", "*.example.org", "1a.x-y.example", "xn--bcher-kva.example"];
+        let (ca, serving, _) = issued(&hosts);
+        for host in hosts {
+            assert!(is_host(host), "{host}");
+            let asked = BTreeSet::from([host.to_owned()]);
+            let judged = judge(&serving.cert, &serving.key, &ca.cert, &asked, at("2026-11-21T09:00:00Z"));
+            assert!(judged.is_ok(), "{host}: {judged:?}");
+        }
+        let long = format!("{}.example.org", "a".repeat(64));
+        for other in [
+            "",
+            "no host",
+            "b\u{fc}cher.example",
+            "Bao.example.org",
+            "192.0.2.1",
+            "::1",
+            "*",
+            "*.org",
+            "a.*.b",
+            "a..b",
+            "a.",
+            "-a.b",
+            long.as_str(),
+        ] {
+            assert!(!is_host(other), "{other}");
+        }
     }
 
     #[test]

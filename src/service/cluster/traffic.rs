@@ -3,8 +3,12 @@
 //! A server on an empty volume that started a cluster of its own is Ready, leads, and is empty: a client that meets it reads
 //! that its secrets are gone, and writes what nobody will ever find again. So once members name different OpenBao
 //! clusters, clients are sent only to the one that this cluster is known to be.
+//!
+//! One that has the same id and does not follow is Ready too, and answers from data of before. It has no say in who leads, so clients
+//! are sent to whoever leads, by the label that the servers themselves move: no pod is named, so that a cluster that has healed while
+//! no operator runs is reached all the same, whoever leads it by then.
 
-use super::{cluster_id, observe::Member};
+use super::{cluster_id, members::Member};
 use crate::{
     adapter::openbao::HealthState,
     api::{LockOperation, OpenBaoClusterStatus},
@@ -16,10 +20,23 @@ use std::collections::BTreeSet;
 pub enum Traffic {
     /// Any ready member.
     Everybody,
+    /// Whoever leads, by its own label.
+    Leader,
     /// One member of the cluster that is known.
     Only(String),
     /// Nobody: it is not known which of them holds the data.
     Nobody,
+}
+
+impl Traffic {
+    /// The same where a member that does not follow must not be met: what leads to everybody leads `to_leader` instead.
+    #[must_use]
+    pub fn narrowed(self, to_leader: bool) -> Self {
+        match self {
+            Self::Everybody if to_leader => Self::Leader,
+            other => other,
+        }
+    }
 }
 
 /// Decides for a cluster of `wanted` members. A restore changes the id of one member after the other, which is no disagreement.
@@ -47,7 +64,7 @@ pub fn decide(members: &[Member], status: &OpenBaoClusterStatus, wanted: u32, cl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::cluster::observe::tests::member;
+    use crate::service::cluster::members::tests::member;
     use HealthState::{Active, Standby};
 
     fn of(id: &str, mut member: Member) -> Member {
@@ -108,5 +125,17 @@ mod tests {
         let members = [of("new", member(0, Active, Some(0)))];
         assert_eq!(decide(&members, &known(Some("new")), 3, true), Traffic::Nobody);
         assert_eq!(decide(&members, &known(Some("new")), 3, false), Traffic::Everybody);
+    }
+
+    #[test]
+    fn what_leads_to_everybody_leads_to_the_leader_where_one_does_not_follow_and_the_rest_stays() {
+        for (all, narrowed) in [
+            (Traffic::Everybody, Traffic::Leader),
+            (Traffic::Only("kelp-1".into()), Traffic::Only("kelp-1".into())),
+            (Traffic::Nobody, Traffic::Nobody),
+        ] {
+            assert_eq!(all.clone().narrowed(true), narrowed);
+            assert_eq!(all.clone().narrowed(false), all);
+        }
     }
 }

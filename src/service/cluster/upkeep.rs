@@ -7,8 +7,8 @@
 use super::{
     build::statefulset::{CERTIFICATE_HASH, CONFIG_HASH, CONTAINER, IMAGE},
     facts::Facts,
+    members::{self, Member},
     names,
-    observe::{self, Member},
 };
 use crate::service::upgrade::versions;
 use k8s_openapi::api::{
@@ -141,7 +141,7 @@ pub fn decide(seen: &Situation<'_>) -> Step {
     if let Some(why) = unsettled(seen).or_else(|| mistaken(seen)) {
         return Step::Wait(why);
     }
-    let Some(leader) = observe::leader(seen.members) else {
+    let Some(leader) = members::leader(seen.members) else {
         // One that is to leave may lead.
         return Step::Wait(silent(seen, seen.current).unwrap_or_else(|| "no member leads".to_owned()));
     };
@@ -266,7 +266,7 @@ fn next_refused<'a>(seen: &Situation<'a>) -> Option<&'a Member> {
     let is_replaced_soon = |member: &Member| is_replaced_soon(seen, member);
     let has_all = |member: &Member| {
         let view = member.view.as_ref();
-        observe::is_caught_up(view.map(|view| view.raft_applied_index), view.map(|view| view.raft_committed_index))
+        members::is_caught_up(view.map(|view| view.raft_applied_index), view.map(|view| view.raft_committed_index))
     };
     let is_well = |member: &&Member| {
         member.ready && !member.terminating && (is_replaced_soon(member) || member.serves() && has_all(member))
@@ -345,7 +345,7 @@ fn mistaken(seen: &Situation<'_>) -> Option<String> {
 /// A member that follows and does not have yet what the leader committed: without it and the next one there would be no
 /// majority that has.
 fn behind<'a>(seen: &Situation<'a>) -> Option<&'a str> {
-    let leader = observe::leader(seen.members)?;
+    let leader = members::leader(seen.members)?;
     let committed = leader.view.as_ref()?.raft_committed_index;
     let is_peer = |member: &Member| seen.peers.is_none_or(|peers| peers.contains(&member.name));
     let follows = |member: &&Member| {
@@ -353,7 +353,7 @@ fn behind<'a>(seen: &Situation<'a>) -> Option<&'a str> {
     };
     let lags = |member: &&Member| {
         let applied = member.view.as_ref().map(|view| view.raft_applied_index);
-        !observe::is_caught_up(applied, Some(committed))
+        !members::is_caught_up(applied, Some(committed))
     };
     seen.members.iter().filter(follows).find(lags).map(|member| member.name.as_str())
 }

@@ -3,9 +3,9 @@ use crate::{
     adapter::openbao::HealthState::{self, Active, Sealed, Standby},
     service::cluster::{
         build::statefulset,
-        observe::tests::member,
+        members::tests::member,
         obstacle::{Obstacles, next_step},
-        status::Trouble,
+        trouble::Trouble,
         validate::tests::valid,
     },
 };

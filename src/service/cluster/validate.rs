@@ -3,7 +3,7 @@
 //! Admission has refused what the schema can refuse. Here stands what it cannot: versions, quantities, free-form data, and
 //! fields that would be dangerous to ignore (`Supported=False` with reason `UnsafeToIgnore`, nothing is reconciled).
 
-use super::{config, hcl, login, names, supported};
+use super::{build::exposure, config, config::audit, hcl, login, names, supported};
 use crate::api::{OpenBaoCluster, OpenBaoClusterSpec, Profile, SealType, SelfInitRequest, TlsMode, duration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
@@ -36,12 +36,21 @@ pub struct ValidatedCluster {
     pub oidc: Option<OidcPlan>,
     /// OpenBao initialises itself.
     pub self_init: bool,
+    /// What `spec.audit` has the servers declare.
+    pub audit: Vec<audit::Device>,
     /// The service account of the servers, and whether it is ours to make.
     pub service_account: String,
     /// False when the spec names an account that somebody else made.
     pub owns_service_account: bool,
     /// Everything that is passed through as it is.
     pub spec: Arc<OpenBaoClusterSpec>,
+}
+
+impl ValidatedCluster {
+    /// Without JWT login and without a root token of ours nobody of ours can ever ask.
+    pub fn may_log_in(&self) -> bool {
+        !self.self_init || self.oidc.is_some()
+    }
 }
 
 /// Certificates.
@@ -126,6 +135,26 @@ pub enum Invalid {
         /// The version.
         version: String,
     },
+    /// An audit device with which no server could lead.
+    #[error("spec.audit[{path}]: {cause}")]
+    Audit {
+        /// Which one.
+        path: String,
+        /// Why.
+        cause: String,
+    },
+    /// The version, or the one that still runs, cannot declare such a device.
+    #[error(
+        "spec.audit: OpenBao {version} cannot be told of an audit device of type {kind}, which needs {since}: take it out until status.currentVersion is that or newer"
+    )]
+    AuditUnknown {
+        /// The type.
+        kind: &'static str,
+        /// The first version that can.
+        since: String,
+        /// The version.
+        version: String,
+    },
     /// A self-init request that cannot be written.
     #[error("spec.selfInit.requests[{name}]: {cause}")]
     Request {
@@ -148,7 +177,7 @@ pub enum Invalid {
 impl Invalid {
     /// Whether this is about missing support rather than a mistake.
     pub fn is_unsupported(&self) -> bool {
-        matches!(self, Self::UnsafeToIgnore(_) | Self::SealGone { .. })
+        matches!(self, Self::UnsafeToIgnore(_) | Self::SealGone { .. } | Self::AuditUnknown { .. })
     }
 }
 
@@ -170,6 +199,7 @@ pub fn validate(cluster: &OpenBaoCluster) -> Result<ValidatedCluster, Invalid> {
     seal(spec, &version)?;
     hardened(spec)?;
     let (self_init, oidc) = self_init(cluster)?;
+    let audit = audit::devices(cluster, &version)?;
     Ok(ValidatedCluster {
         generation: cluster.metadata.generation.unwrap_or_default(),
         owner: cluster.controller_owner_ref(&()).ok_or(Invalid::Identity("UID"))?,
@@ -188,6 +218,7 @@ pub fn validate(cluster: &OpenBaoCluster) -> Result<ValidatedCluster, Invalid> {
         replicas,
         oidc,
         self_init,
+        audit,
     })
 }
 
@@ -204,7 +235,8 @@ fn tls(spec: &OpenBaoClusterSpec) -> Result<TlsPlan, Invalid> {
                 Some(text) => duration::parse(text)
                     .map_err(|error| Invalid::Duration { field: "tls.rotationPeriod", cause: error.to_string() })?,
             };
-            Ok(TlsPlan::Managed { rotation, extra_names: spec.tls.extra_sans.clone() })
+            let extra_names = [spec.tls.extra_sans.clone(), exposure::hosts(spec)].concat();
+            Ok(TlsPlan::Managed { rotation, extra_names })
         }
     }
 }
@@ -423,11 +455,18 @@ pub(crate) mod tests {
 
     #[test]
     fn what_would_be_dangerous_to_ignore_is_refused_not_ignored() {
-        let audit = json!([{"type": "file", "path": "a", "fileOptions": {"filePath": "stdout"}}]);
-        assert!(refusal(|s| s["audit"] = audit).is_unsupported());
+        let syslog = json!([{"type": "syslog", "path": "a"}]);
+        assert!(refusal(|s| s["audit"] = syslog).is_unsupported());
         let check = json!({"enabled": true, "failurePolicy": "Block"});
         assert!(refusal(|s| s["imageVerification"] = check).is_unsupported());
         assert!(refusal(|s| s["tls"]["mode"] = json!("ACME")).is_unsupported());
+    }
+
+    #[test]
+    fn an_audit_device_that_would_leave_no_leader_is_a_mistake_and_named() {
+        let audit = json!([{"type": "file", "path": "a", "fileOptions": {"filePath": "/var/log/a"}}]);
+        let refused = refusal(|s| s["audit"] = audit);
+        assert!(!refused.is_unsupported() && refused.to_string().contains("spec.audit[a]"), "{refused}");
     }
 
     #[test]

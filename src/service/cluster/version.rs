@@ -8,7 +8,7 @@ use super::{
     bootstrap::Stage,
     build::statefulset,
     facts::Facts,
-    observe::{self, Member},
+    members::{self, Member},
     validate::ValidatedCluster,
 };
 use crate::{
@@ -73,7 +73,7 @@ pub fn is_unled(status: &OpenBaoClusterStatus, facts: &Facts, members: &[Member]
     let undisturbed = || members.iter().all(|member| member.endpoint.is_none());
     status.phase == Some(ClusterPhase::Initializing)
         && led_by(facts).is_none()
-        && observe::leader(members).is_none()
+        && members::leader(members).is_none()
         && (stage == Stage::Bootstrapped || undisturbed())
 }
 
@@ -139,7 +139,7 @@ mod tests {
             HealthState::{Active, Standby},
         },
         api::{ServersDirective, UpgradeDirective, UpgradeStatus},
-        service::cluster::{names, observe::tests::member, validate::tests::valid},
+        service::cluster::{members::tests::member, names, validate::tests::valid},
     };
     use k8s_openapi::api::core::v1::PersistentVolumeClaim;
     use serde_json::json;

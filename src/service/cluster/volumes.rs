@@ -1,6 +1,6 @@
 //! How large the data volumes are, and what to say of a size that they cannot have. Pure.
 
-use super::{facts::Facts, growth, status::Trouble, validate::bytes};
+use super::{facts::Facts, growth, trouble::Trouble, validate::bytes};
 use crate::{adapter::kubernetes::claim, api::conditions::reason};
 use chrono::{DateTime, Utc};
 use kube::ResourceExt;

@@ -5,8 +5,8 @@
 
 use super::{
     login,
+    members::{self, Member},
     memory::{Notes, Raft, constellation},
-    observe::{self, Member},
     validate::ValidatedCluster,
 };
 use crate::{
@@ -34,10 +34,10 @@ pub async fn refresh(
     spec: &ValidatedCluster,
     members: &[Member],
 ) {
-    if !may_log_in(spec) {
+    if !spec.may_log_in() {
         return;
     }
-    let Some(leader) = observe::leader(members) else { return };
+    let Some(leader) = members::leader(members) else { return };
     let constellation = constellation(members, leader);
     let all_vote = |raft: &Raft| members.iter().all(|member| raft.voters.contains(&member.name));
     let settled = notes.voters.as_ref().is_some_and(|(known, raft)| *known == constellation && all_vote(raft));
@@ -66,11 +66,6 @@ pub async fn refresh(
             tracing::debug!(error = %error, "raft's configuration is not known");
         }
     }
-}
-
-/// Without JWT login and without a root token of ours nobody of ours can ever ask.
-pub fn may_log_in(spec: &ValidatedCluster) -> bool {
-    !spec.self_init || spec.oidc.is_some()
 }
 
 /// The operator's token, with what came of the login put down for the condition `OperatorAccess`.

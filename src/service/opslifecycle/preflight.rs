@@ -133,9 +133,12 @@ impl VerifiedActor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{
-        cluster::OpenBaoClusterSpec,
-        operation::{OpenBaoOperationSpec, OpenBaoOperationStatus, StepStatus},
+    use crate::{
+        adapter::remembered::testing::whole_and_remembered,
+        api::{
+            cluster::OpenBaoClusterSpec,
+            operation::{OpenBaoOperationSpec, OpenBaoOperationStatus, StepStatus},
+        },
     };
 
     fn at(hour: i64) -> DateTime<Utc> {
@@ -173,6 +176,11 @@ mod tests {
         assert_eq!(newest_backup(records.iter(), &cluster), None);
         records.extend([backup("now", 0), backup("now", -5)]);
         assert_eq!(newest_backup(records.iter(), &cluster), Some(at(0)), "ten days old, whatever came after it");
+        let [whole, remembered] = whole_and_remembered(&records);
+        assert_eq!(newest_backup(whole.iter(), &cluster), Some(at(0)));
+        assert_eq!(newest_backup(remembered.iter(), &cluster), Some(at(0)), "also by what is remembered of records");
+        let nodes = [whole, remembered].map(|records| records.iter().map(Node::from).collect::<Vec<_>>());
+        assert_eq!(nodes[0], nodes[1], "their lineage too");
     }
 
     #[test]

@@ -132,6 +132,7 @@ pub async fn records(ad: &Adapters, ended: &OpenBaoOperation, now: DateTime<Utc>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::remembered::testing::whole_and_remembered;
     use crate::api::operation::PINNED_ANNOTATION;
     use crate::api::operation::{Lineage, OpenBaoOperationSpec, OpenBaoOperationStatus, StepStatus};
 
@@ -152,13 +153,12 @@ mod tests {
         "2026-11-21T12:00:00Z".parse().unwrap()
     }
 
+    /// The names of those that stay; with reasons that are the same by whole records and by what is remembered of them.
     fn kept(records: &[OpenBaoOperation]) -> Vec<String> {
-        let records: Vec<&OpenBaoOperation> = records.iter().collect();
-        decide(&records, Some("r53"), now())
-            .into_iter()
-            .filter(|verdict| verdict.keep)
-            .map(|verdict| verdict.id)
-            .collect()
+        let by = |records: &[OpenBaoOperation]| decide(&records.iter().collect::<Vec<_>>(), Some("r53"), now());
+        let [whole, remembered] = whole_and_remembered(records).map(|records| by(&records));
+        assert_eq!(whole, remembered);
+        by(records).into_iter().filter(|verdict| verdict.keep).map(|verdict| verdict.id).collect()
     }
 
     #[test]

@@ -17,8 +17,9 @@ use crate::adapter::kubernetes::time::from_kube;
 use crate::adapter::openbao::HealthState;
 use crate::api::{BackupTarget, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, Provider};
 use crate::service::backup::{prune, store::Store};
+use crate::service::cluster::members::{self, Member};
 use crate::service::cluster::names;
-use crate::service::cluster::observe::{self, Member};
+use crate::service::cluster::observe;
 
 /// An object that the restore names could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -281,7 +282,7 @@ async fn claim_need(
 async fn leader(ad: &Adapters, cluster: Option<&OpenBaoCluster>) -> Leader {
     let Some(cluster) = cluster else { return Leader::NotAsked };
     let members = observe::members(ad, cluster).await;
-    if observe::leader(&members).is_some() { Leader::Found } else { nobody(&members) }
+    if members::leader(&members).is_some() { Leader::Found } else { nobody(&members) }
 }
 
 fn nobody(members: &[Member]) -> Leader {
@@ -320,7 +321,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    use crate::service::cluster::observe::tests::member;
+    use crate::service::cluster::members::tests::member;
 
     #[test]
     fn a_secret_needs_keys_only_where_the_job_has_no_identity_of_its_own() {

@@ -11,7 +11,7 @@ use super::steps::{self, Step, Witnesses};
 use crate::adapter::kubernetes::{client::timed, owner::is_controlled_by};
 use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind, OperationPhase, StepState};
 use crate::causes::chain;
-use crate::service::cluster::{login, observe};
+use crate::service::cluster::{login, members, observe};
 use crate::service::opslifecycle::manager::{
     FinishCall, Manager, PlanCall, Planned, Refusal, StepCall, StepMode, StepOutcome,
 };
@@ -119,10 +119,10 @@ impl Restores {
             (plan::SAFETY_BACKUP, StepMode::Run) => steps::safety::run(&step).await,
             (plan::PLACE_MARKER, StepMode::Run) => steps::marker::run(&step).await,
             (plan::SUBMIT, StepMode::Run) => steps::submit::grant(&step).await,
-            (plan::SUBMIT, StepMode::Prove) => steps::submit::prove(&step).await,
-            (plan::PROVE_APPLIED, StepMode::Run) => steps::restart::prove_applied(&step).await,
+            (plan::SUBMIT, StepMode::Prove) => steps::proof::prove(&step).await,
+            (plan::PROVE_APPLIED, StepMode::Run) => steps::spread::prove_applied(&step).await,
             (plan::RESTART_VOTERS, StepMode::Run) => steps::restart::restart_voters(&step).await,
-            (plan::AWAIT_HEALTHY, StepMode::Run) => steps::restart::await_healthy(&step).await,
+            (plan::AWAIT_HEALTHY, StepMode::Run) => steps::healthy::await_healthy(&step).await,
             (plan::VERIFY_ACCESS, StepMode::Run) => steps::access::run(&step).await,
             (name, mode) => {
                 StepOutcome::fatal("PlanMismatch", format!("this operator has no step \"{name}\" for {mode:?}"))
@@ -205,7 +205,7 @@ fn marker_was_placed(call: &FinishCall<'_>) -> bool {
 /// Once, as well as it goes: a marker that stays grants nothing and harms nobody.
 async fn remove_marker(call: &FinishCall<'_>, cluster: &OpenBaoCluster, uid: &str) {
     let members = observe::members(call.ad, cluster).await;
-    let Some(leader) = observe::leader(&members) else { return };
+    let Some(leader) = members::leader(&members) else { return };
     let Ok(token) = login::operator_token(call.ad, cluster, leader).await else { return };
     if let Some(Ok(client)) = leader.client()
         && call.ad.leadership.still_leader()

@@ -40,6 +40,7 @@ use crate::adapter::kubernetes::{
 };
 use crate::api::{OpenBaoOperation, Waiver};
 use crate::datapath::protocol::{self, Grant, Peer};
+use crate::service::backup::found::is_going;
 use crate::service::backup::jobs::{self, Mover, Operation, Task};
 use crate::service::cluster::names;
 
@@ -65,6 +66,8 @@ pub enum MoverError {
     },
     #[error("{kind} {name} exists and is not this operation's: delete or rename it")]
     NotOurs { kind: &'static str, name: String },
+    #[error("{kind} {name} is left of an earlier operation of this name: waiting for Kubernetes to remove it")]
+    Going { kind: &'static str, name: String },
     #[error("key \"{key}\" of ConfigMap {name} is not readable: somebody else wrote it")]
     Unreadable {
         name: String,
@@ -89,7 +92,7 @@ impl MoverError {
     pub fn is_final(&self) -> bool {
         match self {
             Self::NotOurs { .. } | Self::Unreadable { .. } | Self::Build(_) | Self::Gone(_) => true,
-            Self::Request { .. } | Self::Contended(_) | Self::Claimed | Self::NoUid => false,
+            Self::Request { .. } | Self::Going { .. } | Self::Contended(_) | Self::Claimed | Self::NoUid => false,
         }
     }
 }
@@ -129,7 +132,7 @@ impl Movers {
         match map {
             None => Ok(None),
             Some(map) if !is_controlled_by(&map, &self.uid) => {
-                Err(MoverError::NotOurs { kind: "ConfigMap", name: self.map.clone() })
+                Err(taken("ConfigMap", &map, &self.operation, &self.uid))
             }
             Some(map) => Exchange::read(&map).map(Some),
         }
@@ -289,7 +292,9 @@ impl Movers {
             Err(error) if error.is_already_exists() => {
                 let found = timed(api.get_opt(&name)).await.map_err(self.request("read", kind, &name))?;
                 match found {
-                    Some(found) if !is_controlled_by(&found, &self.uid) => Err(MoverError::NotOurs { kind, name }),
+                    Some(found) if !is_controlled_by(&found, &self.uid) => {
+                        Err(taken(kind, &found, &self.operation, &self.uid))
+                    }
                     _ => Ok(()),
                 }
             }
@@ -337,6 +342,13 @@ impl Movers {
         let name = format!("{}/{name}", self.namespace);
         move |source| MoverError::Request { verb, kind, name, source }
     }
+}
+
+/// Why a name of this operation is not to be had. A record that was deleted, and the same file applied again, meets what Kubernetes
+/// has not removed yet.
+fn taken(kind: &'static str, by: &impl ResourceExt, operation: &str, uid: &str) -> MoverError {
+    let name = by.name_any();
+    if is_going(by, operation, uid) { MoverError::Going { kind, name } } else { MoverError::NotOurs { kind, name } }
 }
 
 /// Whether no mover can be sending, where none can claim any more. A config map that is gone took with it whether one has claimed;

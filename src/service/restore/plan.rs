@@ -342,6 +342,7 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             operator_namespace: "ops".into(),
+            operator_pod_labels: BTreeMap::new(),
             operator_service_account: "operator".into(),
             instance: "o-0".into(),
             operator_image: "operator:1".into(),

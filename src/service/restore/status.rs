@@ -1,20 +1,24 @@
 //! What a restore's status says, derived from its spec, its operation's journal and the mover's progress. Pure: the same
 //! inputs give the same status, so that nothing is written when nothing changed.
 
-use chrono::{DateTime, TimeDelta, Utc};
+mod shown;
+
+use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
+
+use shown::{durations, output, proof, source, step, transfer};
 
 use super::decide::Refused;
 use super::decide::phase::{forward, phase_of};
 use super::plan;
-use super::steps::{access, away, judge, safety, submit};
-use crate::adapter::kubernetes::time::{from_kube, to_kube};
+use super::steps::{access, away, safety};
+use crate::adapter::kubernetes::time::to_kube;
 use crate::api::common::forget_old_answers;
 use crate::api::conditions::{reason, restore as kind};
 use crate::api::{
-    HandledRequest, ObservedSource, OpenBaoOperationStatus, OpenBaoRestore, OpenBaoRestoreStatus, OperationPhase,
-    ProofKind, RestoreDurations, RestorePhase, RestoreProof, StepState, StepStatus, TransferProgress, VERSIONS_SHOWN,
+    HandledRequest, OpenBaoOperationStatus, OpenBaoRestore, OpenBaoRestoreStatus, OperationPhase, RestorePhase,
+    StepState,
 };
 use crate::datapath::protocol::Progress;
 use crate::service::cluster::names;
@@ -178,95 +182,6 @@ fn passed_over(restore: &OpenBaoRestore) -> &'static str {
     }
 }
 
-fn step<'a>(operation: &'a OpenBaoOperationStatus, name: &str) -> Option<&'a StepStatus> {
-    operation.steps.iter().find(|step| step.name == name)
-}
-
-/// What a step put out.
-pub fn output<'a>(operation: &'a OpenBaoOperationStatus, name: &str, key: &str) -> Option<&'a str> {
-    step(operation, name)?.output.get(key).map(String::as_str)
-}
-
-fn transfer(progress: &Progress) -> TransferProgress {
-    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let known = progress.total_bytes > 0;
-    TransferProgress {
-        bytes: number(progress.bytes),
-        total_bytes: known.then(|| number(progress.total_bytes)),
-        percent: known.then(|| {
-            let percent = progress.bytes.saturating_mul(100) / progress.total_bytes.max(1);
-            i32::try_from(percent.min(100)).unwrap_or(100)
-        }),
-    }
-}
-
-fn source(operation: &OpenBaoOperationStatus) -> Option<ObservedSource> {
-    let judged = |key| output(operation, plan::JUDGE, key);
-    Some(ObservedSource {
-        key: judged(judge::KEY)?.to_owned(),
-        sha256: judged(judge::SHA256).map(str::to_owned),
-        size_bytes: judged(judge::SIZE).and_then(|text| text.parse().ok()),
-        versions: judged(judge::VERSIONS).map(newest).unwrap_or_default(),
-        seal_type: judged(judge::SEAL_TYPE).map(str::to_owned),
-        seal_key_id: judged(judge::SEAL_KEY_ID).map(str::to_owned),
-        taken_at: judged(judge::TAKEN_AT).and_then(instant),
-        cluster: judged(judge::ORIGIN).map(str::to_owned),
-    })
-}
-
-/// Of a list of versions, in their order, as many as a status holds.
-fn newest(list: &str) -> Vec<String> {
-    let surplus = list.split(',').count().saturating_sub(VERSIONS_SHOWN);
-    list.split(',').skip(surplus).map(str::to_owned).collect()
-}
-
-fn instant(text: &str) -> Option<DateTime<Utc>> {
-    DateTime::parse_from_rfc3339(text).ok().map(|at| at.with_timezone(&Utc))
-}
-
-fn proof(operation: &OpenBaoOperationStatus) -> Option<RestoreProof> {
-    let proven = |key| output(operation, plan::SUBMIT, key);
-    let kind = match proven(submit::PROOF)? {
-        "Marker" => ProofKind::Marker,
-        "ClusterID" => ProofKind::ClusterID,
-        "Login" => ProofKind::Login,
-        _ => return None,
-    };
-    let text = proven(submit::PROOF_TEXT).unwrap_or_default().to_owned();
-    Some(RestoreProof { kind, at: proven(submit::PROOF_AT).and_then(instant)?, text })
-}
-
-/// How long each part took, from the journal's own times.
-fn durations(
-    restore: &OpenBaoRestore,
-    status: &OpenBaoRestoreStatus,
-    operation: &OpenBaoOperationStatus,
-) -> Option<RestoreDurations> {
-    let started = |name: &str| step(operation, name).and_then(|step| step.started_at);
-    let ended = |name: &str| step(operation, name).and_then(|step| step.completed_at);
-    let between = |from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>| Some(words(to? - from?));
-    let created = restore.metadata.creation_timestamp.as_ref().map(from_kube);
-    let submitted = output(operation, plan::SUBMIT, submit::SUBMITTED_AT).and_then(instant);
-    let answered = output(operation, plan::SUBMIT, submit::ANSWERED_AT).and_then(instant);
-    let proven = output(operation, plan::SUBMIT, submit::PROOF_AT).and_then(instant);
-    let durations = RestoreDurations {
-        validate: between(status.start_time, ended(plan::JUDGE)),
-        download: between(started(plan::PREFLIGHT), ended(plan::PREFLIGHT)),
-        wait: between(ended(plan::JUDGE), operation.lock.as_ref().map(|lock| lock.acquired_at)),
-        submit: between(submitted, answered),
-        apply: between(answered.or(submitted), proven),
-        restart: between(started(plan::RESTART_VOTERS), ended(plan::AWAIT_HEALTHY)),
-        total: between(created, status.completion_time),
-    };
-    (durations != RestoreDurations::default()).then_some(durations)
-}
-
-/// `3.2s`, as people write durations.
-fn words(duration: TimeDelta) -> String {
-    let tenths = duration.num_milliseconds().max(0) / 100;
-    format!("{}.{}s", tenths / 10, tenths % 10)
-}
-
 /// Takes over the operation's answers to requests that stand in this restore.
 fn answers(restore: &OpenBaoRestore, status: &mut OpenBaoRestoreStatus, handled: &[HandledRequest]) {
     let asked = |nonce: &str| restore.spec.requests.iter().any(|request| request.nonce == nonce);
@@ -338,7 +253,8 @@ pub fn operation_of(restore: &OpenBaoRestore) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{LockRecord, Request, RequestAction, RequestOutcome};
+    use crate::adapter::kubernetes::time::from_kube;
+    use crate::api::{LockRecord, ProofKind, Request, RequestAction, RequestOutcome, StepStatus, VERSIONS_SHOWN};
     use crate::datapath::protocol::Stage;
 
     fn at(seconds: i64) -> DateTime<Utc> {
@@ -401,6 +317,13 @@ mod tests {
         let mut restore = restore();
         restore.status = Some(admitted(&restore, Some("c-uid".into()), at(0)));
         let status = mirror(&restore, &journal(), None, at(50));
+        let mut record =
+            crate::api::OpenBaoOperation::new("restore-rollback", crate::api::OpenBaoOperationSpec::default());
+        record.status = Some(journal());
+        for known in crate::adapter::remembered::testing::whole_and_remembered([&record]) {
+            let journal = known[0].status.as_ref().unwrap();
+            assert_eq!(mirror(&restore, journal, None, at(50)), status, "also by what is remembered of its operation");
+        }
         assert_eq!((status.phase, status.completion_time), (RestorePhase::Completed, Some(at(40))));
         assert_eq!(status.message, "a.snap is restored: gone");
         let source = status.source.unwrap();

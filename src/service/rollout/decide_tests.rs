@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    adapter::remembered::testing::shared,
     api::{
         OpenBaoOperationStatus, OpenBaoRolloutSpec, OperationPhase, Request, RequestAction, RequestOutcome,
         RolloutMember, RolloutMemberState as State, StepState, StepStatus,
@@ -32,9 +33,18 @@ fn rollout(policy: &str, edit: impl FnOnce(&mut OpenBaoRolloutSpec)) -> OpenBaoR
     rollout
 }
 
-/// Decides and stores, as the controller does.
+/// Decides and stores, as the controller does; by whole records as by what is remembered of them.
 fn turn(rollout: &mut OpenBaoRollout, members: &[MemberFacts]) -> Decision {
     let decision = decide(&Facts { rollout, members }, now());
+    let [whole, remembered] = [0, 1].map(|form| {
+        let seen = |member: &MemberFacts| MemberFacts {
+            operations: shared(&member.operations)[form].clone(),
+            ..member.clone()
+        };
+        let members: Vec<MemberFacts> = members.iter().map(seen).collect();
+        decide(&Facts { rollout, members: &members }, now())
+    });
+    assert_eq!(whole, remembered);
     rollout.status = Some(decision.status.clone());
     decision
 }

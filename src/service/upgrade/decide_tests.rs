@@ -1,4 +1,5 @@
 use super::*;
+use crate::adapter::remembered::testing::shared;
 use crate::api::{
     Direction, OpenBaoClusterStatus, OpenBaoOperationStatus, OperationPhase, Request, RequestAction, RequestOutcome,
     StepStatus,
@@ -37,9 +38,13 @@ pub fn now() -> DateTime<Utc> {
     "2026-11-21T12:00:00Z".parse().unwrap()
 }
 
+/// Decides, by whole records as by what is remembered of them.
 pub fn decided(cluster: &OpenBaoCluster, operations: &[Arc<OpenBaoOperation>]) -> UpgradeDecision {
     let (wanted, kept) = (format!("bao:{}", cluster.spec.version), at("2.6.1"));
-    decide(&facts(cluster, operations, &wanted, &kept), now())
+    let by = |operations: &[Arc<OpenBaoOperation>]| decide(&facts(cluster, operations, &wanted, &kept), now());
+    let [whole, remembered] = shared(operations).map(|operations| by(&operations));
+    assert_eq!(whole, remembered);
+    by(operations)
 }
 
 pub fn facts<'a>(

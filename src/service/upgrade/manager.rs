@@ -24,7 +24,7 @@ use crate::{
     api::{LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OperationKind, Plan, UpgradeDirective},
     service::{
         backup,
-        cluster::{headcount, login, names, observe, upkeep, version},
+        cluster::{headcount, login, members, names, observe, upkeep, version},
         opslifecycle::{
             FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepDown, StepOutcome,
             asked::Parameter, guests, paused, stop_children, tell_step_down,
@@ -117,7 +117,7 @@ fn plan(
     call: &PlanCall<'_>,
     to: &UpgradeDirective,
     from: &UpgradeDirective,
-    members: &[observe::Member],
+    members: &[members::Member],
 ) -> Result<Planned, Refusal> {
     let spec = &call.cluster.spec;
     let seal = spec.unseal.type_.as_str();
@@ -151,7 +151,7 @@ fn plan(
         Judgement::Same => return Err(Refusal::failed("NoUpgradeNeeded", format!("{} runs already", to.version))),
         Judgement::Refused { reason, message } => return Err(Refusal::constraint(reason, message)),
     }
-    let Some(leader) = observe::leader(members) else {
+    let Some(leader) = members::leader(members) else {
         return Err(Refusal::wait(
             RetryClass::ProgressPoll,
             "LeaderUnknown",
@@ -323,7 +323,7 @@ fn grace(action: &str, facts: &Facts, pod: &str) -> u32 {
 async fn move_leadership(
     call: &StepCall<'_>,
     cluster: &OpenBaoCluster,
-    members: &[observe::Member],
+    members: &[members::Member],
     pod: &str,
 ) -> Result<(), StepOutcome> {
     let Some(member) = members.iter().find(|member| member.name == pod) else { return Ok(()) };
@@ -356,7 +356,7 @@ async fn move_leadership(
 }
 
 /// Everything the decisions need, at this moment.
-pub(super) async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec<observe::Member>) {
+pub(super) async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec<members::Member>) {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let members = observe::members(ad, cluster).await;
     // As last seen: whoever looks four times a second asks nobody. An old view only makes a step wait.
@@ -372,8 +372,8 @@ pub(super) async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec
         replicas: usize::try_from(replicas).unwrap_or_default(),
         tolerance: told.as_deref().and_then(|told| told.status.as_ref()?.failure_tolerance),
         obstacle: told.as_deref().and_then(OpenBaoCluster::obstacle).map(str::to_owned),
-        leader: observe::leader(&members).map(|leader| leader.name.clone()),
-        committed: observe::leader(&members)
+        leader: members::leader(&members).map(|leader| leader.name.clone()),
+        committed: members::leader(&members)
             .and_then(|leader| leader.view.as_ref())
             .map(|view| view.raft_committed_index),
         template,

@@ -1,7 +1,7 @@
 //! Each turn of a running upgrade, decided from what the pods say of themselves. Pure.
 
 use super::versions;
-use crate::{adapter::openbao::HealthState, api::UpgradeDirective, service::cluster::observe};
+use crate::{adapter::openbao::HealthState, api::UpgradeDirective, service::cluster::members};
 use chrono::{DateTime, Utc};
 use std::collections::BTreeSet;
 
@@ -143,7 +143,7 @@ pub fn gate(facts: &Facts) -> Turn {
     match settled(facts) {
         Turn::Done(record) => match facts.tolerance {
             Some(0) if facts.replicas > 2 => Turn::Wait(
-                "not all members vote yet, so the cluster can bear no failure: the first pod goes when it can"
+                "not all members vote and follow yet, so the cluster can bear no failure: the first pod goes when it can"
                     .to_owned(),
             ),
             _ => Turn::Done(record),
@@ -324,7 +324,7 @@ fn in_vain(facts: &Facts, goal: &UpgradeDirective) -> Option<Turn> {
 }
 
 fn caught_up(facts: &Facts, pod: &PodFacts) -> bool {
-    facts.leader.as_deref() == Some(pod.name.as_str()) || observe::is_caught_up(pod.applied, facts.committed)
+    facts.leader.as_deref() == Some(pod.name.as_str()) || members::is_caught_up(pod.applied, facts.committed)
 }
 
 /// Who leads, if that is a member on the goal's version.

@@ -8,7 +8,7 @@ use crate::{
     service::{
         cluster::{
             login,
-            observe::{self, Member},
+            members::{self, Member},
         },
         opslifecycle::{StepCall, StepMode},
     },
@@ -53,7 +53,7 @@ fn counted(answer: Votes, left: TimeDelta, goes_back: bool) -> Votes {
 }
 
 async fn ask(call: &StepCall<'_>, cluster: &OpenBaoCluster, members: &[Member]) -> Votes {
-    let Some(leader) = observe::leader(members) else {
+    let Some(leader) = members::leader(members) else {
         return Votes::Unknown("the members agree on no leader".to_owned());
     };
     let token = match login::operator_token(call.ad, cluster, leader).await {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::adapter::remembered::testing::shared;
 use crate::api::{ActorSource, OperationPhase, ServersDirective, UpgradeStatus};
 
 const UID: &str = "c1c1c1c1";
@@ -57,8 +58,14 @@ fn good(name: &str, ended: &str) -> Arc<OpenBaoOperation> {
     operation(name, "Succeeded", Some(ended), artifacts)
 }
 
+/// Decides, by whole records as by what is remembered of them.
 fn look(cluster: &OpenBaoCluster, operations: &[Arc<OpenBaoOperation>], now: &str) -> BackupDecision {
-    decide(&BackupFacts { cluster, operations, pending_restore: None }, at(now))
+    let by = |operations: &[Arc<OpenBaoOperation>]| {
+        decide(&BackupFacts { cluster, operations, pending_restore: None }, at(now))
+    };
+    let [whole, remembered] = shared(operations).map(|operations| by(&operations));
+    assert_eq!(whole, remembered);
+    by(operations)
 }
 
 fn created(decision: &BackupDecision) -> Option<String> {

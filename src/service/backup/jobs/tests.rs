@@ -186,6 +186,25 @@ fn a_users_pod_label_cannot_make_a_job_look_like_a_server() {
 }
 
 #[test]
+fn the_pods_of_every_job_are_those_that_the_network_policy_of_jobs_selects() {
+    let named = Source::Key("reef/kelp/a.snap".into());
+    let login = login();
+    let restore = Task::Restore { source: &named, login: &login, peers: &[], waive: &[], submit: true };
+    let others = [
+        Task::Inspect { source: &named },
+        Task::List,
+        Task::Prune(Orders::default()),
+        restore,
+        Task::Verify { source: &named },
+    ];
+    let jobs = std::iter::once(backup(&bucket())).chain(others.into_iter().map(|task| build(task, &bucket())));
+    let words: Vec<String> = jobs
+        .map(|job| job.spec.unwrap().template.metadata.unwrap().labels.unwrap().remove(names::COMPONENT_LABEL).unwrap())
+        .collect();
+    assert_eq!(words, names::MOVER_COMPONENTS);
+}
+
+#[test]
 fn the_mover_is_told_to_end_before_it_is_killed() {
     let job = backup(&bucket());
     let spec = job.spec.unwrap();

@@ -31,7 +31,7 @@ pub fn config(cluster: &ValidatedCluster, restart_at: Option<&str>) -> String {
             all.remove("raft");
         }
     }
-    let inputs = json!({
+    let mut inputs = json!({
         "configuration": configuration,
         "telemetry": spec.telemetry,
         "metrics": metrics,
@@ -44,6 +44,10 @@ pub fn config(cluster: &ValidatedCluster, restart_at: Option<&str>) -> String {
         "appArmor": spec.workload_hardening,
         "restartAt": restart_at,
     });
+    // Only where there is any: servers that run without one are not to restart because this can be said now.
+    if !spec.audit.is_empty() {
+        inputs["audit"] = json!(spec.audit);
+    }
     digest(inputs.to_string().as_bytes())
 }
 
@@ -94,9 +98,19 @@ mod tests {
             ("pod", json!({"resources": {"requests": {"cpu": "1"}}})),
             ("maintenance", json!({"restartAt": "now"})),
             ("unseal", json!({"type": "static", "static": {"currentKeyID": "other"}})),
+            ("audit", json!([{"type": "file", "path": "log", "fileOptions": {"filePath": "stdout"}}])),
         ] {
             assert_ne!(config(&valid(|s| s[change.0] = change.1.clone())), before, "{}", change.0);
         }
+    }
+
+    #[test]
+    fn what_was_not_there_when_servers_began_restarts_none_of_them_by_its_absence() {
+        let bare = config(&valid(|_| {}));
+        assert_eq!(config(&valid(|s| s["audit"] = json!([]))), bare);
+        let device = |path: &str| json!([{"type": "file", "path": path, "fileOptions": {"filePath": "stdout"}}]);
+        let [one, other] = ["log", "kept"].map(|path| config(&valid(|s| s["audit"] = device(path))));
+        assert_ne!(one, other);
     }
 
     #[test]

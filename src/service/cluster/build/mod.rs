@@ -3,8 +3,10 @@
 
 pub mod access;
 pub mod config_maps;
+pub mod exposure;
 pub mod hash;
 pub mod kept;
+pub mod network;
 pub mod secrets;
 pub mod services;
 pub mod statefulset;

@@ -26,10 +26,17 @@ fn reachable(cluster: &ValidatedCluster, traffic: &Traffic) -> BTreeMap<String, 
     let mut selector = names::server_selector(&cluster.name);
     match traffic {
         Traffic::Everybody => None,
+        Traffic::Leader => selector.insert(names::ACTIVE_LABEL.into(), "true".into()),
         Traffic::Only(pod) => selector.insert(POD_NAME_LABEL.into(), pod.clone()),
         Traffic::Nobody => selector.insert(NOBODY_LABEL.into(), "true".into()),
     };
     selector
+}
+
+/// Whether `service` leads to the leader and to nobody else.
+pub fn lead_to_leader(service: &Service) -> bool {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    selector.is_some_and(|selector| selector.contains_key(names::ACTIVE_LABEL))
 }
 
 /// Every pod's DNS name, ready or not: members must find each other to become ready.
@@ -55,7 +62,7 @@ fn headless(cluster: &ValidatedCluster) -> Service {
     }
 }
 
-/// Any ready member; standbys forward.
+/// Any ready member; standbys forward. See [`Traffic`] for when it is fewer.
 fn public(cluster: &ValidatedCluster, traffic: &Traffic) -> Service {
     let settings = cluster.spec.service.as_ref();
     let mut metadata = meta(cluster, names::public_service(&cluster.name));
@@ -88,13 +95,39 @@ fn active(cluster: &ValidatedCluster, traffic: &Traffic) -> Service {
     }
 }
 
+/// What the servers speak, which is also the name of their port: meshes and gateways read the protocol from it.
+pub fn scheme(cluster: &ValidatedCluster) -> &'static str {
+    if cluster.tls == TlsPlan::Off { "http" } else { "https" }
+}
+
 fn api_port(cluster: &ValidatedCluster) -> ServicePort {
     ServicePort {
-        // Meshes and gateways read the protocol from the name.
-        name: Some(if cluster.tls == TlsPlan::Off { "http" } else { "https" }.into()),
+        name: Some(scheme(cluster).into()),
         port: names::API_PORT.into(),
         target_port: Some(IntOrString::String("api".into())),
         protocol: Some("TCP".into()),
         ..ServicePort::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::cluster::validate::tests::valid;
+
+    #[test]
+    fn clients_are_led_to_the_leader_by_its_label_and_by_the_name_of_no_pod() {
+        let cluster = valid(|_| {});
+        for (traffic, to_leader) in [
+            (Traffic::Everybody, false),
+            (Traffic::Leader, true),
+            (Traffic::Only("kelp-1".into()), false),
+            (Traffic::Nobody, false),
+        ] {
+            assert_eq!(lead_to_leader(&public(&cluster, &traffic)), to_leader, "{traffic:?}");
+        }
+        let led = public(&cluster, &Traffic::Leader).spec.and_then(|spec| spec.selector).unwrap();
+        assert!(!led.contains_key(POD_NAME_LABEL), "{led:?}");
+        assert_eq!(Some(led), active(&cluster, &Traffic::Everybody).spec.and_then(|spec| spec.selector));
     }
 }

@@ -6,21 +6,10 @@
 use crate::service::cluster::{
     autopilot,
     hcl::{Body, Value},
+    identity::Identity,
     names,
     validate::{Invalid, ValidatedCluster, request_body},
-    voters,
 };
-
-/// What the stanza needs beside the spec.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// The API server's issuer.
-    pub issuer: String,
-    /// Its signing keys, PEM.
-    pub keys: Vec<String>,
-    /// `sub` of the operator's own service account.
-    pub operator_subject: String,
-}
 
 /// Step-down is for upgrades, raft for scaling and waiting, markers for proving restores.
 const OPERATOR_POLICY: &str = r#"path "sys/step-down" {
@@ -220,7 +209,7 @@ fn may_be_made(cluster: &ValidatedCluster, made: &[AccessRequest], name: &str) -
 /// with a condition if they are refused; a refusal here would end the first start for good.
 fn autopilot_request(cluster: &ValidatedCluster) -> Option<Body> {
     let request = update(autopilot::PATH, autopilot::settings(cluster)?)
-        .maybe("allow_failure", voters::may_log_in(cluster).then_some(true));
+        .maybe("allow_failure", cluster.may_log_in().then_some(true));
     Some(Body::new().block("request", &["configuration"], request))
 }
 

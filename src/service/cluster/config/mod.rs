@@ -1,6 +1,7 @@
 //! OpenBao's configuration, rendered from a validated spec: the file that all members share, the seal, and the stanza with
 //! which the first member initialises itself. Pure; the bytes depend on the input alone.
 
+pub mod audit;
 pub mod initialize;
 pub mod seal;
 pub mod server;

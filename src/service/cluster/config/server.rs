@@ -1,6 +1,6 @@
 //! `config.hcl`: what all members share. Nothing in it depends on the number of members, so scaling restarts nobody.
 
-use super::{DATA_DIR, TLS_DIR, seal};
+use super::{DATA_DIR, TLS_DIR, audit, seal};
 use crate::{
     api::{Configuration, LogFormat, LogLevel, ProxyProtocolBehavior, Telemetry},
     service::cluster::{
@@ -30,6 +30,7 @@ pub fn render(cluster: &ValidatedCluster) -> String {
         Some(block) => body.block("telemetry", &[], block),
         None => body,
     };
+    let body = audit::declare(body, &cluster.audit);
     format!("{body}{}", seal::stanza(&cluster.spec.unseal))
 }
 
@@ -237,6 +238,14 @@ mod tests {
         assert!(logs("/tmp/openbao").contains("log_file = \"/tmp/openbao\""));
         let elsewhere = logs("/var/log/openbao/openbao.log");
         assert!(!elsewhere.contains("log_file") && !elsewhere.contains("pid_file"), "{elsewhere}");
+    }
+
+    #[test]
+    fn the_devices_of_the_spec_are_declared_and_none_where_it_names_none() {
+        let audit = json!([{"type": "file", "path": "log", "fileOptions": {"filePath": "stdout"}}]);
+        let text = render(&valid(|s| s["audit"] = audit));
+        assert!(text.contains("\naudit \"file\" \"log-") && text.contains("file_path = \"stdout\""), "{text}");
+        assert!(!render(&valid(|_| {})).contains("audit"));
     }
 
     #[test]

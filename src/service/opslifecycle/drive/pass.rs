@@ -20,7 +20,7 @@ use super::{
             run::{Ask, Call, Facts, LockSeen, Run},
         },
     },
-    Again, DriveError, Driver, IDLE, LONG, MOST_ASKS,
+    Again, DriveError, Driver, IDLE, LONG, MOST_ASKS, is_over,
     lock::{claim, shows},
 };
 use crate::{
@@ -82,6 +82,10 @@ impl<'a> Pass<'a> {
         self.announce().await;
         for _ in 0..MOST_ASKS {
             self.facts.now = now();
+            let gives_way = begun.elapsed() > LONG && self.driver.turns.are_awaited();
+            if gives_way && is_long(self.run.journal()) {
+                self.run.give_way();
+            }
             match self.run.next(&self.facts)? {
                 Ask::Commit => self.commit().await?,
                 Ask::Plan => self.plan().await?,
@@ -91,11 +95,7 @@ impl<'a> Pass<'a> {
                 }
                 Ask::Acquire => self.acquire().await?,
                 Ask::Renew { fence, shows } => self.renew(fence, shows).await?,
-                Ask::Call(call)
-                    if begun.elapsed() > LONG
-                        && self.driver.turns.are_awaited()
-                        && may_leave(self.run.journal(), call) =>
-                {
+                Ask::Call(call) if gives_way && may_leave(self.run.journal(), call) => {
                     return Ok(Again::After(Duration::ZERO));
                 }
                 Ask::Call(call) => self.call(call).await?,
@@ -182,7 +182,8 @@ impl<'a> Pass<'a> {
         if finalizer::is_on(&self.op, OPERATION_FINALIZER) && self.lock_is_settled() {
             self.set_finalizer(false).await?;
         }
-        if self.facts.deleting {
+        // Nobody comes back to it.
+        if self.facts.deleting || is_over(&self.op) {
             self.driver.forget(&self.uid);
         }
         prune::records(&self.driver.ad, &self.op, self.facts.now).await;
@@ -208,13 +209,18 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Whether the pass may end right before `call`, which another one makes then, as after the end of a process. Only a workflow is as
-/// long as somebody wrote it; the other plans are short, and between a step-down and the old leader's replacement nobody may go. Nor
-/// between a receipt and its call: without it nobody knows whether the effect has happened.
+/// Whether it takes as long as its steps say. Only a workflow is as long as somebody wrote it; the other plans are short, and between
+/// a step-down and the old leader's replacement nobody may go.
+fn is_long(journal: &Journal) -> bool {
+    journal.subject.kind == OperationKind::Workflow
+}
+
+/// Whether the pass may end right before `call`, which another one makes then, as after the end of a process. Not between a receipt and
+/// its call: without it nobody knows whether the effect has happened. [`Run::give_way`] ends the pass before such a receipt.
 fn may_leave(journal: &Journal, call: Call) -> bool {
     let step = journal.plan().and_then(|plan| plan.steps.get(call.step));
     let acts_once = call.mode == StepMode::Run && step.is_none_or(|step| step.kind == StepKind::OnceOnly);
-    journal.subject.kind == OperationKind::Workflow && !acts_once
+    is_long(journal) && !acts_once
 }
 
 /// Whose journal it is.

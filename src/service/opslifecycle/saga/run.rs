@@ -151,6 +151,8 @@ pub struct Run {
     looked: bool,
     cleaned: bool,
     repeated: bool,
+    /// The pass is to end before it begins anything that happens once.
+    gives_way: bool,
     rest: Option<Ask>,
 }
 
@@ -168,6 +170,7 @@ impl Run {
             looked: true,
             cleaned: false,
             repeated: false,
+            gives_way: false,
             rest: None,
         }
     }
@@ -180,6 +183,12 @@ impl Run {
     /// The status to be written.
     pub fn status(&self) -> &OpenBaoOperationStatus {
         &self.journal.status
+    }
+
+    /// Begins nothing any more that happens once: others wait for the turn, and between its receipt and its call nobody may go. What has
+    /// come back by now is stored first.
+    pub fn give_way(&mut self) {
+        self.gives_way = true;
     }
 
     /// Where the history was told to. Not worth a write of its own.

@@ -83,8 +83,12 @@ fn facts() -> Facts {
 }
 
 /// Does what is asked for until it calls the manager, waits or is over: what was asked, and the journal then.
-fn carried_out(journal: Journal, requests: Vec<Request>, mut facts: Facts) -> (Vec<Ask>, Journal) {
-    let mut run = Run::new(journal, requests, Faults::default());
+fn carried_out(journal: Journal, requests: Vec<Request>, facts: Facts) -> (Vec<Ask>, Journal) {
+    goes_on(Run::new(journal, requests, Faults::default()), facts)
+}
+
+/// The same for a run that has begun.
+fn goes_on(mut run: Run, mut facts: Facts) -> (Vec<Ask>, Journal) {
     let mut asked = vec![];
     for _ in 0..100 {
         let ask = run.next(&facts).unwrap();
@@ -120,6 +124,76 @@ fn the_lock_says_so_before_anything_from_which_no_way_leads_back() {
     let kind = StepKind::ReadVerify;
     let (asked, _) = carried_out(journal(plan(kind), vec![started(kind)]), vec![], unmarked());
     assert_eq!(asked.last(), Some(&mark));
+}
+
+#[test]
+fn a_pass_that_gives_way_begins_nothing_that_happens_once_and_the_next_one_does() {
+    let rest = Ask::Rest { after: Duration::ZERO };
+    let is_called = |asked: &[Ask]| {
+        let acts = |ask: &Ask| matches!(ask, Ask::Call(call) if call.step == 1 && call.mode == StepMode::Run);
+        asked.last().is_some_and(acts)
+    };
+    for kind in [StepKind::OnceOnly, StepKind::Idempotent, StepKind::ReadVerify] {
+        let mut run = Run::new(journal(plan(kind), vec![]), vec![], Faults::default());
+        run.give_way();
+        let (asked, after) = goes_on(run, facts());
+        let once = kind == StepKind::OnceOnly;
+        assert_eq!((asked.last() == Some(&rest), is_called(&asked)), (once, !once), "{kind:?}: {asked:?}");
+        if once {
+            assert_eq!(after.status.steps[1].state, StepState::Pending, "no receipt without its call");
+            let (asked, after) = carried_out(after, vec![], facts());
+            assert!(is_called(&asked) && after.status.steps[1].receipt.is_some(), "{asked:?}");
+        }
+    }
+}
+
+#[test]
+fn what_has_its_receipt_is_called_by_the_pass_that_wrote_it_whoever_waits() {
+    let mut run = Run::new(journal(plan(StepKind::OnceOnly), vec![]), vec![], Faults::default());
+    assert_eq!(run.next(&facts()).unwrap(), Ask::Commit);
+    assert!(run.status().steps[1].receipt.is_some());
+    run.committed();
+    run.give_way();
+    let (asked, _) = goes_on(run, facts());
+    assert!(matches!(asked.last(), Some(Ask::Call(call)) if call.mode == StepMode::Run), "{asked:?}");
+}
+
+#[test]
+fn a_pass_that_gives_way_stores_what_came_back_and_costs_no_write_more_than_one_that_goes_on() {
+    let both_once = || {
+        let mut plan = plan(StepKind::OnceOnly);
+        plan.steps[0].kind = StepKind::OnceOnly;
+        let hash = plan::hash(&plan, &BTreeMap::new());
+        let subject = Subject { operation_uid: "u".into(), kind: OperationKind::Workflow, ..Subject::default() };
+        let mut journal = Journal { subject, ..Journal::default() };
+        let frozen = Event::Frozen { plan, inputs: BTreeMap::new(), hash };
+        for event in [frozen, Event::LockTaken { fence: FENCE, acquired_at: now(), replaced: None }] {
+            journal.apply(&event, now()).unwrap();
+        }
+        journal
+    };
+    let writes = |asked: &[Ask]| asked.iter().filter(|ask| **ask == Ask::Commit).count();
+    for gives_way in [false, true] {
+        let mut run = Run::new(both_once(), vec![], Faults::default());
+        let call = loop {
+            match run.next(&facts()).unwrap() {
+                Ask::Commit => run.committed(),
+                Ask::Look => run.looked(),
+                Ask::Call(call) => break call,
+                other => panic!("{other:?}"),
+            }
+        };
+        if gives_way {
+            run.give_way();
+        }
+        run.answered(call, StepOutcome::done(), Duration::ZERO, &facts()).unwrap();
+        let (asked, after) = goes_on(run, facts());
+        let steps = &after.status.steps;
+        assert_eq!((steps[0].state, steps[1].receipt.is_none()), (StepState::Completed, gives_way), "{asked:?}");
+        let (rest, after) = if gives_way { carried_out(after, vec![], facts()) } else { (vec![], after) };
+        assert!(after.status.steps[1].receipt.is_some(), "{rest:?}");
+        assert_eq!(writes(&asked) + writes(&rest), 2, "{asked:?} {rest:?}");
+    }
 }
 
 #[test]

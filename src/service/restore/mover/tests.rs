@@ -140,3 +140,19 @@ fn a_config_map_that_somebody_else_wrote_into_is_told_and_not_guessed_at() {
     assert!(Exchange::read(&map(protocol::PROGRESS, "gibberish")).unwrap().progress.is_none());
     assert!(Exchange::read(&map("other", "x")).unwrap().claim.is_none());
 }
+
+#[test]
+fn what_an_earlier_operation_of_this_name_left_behind_is_waited_for_and_what_is_somebody_elses_is_no_movers() {
+    let owned_by = |kind: &str, name: &str| -> ConfigMap {
+        let owner =
+            json!({"apiVersion": "openbao.org/v1alpha1", "kind": kind, "name": name, "uid": "u1", "controller": true});
+        serde_json::from_value(json!({"metadata": {"name": "back-mover", "ownerReferences": [owner]}})).unwrap()
+    };
+    let told = |map: &ConfigMap| taken("ConfigMap", map, "back", "u2");
+    let going = told(&owned_by("OpenBaoOperation", "back"));
+    assert!(matches!(going, MoverError::Going { .. }) && !going.is_final(), "{going}");
+    for map in [owned_by("OpenBaoOperation", "other"), owned_by("OpenBaoCluster", "back"), ConfigMap::default()] {
+        let foreign = told(&map);
+        assert!(matches!(foreign, MoverError::NotOurs { .. }) && foreign.is_final(), "{foreign}");
+    }
+}

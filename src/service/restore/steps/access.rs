@@ -1,13 +1,13 @@
 //! The last look: the restored data is still what the leader serves, and whether the operator can log in to it. Both are
 //! told apart: data that is there and proven is not undone by a login that does not work.
 
-use super::{Step, chain, evidence, restart};
+use super::{Step, chain, evidence, spread};
 use crate::api::OpenBaoCluster;
 use crate::service::cluster::config::initialize;
 use crate::service::cluster::{identity, names, validate};
 use crate::service::cluster::{
     login,
-    observe::{self, Member},
+    members::{self, Member},
 };
 use crate::service::opslifecycle::manager::StepOutcome;
 use crate::service::restore::decide::prove::Identity;
@@ -33,12 +33,12 @@ pub async fn run(step: &Step<'_>) -> StepOutcome {
         Err(outcome) => return outcome,
     };
     let members = step.members(cluster).await;
-    let Some(leader) = observe::leader(&members) else {
+    let Some(leader) = members::leader(&members) else {
         return StepOutcome::in_progress("waiting for the servers to agree on a leader");
     };
     // Known without a login, which may be refused.
     let id = leader.health.as_ref().and_then(|health| health.cluster_id.as_deref());
-    match Identity::of(restart::restored_id(step), id) {
+    match Identity::of(spread::restored_id(step), id) {
         Identity::NotAsked | Identity::New => {}
         Identity::Old => return lost(&leader.name),
         Identity::NotSeen => {

@@ -9,7 +9,7 @@ use crate::adapter::openbao::{Error as BaoError, HealthState, Token};
 use crate::api::OpenBaoCluster;
 use crate::service::cluster::{
     login::{self, AccessError},
-    observe::{self, Member},
+    members::{self, Member},
 };
 use crate::service::restore::decide::prove::{LeaderSeen, Marker, MemberSeen, MemberState, Witness};
 use crate::service::restore::plan;
@@ -17,17 +17,16 @@ use crate::service::restore::plan;
 /// A token with which the operator may look: its own, or the one that the spec names, which is valid in the snapshot. Its own may
 /// lie in a Secret for long, and be revoked by now, or of other data: nobody has refused it yet, so the member is asked.
 pub async fn token(step: &Step<'_>, cluster: &OpenBaoCluster, member: &Member) -> Result<Token, AccessError> {
-    let own = match login::operator_token(step.call.ad, cluster, member).await {
+    let own = login::operator_token(step.call.ad, cluster, member).await;
+    let gives_way = match &own {
         Ok(token) => {
-            let only_one = step.inputs.login.token_secret.is_none();
-            if only_one || !is_denied(member, &token, &plan::marker(&step.uid)).await {
-                return Ok(token);
-            }
-            Ok(token)
+            step.inputs.login.token_secret.is_some() && is_denied(member, token, &plan::marker(&step.uid)).await
         }
-        Err(error) if error.is_refused() => Err(error),
-        other => return other,
+        Err(error) => error.is_refused(),
     };
+    if !gives_way {
+        return own;
+    }
     match named_token(step, cluster).await {
         Some(token) => Ok(token),
         None => own,
@@ -75,7 +74,7 @@ pub async fn leader(step: &Step<'_>, cluster: &OpenBaoCluster, members: &[Member
         token,
         cluster_id: member.health.as_ref().and_then(|health| health.cluster_id.clone()),
     };
-    let Some(leader) = observe::leader(members) else {
+    let Some(leader) = members::leader(members) else {
         let mut busy = members.iter().filter(|member| {
             member.view.is_none() && matches!(member.state(), Some(HealthState::Active | HealthState::Troubled))
         });
@@ -113,27 +112,18 @@ async fn witness(step: &Step<'_>, leader: &Member) -> Witness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::openbao::Endpoint;
-    use crate::service::cluster::observe::tests::member;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use crate::adapter::openbao::fixtures;
+    use crate::service::cluster::members::tests::member;
+    use tokio::io::AsyncWriteExt;
 
     /// A leader that answers whatever it is asked with this status, or hangs up.
     async fn answering(status: Option<&'static str>) -> Member {
-        // No client is built without one, whatever it speaks. Where another test installed one, that does.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((mut connection, _)) = listener.accept().await {
-                let mut asked = [0; 1024];
-                assert!(connection.read(&mut asked).await.unwrap() > 0);
-                let Some(status) = status else { continue };
-                let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{{}}");
-                connection.write_all(answer.as_bytes()).await.unwrap();
+        let endpoint = fixtures::listening(move |_, mut connection| async move {
+            if let Some(status) = status {
+                connection.write_all(fixtures::answer(status).as_bytes()).await.unwrap();
             }
         });
-        let endpoint = Endpoint { pod: "kelp-0".into(), address, tls_name: "kelp-0.test".into(), ca_pem: None };
-        Member { endpoint: Some(endpoint), ..member(0, HealthState::Active, Some(0)) }
+        Member { endpoint: Some(endpoint.await), ..member(0, HealthState::Active, Some(0)) }
     }
 
     #[tokio::test]

@@ -1,15 +1,14 @@
 //! The verdict on the mover's report, with what only the operator knows: the servers' versions, the seal and its key.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 
 use super::{Step, trouble};
-use crate::adapter::kubernetes::client::timed;
 use crate::api::{OpenBaoCluster, SealType, VERSIONS_SHOWN, Waiver};
+use crate::causes::chain;
 use crate::datapath::protocol::Report;
-use crate::service::backup::key::{self, InUse, Keys};
-use crate::service::cluster::observe::{self, Member};
+use crate::service::backup::key::{self, InUse, NoKeys};
+use crate::service::cluster::members::{self, Member};
 use crate::service::cluster::{names, validate};
 use crate::service::opslifecycle::manager::StepOutcome;
 use crate::service::restore::decide::judge::{self, Accepted, ClusterSeal, Facts, Limits, SealProof, Verdict};
@@ -56,7 +55,7 @@ pub async fn verdict(
         // Servers that do not exist yet: none of those that run has a say, and the new one's id is nobody's.
         Some(version) => (vec![(names::pod(&cluster.name_any(), 0), version.clone())], Some(String::new())),
         None => {
-            let leader = observe::leader(members).ok_or_else(|| {
+            let leader = members::leader(members).ok_or_else(|| {
                 StepOutcome::in_progress("waiting for the servers to agree on a leader, to compare versions")
             })?;
             let serving = members.iter().filter(|member| member.serves());
@@ -141,20 +140,15 @@ async fn prove_seal(
     key: &InUse,
     report: &Report,
 ) -> Result<SealProof, String> {
-    let told = !report.sealed_sums.is_empty() && !report.sums.is_empty();
-    let Some(name) = key.secret.as_deref().filter(|_| told) else { return Ok(SealProof::NotPossible) };
+    if report.sealed_sums.is_empty() || report.sums.is_empty() {
+        return Ok(SealProof::NotPossible);
+    }
     let doubt = key.unsettled.as_ref().map(|why| format!("; and {why}")).unwrap_or_default();
-    let guessed = key.guessed;
-    let secrets: Api<Secret> = Api::namespaced(step.call.ad.client.clone(), &cluster.namespace().unwrap_or_default());
-    let secret = match timed(secrets.get_opt(name)).await {
-        Ok(secret) => secret,
-        Err(error) => return Err(format!("trying again: cannot read Secret {name}: {error}")),
-    };
-    let Some(keys) = secret.as_ref().and_then(Keys::of) else {
-        if guessed {
-            return Ok(SealProof::NotPossible);
-        }
-        return Ok(SealProof::Disproven(format!("Secret {name} has no data key \"{}\"", names::UNSEAL_KEY_FIELD)));
+    let keys = match key.keys(&step.call.ad.client, &cluster.namespace().unwrap_or_default()).await {
+        Ok(Some(keys)) => keys,
+        Ok(None) => return Ok(SealProof::NotPossible),
+        Err(error @ NoKeys::Unread { .. }) => return Err(format!("trying again: {}", chain(&error))),
+        Err(error @ NoKeys::Missing { .. }) => return Ok(SealProof::Disproven(error.to_string())),
     };
     let (Ok(sealed), Ok(sums)) = (STANDARD.decode(&report.sealed_sums), STANDARD.decode(&report.sums)) else {
         return Ok(SealProof::Disproven("the mover's report of the sealed sums is not readable".to_owned()));

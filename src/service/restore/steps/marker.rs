@@ -3,7 +3,7 @@
 
 use super::{Step, chain, evidence, judge, preflight};
 use crate::api::OpenBaoCluster;
-use crate::service::cluster::observe::{self, Member};
+use crate::service::cluster::members::{self, Member};
 use crate::service::opslifecycle::manager::StepOutcome;
 use crate::service::restore::plan;
 
@@ -50,7 +50,7 @@ async fn prepare(step: &Step<'_>) -> Result<StepOutcome, StepOutcome> {
     // Once more, now that nobody else can change the cluster: whoever had the lock before may have restored another
     // cluster's data, turned the servers' version back or given them another key.
     let accepted = judge::verdict(step, cluster, &members, &report).await?;
-    let leader = observe::leader(&members).ok_or_else(no_leader)?;
+    let leader = members::leader(&members).ok_or_else(no_leader)?;
     let placed = place(step, cluster, leader).await?;
     if let Placed::NoAccess(why) = &placed
         && accepted.new_cluster_id.is_none()

@@ -5,16 +5,19 @@ pub mod access;
 pub mod away;
 pub mod ending;
 pub mod evidence;
+pub mod healthy;
 pub mod judge;
 pub mod marker;
 pub mod preflight;
+pub mod proof;
 pub mod restart;
 pub mod safety;
+pub mod spread;
 pub mod submit;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -25,9 +28,13 @@ use super::plan::{InputError, Inputs};
 use crate::adapter::openbao::Token;
 use crate::api::OpenBaoCluster;
 use crate::causes::chain;
-use crate::service::cluster::observe::{self, Member};
+use crate::service::cluster::members::Member;
+use crate::service::cluster::observe;
 use crate::service::cluster::{headcount, names, upkeep};
 use crate::service::opslifecycle::manager::{StepCall, StepOutcome};
+
+/// How long one call watches the servers before the engine has its turn.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// A token that is refused this long after it was minted may have run out by itself: then the refusal proves nothing.
 /// Below the ten minutes that the operator's role grants.
@@ -203,8 +210,6 @@ pub fn trouble(error: &MoverError) -> StepOutcome {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -1,4 +1,4 @@
-//! After the data is there: seen by a majority, the servers restarted one by one, everything healthy.
+//! After the data is there, seen at a majority ([`super::spread`]), the servers are restarted one by one.
 //!
 //! A server that installed a restored snapshot keeps stale state in memory, and servers that join one that was not
 //! restarted never unseal (`tls: unrecognized name`). So every pod that was there at the submission is deleted once,
@@ -7,33 +7,20 @@
 //! holds up nobody: see [`super::away`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use super::away::{self, Away};
-use super::{Step, chain, evidence, judge, marker, record_pods, recorded_pods, safety, submit};
+use super::away::Away;
+use super::spread::PODS;
+use super::{Step, chain, recorded_pods};
 use crate::adapter::kubernetes::apply;
 use crate::adapter::openbao::HealthState;
 use crate::api::OpenBaoCluster;
-use crate::service::cluster::observe::{self, Member};
+use crate::service::cluster::members::{self, Member};
 use crate::service::opslifecycle::manager::StepOutcome;
-use crate::service::restore::decide::prove::{Identity, LeaderSeen, Marker};
 use crate::service::restore::plan;
-
-/// Output key of [`await_healthy`].
-pub const HEALTH: &str = "health";
-/// Output key of [`prove_applied`]: the server pods, with their UIDs, when they had installed the snapshot. Each is restarted
-/// once, and known to have been by another UID.
-const PODS: &str = "pods";
-/// How long one call watches the servers before the engine has its turn.
-const LINGER: Duration = Duration::from_secs(10);
-/// How often they are asked meanwhile.
-const LOOK_CLOSELY: Duration = Duration::from_millis(300);
-/// How often where each look takes a login.
-const LOOK_WITH_LOGIN: Duration = Duration::from_secs(1);
 
 /// When the last server that its restart could help was restarted, once each of those has been since `recorded` was written.
 /// While servers are sealed it is they: one that says nothing may never come back, and must not keep the others from being
@@ -90,121 +77,6 @@ async fn delete_pod(step: &Step<'_>, cluster: &OpenBaoCluster, member: &Member) 
     if let Err(error) = apply::delete::<Pod>(&step.call.ad.client, &namespace, &member.name, &member.uid).await {
         tracing::warn!(pod = member.name, error = chain(&error), "failed to restart a server; trying again");
     }
-}
-
-/// The cluster id that only the restored data has, where it has one.
-pub fn restored_id<'a>(step: &Step<'a>) -> Option<&'a str> {
-    step.call.output(plan::PLACE_MARKER, marker::NEW_CLUSTER_ID)
-}
-
-/// Looks again whether the restored data is there: a leader that loses its office before the others have the snapshot
-/// takes the restore with it. Where nobody may look for the marker, the cluster id tells. `None`: nothing speaks against it.
-fn lost(seen: Option<&LeaderSeen>, id: Option<&str>) -> Option<StepOutcome> {
-    let leader = seen?;
-    let pod = &leader.pod;
-    match (leader.marker, Identity::of(id, leader.cluster_id.as_deref())) {
-        (Marker::Present, _) | (Marker::NoAccess, Identity::Old) => Some(StepOutcome::fatal(
-            "RestoreLost",
-            format!(
-                "the restored data was seen, but leadership moved before the other servers had it, and {pod} serves the \
-                 old data. Create another OpenBaoRestore"
-            ),
-        )),
-        (_, Identity::NotAsked | Identity::New) => None,
-        (_, Identity::Old | Identity::NotSeen) => {
-            Some(StepOutcome::in_progress(format!("waiting for leader {pod} to show the cluster id of the snapshot")))
-        }
-    }
-}
-
-/// Done when a majority of the servers has what the leader was proven to serve. Watched from here for a while: nothing in
-/// Kubernetes tells when a server has installed a snapshot.
-pub async fn prove_applied(step: &Step<'_>) -> StepOutcome {
-    let linger = step.call.turns.linger(LINGER);
-    let outcome = loop {
-        match applied(step).await {
-            waiting @ StepOutcome::Waiting { .. } => {
-                if !linger.pause(LOOK_CLOSELY).await {
-                    break waiting;
-                }
-            }
-            over => return over,
-        }
-    };
-    let Ok(cluster) = step.cluster() else { return outcome };
-    let members = step.members(cluster).await;
-    lost(evidence::leader(step, cluster, &members).await.as_ref(), restored_id(step)).unwrap_or(outcome)
-}
-
-async fn applied(step: &Step<'_>) -> StepOutcome {
-    let output = |key| step.call.output(plan::SUBMIT, key).unwrap_or_default();
-    match output(submit::OUTCOME) {
-        submit::APPLIED => {}
-        submit::SEALED => return StepOutcome::fatal("Sealed", sealed_message(step, output(submit::MESSAGE))),
-        other => return StepOutcome::fatal("PlanUnreadable", format!("the submission ended in \"{other}\"")),
-    }
-    let cluster = match step.cluster() {
-        Ok(cluster) => cluster,
-        Err(outcome) => return outcome,
-    };
-    let members = step.members(cluster).await;
-    let Some(leader) = observe::leader(&members) else {
-        return StepOutcome::in_progress("waiting for the servers to agree on a leader");
-    };
-    let index: u64 = output(submit::INDEX).parse().unwrap_or_default();
-    let (has, mut lacks) = spread(&members, leader, index);
-    let servers = step.servers(cluster);
-    let all = away::all(cluster, servers);
-    lacks.extend(away::podless(&members, &all));
-    let down = away::down(&members, &all);
-    let wanted = usize::try_from(servers).unwrap_or(1) / 2 + 1;
-    let late = step.call.deadline - step.call.now < chrono::TimeDelta::minutes(30);
-    let impatient = away::waited(step) >= away::PATIENCE;
-    let is_passed_over = |name: &String| is_sealed(&members, name) || (impatient && down.contains(name));
-    if has.len() >= wanted && (late || lacks.iter().all(is_passed_over)) {
-        let seen = evidence::leader(step, cluster, &members).await;
-        let found = [
-            ("servers", has.join(",")),
-            (PODS, record_pods(&members)),
-            (away::AWAY, down.join(",")),
-            (away::SEALED, away::sealed(&members).join(",")),
-        ];
-        return lost(seen.as_ref(), restored_id(step)).unwrap_or_else(|| StepOutcome::done_with(found));
-    }
-    StepOutcome::in_progress(format!("waiting for {} to install the snapshot", lacks.join(", ")))
-}
-
-/// Which servers have applied the log up to `index`, and which not yet.
-fn spread(members: &[Member], leader: &Member, index: u64) -> (Vec<String>, Vec<String>) {
-    let has = |member: &&Member| member.name == leader.name || (member.serves() && member.applied() >= index);
-    let (has, lacks): (Vec<&Member>, Vec<&Member>) = members.iter().partition(has);
-    let names = |list: Vec<&Member>| list.into_iter().map(|member| member.name.clone()).collect();
-    (names(has), names(lacks))
-}
-
-/// Whether it cannot tell how far it is. A follower may seal itself as it installs the snapshot, and then nothing but its restart,
-/// which comes next, brings it back.
-fn is_sealed(members: &[Member], name: &str) -> bool {
-    members.iter().any(|member| member.name == name && member.state() == Some(HealthState::Sealed))
-}
-
-fn sealed_message(step: &Step<'_>, pods: &str) -> String {
-    let judged = |key| step.call.output(plan::JUDGE, key);
-    let key = judged(judge::KEY_NEEDED).map_or_else(
-        || {
-            let id = judged(judge::SEAL_KEY_ID).map(|id| format!(" with id \"{id}\"")).unwrap_or_default();
-            format!("the {} seal key{id} of the snapshot", judged(judge::SEAL_TYPE).unwrap_or("snapshot's"))
-        },
-        str::to_owned,
-    );
-    let before = step.call.output(plan::SAFETY_BACKUP, safety::KEY).map_or_else(
-        || "No safety backup was taken".to_owned(),
-        |key| format!("The data from before is in the safety backup {key}"),
-    );
-    format!(
-        "the snapshot was applied, and {pods} cannot unseal: they need {key}. Once it is there, delete the server pods: they \
-         unseal as they start. {before}"
-    )
 }
 
 /// Restarts the servers one by one.
@@ -292,7 +164,7 @@ pub(super) fn next_restart(
     let next = match standby {
         Some(standby) => Some(*standby),
         None if first.is_empty() => last.last().copied(),
-        None => observe::leader(members),
+        None => members::leader(members),
     };
     match next {
         Some(next) if next.serves() && !majority => Restart::Wait("a majority of the servers to serve".to_owned()),
@@ -301,72 +173,13 @@ pub(super) fn next_restart(
     }
 }
 
-/// Done when one leads, all others follow it, and autopilot finds everybody healthy, where we may ask it. In a plain restore a
-/// majority is enough in the end, and the others are named.
-pub async fn await_healthy(step: &Step<'_>) -> StepOutcome {
-    let linger = step.call.turns.linger(LINGER);
-    loop {
-        let outcome = healthy(step).await;
-        if !matches!(outcome, StepOutcome::Waiting { .. }) || !linger.pause(LOOK_WITH_LOGIN).await {
-            return outcome;
-        }
-    }
-}
-
-async fn healthy(step: &Step<'_>) -> StepOutcome {
-    let cluster = match step.cluster() {
-        Ok(cluster) => cluster,
-        Err(outcome) => return outcome,
-    };
-    let members = step.members(cluster).await;
-    let Some(leader) = observe::leader(&members) else {
-        return StepOutcome::in_progress("waiting for the servers to agree on a leader");
-    };
-    let all = away::all(cluster, step.all_servers(cluster));
-    let index: u64 = step.call.output(plan::SUBMIT, submit::INDEX).unwrap_or_default().parse().unwrap_or_default();
-    let follows = |member: &Member| away::follows(member, leader, index);
-    // A rollback has brought all of them back before, and ends with all of them.
-    let absent = if step.inputs.onto.is_some() { Vec::new() } else { Away::of(step).absent(&members, &all, follows) };
-    if (all.len() - absent.len()) * 2 <= all.len() {
-        return StepOutcome::in_progress("waiting for a majority of the servers");
-    }
-    if let Some(name) = away::podless(&members, &all).iter().find(|name| !absent.contains(name)) {
-        return StepOutcome::in_progress(format!("waiting for server {name} to have a pod"));
-    }
-    if let Some(apart) = members.iter().find(|member| !follows(member) && !absent.contains(&member.name)) {
-        return StepOutcome::in_progress(format!("waiting for {} to follow {}", apart.name, leader.name));
-    }
-    let done = |health: String| {
-        let absent = (!absent.is_empty()).then(|| (away::ABSENT, absent.join(", ")));
-        StepOutcome::done_with([(HEALTH, health)].into_iter().chain(absent))
-    };
-    let token = match evidence::token(step, cluster, leader).await {
-        Ok(token) => token,
-        Err(error) if error.is_refused() => {
-            return done("every server that is up follows one leader (autopilot not asked: no login)".to_owned());
-        }
-        Err(error) => return StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
-    };
-    let Some(Ok(client)) = leader.client() else {
-        return StepOutcome::in_progress(format!("waiting for pod {} to have an address", leader.name));
-    };
-    match client.autopilot_state(&token).await {
-        Ok(state) if away::is_fit(&state, &absent) => {
-            let but = if absent.is_empty() { String::new() } else { format!(" but for {}", absent.join(", ")) };
-            done(format!("autopilot: healthy{but}, may lose {} more", state.failure_tolerance))
-        }
-        Ok(_) => StepOutcome::in_progress("waiting for autopilot to find every server healthy"),
-        Err(error) if error.is_denied() => {
-            done("every server that is up follows one leader (autopilot may not be asked)".to_owned())
-        }
-        Err(error) => StepOutcome::in_progress(format!("trying again: {}", chain(&error))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::{evidence, spread::is_sealed};
     use super::*;
-    use crate::service::cluster::observe::tests::member;
+    use crate::service::cluster::members::tests::member;
     use crate::service::restore::decide::prove;
     use HealthState::{Active, Sealed, Standby};
 
@@ -489,40 +302,5 @@ mod tests {
         assert_eq!(all_restarted_at(&members, &recorded()), None);
         members[1].terminating = true;
         assert_eq!(all_restarted_at(&members, &recorded()), Some(at(40)), "it is on its way out");
-    }
-
-    #[test]
-    fn a_restore_whose_leader_was_lost_is_known_by_the_marker_or_where_nobody_may_look_by_the_cluster_id() {
-        let seen = |marker, id: Option<&str>| LeaderSeen {
-            pod: "kelp-1".into(),
-            pod_uid: "uid-1".into(),
-            marker,
-            token: prove::Witness::Lost,
-            cluster_id: id.map(str::to_owned),
-        };
-        let told = |marker, id, wanted| lost(Some(&seen(marker, id)), wanted);
-        let is_lost = |outcome: Option<StepOutcome>| {
-            matches!(outcome, Some(StepOutcome::Failed { reason: "RestoreLost", retryable: false, .. }))
-        };
-        for wanted in [None, Some("new")] {
-            assert!(is_lost(told(Marker::Present, Some("old"), wanted)));
-        }
-        assert!(is_lost(told(Marker::NoAccess, Some("old"), Some("new"))));
-        assert_eq!(told(Marker::NoAccess, Some("new"), Some("new")), None);
-        assert_eq!(told(Marker::NoAccess, Some("old"), None), None, "the snapshot is of this very cluster");
-        // It contradicts itself, or says nothing: that is neither done nor lost.
-        for (marker, id) in [(Marker::Gone, Some("old")), (Marker::Silent, Some("old")), (Marker::NoAccess, None)] {
-            assert!(matches!(told(marker, id, Some("new")), Some(StepOutcome::Waiting { .. })), "{marker:?} {id:?}");
-        }
-        assert_eq!(lost(None, Some("new")), None);
-    }
-
-    #[test]
-    fn the_snapshot_is_where_the_log_has_been_applied_to_its_end() {
-        let mut members = three();
-        members[1].view.as_mut().unwrap().raft_applied_index = 50;
-        members[2].view.as_mut().unwrap().raft_applied_index = 49;
-        let (has, lacks) = spread(&members, &members[0], 50);
-        assert_eq!((has, lacks), (vec!["kelp-0".to_owned(), "kelp-1".into()], vec!["kelp-2".to_owned()]));
     }
 }

@@ -6,7 +6,7 @@ use super::Step;
 use crate::adapter::kubernetes::client::timed;
 use crate::adapter::kubernetes::owner::is_controlled_by;
 use crate::api::{OpenBaoOperation, OperationKind, OperationPhase};
-use crate::service::backup::request;
+use crate::service::backup::{found::is_going, request};
 use crate::service::opslifecycle::manager::StepOutcome;
 
 /// Output key: the key of the safety backup. Not `key`, which the engine takes for the operation's own artifact.
@@ -51,6 +51,12 @@ fn ways_on(kind: OperationKind) -> (&'static str, &'static str) {
 fn judge(found: OpenBaoOperation, child: &OpenBaoOperation, uid: &str, again: &str, without: &str) -> StepOutcome {
     let name = child.name_any();
     if !is_controlled_by(&found, uid) || !found.does_the_work_of(child) {
+        let parent = child.owner_references().first().map(|owner| owner.name.as_str()).unwrap_or_default();
+        if is_going(&found, parent, uid) {
+            return StepOutcome::in_progress(format!(
+                "OpenBaoOperation {name} is left of an earlier operation of this name: waiting for Kubernetes to remove it"
+            ));
+        }
         let message = format!(
             "OpenBaoOperation {name} exists and is not the safety backup that belongs here: delete it, then create {again}. \
              Nothing was changed"
@@ -108,6 +114,13 @@ mod tests {
         let mut other = found.clone();
         other.spec.cluster = "coral".into();
         assert!(taken(&other), "of another cluster");
+        let mut earlier = parent.clone();
+        earlier.metadata.uid = Some("before".into());
+        let left = request::child(&earlier, request::SAFETY, "before").unwrap();
+        assert!(
+            matches!(judged(&left), StepOutcome::Waiting { .. }),
+            "Kubernetes removes it with the one it was made for"
+        );
         found.metadata.owner_references = None;
         assert!(taken(&found), "nobody's");
     }

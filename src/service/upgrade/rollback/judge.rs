@@ -110,6 +110,7 @@ pub fn way(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::remembered::testing::shared;
     use serde_json::{Value, json};
 
     fn cluster(init: Value) -> OpenBaoCluster {
@@ -152,6 +153,8 @@ mod tests {
     }
 
     fn reason(cluster: &OpenBaoCluster, rollback: &OpenBaoOperation, all: &[Arc<OpenBaoOperation>]) -> &'static str {
+        let [whole, remembered] = shared(all).map(|all| way(cluster, rollback, &all));
+        assert_eq!(whole, remembered);
         way(cluster, rollback, all).map_or_else(|refusal| refusal.reason, |_| "Way")
     }
 

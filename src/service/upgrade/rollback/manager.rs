@@ -15,7 +15,7 @@ use crate::{
     api::{OpenBaoCluster, OpenBaoOperation, OperationKind, UpgradeDirective},
     service::{
         backup::store::Store,
-        cluster::{facts, headcount, names, observe},
+        cluster::{facts, headcount, members, names, observe},
         opslifecycle::{
             FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepMode, StepOutcome,
             asked::Parameter,
@@ -131,7 +131,7 @@ async fn plan_of(call: PlanCall<'_>) -> Result<Planned, Refusal> {
         from,
         claims,
         store,
-        leads: observe::leader(&members).is_some(),
+        leads: members::leader(&members).is_some(),
         members: facts.stateful_set.as_deref().and_then(headcount::of).and_then(|there| i32::try_from(there).ok()),
     };
     let inputs = plan::inputs(&frozen, &call.ad.settings)

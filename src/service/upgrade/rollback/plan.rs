@@ -34,8 +34,10 @@ pub const SAFETY_BACKUP: &str = "safetyBackup";
 /// All that `spec.parameters` of a rollback may say.
 pub const PARAMETERS: [Parameter; 1] = [Parameter::one_of(SAFETY_BACKUP, &["true", "false"])];
 
-/// How often a wipe is tried: each attempt needs the mover to stand ready with the snapshot.
-const WIPE_ATTEMPTS: i32 = 8;
+/// How often a wipe and the submission are tried: each attempt needs the mover to stand ready with the snapshot. Should that be lost
+/// with its node, another one downloads it again, and by then there is no way back: nothing is better than to wait for it. The
+/// pauses come to half an hour, and how often it is downloaded and sent in all has bounds of its own.
+const PATIENT_ATTEMPTS: i32 = 32;
 
 /// What the plan depends on.
 #[derive(Clone, Debug)]
@@ -138,14 +140,14 @@ pub fn plan(frozen: &Frozen<'_>) -> Plan {
     steps.push(step(CONFIRM_SNAPSHOT, StepKind::ReadVerify, "60m", 3));
     let wipes = frozen.claims.iter().map(|(claim, uid)| StepSpec {
         config: BTreeMap::from([(CLAIM.to_owned(), claim.clone()), (CLAIM_UID.to_owned(), uid.clone())]),
-        ..step(&format!("{WIPE}/{claim}"), StepKind::OnceOnly, "30m", WIPE_ATTEMPTS)
+        ..step(&format!("{WIPE}/{claim}"), StepKind::OnceOnly, "30m", PATIENT_ATTEMPTS)
     });
     let first_wipe = steps.len();
     steps.extend(wipes);
     steps.extend([
         step(request::START_FIRST, StepKind::ReadVerify, "30m", 1),
         step(restore::PLACE_MARKER, StepKind::Idempotent, "60m", 3),
-        step(restore::SUBMIT, StepKind::OnceOnly, "120m", 8),
+        step(restore::SUBMIT, StepKind::OnceOnly, "120m", PATIENT_ATTEMPTS),
         StepSpec { observe_only: true, ..step(restore::PROVE_APPLIED, StepKind::ReadVerify, "60m", 1) },
         step(restore::RESTART_VOTERS, StepKind::ReadVerify, "45m", 1),
         step(request::JOIN_OTHERS, StepKind::ReadVerify, "30m", 1),
@@ -183,7 +185,7 @@ pub fn plan(frozen: &Frozen<'_>) -> Plan {
 mod tests {
     use super::*;
     use crate::adapter::settings::Scope;
-    use crate::service::opslifecycle::asked;
+    use crate::service::opslifecycle::{asked, saga::plan as saga};
     use serde_json::json;
 
     #[test]
@@ -198,7 +200,8 @@ mod tests {
         }
     }
 
-    /// The inputs and the plan of a rollback of a cluster of three, which somebody leads, with so many members and this status.
+    /// The inputs and the plan of a rollback of a cluster of three with one volume, which somebody leads, with so many members and
+    /// this status.
     fn planned(members: Option<i32>, status: serde_json::Value) -> (BTreeMap<String, String>, Plan) {
         let backup = json!({"image": "ghcr.io/a/openbao-operator-backup:v1", "target": {"provider": "file", "file": {"claimName": "tide"}}});
         let spec = json!({"version": "2.7.2", "replicas": 3, "storage": {"size": "1Gi"}, "backup": backup});
@@ -211,9 +214,11 @@ mod tests {
         let target = &cluster.spec.backup.as_ref().unwrap().target;
         let store = Store::freeze(target).unwrap();
         let (cluster, operation, way) = (&cluster, &operation, &way);
-        let frozen = Frozen { cluster, operation, way, from: at("2.7.2"), claims: vec![], store, leads: true, members };
+        let claims = vec![("data-kelp-0".to_owned(), "u0".to_owned())];
+        let frozen = Frozen { cluster, operation, way, from: at("2.7.2"), claims, store, leads: true, members };
         let settings = Settings {
             operator_namespace: "ops".into(),
+            operator_pod_labels: BTreeMap::new(),
             operator_service_account: "operator".into(),
             instance: "o-0".into(),
             operator_image: "operator:1".into(),
@@ -241,6 +246,21 @@ mod tests {
             assert_eq!(plan.steps.iter().any(|step| step.name == restore::SAFETY_BACKUP), safe, "{status}");
             let before = if safe { restore::SAFETY_BACKUP } else { request::STOP_SERVERS };
             assert_eq!(plan.lock.unwrap().before.as_deref(), Some(before), "{status}");
+        }
+    }
+
+    #[test]
+    fn once_a_volume_may_be_gone_a_snapshot_that_has_to_be_downloaded_again_is_waited_for_half_an_hour() {
+        let (_, plan) = planned(Some(1), json!({}));
+        let past = plan.steps.iter().skip_while(|step| Some(&step.name) != plan.point_of_no_return.as_ref());
+        let once: Vec<&StepSpec> = past.filter(|step| step.kind == StepKind::OnceOnly).collect();
+        let names: Vec<&str> = once.iter().map(|step| step.name.as_str()).collect();
+        assert_eq!(names, ["Wipe/data-kelp-0", restore::SUBMIT]);
+        for step in once {
+            let policy = step.retry_policy.as_ref();
+            let pauses = (1..saga::max_attempts(policy)).map(|retries| saga::retry_delay(policy, retries));
+            let pauses: std::time::Duration = pauses.sum();
+            assert!((25..=35).contains(&(pauses.as_secs() / 60)), "{}: {pauses:?}", step.name);
         }
     }
 

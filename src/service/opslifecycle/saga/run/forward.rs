@@ -101,6 +101,9 @@ impl Run {
             return ask;
         }
         let once = plan.steps[step].kind == StepKind::OnceOnly;
+        if once && self.gives_way {
+            return Move::Ask(Ask::Rest { after: Duration::ZERO });
+        }
         let no_way_back = plan.point_of_no_return.as_ref() == Some(&plan.steps[step].name);
         if let Some(ask) = self.lock_shows(false, once || no_way_back, facts) {
             return ask;

@@ -1,0 +1,222 @@
+//! Where pods reach the API server: what the spec says, or what the API server's own Service says.
+//!
+//! Some networks judge a connection before the Service's address is translated, others after it, so both addresses are needed.
+//! They are asked for only while a cluster has `spec.network` without `apiServerCIDR`, and then once for all clusters.
+
+use crate::{
+    adapter::kubernetes::client::{RequestError, timed},
+    api::NetworkSpec,
+};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use kube::{Api, Client};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Where Kubernetes keeps the API server's Service, and what it and its slice are called.
+const NAMESPACE: &str = "default";
+const NAME: &str = "kubernetes";
+/// Ports of addresses that a person names without a port.
+const USUAL_PORTS: [u16; 2] = [443, 6443];
+/// How long the answer is believed. Servers behind the Service come and go with nodes of the control plane, which is rare.
+const TRUST: Duration = Duration::from_secs(600);
+
+/// Why nobody knows where the API server is.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An object could not be read.
+    #[error("failed to read {kind} {NAME} in namespace {NAMESPACE}")]
+    Read {
+        /// Which kind.
+        kind: &'static str,
+        /// The refusal.
+        #[source]
+        source: RequestError,
+    },
+    /// It says nothing of use.
+    #[error("{kind} {NAME} in namespace {NAMESPACE} has no address")]
+    Empty {
+        /// Which kind.
+        kind: &'static str,
+    },
+}
+
+/// Addresses that are reached at the same ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// In the form of a network policy.
+    pub cidrs: Vec<String>,
+    /// TCP.
+    pub ports: Vec<u16>,
+}
+
+/// What was found out last.
+#[derive(Debug, Default)]
+pub struct Known(Mutex<Option<(Instant, Vec<Door>)>>);
+
+impl Known {
+    /// The API server's addresses, in an order that does not change by itself.
+    pub async fn doors(&self, client: &Client, network: &NetworkSpec) -> Result<Vec<Door>, Error> {
+        if let Some(given) = given(network) {
+            return Ok(given);
+        }
+        let mut doors = self.found(client).await?;
+        doors.extend(door(network.api_server_endpoint_ips.iter().map(String::as_str), USUAL_PORTS));
+        Ok(doors)
+    }
+
+    async fn found(&self, client: &Client) -> Result<Vec<Door>, Error> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((since, doors)) = &last
+            && since.elapsed() < TRUST
+        {
+            return Ok(doors.clone());
+        }
+        match (find(client).await, last) {
+            (Ok(doors), _) => {
+                *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), doors.clone()));
+                Ok(doors)
+            }
+            // They are most likely where they were.
+            (Err(error), Some((_, doors))) => {
+                tracing::warn!(error = crate::causes::chain(&error), "going by the API server's older addresses");
+                Ok(doors)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+}
+
+/// All of it, where a person has named the addresses: nothing is added to that.
+fn given(network: &NetworkSpec) -> Option<Vec<Door>> {
+    let named = Door { cidrs: vec![network.api_server_cidr.clone()?], ports: USUAL_PORTS.to_vec() };
+    let behind = door(network.api_server_endpoint_ips.iter().map(String::as_str), USUAL_PORTS);
+    Some(std::iter::once(named).chain(behind).collect())
+}
+
+async fn find(client: &Client) -> Result<Vec<Door>, Error> {
+    let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), NAMESPACE);
+    let (service, slice) = futures::join!(timed(services.get(NAME)), timed(slices.get(NAME)));
+    let service = service.map_err(|source| Error::Read { kind: "Service", source })?;
+    let slice = slice.map_err(|source| Error::Read { kind: "EndpointSlice", source })?;
+    let in_front = of_service(&service).ok_or(Error::Empty { kind: "Service" })?;
+    let behind = of_slice(&slice).ok_or(Error::Empty { kind: "EndpointSlice" })?;
+    Ok(vec![in_front, behind])
+}
+
+fn of_service(service: &Service) -> Option<Door> {
+    let spec = service.spec.as_ref()?;
+    let several = spec.cluster_ips.iter().flatten();
+    let addresses = several.chain(&spec.cluster_ip).map(String::as_str);
+    door(addresses, spec.ports.iter().flatten().filter_map(|port| u16::try_from(port.port).ok()))
+}
+
+fn of_slice(slice: &EndpointSlice) -> Option<Door> {
+    let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses).map(String::as_str);
+    door(addresses, slice.ports.iter().flatten().filter_map(|port| u16::try_from(port.port?).ok()))
+}
+
+/// `None` without an address or a port. What is no address is left out.
+fn door<'a>(addresses: impl Iterator<Item = &'a str>, ports: impl IntoIterator<Item = u16>) -> Option<Door> {
+    let addresses: BTreeSet<IpAddr> = addresses.filter_map(|address| address.parse().ok()).collect();
+    let ports: BTreeSet<u16> = ports.into_iter().collect();
+    let cidr = |address: IpAddr| format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 });
+    let is_there = !addresses.is_empty() && !ports.is_empty();
+    is_there.then(|| Door { cidrs: addresses.into_iter().map(cidr).collect(), ports: ports.into_iter().collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::{client::Body, core::Status};
+    use serde_json::{Value, json};
+    use std::future::ready;
+
+    fn network(spec: Value) -> NetworkSpec {
+        serde_json::from_value(spec).unwrap()
+    }
+
+    fn service() -> Service {
+        let spec = json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "ports": [{"port": 443}]});
+        serde_json::from_value(json!({ "spec": spec })).unwrap()
+    }
+
+    fn slice() -> EndpointSlice {
+        let endpoints = json!([{"addresses": ["192.168.1.11"]}, {"addresses": ["192.168.1.10"]}]);
+        serde_json::from_value(json!({"addressType": "IPv4", "endpoints": endpoints, "ports": [{"port": 6443}]}))
+            .unwrap()
+    }
+
+    fn found(cidrs: &[&str], ports: &[u16]) -> Door {
+        Door { cidrs: cidrs.iter().map(|cidr| (*cidr).to_owned()).collect(), ports: ports.to_vec() }
+    }
+
+    #[test]
+    fn the_address_of_the_service_and_those_behind_it_are_known_each_with_its_own_port() {
+        assert_eq!(of_service(&service()), Some(found(&["10.96.0.1/32", "fd00::1/128"], &[443])));
+        assert_eq!(of_slice(&slice()), Some(found(&["192.168.1.10/32", "192.168.1.11/32"], &[6443])));
+        let mut turned = slice();
+        turned.endpoints.reverse();
+        assert_eq!(of_slice(&turned), of_slice(&slice()), "another order is nothing new to write");
+    }
+
+    #[test]
+    fn what_has_no_address_or_no_port_is_no_door() {
+        assert_eq!(of_service(&Service::default()), None);
+        let without = EndpointSlice { ports: None, ..slice() };
+        assert_eq!(of_slice(&without), None);
+        let headless = json!({"spec": {"clusterIP": "None", "ports": [{"port": 443}]}});
+        assert_eq!(of_service(&serde_json::from_value(headless).unwrap()), None);
+    }
+
+    #[test]
+    fn addresses_that_a_person_names_are_all_there_are() {
+        let usual = &USUAL_PORTS;
+        let named = json!({"apiServerCIDR": "10.96.0.0/12"});
+        assert_eq!(given(&network(named)), Some(vec![found(&["10.96.0.0/12"], usual)]));
+        let both = json!({"apiServerCIDR": "10.96.0.1/32", "apiServerEndpointIPs": ["fd00::2", "10.0.0.7"]});
+        let expected = vec![found(&["10.96.0.1/32"], usual), found(&["10.0.0.7/32", "fd00::2/128"], usual)];
+        assert_eq!(given(&network(both)), Some(expected));
+        let behind = json!({"apiServerEndpointIPs": ["10.0.0.7"]});
+        assert_eq!(given(&network(behind)), None, "they come on top of what is found out");
+    }
+
+    /// An API server with these two objects, which refuses everything after so many requests.
+    fn answering(requests: usize) -> Client {
+        let mut count = 0;
+        let answer = move |request: http::Request<Body>| {
+            count += 1;
+            let is_slice = request.uri().path().contains("/endpointslices/");
+            let (code, body) = if count > requests {
+                (403_u16, serde_json::to_vec(&Status::failure("no", "Forbidden").with_code(403)))
+            } else {
+                (200, if is_slice { serde_json::to_vec(&slice()) } else { serde_json::to_vec(&service()) })
+            };
+            ready(http::Response::builder().status(code).body(Body::from(body.unwrap())))
+        };
+        Client::new(tower::service_fn(answer), "reef")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_clusters_share_one_answer_and_an_older_one_is_better_than_none() {
+        let (known, client) = (Known::default(), answering(2));
+        let first = known.doors(&client, &network(json!({}))).await.unwrap();
+        assert_eq!(first.len(), 2);
+        let more = network(json!({"apiServerEndpointIPs": ["10.0.0.7"]}));
+        let second = known.doors(&client, &more).await.unwrap();
+        assert_eq!((&second[..2], second.len()), (&first[..], 3), "nobody was asked a third time");
+        tokio::time::advance(TRUST).await;
+        assert_eq!(known.doors(&client, &network(json!({}))).await.unwrap(), first, "the refusal is not the end");
+    }
+
+    #[tokio::test]
+    async fn whoever_may_not_read_them_is_told_so() {
+        let error = Known::default().doors(&answering(0), &network(json!({}))).await.unwrap_err();
+        assert!(error.to_string().contains("Service kubernetes in namespace default"), "{error}");
+    }
+}
