@@ -12,7 +12,7 @@ use kube::{Api, Client};
 use std::{
     collections::BTreeSet,
     net::IpAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -24,6 +24,8 @@ const NAME: &str = "kubernetes";
 const USUAL_PORTS: [u16; 2] = [443, 6443];
 /// How long the answer is believed. Servers behind the Service come and go with nodes of the control plane, which is rare.
 const TRUST: Duration = Duration::from_secs(600);
+/// How long a failure is: every look of every cluster would ask again.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// Why nobody knows where the API server is.
 #[derive(Debug, thiserror::Error)]
@@ -54,13 +56,16 @@ pub struct Door {
     pub ports: Vec<u16>,
 }
 
-/// What was found out last.
+/// What was found out last, and until when nobody asks again.
 #[derive(Debug, Default)]
-pub struct Known(Mutex<Option<(Instant, Vec<Door>)>>);
+pub struct Known(Mutex<Option<(Instant, Answer)>>);
+
+/// One for all clusters.
+type Answer = Result<Vec<Door>, Arc<Error>>;
 
 impl Known {
     /// The API server's addresses, in an order that does not change by itself.
-    pub async fn doors(&self, client: &Client, network: &NetworkSpec) -> Result<Vec<Door>, Error> {
+    pub async fn doors(&self, client: &Client, network: &NetworkSpec) -> Answer {
         if let Some(given) = given(network) {
             return Ok(given);
         }
@@ -69,25 +74,24 @@ impl Known {
         Ok(doors)
     }
 
-    async fn found(&self, client: &Client) -> Result<Vec<Door>, Error> {
+    async fn found(&self, client: &Client) -> Answer {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((since, doors)) = &last
-            && since.elapsed() < TRUST
-        {
-            return Ok(doors.clone());
-        }
-        match (find(client).await, last) {
-            (Ok(doors), _) => {
-                *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), doors.clone()));
-                Ok(doors)
-            }
+        let older = match last {
+            Some((until, answer)) if Instant::now() < until => return answer,
+            Some((_, answer)) => answer.ok(),
+            None => None,
+        };
+        let (believed, answer) = match (find(client).await, older) {
+            (Ok(doors), _) => (TRUST, Ok(doors)),
             // They are most likely where they were.
-            (Err(error), Some((_, doors))) => {
+            (Err(error), Some(doors)) => {
                 tracing::warn!(error = crate::causes::chain(&error), "going by the API server's older addresses");
-                Ok(doors)
+                (RETRY, Ok(doors))
             }
-            (Err(error), None) => Err(error),
-        }
+            (Err(error), None) => (RETRY, Err(Arc::new(error))),
+        };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now() + believed, answer.clone()));
+        answer
     }
 }
 
@@ -135,7 +139,10 @@ mod tests {
     use super::*;
     use kube::{client::Body, core::Status};
     use serde_json::{Value, json};
-    use std::future::ready;
+    use std::{
+        future::ready,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     fn network(spec: Value) -> NetworkSpec {
         serde_json::from_value(spec).unwrap()
@@ -186,11 +193,16 @@ mod tests {
         assert_eq!(given(&network(behind)), None, "they come on top of what is found out");
     }
 
-    /// An API server with these two objects, which refuses everything after so many requests.
     fn answering(requests: usize) -> Client {
-        let mut count = 0;
+        counted(requests).0
+    }
+
+    /// An API server with these two objects, which refuses everything after so many requests; and how often it was asked.
+    fn counted(requests: usize) -> (Client, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = asked.clone();
         let answer = move |request: http::Request<Body>| {
-            count += 1;
+            let count = counter.fetch_add(1, Ordering::Relaxed) + 1;
             let is_slice = request.uri().path().contains("/endpointslices/");
             let (code, body) = if count > requests {
                 (403_u16, serde_json::to_vec(&Status::failure("no", "Forbidden").with_code(403)))
@@ -199,7 +211,7 @@ mod tests {
             };
             ready(http::Response::builder().status(code).body(Body::from(body.unwrap())))
         };
-        Client::new(tower::service_fn(answer), "reef")
+        (Client::new(tower::service_fn(answer), "reef"), asked)
     }
 
     #[tokio::test(start_paused = true)]
@@ -218,5 +230,26 @@ mod tests {
     async fn whoever_may_not_read_them_is_told_so() {
         let error = Known::default().doors(&answering(0), &network(json!({}))).await.unwrap_err();
         assert!(error.to_string().contains("Service kubernetes in namespace default"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_remembered_for_all_clusters_and_asked_about_again_after_a_while() {
+        let known = Known::default();
+        known.doors(&answering(0), &network(json!({}))).await.unwrap_err();
+        let granted = answering(2);
+        known.doors(&granted, &network(json!({}))).await.unwrap_err();
+        tokio::time::advance(RETRY).await;
+        assert_eq!(known.doors(&granted, &network(json!({}))).await.unwrap().len(), 2, "nobody was asked before");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_they_cannot_be_read_the_older_ones_are_not_asked_about_in_each_look() {
+        let (known, (client, asked)) = (Known::default(), counted(2));
+        let first = known.doors(&client, &network(json!({}))).await.unwrap();
+        tokio::time::advance(TRUST).await;
+        for _ in 0..3 {
+            assert_eq!(known.doors(&client, &network(json!({}))).await.unwrap(), first);
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 4, "two objects at first, and both once more");
     }
 }

@@ -1,4 +1,4 @@
-//! Writes the plane of a status that this service owns.
+//! Writes one plane of a status: what one field manager owns of it.
 
 use super::{apply::MANAGER, status};
 use crate::{
@@ -9,7 +9,8 @@ use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
 };
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 /// The status could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -22,12 +23,25 @@ pub struct Unwritten {
     pub source: RequestError,
 }
 
-/// Writes it, and nothing else of the status.
+/// Writes the plane that this service owns, and nothing else of the status.
 pub(super) async fn write(
     client: &Client,
     cluster: &OpenBaoCluster,
     next: &OpenBaoClusterStatus,
 ) -> Result<(), Unwritten> {
+    let params = PatchParams::apply(MANAGER).force();
+    let written = send(client, cluster, &params, Patch::Apply, &status::plane(next)).await;
+    written.map_err(|source| Unwritten { name: cluster.name_any(), source })
+}
+
+/// Writes exactly this of the status.
+pub(super) async fn send(
+    client: &Client,
+    cluster: &OpenBaoCluster,
+    params: &PatchParams,
+    patch: fn(Value) -> Patch<Value>,
+    status: &impl Serialize,
+) -> Result<(), RequestError> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let api: Api<OpenBaoCluster> = Api::namespaced(client.clone(), &namespace);
     let body = json!({
@@ -35,10 +49,7 @@ pub(super) async fn write(
         "kind": "OpenBaoCluster",
         // A namesake made since has another UID and must not inherit this status.
         "metadata": {"name": name, "namespace": namespace, "uid": cluster.uid()},
-        "status": status::plane(next),
+        "status": status,
     });
-    timed(api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&body)))
-        .await
-        .map(drop)
-        .map_err(|source| Unwritten { name, source })
+    timed(api.patch_status(&name, params, &patch(body))).await.map(drop)
 }

@@ -10,7 +10,7 @@ use super::{
     facts::Facts,
     memory::Notes,
     pace::{self, Worth},
-    records,
+    plane, records,
     trouble::Trouble,
     validate::ValidatedCluster,
     version,
@@ -295,22 +295,11 @@ async fn put(ad: &Adapters, cluster: &OpenBaoCluster, manager: &'static str, sta
 async fn send(
     ad: &Adapters,
     cluster: &OpenBaoCluster,
-    plane: &'static str,
+    manager: &'static str,
     params: &PatchParams,
     patch: fn(Value) -> Patch<Value>,
     status: Value,
 ) -> Result<(), Error> {
-    let name = cluster.name_any();
-    let api: Api<OpenBaoCluster> = Api::namespaced(ad.client.clone(), &cluster.namespace().unwrap_or_default());
-    let body = json!({
-        "apiVersion": "openbao.org/v1alpha1",
-        "kind": "OpenBaoCluster",
-        "metadata": {"name": name, "uid": cluster.uid()},
-        "status": status,
-    });
-    timed(api.patch_status(&name, params, &patch(body))).await.map(drop).map_err(|source| Error::Status {
-        plane,
-        cluster: name,
-        source,
-    })
+    let sent = plane::send(&ad.client, cluster, params, patch, &status).await;
+    sent.map_err(|source| Error::Status { plane: manager, cluster: cluster.name_any(), source })
 }

@@ -308,10 +308,11 @@ async fn again(step: &Step<'_>, why: &str, submitted: usize) -> StepOutcome {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn read(claimed_by: Option<&str>) -> Exchange {
+    /// What stands there once this pod has claimed the submission, or nobody has.
+    pub(in super::super) fn read(claimed_by: Option<&str>) -> Exchange {
         let claim = claimed_by.map(|pod| Claim {
             pod_uid: pod.to_owned(),
             fence: 1,

@@ -183,18 +183,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::datapath::protocol::Claim;
-    use crate::service::restore::mover::Past;
-
-    fn read(claimed_by: Option<&str>) -> Exchange {
-        let claim = claimed_by.map(|pod| Claim {
-            pod_uid: pod.to_owned(),
-            fence: 1,
-            leader_pod_uid: "l".into(),
-            at: DateTime::from_timestamp(100, 0).unwrap(),
-        });
-        Exchange { claim, ..Exchange::default() }
-    }
+    use crate::service::restore::{mover::Past, steps::proof::tests::read};
 
     #[test]
     fn an_attempt_that_another_operator_closed_gets_no_permit() {
