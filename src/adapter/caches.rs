@@ -16,6 +16,7 @@ use super::{
     settings::Scope,
 };
 use crate::api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OpenBaoRollout};
+use futures::FutureExt;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     batch::v1::Job,
@@ -49,6 +50,9 @@ pub const OPERATION_NAME: &str = "openbao.org/operation-name";
 
 /// So many operations are read at a time. Whole, a record is several times as large as what is remembered of it.
 const RECORDS: u32 = 250;
+
+/// How long a list that only some clusters need may take before it is asked whether it is refused.
+const SOON: Duration = Duration::from_secs(2);
 
 /// The stores, kept up to date by one watch each.
 #[derive(Clone)]
@@ -84,9 +88,9 @@ pub struct Caches {
     pub role_bindings: Store<RoleBinding>,
     /// Disruption budgets that carry our label.
     pub budgets: Store<PodDisruptionBudget>,
-    /// Ingresses that carry our label.
+    /// Ingresses that carry our label. Only some clusters have one: see [`is_filled`].
     pub ingresses: Store<Ingress>,
-    /// Network policies that carry our label.
+    /// Network policies that carry our label, of those clusters that ask for them: see [`is_filled`].
     pub network_policies: Store<NetworkPolicy>,
     /// `ConfigMaps` with all of their data.
     pub whole_config_maps: Whole<ConfigMap>,
@@ -194,24 +198,8 @@ impl Caches {
     }
 
     /// Waits until every store has been filled once, which it never is if a list is refused: `client` asks then what is
-    /// said to it.
+    /// said to it. Where that is of a kind that only some clusters ask for, the others do not wait.
     pub async fn filled(&self, client: &Client, scope: &Scope, limit: Duration) -> Result<(), NotFilled> {
-        async fn one<K: Namespaced>(
-            store: &Store<K>,
-            (client, scope, limit): (&Client, &Scope, Duration),
-        ) -> Result<(), NotFilled> {
-            if let Ok(Ok(())) = tokio::time::timeout(limit, store.wait_until_ready()).await {
-                return Ok(());
-            }
-            let kind = K::kind(&());
-            let api: Api<K> = scope.api(client.clone());
-            match timed(api.list_metadata(&ListParams::default().limit(1))).await {
-                Err(error) if error.is_forbidden() || error.is_not_found() => {
-                    Err(NotFilled::Refused { kind, refusal: error.to_string() })
-                }
-                _ => Err(NotFilled::Late { kind, waited: limit }),
-            }
-        }
         let how = (client, scope, limit);
         one(&self.clusters, how).await?;
         one(&self.restores, how).await?;
@@ -228,8 +216,9 @@ impl Caches {
         one(&self.roles, how).await?;
         one(&self.role_bindings, how).await?;
         one(&self.budgets, how).await?;
-        one(&self.ingresses, how).await?;
-        one(&self.network_policies, how).await
+        let (ingresses, policies) =
+            futures::join!(one_unless_refused(&self.ingresses, how), one_unless_refused(&self.network_policies, how));
+        ingresses.and(policies)
     }
 
     /// The cluster of that name, as last seen.
@@ -283,6 +272,46 @@ impl Caches {
     }
 }
 
+/// Whom to ask, where, and how long to wait.
+type How<'a> = (&'a Client, &'a Scope, Duration);
+
+/// Waits until a store has been filled once.
+async fn one<K: Namespaced>(store: &Store<K>, (client, scope, limit): How<'_>) -> Result<(), NotFilled> {
+    if let Ok(Ok(())) = tokio::time::timeout(limit, store.wait_until_ready()).await {
+        return Ok(());
+    }
+    let kind = K::kind(&());
+    let api: Api<K> = scope.api(client.clone());
+    match timed(api.list_metadata(&ListParams::default().limit(1))).await {
+        Err(error) if error.is_forbidden() || error.is_not_found() => {
+            Err(NotFilled::Refused { kind, refusal: error.to_string() })
+        }
+        _ => Err(NotFilled::Late { kind, waited: limit }),
+    }
+}
+
+/// The same of a kind that only some clusters ask for. While its list is refused those are told, and nobody else waits.
+async fn one_unless_refused<K: Namespaced>(store: &Store<K>, how: How<'_>) -> Result<(), NotFilled> {
+    let (client, scope, limit) = how;
+    let filled = match one(store, (client, scope, SOON.min(limit))).await {
+        Err(NotFilled::Late { .. }) => one(store, how).await,
+        known => known,
+    };
+    match filled {
+        Err(refused @ NotFilled::Refused { .. }) => {
+            tracing::warn!(?scope, error = %refused, "goes on without it: clusters that ask for one are told");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Whether a store was filled once. One whose list is refused says nothing about what there is. Not to be asked while somebody waits
+/// for the store: it wakes only whoever has asked last.
+pub fn is_filled<K: Namespaced>(store: &Store<K>) -> bool {
+    store.wait_until_ready().now_or_never().is_some_and(|filled| filled.is_ok())
+}
+
 /// The operation of a restore says who asked for it, which the restore's managers tell. For one that has ended none is made any
 /// more, and nothing removes it but a person. Its status stays whole: an answer to a late request is written with all of it.
 fn slim_restore(restore: &mut OpenBaoRestore) {
@@ -305,6 +334,37 @@ fn labelled<K: ResourceExt>(object: &K) -> Ties {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An API server that says no to everything.
+    fn refusing(code: u16, reason: &'static str) -> Client {
+        let answer = move |_: http::Request<kube::client::Body>| {
+            let body = serde_json::to_vec(&kube::core::Status::failure("no", reason).with_code(code)).unwrap();
+            std::future::ready(http::Response::builder().status(code).body(kube::client::Body::from(body)))
+        };
+        Client::new(tower::service_fn(answer), "reef")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_only_some_clusters_need_holds_up_nobody_while_it_is_refused_and_everybody_while_it_is_late() {
+        let scope = Scope::Namespace("reef".into());
+        let (forbidden, slow) = (refusing(403, "Forbidden"), refusing(503, "ServiceUnavailable"));
+        let limit = Duration::from_secs(20);
+        let (policies, mut writer) = kube::runtime::reflector::store::<NetworkPolicy>();
+        let began = tokio::time::Instant::now();
+        one_unless_refused(&policies, (&forbidden, &scope, limit)).await.unwrap();
+        assert!(began.elapsed() < limit / 2, "{:?}", began.elapsed());
+        assert!(!is_filled(&policies), "nobody knows what there is");
+        let late = one_unless_refused(&policies, (&slow, &scope, limit)).await.unwrap_err();
+        assert!(matches!(late, NotFilled::Late { .. }), "{late}");
+        let (pods, _pods) = kube::runtime::reflector::store::<Pod>();
+        let refused = one(&pods, (&forbidden, &scope, limit)).await.unwrap_err();
+        assert!(matches!(refused, NotFilled::Refused { .. }), "half of the facts are no facts: {refused}");
+        // The right came later.
+        writer.apply_watcher_event(&watcher::Event::Init);
+        writer.apply_watcher_event(&watcher::Event::InitDone);
+        assert!(is_filled(&policies));
+        one_unless_refused(&policies, (&slow, &scope, limit)).await.unwrap();
+    }
 
     #[test]
     fn managers_are_remembered_where_they_tell_who_asked_and_nowhere_else() {

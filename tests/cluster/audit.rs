@@ -8,8 +8,8 @@ use super::certificates::{all_restarted, uids};
 use super::{PATIENCE, available, bao, change, keeping, must_hold, put, says, uid};
 use crate::harness::{Cluster, Namespace, Operator, eventually};
 
-/// One device on the log of the pod, one in a file.
-const BOTH: &str = "  audit:\n  - {type: file, path: log, fileOptions: {filePath: stdout}}\n  - {type: file, path: trail/, fileOptions: {filePath: /tmp/audit.log}}\n";
+/// One device on the log of the pod, one in a file, whose path has a / inside.
+const BOTH: &str = "  audit:\n  - {type: file, path: log, fileOptions: {filePath: stdout}}\n  - {type: file, path: on/trail/, fileOptions: {filePath: /tmp/audit.log}}\n";
 
 fn log() -> Value {
     json!({"type": "file", "path": "log", "fileOptions": {"filePath": "stdout"}})
@@ -17,7 +17,12 @@ fn log() -> Value {
 
 /// The one in a file, otherwise than [`BOTH`] has it.
 fn changed() -> Value {
-    json!({"type": "file", "path": "trail/", "description": "for whoever asks", "fileOptions": {"filePath": "/tmp/audit.log"}})
+    json!({"type": "file", "path": "on/trail/", "description": "for whoever asks", "fileOptions": {"filePath": "/tmp/audit.log"}})
+}
+
+/// Nobody listens there.
+fn away() -> Value {
+    json!({"type": "socket", "path": "away", "socketOptions": {"address": "127.0.0.1:9"}})
 }
 
 /// The paths under which OpenBao has devices.
@@ -64,7 +69,7 @@ async fn what_clients_do_is_on_record_and_a_device_that_changes_or_goes_costs_no
     let namespace = cluster.namespace("cluster-audit").await;
     let _operator = Operator::start(&namespace, &[]).await;
     let token = keeping(&namespace, &format!("  replicas: 1\n{BOTH}"), 0).await;
-    let first = declared(&namespace, &token, &["log", "trail"]).await;
+    let first = declared(&namespace, &token, &["log", "on-trail"]).await;
     let (stdout, file) =
         (["logs", "kelp-0", "-c", "openbao"], ["exec", "kelp-0", "-c", "openbao", "--", "cat", "/tmp/audit.log"]);
     recorded(&namespace, &stdout).await;
@@ -74,7 +79,7 @@ async fn what_clients_do_is_on_record_and_a_device_that_changes_or_goes_costs_no
     let pod = uid(&namespace, "kelp-0").await;
     change(&namespace, "kelp", json!({"audit": [log(), changed()]})).await;
     restarted(&namespace, &pod).await;
-    let second = declared(&namespace, &token, &["log", "trail"]).await;
+    let second = declared(&namespace, &token, &["log", "on-trail"]).await;
     assert_eq!(first.intersection(&second).count(), 1, "only one is another: {first:?}, {second:?}");
     put(&namespace, "kelp", &token, "kept").await;
     recorded(&namespace, &file).await;
@@ -91,6 +96,9 @@ async fn what_clients_do_is_on_record_and_a_device_that_changes_or_goes_costs_no
     let elsewhere = json!({"type": "file", "path": "log", "fileOptions": {"filePath": "/var/log/audit.log"}});
     change(&namespace, "kelp", json!({"audit": [elsewhere]})).await;
     says(&namespace, "kelp", "Valid", "False", "spec.audit[log]").await;
+    // With this one alone a server that sets itself up would end for good.
+    change(&namespace, "kelp", json!({"audit": [away()]})).await;
+    says(&namespace, "kelp", "Valid", "False", "add a device of type file").await;
     assert_eq!(uid(&namespace, "kelp-0").await, pod, "it would not lead again");
     must_hold(&namespace, "kelp", &token, "kept").await;
 }
@@ -102,13 +110,12 @@ async fn three_servers_take_up_other_devices_one_by_one_and_all_keep_their_recor
     let namespace = cluster.namespace("cluster-audit-three").await;
     let _operator = Operator::start(&namespace, &[]).await;
     let token = keeping(&namespace, BOTH, 1).await;
-    let first = declared(&namespace, &token, &["log", "trail"]).await;
+    let first = declared(&namespace, &token, &["log", "on-trail"]).await;
     let before = uids(&namespace).await;
-    // Nobody listens there: the others keep the record.
-    let away = json!({"type": "socket", "path": "away", "socketOptions": {"address": "127.0.0.1:9"}});
-    change(&namespace, "kelp", json!({"audit": [log(), changed(), away]})).await;
+    // The others keep the record.
+    change(&namespace, "kelp", json!({"audit": [log(), changed(), away()]})).await;
     all_restarted(&namespace, &before).await;
-    let second = declared(&namespace, &token, &["log", "trail", "away"]).await;
+    let second = declared(&namespace, &token, &["log", "on-trail", "away"]).await;
     assert_eq!(first.intersection(&second).count(), 1, "{first:?}, {second:?}");
     put(&namespace, "kelp", &token, "kept").await;
     must_hold(&namespace, "kelp", &token, "kept").await;

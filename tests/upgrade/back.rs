@@ -28,6 +28,16 @@ pub(super) async fn ask(bay: &Bay<'_>, name: &str, of: &str, consent: serde_json
     bay.namespace.apply(&object.to_string()).await;
 }
 
+/// Waits until the operator has judged the spec so.
+async fn valid(bay: &Bay<'_>, status: &str) {
+    eventually(&format!("Valid is {status}"), Duration::from_secs(30), async || {
+        let conditions = bay.cluster().await.status.unwrap_or_default().conditions;
+        let found = conditions.into_iter().find(|one| one.type_ == "Valid").map(|one| one.status);
+        if found.as_deref() == Some(status) { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn three_servers_go_back_by_consent_to_the_version_and_the_data_from_before_the_upgrade() {
     let cluster = Cluster::get().await;
@@ -46,6 +56,16 @@ async fn three_servers_go_back_by_consent_to_the_version_and_the_data_from_befor
     ask(&bay, "hasty", &name, json!([])).await;
     let refused = operation(&bay, "hasty").await.status.unwrap();
     assert_eq!((refused.phase, refused.reason.as_deref()), (OperationPhase::ConstraintFailed, Some("ConsentMissing")));
+
+    // The wiped server would have nowhere to write down how it sets itself up.
+    let far = json!({"type": "socket", "path": "far", "socketOptions": {"address": "127.0.0.1:9"}});
+    wish(&bay, json!({ "audit": [far] })).await;
+    valid(&bay, "False").await;
+    ask(&bay, "mute", &name, json!(["DataOlderThanRollback"])).await;
+    let refused = operation(&bay, "mute").await.status.unwrap();
+    assert_eq!((refused.phase, refused.reason.as_deref()), (OperationPhase::Failed, Some("AuditNotSupported")));
+    wish(&bay, json!({ "audit": [] })).await;
+    valid(&bay, "True").await;
 
     ask(&bay, "back", &name, json!(["DataOlderThanRollback"])).await;
     let back = operation(&bay, "back").await;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 use kube::api::ListParams;
@@ -166,6 +167,57 @@ async fn a_rollback_whose_backup_went_away_after_the_wipe_lets_nobody_in_until_a
     namespace.kubectl(&["delete", "openbaooperation", "early"]).await;
     ask_again(&bay, "early", &of).await;
     back(&bay, "early", &of, 3).await;
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn a_rollback_past_its_wipes_downloads_again_as_often_as_it_takes_and_ends_well_when_the_backup_can_be_read() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("half-patient").await;
+    let _operator = sound(&namespace).await;
+    let bay = Bay::named(&namespace, "kelp", 1, "2.6.1", "upgrade: {soak: 1s}").await;
+    let (of, key) = upgraded(&bay).await;
+    // Its pod stands ready, so that it takes no time later.
+    bay.on_claim("mkdir -p /store/aside").await;
+
+    ask_again(&bay, "back", &of).await;
+    let now = async || {
+        let back = namespace.api::<OpenBaoOperation>().get("back").await.map_err(|error| error.to_string())?;
+        Ok::<_, String>(back.status.unwrap_or_default())
+    };
+    eventually("the volume is wiped", LONG, async || {
+        let status = now().await?;
+        let first = status.steps.iter().find(|step| step.name == "StartFirst");
+        match first.filter(|step| step.state != StepState::Pending) {
+            Some(_) => Ok(()),
+            None => Err(format!("{:?} {:?}", status.phase, status.message)),
+        }
+    })
+    .await;
+    // Its manifest says that it is there: what a store in trouble looks like.
+    bay.on_claim(&format!("mv /store/{key} /store/aside/")).await;
+    bay.kill_movers_of("back").await;
+    // One more than a restore makes, which loses nothing by giving up.
+    eventually("a ninth download", Duration::from_secs(900), async || {
+        let jobs =
+            namespace.api::<Job>().list_metadata(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let status = now().await?;
+        assert!(!status.phase.is_terminal(), "{:?} {:?}", status.reason, status.message);
+        let mut words = status.steps.iter().filter_map(|step| step.error.as_deref());
+        assert!(!words.any(|words| words.contains("othing was changed")), "{:?}", status.steps);
+        let movers: Vec<String> = jobs.items.iter().map(ResourceExt::name_any).collect();
+        if movers.iter().any(|name| name == "back-restore-9") { Ok(()) } else { Err(format!("{movers:?}")) }
+    })
+    .await;
+    let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
+    bay.on_claim(&format!("mv /store/aside/* /store/{folder}/")).await;
+    let back = operation(&bay, "back").await;
+    let status = back.status.unwrap();
+    assert_eq!(status.phase, OperationPhase::Succeeded, "{:?} {:?}", status.reason, status.message);
+    bay.whole(1).await;
+    let token = bay.login().await;
+    assert_eq!(bay.word_at(&bay.pod(0), &token, "pearl").await.as_deref(), Some("before"));
+    assert_eq!(bay.word_at(&bay.pod(0), &token, "shell").await, None, "what came after the backup");
 }
 
 #[tokio::test]

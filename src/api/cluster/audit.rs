@@ -18,8 +18,9 @@ pub struct AuditDevice {
     /// daemon listens in a server's container.
     #[serde(rename = "type")]
     pub type_: AuditType,
-    /// What it is called, for example `file/`. OpenBao never lets a device be another than it was, so its path there is this and a
-    /// digest of its settings, for example `file-3f9c2a1b/`: with other settings it is a new device, and the one of before goes.
+    /// What it is called, for example `file/`. OpenBao never lets a device be another than it was, so its path there is this, with a
+    /// dash for each / inside, and a digest of its settings, for example `file-3f9c2a1b/`: with other settings it is a new device, and
+    /// the one of before goes.
     #[schemars(length(min = 1, max = 256))]
     #[x_kube(validation = device_path())]
     pub path: String,
@@ -82,7 +83,8 @@ pub enum AuditType {
 #[serde(rename_all = "camelCase")]
 pub struct FileAuditOptions {
     /// `stdout`, which is the log of each server's pod, `discard`, or a file directly in `/tmp` or in `/openbao/data`, of each
-    /// server's own. Nobody rotates it: one in `/openbao/data` fills the volume in the end, and one in `/tmp` goes with the pod.
+    /// server's own. Nobody rotates it: one in `/openbao/data` fills the volume in the end and goes with it, for example at a rollback,
+    /// and one in `/tmp` goes with the pod.
     #[schemars(length(min = 1, max = 1024))]
     pub file_path: String,
     /// Permissions as an octal number, default `0600`. The owner must be allowed to write.
@@ -131,7 +133,7 @@ pub struct SocketAuditOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16))]
     pub socket_type: Option<String>,
-    /// How long a write may take, for example `2s`.
+    /// How long a write may take, for example `2s`. In `spec.audit` it is `500ms` if nothing is said; every request waits for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 32))]
     #[x_kube(validation = rules::openbao_duration("writeTimeout"))]

@@ -124,8 +124,8 @@ pub struct OpenBaoClusterSpec {
     #[serde(default, skip_serializing_if = "is_default")]
     pub configuration: Configuration,
     /// Audit devices written into the configuration, for example `[{type: file, path: log/, fileOptions: {filePath: stdout}}]`.
-    /// While there are some and none of them works, OpenBao answers no request: have two. A change restarts the servers one by one,
-    /// the leader last.
+    /// While there are some and none of them works, OpenBao answers no request: have two, and at least one of type `file`. A change
+    /// restarts the servers one by one, the leader last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]

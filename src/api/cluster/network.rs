@@ -61,7 +61,7 @@ pub struct GatewaySpec {
     pub enabled: bool,
     /// The Gateway to attach to.
     pub gateway_ref: GatewayRef,
-    /// Host name. A certificate that the operator makes carries it.
+    /// Host name. A certificate that the operator makes carries it where `tlsPassthrough` is true.
     #[schemars(length(min = 1, max = 253))]
     pub hostname: String,
     /// Path prefix, where TLS ends at the Gateway. Default `/`.
@@ -104,7 +104,8 @@ pub struct BackendTls {
     /// Whether to create a `BackendTLSPolicy`. Default true.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// Name to expect in the servers' certificate. Default `NAME.NAMESPACE.svc` of the cluster, which every one carries.
+    /// Name to expect in the servers' certificate, which one that the operator makes carries then. Default `NAME.NAMESPACE.svc` of the
+    /// cluster, which every one carries.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub hostname: Option<String>,
@@ -120,12 +121,13 @@ impl Default for BackendTls {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkSpec {
-    /// Addresses of the API server, for example `10.96.0.1/32`. Default: found out, with those behind its Service.
+    /// Addresses of the API server, for example `10.96.0.1/32`. Default: found out, with those behind its Service. Without
+    /// `apiServerEndpointIPs` what can be found out is let through beside it.
     #[serde(rename = "apiServerCIDR", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = ("isCIDR(self)", "network.apiServerCIDR must be a CIDR, for example 10.96.0.1/32"))]
     pub api_server_cidr: Option<String>,
-    /// Addresses behind the API server's Service, for networks that filter after translation.
+    /// Addresses behind the API server's Service, for networks that filter after translation. With `apiServerCIDR` nothing is found out.
     #[serde(rename = "apiServerEndpointIPs", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 64)))]
     #[x_kube(validation = ("self.all(ip, isIP(ip))", "network.apiServerEndpointIPs must be IP addresses, for example 192.168.1.10"))]

@@ -31,7 +31,7 @@ pub struct OpenBaoClusterStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
     /// How many more voters may fail before the cluster stops. One that serves and has not followed the leader for a minute counts as
-    /// failed.
+    /// failed. It rises only when it is known of each that serves whether it follows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_tolerance: Option<i32>,
     /// OpenBao has been initialised.

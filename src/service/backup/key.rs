@@ -15,7 +15,6 @@ use crate::adapter::{Adapters, kubernetes::owner::is_controlled_by};
 use crate::api::{OpenBaoCluster, SealType};
 use crate::datapath::seal::{SealError, prove};
 use crate::service::cluster::config::seal;
-use crate::service::cluster::obstacle::key_of;
 use crate::service::cluster::trouble::reasons;
 use crate::service::cluster::{names, static_key};
 
@@ -125,10 +124,10 @@ fn of<'a>(cluster: &OpenBaoCluster, template: Option<&'a PodSpec>, servers: impl
     let theirs = unseal.credentials_secret_ref.as_ref().map(|reference| reference.name.as_str());
     let wanted = if seal::is_key_ours(unseal) { Some(made.as_str()) } else { theirs };
     let leader = cluster.status.as_ref().and_then(|status| status.active_leader.as_deref());
-    let mut used = template.and_then(|spec| key_of(spec, &name));
+    let mut used = template.and_then(|spec| static_key::mounted(spec, &name));
     let mut all: BTreeSet<&str> = used.into_iter().collect();
     for pod in servers {
-        let Some(secret) = pod.spec.as_ref().and_then(|spec| key_of(spec, &name)) else { continue };
+        let Some(secret) = pod.spec.as_ref().and_then(|spec| static_key::mounted(spec, &name)) else { continue };
         all.insert(secret);
         if pod.metadata.name.as_deref() == leader {
             used = Some(secret);

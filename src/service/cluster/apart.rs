@@ -29,20 +29,36 @@ const SOON: Duration = Duration::from_secs(60);
 /// Who follows, as far as the looks before have seen it. Pods are named by their UIDs.
 #[derive(Debug, Default)]
 pub struct Apart {
-    /// When each was last seen to follow, and what the leader had committed then.
-    since: HashMap<String, (Instant, u64)>,
-    /// Those that have not for a while.
+    seen: HashMap<String, Seen>,
+    /// Those that have not followed for a while.
     behind: BTreeSet<String>,
     /// By the last look: one leads, and a majority follows it.
     led: bool,
-    /// By the last look: one serves that does not follow.
+    /// By the last look: clients may meet one that does not follow, or of which nobody knows.
     strays: bool,
+    /// By the last look: one leads, and of each that serves it is known whether it follows.
+    settled: bool,
+}
+
+/// One member, by the looks that it answered. A look that it did not answer says neither that it follows nor that it does not.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// What the leader had committed when it was last seen to follow.
+    had: u64,
+    /// The first look since then that saw it not to.
+    strays: Option<Instant>,
 }
 
 impl Apart {
     /// The pods, by their UIDs, that serve and have not followed for a while. They bear no failure.
     pub fn behind(&self) -> &BTreeSet<String> {
         &self.behind
+    }
+
+    /// Whether it is known who follows. Otherwise one that bears no failure may be counted among those that do: a process that has
+    /// just begun has seen nobody follow yet.
+    pub fn is_settled(&self) -> bool {
+        self.settled
     }
 
     /// Whether clients are to meet the leader alone, who do so `already` or not. It takes a while to begin and ends at once when all
@@ -56,8 +72,9 @@ impl Apart {
     }
 
     /// Remembers who follows, and tells who has not for long. While nobody leads there is nobody to follow, and while a restore holds
-    /// the lock it is the restore that waits for them. Nobody is told to delete what may be the only copy: a majority has to follow,
-    /// and who is of another cluster is told otherwise.
+    /// the lock it is the restore that waits for them. Whoever gives no whole answer, or that of a server that does not serve, is
+    /// taken for what it was. Nobody is told to delete what may be the only copy: a majority has to follow, and who is of another
+    /// cluster is told otherwise.
     pub fn look(&mut self, cluster: &OpenBaoCluster, members: &[Member]) -> Option<Trouble> {
         let lock = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref());
         let restores = lock.is_some_and(|lock| lock.operation == LockOperation::Restore);
@@ -75,22 +92,33 @@ impl Apart {
         let now = Instant::now();
         let id = |member: &Member| member.health.as_ref().and_then(|health| health.cluster_id.clone());
         let (mut apart, mut with_it) = (Vec::new(), 1);
-        for member in members.iter().filter(|one| one.name != leader.name && one.serves() && !one.terminating) {
-            let (mut since, mut had) = before.since.get(&member.uid).copied().unwrap_or((now, committed));
+        self.settled = true;
+        for member in members.iter().filter(|one| one.name != leader.name) {
+            let known = before.seen.get(&member.uid).copied();
+            let mut behind = before.behind.contains(&member.uid);
+            let mut seen = known.unwrap_or(Seen { had: committed, strays: None });
+            let speaks = member.serves() && member.view.is_some() && !member.terminating;
             // What was committed by then it has by now, however much is written.
-            if member.follows(leader) && member.applied() >= had {
-                (since, had) = (now, committed);
+            if speaks && member.follows(leader) && member.applied() >= seen.had {
+                (seen, behind) = (Seen { had: committed, strays: None }, false);
                 with_it += 1;
-            } else {
-                self.strays = true;
-                if before.behind.contains(&member.uid) || now.duration_since(since) >= SOON {
-                    self.behind.insert(member.uid.clone());
+            } else if speaks {
+                let since = now.duration_since(*seen.strays.get_or_insert(now));
+                behind |= since >= SOON;
+                // What a restore leaves behind has less than was restored. Whoever has more than the leader had may hold the only copy
+                // of it.
+                if since >= LONG && id(member) == id(leader) && member.applied() <= seen.had {
+                    apart.push(member.name.as_str());
                 }
             }
-            self.since.insert(member.uid.clone(), (since, had));
-            // What a restore leaves behind has less than was restored. Whoever has more than the leader had may hold the only copy of it.
-            if now.duration_since(since) >= LONG && id(member) == id(leader) && member.applied() <= had {
-                apart.push(member.name.as_str());
+            let doubtful = seen.strays.is_some() || known.is_none() && !speaks;
+            self.strays |= behind || doubtful && (member.serves() || member.ready);
+            self.settled &= behind || !doubtful || !member.serves();
+            if behind {
+                self.behind.insert(member.uid.clone());
+            }
+            if speaks || known.is_some() {
+                self.seen.insert(member.uid.clone(), seen);
             }
         }
         self.led = with_it * 2 > members.len().max(usize::try_from(cluster.spec.replicas).unwrap_or_default());
@@ -115,7 +143,7 @@ impl Apart {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::openbao::HealthState::{Active, Standby};
+    use crate::adapter::openbao::HealthState::{Active, Sealed, Standby};
     use crate::service::cluster::{members::tests::member, validate::tests::cluster};
 
     /// Three members, the last of which follows `follows` and has applied `applied` of what the leader committed.
@@ -230,12 +258,124 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_look_that_sees_a_member_not_to_follow_changes_nothing_however_long_ago_the_look_before_was() {
+        let mut apart = Apart::default();
+        for _ in 0..3 {
+            apart.look(&plain(), &members(11, Some(0), 11));
+            assert!(apart.is_settled());
+            tokio::time::advance(LONG).await;
+            assert_eq!(apart.look(&plain(), &members(11, None, 11)), None);
+            assert!(apart.behind().is_empty() && !apart.keeps_to_leader(false));
+            assert!(!apart.is_settled(), "whether it comes back is not known yet");
+        }
+    }
+
+    /// What the last of these members says in a look in which it does not tell whom it follows.
+    fn mute(seen: &[Member]) -> Vec<(&'static str, Vec<Member>)> {
+        let last = &seen[2];
+        let cases = [
+            ("no answer", Member { health: None, view: None, ..last.clone() }),
+            ("half an answer", Member { view: None, ..last.clone() }),
+            ("its server starts anew", member(2, Sealed, None)),
+            ("it stops", Member { terminating: true, ..last.clone() }),
+        ];
+        cases.map(|(why, says)| (why, [&seen[..2], &[says]].concat())).into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_followed_and_does_not_tell_any_more_is_not_said_to_stray() {
+        for (why, silent) in mute(&members(11, Some(0), 11)) {
+            let mut apart = Apart::default();
+            apart.look(&plain(), &members(11, Some(0), 11));
+            for _ in 0..3 {
+                assert_eq!(apart.look(&plain(), &silent), None, "{why}");
+                assert!(apart.behind().is_empty() && !apart.keeps_to_leader(true) && apart.is_settled(), "{why}");
+                tokio::time::advance(LONG).await;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_is_known_not_to_follow_and_misses_an_answer_stays_known() {
+        let stray = members(12, Some(1), 10);
+        for (why, silent) in mute(&stray) {
+            let mut apart = Apart::default();
+            for _ in 0..2 {
+                apart.look(&plain(), &stray);
+                tokio::time::advance(SOON).await;
+            }
+            for seen in [&silent, &stray, &silent, &silent, &stray] {
+                apart.look(&plain(), seen);
+                assert!(apart.keeps_to_leader(true) && apart.keeps_to_leader(false), "{why}");
+                assert_eq!(apart.behind(), &BTreeSet::from(["uid-2".to_owned()]), "{why}");
+                assert!(apart.is_settled(), "{why}: it counts for nothing");
+            }
+            apart.look(&plain(), &members(13, Some(0), 13));
+            assert!(apart.behind().is_empty() && !apart.keeps_to_leader(true), "{why}: it follows");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_missed_answer_does_not_begin_the_time_anew_in_which_a_member_does_not_follow() {
+        let stray = members(12, Some(1), 10);
+        for (why, silent) in mute(&stray) {
+            let mut apart = Apart::default();
+            apart.look(&plain(), &members(11, Some(0), 11));
+            apart.look(&plain(), &stray);
+            tokio::time::advance(SOON / 2).await;
+            apart.look(&plain(), &silent);
+            assert!(apart.behind().is_empty(), "{why}");
+            tokio::time::advance(SOON / 2).await;
+            apart.look(&plain(), &stray);
+            assert_eq!(apart.behind().len(), 1, "{why}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_operator_that_starts_anew_knows_who_follows_as_soon_as_each_that_serves_has_said_it() {
+        let all = members(11, Some(0), 11);
+        let stray = members(11, Some(1), 10);
+        let silent = |seen: &[Member], which: usize| mute(seen).swap_remove(which).1;
+        for (why, seen, settled) in [
+            ("all follow", all.clone(), true),
+            ("a single server", vec![all[0].clone()], true),
+            ("one has not joined or is down", all[..2].to_vec(), true),
+            ("one gives no answer, and is not counted", silent(&all, 0), true),
+            ("one does not follow", stray.clone(), false),
+            ("it may still be reading", members(11, Some(0), 10), false),
+            ("of one it is not known", silent(&all, 1), false),
+            ("nobody leads", all[1..].to_vec(), false),
+        ] {
+            let mut apart = Apart::default();
+            apart.look(&plain(), &seen);
+            assert_eq!(apart.is_settled(), settled, "{why}");
+            apart.look(&plain(), &all);
+            assert!(apart.is_settled(), "{why}: now all follow");
+        }
+        let mut apart = Apart::default();
+        apart.look(&plain(), &stray);
+        tokio::time::advance(SOON).await;
+        apart.look(&plain(), &stray);
+        assert!(apart.is_settled() && apart.behind().len() == 1, "it is known, and counts for nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_larger_spec_that_waits_keeps_nobody_from_knowing_who_follows() {
+        let mut larger = plain();
+        larger.spec.replicas = 7;
+        let mut apart = Apart::default();
+        apart.look(&larger, &members(11, Some(0), 11));
+        assert!(apart.is_settled());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_operator_that_starts_anew_leaves_clients_where_they_are_until_it_knows_better() {
         for (why, seen, already, kept) in [
             ("all follow", members(11, Some(0), 11), true, false),
             ("all follow", members(11, Some(0), 11), false, false),
             ("one does not, for all that it knows since a moment ago", members(11, Some(1), 10), false, false),
             ("one still does not", members(11, Some(1), 10), true, true),
+            ("of one it is not known", mute(&members(11, Some(1), 10)).swap_remove(0).1, true, true),
             ("nobody leads", members(11, Some(0), 11)[1..].to_vec(), true, true),
             ("nobody leads", members(11, Some(0), 11)[1..].to_vec(), false, false),
         ] {

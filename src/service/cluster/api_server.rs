@@ -1,7 +1,7 @@
 //! Where pods reach the API server: what the spec says, or what the API server's own Service says.
 //!
 //! Some networks judge a connection before the Service's address is translated, others after it, so both addresses are needed.
-//! They are asked for only while a cluster has `spec.network` without `apiServerCIDR`, and then once for all clusters.
+//! They are asked for only while a cluster has `spec.network` and does not name both itself, and then once for all clusters.
 
 use crate::{
     adapter::kubernetes::client::{RequestError, timed},
@@ -47,6 +47,16 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// It would be the same again: a right is missing, or there is nothing to be found.
+    fn lasts(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => source.is_forbidden() || source.is_not_found(),
+            Self::Empty { .. } => true,
+        }
+    }
+}
+
 /// Addresses that are reached at the same ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Door {
@@ -56,9 +66,18 @@ pub struct Door {
     pub ports: Vec<u16>,
 }
 
-/// What was found out last, and until when nobody asks again.
+/// What was found out last.
 #[derive(Debug, Default)]
-pub struct Known(Mutex<Option<(Instant, Answer)>>);
+pub struct Known(Mutex<Option<Last>>);
+
+#[derive(Clone, Debug)]
+struct Last {
+    /// Until then nobody asks again.
+    until: Instant,
+    answer: Answer,
+    /// What was there when somebody last saw it.
+    seen: Vec<Door>,
+}
 
 /// One for all clusters.
 type Answer = Result<Vec<Door>, Arc<Error>>;
@@ -66,7 +85,16 @@ type Answer = Result<Vec<Door>, Arc<Error>>;
 impl Known {
     /// The API server's addresses, in an order that does not change by itself.
     pub async fn doors(&self, client: &Client, network: &NetworkSpec) -> Answer {
-        if let Some(given) = given(network) {
+        if let Some(mut given) = given(network) {
+            // A person who names the Service alone has most likely not thought of what lies behind it.
+            if network.api_server_endpoint_ips.is_empty() {
+                match self.found(client).await {
+                    Ok(found) => given.extend(found),
+                    Err(error) if error.lasts() => {}
+                    // Who knows in a moment does not take away until then what is let through.
+                    Err(error) => return Err(error),
+                }
+            }
             return Ok(given);
         }
         let mut doors = self.found(client).await?;
@@ -76,26 +104,39 @@ impl Known {
 
     async fn found(&self, client: &Client) -> Answer {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let older = match last {
-            Some((until, answer)) if Instant::now() < until => return answer,
-            Some((_, answer)) => answer.ok(),
-            None => None,
+        let (older, seen) = match last {
+            Some(last) if Instant::now() < last.until => return last.answer,
+            Some(last) => (last.answer.ok(), last.seen),
+            None => (None, Vec::new()),
         };
-        let (believed, answer) = match (find(client).await, older) {
-            (Ok(doors), _) => (TRUST, Ok(doors)),
+        let (believed, answer, seen) = match (find(client).await, older) {
+            (Ok(doors), _) => (TRUST, Ok(together(&seen, &doors)), doors),
             // They are most likely where they were.
             (Err(error), Some(doors)) => {
                 tracing::warn!(error = crate::causes::chain(&error), "going by the API server's older addresses");
-                (RETRY, Ok(doors))
+                (RETRY, Ok(doors), seen)
             }
-            (Err(error), None) => (RETRY, Err(Arc::new(error))),
+            (Err(error), None) => (RETRY, Err(Arc::new(error)), seen),
         };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now() + believed, answer.clone()));
+        let last = Last { until: Instant::now() + believed, answer: answer.clone(), seen };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
         answer
     }
 }
 
-/// All of it, where a person has named the addresses: nothing is added to that.
+/// What is there and what was there before it: an API server that restarts is missing for a moment, and comes back where it was.
+fn together(before: &[Door], now: &[Door]) -> Vec<Door> {
+    fn both<T: Clone + Ord>(one: &[T], other: &[T]) -> Vec<T> {
+        one.iter().chain(other).cloned().collect::<BTreeSet<T>>().into_iter().collect()
+    }
+    let join = |(at, door): (usize, &Door)| match before.get(at) {
+        Some(older) => Door { cidrs: both(&older.cidrs, &door.cidrs), ports: both(&older.ports, &door.ports) },
+        None => door.clone(),
+    };
+    now.iter().enumerate().map(join).collect()
+}
+
+/// What a person has named.
 fn given(network: &NetworkSpec) -> Option<Vec<Door>> {
     let named = Door { cidrs: vec![network.api_server_cidr.clone()?], ports: USUAL_PORTS.to_vec() };
     let behind = door(network.api_server_endpoint_ips.iter().map(String::as_str), USUAL_PORTS);
@@ -127,11 +168,11 @@ fn of_slice(slice: &EndpointSlice) -> Option<Door> {
 
 /// `None` without an address or a port. What is no address is left out.
 fn door<'a>(addresses: impl Iterator<Item = &'a str>, ports: impl IntoIterator<Item = u16>) -> Option<Door> {
-    let addresses: BTreeSet<IpAddr> = addresses.filter_map(|address| address.parse().ok()).collect();
-    let ports: BTreeSet<u16> = ports.into_iter().collect();
     let cidr = |address: IpAddr| format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 });
-    let is_there = !addresses.is_empty() && !ports.is_empty();
-    is_there.then(|| Door { cidrs: addresses.into_iter().map(cidr).collect(), ports: ports.into_iter().collect() })
+    let cidrs: BTreeSet<String> = addresses.filter_map(|address| address.parse().ok()).map(cidr).collect();
+    let ports: BTreeSet<u16> = ports.into_iter().collect();
+    let is_there = !cidrs.is_empty() && !ports.is_empty();
+    is_there.then(|| Door { cidrs: cidrs.into_iter().collect(), ports: ports.into_iter().collect() })
 }
 
 #[cfg(test)]
@@ -182,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_a_person_names_are_all_there_are() {
+    fn addresses_that_a_person_names_are_let_through_at_the_usual_ports() {
         let usual = &USUAL_PORTS;
         let named = json!({"apiServerCIDR": "10.96.0.0/12"});
         assert_eq!(given(&network(named)), Some(vec![found(&["10.96.0.0/12"], usual)]));
@@ -191,6 +232,15 @@ mod tests {
         assert_eq!(given(&network(both)), Some(expected));
         let behind = json!({"apiServerEndpointIPs": ["10.0.0.7"]});
         assert_eq!(given(&network(behind)), None, "they come on top of what is found out");
+    }
+
+    /// An API server that says nothing but this.
+    fn answering_with(code: u16, reason: &'static str) -> Client {
+        let answer = move |_: http::Request<Body>| {
+            let body = serde_json::to_vec(&Status::failure("no", reason).with_code(code)).unwrap();
+            ready(http::Response::builder().status(code).body(Body::from(body)))
+        };
+        Client::new(tower::service_fn(answer), "reef")
     }
 
     fn answering(requests: usize) -> Client {
@@ -224,6 +274,69 @@ mod tests {
         assert_eq!((&second[..2], second.len()), (&first[..], 3), "nobody was asked a third time");
         tokio::time::advance(TRUST).await;
         assert_eq!(known.doors(&client, &network(json!({}))).await.unwrap(), first, "the refusal is not the end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn to_a_range_alone_what_can_be_found_out_is_added_and_where_nothing_can_it_stands_alone() {
+        let range = || network(json!({"apiServerCIDR": "10.96.0.0/12"}));
+        let named = found(&["10.96.0.0/12"], &USUAL_PORTS);
+        let (known, (client, asked)) = (Known::default(), counted(2));
+        let doors = known.doors(&client, &range()).await.unwrap();
+        assert_eq!((doors.len(), &doors[0]), (3, &named));
+        assert!(
+            doors.contains(&of_slice(&slice()).unwrap()),
+            "a network that judges after translation sees these: {doors:?}"
+        );
+        let both = network(json!({"apiServerCIDR": "10.96.0.0/12", "apiServerEndpointIPs": ["10.0.0.7"]}));
+        assert_eq!(Known::default().doors(&client, &both).await.unwrap().len(), 2);
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "who names both is asked about by nobody");
+
+        let (known, (client, asked)) = (Known::default(), counted(0));
+        for _ in 0..3 {
+            assert_eq!(known.doors(&client, &range()).await.unwrap(), std::slice::from_ref(&named));
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "not with each look");
+        let away = answering_with(503, "ServiceUnavailable");
+        let error = Known::default().doors(&away, &range()).await.unwrap_err();
+        assert!(!error.lasts(), "a moment later it is known: {error}");
+    }
+
+    #[test]
+    fn an_api_server_that_is_missing_for_a_moment_stays_let_through_until_it_is_missing_twice() {
+        let (front, one) = (found(&["10.96.0.1/32"], &[443]), |cidrs: &[&str]| found(cidrs, &[6443]));
+        let seen = [["a", "b", "c"].as_slice(), &["a", "c"], &["a", "c"], &["a", "c", "d"]]
+            .map(|all| [front.clone(), one(all)]);
+        let told = |before: usize, now: usize| together(&seen[before], &seen[now])[1].cidrs.join("");
+        assert_eq!(
+            (told(0, 0), told(0, 1), told(1, 2), told(2, 3)),
+            ("abc".into(), "abc".into(), "ac".into(), "acd".into())
+        );
+        assert_eq!(together(&[], &seen[0]), seen[0], "nothing was seen before");
+        assert_eq!(together(&seen[1], &seen[0])[0], front);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_goes_is_believed_for_one_answer_more() {
+        let known = Known::default();
+        known.doors(&answering(2), &network(json!({}))).await.unwrap();
+        let mut gone = slice();
+        gone.endpoints.pop();
+        let less = move |request: &http::Request<Body>| {
+            let is_slice = request.uri().path().contains("/endpointslices/");
+            serde_json::to_vec(&if is_slice { json!(gone) } else { json!(service()) }).unwrap()
+        };
+        let client = Client::new(
+            tower::service_fn(move |request: http::Request<Body>| {
+                ready(http::Response::builder().body(Body::from(less(&request))))
+            }),
+            "reef",
+        );
+        let mut counts = Vec::new();
+        for _ in 0..2 {
+            tokio::time::advance(TRUST).await;
+            counts.push(known.doors(&client, &network(json!({}))).await.unwrap()[1].cidrs.len());
+        }
+        assert_eq!(counts, [2, 1]);
     }
 
     #[tokio::test]

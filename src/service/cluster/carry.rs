@@ -10,7 +10,7 @@ use crate::{
     api::{
         Direction, LockMode, OpenBaoCluster, OpenBaoClusterSpec, OpenBaoOperation, OperationKind, conditions::reason,
     },
-    service::upgrade::request,
+    service::upgrade::{self, request},
 };
 use kube::ResourceExt;
 use std::sync::Arc;
@@ -18,6 +18,18 @@ use std::sync::Arc;
 /// The upgrade or rollback on record that has not ended, by name. It may not have touched anything yet.
 pub fn under_way(ad: &Adapters, cluster: &OpenBaoCluster) -> Option<String> {
     live(ad, cluster).first().map(|operation| operation.name_any())
+}
+
+/// Reads the spec. What it may ask for depends on where an upgrade or a rollback leads, and that is told again only by a look at a good
+/// spec: where none is at work any more it is read by what the last one came to.
+pub fn read(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<ValidatedCluster, Invalid> {
+    match validate::validate(cluster) {
+        Err(Invalid::AuditUnknown { .. }) if live(ad, cluster).is_empty() => {
+            let records = ad.caches.operations_of(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
+            validate::validate(&upgrade::concluded(cluster, &records))
+        }
+        read => read,
+    }
 }
 
 /// Whether one is between two safe points. A parked upgrade stands at such a point.

@@ -9,106 +9,50 @@
 
 use super::{
     apply::{self, Applier, MANAGER},
+    attempts::{Attempts, Outcome, Watched, failed},
     build::{
         Plain,
         exposure::{self, GUESTS, Guest},
     },
     facts::Facts,
     names,
-    trouble::{Trouble, reasons},
+    trouble::Trouble,
     validate::ValidatedCluster,
 };
-use crate::{
-    adapter::kubernetes::{
-        apply::ApplyError,
-        client::RequestError,
-        foreign::{self, Wanted, Written},
-    },
-    causes::chain,
+use crate::adapter::kubernetes::{
+    apply::ApplyError,
+    client::RequestError,
+    foreign::{self, Wanted, Written},
 };
 use kube::ResourceExt;
-use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
-/// How long what failed is left alone. It may fail the same way for days.
-const RETRY: Duration = Duration::from_secs(30);
-/// How long a kind that is not served is taken for missing.
-const RECHECK: Duration = Duration::from_secs(300);
-
-/// Under which the Ingress is remembered; the others are by their kind.
-const INGRESS: &str = "Ingress";
-
-/// What this process knows of the objects of one cluster.
+/// What this process knows of the objects of one cluster, each by its kind.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    attempts: BTreeMap<&'static str, Attempt>,
+    attempts: Attempts,
     looked: bool,
 }
 
-/// The last time that something was asked of the API server.
-#[derive(Debug)]
-struct Attempt {
-    /// What the object was to be; `None`: gone.
-    wanted: Option<String>,
-    at: Instant,
-    outcome: Outcome,
-}
-
-#[derive(Debug)]
-enum Outcome {
-    Done,
-    /// The kind is not served: what is to be told about it.
-    NoKind(String),
-    Failed(Trouble),
-}
-
 impl Known {
-    /// Whether there is a reason to ask again.
-    fn is_due(&self, kind: &str, wanted: Option<&str>, now: Instant) -> bool {
-        let Some(last) = self.attempts.get(kind) else { return true };
-        let ago = now.duration_since(last.at);
-        last.wanted.as_deref() != wanted
-            || match last.outcome {
-                Outcome::Done => false,
-                Outcome::NoKind(_) => ago >= RECHECK,
-                Outcome::Failed(_) => ago >= RETRY,
-            }
-    }
-
-    fn is_gone(&self, guest: &Guest) -> bool {
-        let last = self.attempts.get(guest.kind.kind);
-        last.is_some_and(|last| last.wanted.is_none() && matches!(last.outcome, Outcome::Done))
-    }
-
-    /// Whether this process has made one, or tried to: the label is on its way to the watch.
-    fn may_be_there(&self, guest: &Guest) -> bool {
-        self.attempts.get(guest.kind.kind).is_some_and(|last| last.wanted.is_some())
-    }
-
-    fn remember(&mut self, kind: &'static str, wanted: Option<String>, at: Instant, outcome: Outcome) {
-        self.attempts.insert(kind, Attempt { wanted, at, outcome });
-    }
-
     /// What could not be made or removed.
     pub(super) fn troubles(&self) -> Vec<Trouble> {
-        let outcomes = self.attempts.values().map(|last| &last.outcome);
-        let failed =
-            outcomes.filter_map(|outcome| if let Outcome::Failed(trouble) = outcome { Some(trouble) } else { None });
-        failed.cloned().collect()
+        self.attempts.troubles()
     }
 
     /// What has no effect because its kind is not served here. `None`: this process has not looked yet.
     pub(super) fn missing(&self) -> Option<Vec<String>> {
-        let outcomes = self.attempts.values().map(|last| &last.outcome);
-        let missing =
-            outcomes.filter_map(|outcome| if let Outcome::NoKind(told) = outcome { Some(told) } else { None });
-        self.looked.then(|| missing.cloned().collect())
+        self.looked.then(|| self.attempts.missing())
     }
 }
 
 /// Puts the labels on the headless Service that say which objects there are.
 pub(super) fn marked(mut plain: Plain, known: &Known, cluster: &ValidatedCluster, facts: &Facts) -> Plain {
-    let stays = |guest: &Guest| known.may_be_there(guest) || is_marked(guest, cluster, facts) && !known.is_gone(guest);
+    let known = &known.attempts;
+    let stays = |guest: &Guest| {
+        // What this process has made, or tried to: the label is on its way to the watch.
+        known.may_be_there(guest.kind.kind) || is_marked(guest, cluster, facts) && !known.is_gone(guest.kind.kind)
+    };
     let marks = GUESTS.into_iter().filter(|guest| guest.wanted(cluster).is_some() || stays(guest));
     let marks: Vec<(String, String)> = marks.map(|guest| (guest.mark.to_owned(), "true".to_owned())).collect();
     let headless = names::headless_service(&cluster.name);
@@ -126,50 +70,27 @@ fn is_marked(guest: &Guest, cluster: &ValidatedCluster, facts: &Facts) -> bool {
 /// Makes what the spec asks for and removes what it does not, after the Services: their labels come before the objects.
 pub(super) async fn keep(applier: &Applier, known: &mut Known, cluster: &ValidatedCluster, facts: &Facts) {
     let now = Instant::now();
-    keep_ingress(applier, known, cluster, facts, now).await;
+    let attempts = &mut known.attempts;
+    let ingress =
+        Watched { key: "Ingress", field: "spec.ingress", resource: "ingresses", is_seen: !facts.unseen_ingresses };
+    attempts.keep(applier, ingress, exposure::ingress(cluster), facts.ingress.as_deref()).await;
     for guest in GUESTS {
         let kind = guest.kind.kind;
         let wanted = guest.wanted(cluster);
-        if wanted.is_none() && !is_marked(guest, cluster, facts) && !known.may_be_there(guest) {
-            known.attempts.remove(kind);
+        if wanted.is_none() && !is_marked(guest, cluster, facts) && !attempts.may_be_there(kind) {
+            attempts.forget(kind);
             continue;
         }
         let digest = wanted.as_ref().map(|wanted| wanted.digest().to_owned());
-        if known.is_due(kind, digest.as_deref(), now) {
+        if attempts.is_due(kind, digest.as_deref(), now) {
             let outcome = match &wanted {
                 Some(wanted) => put(applier, guest, wanted).await,
                 None => take_away(applier, guest).await,
             };
-            known.remember(kind, digest, now, outcome);
+            attempts.remember(kind, digest, now, outcome);
         }
     }
     known.looked = true;
-}
-
-/// What is watched is compared with each look, which asks nothing of anybody. So only what failed is remembered.
-async fn keep_ingress(applier: &Applier, known: &mut Known, cluster: &ValidatedCluster, facts: &Facts, now: Instant) {
-    let wanted = exposure::ingress(cluster);
-    let form = || wanted.as_ref().map(|wanted| format!("{wanted:?}"));
-    if known.attempts.contains_key(INGRESS) && !known.is_due(INGRESS, form().as_deref(), now) {
-        return;
-    }
-    let form = form();
-    let result = match (wanted, facts.ingress.as_deref()) {
-        (Some(wanted), live) => applier.ensure(live, wanted).await,
-        (None, Some(live)) => applier.remove(live).await,
-        (None, None) => Ok(()),
-    };
-    match result {
-        Err(error) if !was_overtaken(&error) => {
-            known.remember(INGRESS, form, now, failed("spec.ingress", &error));
-        }
-        _ => drop(known.attempts.remove(INGRESS)),
-    }
-}
-
-/// Somebody else was faster, or it is gone: the next look sees it.
-fn was_overtaken(error: &apply::Error) -> bool {
-    error.request().is_some_and(|request| request.is_conflict() || request.is_not_found())
 }
 
 async fn put(applier: &Applier, guest: &Guest, wanted: &Wanted) -> Outcome {
@@ -208,66 +129,25 @@ fn write_failed(applier: &Applier, guest: &Guest, verb: &'static str, source: Re
     })
 }
 
-fn failed(field: &str, error: &apply::Error) -> Outcome {
-    let reason = match error {
-        apply::Error::NotOurs { .. } => reasons::NAME_TAKEN,
-        _ => reasons::APPLY_FAILED,
-    };
-    Outcome::Failed(Trouble::new(reason, format!("{field}: {}", chain(error))))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::cluster::{apply::Settled, build, traffic::Traffic, validate::tests::valid};
-    use http::Method;
-    use kube::{Client, client::Body};
-    use serde_json::{Value, json};
-    use std::{
-        convert::Infallible,
-        sync::{Arc, Mutex},
+    use crate::service::cluster::{
+        attempts::{
+            RECHECK, RETRY,
+            tests::{applier, methods, refusal},
+        },
+        build,
+        traffic::Traffic,
+        trouble::reasons,
+        validate::tests::valid,
     };
-
-    /// The requests that were made, oldest first: method, path, body.
-    type Asked = Arc<Mutex<Vec<(Method, String, String)>>>;
-
-    /// Of cluster `kelp`, whose API server answers as it is told. It wants a runtime.
-    fn applier(answer: fn(&Method) -> (u16, Value)) -> (Applier, Asked) {
-        let asked = Asked::default();
-        let known = asked.clone();
-        let serve = tower::service_fn(move |request: http::Request<Body>| {
-            let known = known.clone();
-            async move {
-                let (parts, body) = request.into_parts();
-                let body = String::from_utf8(body.collect_bytes().await.unwrap().to_vec()).unwrap();
-                known.lock().unwrap().push((parts.method.clone(), parts.uri.path().to_owned(), body));
-                let (code, answer) = answer(&parts.method);
-                // An unknown kind is answered in plain text.
-                let answer = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
-                let answer = http::Response::builder().status(code).body(Body::from(answer.into_bytes()));
-                Ok::<_, Infallible>(answer.unwrap())
-            }
-        });
-        let applier = Applier {
-            client: Client::new(serve, "reef"),
-            namespace: "reef".into(),
-            cluster: "kelp".into(),
-            uid: "cluster-uid".into(),
-            settled: Settled::default(),
-        };
-        (applier, asked)
-    }
-
-    fn methods(asked: &Asked) -> Vec<Method> {
-        asked.lock().unwrap().drain(..).map(|(method, ..)| method).collect()
-    }
+    use http::Method;
+    use serde_json::{Value, json};
+    use std::sync::Arc;
 
     fn not_found() -> (u16, Value) {
-        (
-            404,
-            json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404,
-            "message": "servicemonitors \"kelp\" not found"}),
-        )
+        refusal(404, "NotFound", "servicemonitors \"kelp\" not found")
     }
 
     fn object(owner: &str) -> Value {
@@ -297,39 +177,6 @@ mod tests {
     fn marks(plain: &Plain) -> Vec<&str> {
         let marked = plain.services.iter().filter(|one| one.labels().contains_key(exposure::SERVICE_MONITOR.mark));
         marked.filter_map(|service| service.metadata.name.as_deref()).collect()
-    }
-
-    fn back(known: &mut Known, kind: &str, time: Duration) {
-        let last = known.attempts.get_mut(kind).unwrap();
-        last.at = last.at.checked_sub(time).unwrap();
-    }
-
-    #[test]
-    fn what_is_done_is_asked_for_again_only_when_it_changes_and_what_is_not_after_a_while() {
-        let now = Instant::now();
-        let missing = || Outcome::NoKind(String::new());
-        let refused = || Outcome::Failed(Trouble::new("ApplyFailed", "no"));
-        let day = Duration::from_secs(86_400);
-        for (outcome, ago, same, expected) in [
-            (Outcome::Done, day, true, false),
-            (Outcome::Done, Duration::ZERO, false, true),
-            (missing(), RECHECK.saturating_sub(Duration::from_secs(1)), true, false),
-            (missing(), RECHECK, true, true),
-            (missing(), Duration::ZERO, false, true),
-            (refused(), RETRY.saturating_sub(Duration::from_secs(1)), true, false),
-            (refused(), RETRY, true, true),
-            (refused(), Duration::ZERO, false, true),
-        ] {
-            let told = format!("{outcome:?} {ago:?} {same}");
-            let mut known = Known::default();
-            known.remember("ServiceMonitor", Some("a".into()), now, outcome);
-            assert_eq!(
-                known.is_due("ServiceMonitor", Some(if same { "a" } else { "b" }), now + ago),
-                expected,
-                "{told}"
-            );
-        }
-        assert!(Known::default().is_due("ServiceMonitor", Some("a"), now), "a new process knows nothing");
     }
 
     #[tokio::test]
@@ -383,10 +230,10 @@ mod tests {
             "{missing:?}"
         );
         assert_eq!(known.troubles(), []);
-        back(&mut known, "ServiceMonitor", RECHECK);
+        known.attempts.back("ServiceMonitor", RECHECK);
         keep(&applier, &mut known, &cluster, &Facts::default()).await;
         assert_eq!(methods(&asked), [Method::GET]);
-        back(&mut known, "ServiceMonitor", RECHECK);
+        known.attempts.back("ServiceMonitor", RECHECK);
         keep(&applier, &mut known, &valid(|_| {}), &Facts::default()).await;
         assert_eq!(methods(&asked), [Method::GET], "nothing of a kind that is not served is left to be removed");
         assert_eq!((known.troubles(), known.missing()), (vec![], Some(vec![])));
@@ -425,7 +272,7 @@ mod tests {
         let before = facts(&marked(plain(&with), &Known::default(), &with, &Facts::default()));
         // The watch may be a moment behind what this process has made.
         let mut made = Known::default();
-        made.remember("ServiceMonitor", Some("a".into()), Instant::now(), Outcome::Done);
+        made.attempts.remember("ServiceMonitor", Some("a".into()), Instant::now(), Outcome::Done);
         assert_eq!(marks(&marked(plain(&valid(|_| {})), &made, &valid(|_| {}), &Facts::default())), ["kelp"]);
         let (mut known, without) = (Known::default(), valid(|_| {}));
         let still = marked(plain(&without), &known, &without, &before);
@@ -446,9 +293,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_ingress_that_is_refused_is_told_and_tried_again_after_a_while_or_when_it_changes() {
-        let (applier, asked) = applier(|method| {
-            let forbidden = json!({"kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403, "message": "host is taken"});
-            if *method == Method::GET { not_found() } else { (403, forbidden) }
+        let (applier, asked) = applier(|method| match *method {
+            Method::GET => not_found(),
+            _ => refusal(403, "Forbidden", "host is taken"),
         });
         let exposed = |host: &str| valid(|spec| spec["ingress"] = json!({"enabled": true, "host": host}));
         let (mut known, nothing) = (Known::default(), Facts::default());
@@ -461,7 +308,7 @@ mod tests {
         assert!(trouble.reason == reasons::APPLY_FAILED && trouble.message.contains("host is taken"), "{trouble:?}");
         keep(&applier, &mut known, &exposed("b.example.org"), &nothing).await;
         assert_eq!(methods(&asked), [Method::GET, Method::PATCH]);
-        back(&mut known, INGRESS, RETRY);
+        known.attempts.back("Ingress", RETRY);
         keep(&applier, &mut known, &exposed("b.example.org"), &nothing).await;
         assert_eq!(methods(&asked), [Method::GET, Method::PATCH]);
         keep(&applier, &mut known, &valid(|_| {}), &nothing).await;

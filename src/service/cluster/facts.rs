@@ -6,6 +6,7 @@ use crate::{
     adapter::{
         Adapters,
         bulk::{Bulky, Unread, Whole},
+        caches::is_filled,
         kubernetes::owner::is_controlled_by,
     },
     api::{OpenBaoOperation, OperationKind},
@@ -53,8 +54,12 @@ pub struct Facts {
     pub budget: Option<Arc<PodDisruptionBudget>>,
     /// What leads in from outside.
     pub ingress: Option<Arc<Ingress>>,
+    /// The list of Ingresses is refused: there may be one all the same.
+    pub unseen_ingresses: bool,
     /// By name.
     pub network_policies: BTreeMap<String, Arc<NetworkPolicy>>,
+    /// The same of network policies.
+    pub unseen_network_policies: bool,
     /// The StatefulSet.
     pub stateful_set: Option<Arc<StatefulSet>>,
     /// The accounts that Jobs of operations under way run as, or are to.
@@ -103,7 +108,9 @@ impl Facts {
             role_binding: one(&caches.role_bindings, namespace, &names::server_role(cluster)),
             budget: one(&caches.budgets, namespace, &names::statefulset(cluster)),
             ingress: one(&caches.ingresses, namespace, &names::exposure(cluster)),
+            unseen_ingresses: !is_filled(&caches.ingresses),
             network_policies: all(&caches.network_policies, namespace, network_policies),
+            unseen_network_policies: !is_filled(&caches.network_policies),
             stateful_set: one(&caches.stateful_sets, namespace, &names::statefulset(cluster)),
             job_accounts: job_accounts(cluster, &operations),
             operations,

@@ -5,6 +5,7 @@
 
 use super::{
     apply::{Applier, Error as ApplyError},
+    asked::Asked,
     authorities,
     bootstrap::Stage,
     build::{config_maps::GRANTED_VOLUME, hash, secrets},
@@ -123,20 +124,22 @@ impl Remembered {
     }
 }
 
-/// Certificates, whoever makes them. `believed` is the bundle of the last look.
+/// Certificates, whoever makes them. `believed` is the bundle of the last look, `new` whether the spec asks for something new.
 pub async fn certificates(
     applier: &Applier,
     cluster: &ValidatedCluster,
     facts: &Facts,
     remembered: &Remembered,
     believed: &mut Option<String>,
+    new: bool,
     now: DateTime<Utc>,
 ) -> Result<Certificates, Error> {
     let found = match &cluster.tls {
         TlsPlan::Off => Certificates { state: TlsState::Off, bundle: None, hash: None, secret: None, obstacle: None },
         TlsPlan::External => external(applier, cluster, facts, remembered, now).await?,
         TlsPlan::Managed { rotation, extra_names } => {
-            managed(applier, cluster, facts, *rotation, extra_names, believed.as_deref(), now).await?
+            let asked = Asked::of(cluster, extra_names, new);
+            managed(applier, cluster, facts, *rotation, &asked, believed.as_deref(), now).await?
         }
     };
     if let Some(bundle) = &found.bundle {
@@ -150,7 +153,7 @@ async fn managed(
     cluster: &ValidatedCluster,
     facts: &Facts,
     rotation: Duration,
-    extra: &[String],
+    asked: &Asked,
     believed: Option<&str>,
     now: DateTime<Utc>,
 ) -> Result<Certificates, Error> {
@@ -160,16 +163,17 @@ async fn managed(
     let before = before.or_else(|| authorities::under_theirs(facts, &cluster.name, &cluster.uid)).unwrap_or_default();
     let (authority, older) = authority(applier, cluster, facts, &before, now).await?;
     let bundle = authorities::bundle(&authority.cert, &older);
-    let needed = tls::serving_names(&cluster.name, &cluster.namespace, extra);
     let current = facts
         .secret_text(&server, "tls.crt")
         .zip(facts.secret_text(&server, "tls.key"))
         .map(|(cert, key)| KeyedCert { cert, key: key.into() });
-    let (serving, until) = if let Some(kept) = kept(current, &authority.cert, &needed, rotation, &cluster.uid, now) {
+    let (serving, until) = if let Some(kept) =
+        kept(current, &authority.cert, &asked.enough, rotation, &cluster.uid, now)
+    {
         kept
     } else {
-        let fresh = tls::issue(&authority, &needed, rotation, now)?;
-        match tls::judge(&fresh.cert, &fresh.key, &bundle, &needed, now) {
+        let fresh = tls::issue(&authority, &asked.all, rotation, now)?;
+        match tls::judge(&fresh.cert, &fresh.key, &bundle, &asked.all, now) {
             Ok(until) => (fresh, until),
             Err(flaw) => {
                 let bad =
@@ -470,7 +474,8 @@ mod tests {
         };
         let mut believed = None;
         let remembered = Remembered::default();
-        let found = certificates(&applier(&cluster), &cluster, &facts, &remembered, &mut believed, now).await.unwrap();
+        let found =
+            certificates(&applier(&cluster), &cluster, &facts, &remembered, &mut believed, true, now).await.unwrap();
         let expected = format!("{}{}", own.cert, before.cert);
         assert_eq!(found.bundle.as_ref(), Some(&expected));
         assert_eq!(found.secret.and_then(|secret| authorities::text(&secret, "ca.crt")), Some(expected.clone()));

@@ -10,11 +10,12 @@ use super::{
     identity::Identity,
     keys::Remembered,
     members::{self, Member},
+    network,
     trouble::Trouble,
 };
 use crate::{
     adapter::openbao::{RaftConfiguration, Token},
-    api::OpenBaoClusterSpec,
+    api::{OpenBaoCluster, OpenBaoClusterSpec},
 };
 use chrono::{DateTime, Utc};
 use std::{
@@ -81,6 +82,8 @@ pub struct Notes {
     pub believed: Option<String>,
     /// A user's seal Secret.
     pub seal: Remembered,
+    /// The id of the OpenBao cluster that the one that led last has named.
+    pub led_id: Option<String>,
     /// A size that the storage class refused, its words, and when.
     pub refused_size: Option<(String, String, Instant)>,
     /// Since when a volume has less than it was asked to grow to.
@@ -95,6 +98,10 @@ pub struct Notes {
     pub cut_short: Option<Instant>,
     /// What leads in from outside.
     pub(super) exposure: exposure::Known,
+    /// The network policies.
+    pub(super) policies: network::Known,
+    /// The generation that some other process had looked at when this one met the cluster; 0: none.
+    pub found: Option<i64>,
 }
 
 /// Raft's members by node id.
@@ -107,6 +114,18 @@ pub struct Raft {
 }
 
 impl Notes {
+    /// Remembers how the cluster was found, when it is looked at for the first time.
+    pub fn meet(&mut self, cluster: &OpenBaoCluster) {
+        let observed = || cluster.status.as_ref().and_then(|status| status.observed_generation).unwrap_or(0);
+        self.found.get_or_insert_with(observed);
+    }
+
+    /// Whether this generation of the spec was carried out, or on its way to be, before this process came: whatever this one would
+    /// make of it beyond that, nobody has asked of it.
+    pub fn asks_nothing_new(&self, generation: i64) -> bool {
+        generation > 0 && self.found == Some(generation)
+    }
+
     /// Remembers what raft said about these members.
     pub fn learn(&mut self, members: &[Member], leader: &Member, raft: &RaftConfiguration) {
         let ids = |voting: bool| {
@@ -227,6 +246,27 @@ mod tests {
     fn alone(ordinal: u32) -> Raft {
         let names: BTreeSet<String> = [crate::service::cluster::names::pod("kelp", ordinal)].into();
         Raft { voters: names.clone(), peers: names }
+    }
+
+    #[test]
+    fn a_spec_asks_for_something_new_unless_another_process_had_looked_at_it_before_this_one_came() {
+        use crate::{api::OpenBaoClusterStatus, service::cluster::validate::tests::cluster};
+        let seen = |observed: Option<i64>, generation: i64| {
+            let mut object = cluster(|_| {});
+            object.metadata.generation = Some(generation);
+            let status = OpenBaoClusterStatus { observed_generation: observed, ..OpenBaoClusterStatus::default() };
+            object.status = observed.map(|_| status);
+            object
+        };
+        for (observed, then, expected) in [(None, 1, false), (Some(4), 4, true), (Some(3), 4, false)] {
+            let mut notes = Notes::default();
+            assert!(!notes.asks_nothing_new(then), "nobody has looked yet");
+            notes.meet(&seen(observed, then));
+            assert_eq!(notes.asks_nothing_new(then), expected, "{observed:?} {then}");
+            // The status of a look that failed says the new generation too.
+            notes.meet(&seen(Some(then + 1), then + 1));
+            assert!(!notes.asks_nothing_new(then + 1), "{observed:?} {then}");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ pub mod accounts;
 mod apart;
 pub mod api_server;
 pub mod apply;
+mod asked;
+mod attempts;
 mod authorities;
 mod autopilot;
 pub mod bootstrap;

@@ -1,12 +1,14 @@
 //! What the cluster's NetworkPolicies come to: applies them, takes them away, and says what is wrong with them.
 //!
-//! They protect, nothing rests on them. So what stands in their way is told, and the cluster is looked after all the same.
+//! They protect, nothing rests on them. So what stands in their way is told, tried again after a while and not with each look, and
+//! the cluster is looked after all the same.
 
 use super::{
     api_server,
-    apply::{self, Applier},
+    apply::Applier,
+    attempts::{Attempts, Watched},
     build::network::{self, Surroundings},
-    error::Error,
+    config::audit,
     facts::Facts,
     members::Member,
     memory::{Memory, Notes},
@@ -20,10 +22,9 @@ use crate::{
     causes::chain,
 };
 use k8s_openapi::{
-    api::networking::v1::{NetworkPolicyEgressRule, NetworkPolicyPort},
+    api::networking::v1::{NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyPort},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use kube::ResourceExt;
 use std::time::Duration;
 
 /// How long a server that has just started may be silent before its network is suspected: it loads its data before it listens.
@@ -31,54 +32,72 @@ const STARTS: Duration = Duration::from_secs(120);
 const HTTPS: u16 = 443;
 const HTTP: u16 = 80;
 const KMIP: u16 = 5696;
+/// The protocol of a rule that names none.
+const TCP: &str = "TCP";
 
-/// Applies the policies that the spec asks for, or removes those that it does not. Returns what a person should look at.
+/// Under which they are remembered.
+const SERVERS: &str = "NetworkPolicy of the servers";
+const JOBS: &str = "NetworkPolicy of the Jobs";
+
+/// What this process knows of the policies of one cluster.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    attempts: Attempts,
+    /// Why they are left as they are.
+    left: Option<Trouble>,
+}
+
+impl Known {
+    /// What a person should look at.
+    pub(super) fn troubles(&self) -> Vec<Trouble> {
+        self.left.iter().cloned().chain(self.attempts.troubles()).collect()
+    }
+}
+
+/// Applies the policies that the spec asks for, or removes those that it does not.
 pub(super) async fn keep(
     ad: &Adapters,
     memory: &Memory,
     applier: &Applier,
+    known: &mut Known,
     spec: &ValidatedCluster,
     facts: &Facts,
-) -> Result<Option<Trouble>, Error> {
-    let mut trouble = None;
-    let Some(network) = &spec.spec.network else {
-        for live in facts.network_policies.values() {
-            let removed = applier.remove(live.as_ref()).await;
-            trouble = trouble.or(told(removed, &live.name_any())?);
+) {
+    known.left = None;
+    let wanted = match &spec.spec.network {
+        None => [None, None],
+        Some(network) => {
+            let doors = match memory.api_server.doors(&ad.client, network).await {
+                Ok(doors) => doors,
+                Err(error) => {
+                    known.left = Some(unknown(&error));
+                    return;
+                }
+            };
+            let around = Surroundings {
+                operator_namespace: &ad.settings.operator_namespace,
+                operator_labels: &ad.settings.operator_pod_labels,
+                api_server: &doors,
+            };
+            network::build(spec, network, &around).map(Some)
         }
-        return Ok(trouble);
     };
-    let doors = match memory.api_server.doors(&ad.client, network).await {
-        Ok(doors) => doors,
-        Err(error) => return Ok(Some(unknown(&error))),
-    };
-    let around = Surroundings {
-        operator_namespace: &ad.settings.operator_namespace,
-        operator_labels: &ad.settings.operator_pod_labels,
-        api_server: &doors,
-    };
-    for policy in network::build(spec, network, &around) {
-        let name = policy.name_any();
-        let live = facts.network_policies.get(&name).map(AsRef::as_ref);
-        let written = applier.ensure(live, policy).await;
-        trouble = trouble.or(told(written, &name)?);
-    }
-    Ok(trouble)
+    carry_out(applier, &mut known.attempts, spec, facts, wanted).await;
 }
 
-/// What is to be said of a policy instead of giving up the look.
-fn told(outcome: Result<(), apply::Error>, name: &str) -> Result<Option<Trouble>, Error> {
-    match outcome {
-        Ok(()) => Ok(None),
-        Err(error @ apply::Error::NotOurs { .. }) => Ok(Some(Trouble::new(
-            reasons::NAME_TAKEN,
-            format!("{}. Until then spec.network is not carried out", chain(&error)),
-        ))),
-        Err(error) if error.is_refused() => Ok(Some(Trouble::new(
-            reasons::APPLY_FAILED,
-            format!("NetworkPolicy {name} is not as spec.network says: {}. Correct spec.network", chain(&error)),
-        ))),
-        Err(error) => Err(error.into()),
+async fn carry_out(
+    applier: &Applier,
+    attempts: &mut Attempts,
+    spec: &ValidatedCluster,
+    facts: &Facts,
+    wanted: [Option<NetworkPolicy>; 2],
+) {
+    let policies = [(SERVERS, names::server_policy(&spec.name)), (JOBS, names::mover_policy(&spec.name))];
+    for ((key, name), wanted) in policies.into_iter().zip(wanted) {
+        let is_seen = !facts.unseen_network_policies;
+        let policy = Watched { key, field: "spec.network", resource: "networkpolicies", is_seen };
+        let live = facts.network_policies.get(&name).map(AsRef::as_ref);
+        attempts.keep(applier, policy, wanted, live).await;
     }
 }
 
@@ -121,18 +140,25 @@ pub(super) fn gap(spec: &OpenBaoClusterSpec) -> Option<&'static str> {
              reach everything: name these there",
         );
     }
-    let is_shut = |port: u16| !network.egress_rules.iter().any(|rule| opens(rule, port));
-    [seal_port(spec), store_port(spec)].into_iter().flatten().any(is_shut).then_some(
-        "no rule of spec.network.egressRules opens the port at which the seal or the backup target is asked, so it cannot be \
-         reached: add one",
+    let is_shut = |protocol: &str, port: u16| !network.egress_rules.iter().any(|rule| opens(rule, protocol, port));
+    if [seal_port(spec), store_port(spec)].into_iter().flatten().any(|port| is_shut(TCP, port)) {
+        return Some(
+            "no rule of spec.network.egressRules opens the port at which the seal or the backup target is asked, so it cannot be \
+             reached: add one",
+        );
+    }
+    let mut collectors = spec.audit.iter().filter_map(audit::collector);
+    collectors.any(|(protocol, address)| is_shut(protocol, port_of(&address, HTTPS))).then_some(
+        "no rule of spec.network.egressRules opens the port of an audit collector of spec.audit. What a policy drops gets no answer, \
+         so every request waits for it: add a rule",
     )
 }
 
-/// Whether a rule may let a connection to this port go out. A port that only has a name may be this one.
-fn opens(rule: &NetworkPolicyEgressRule, port: u16) -> bool {
+/// Whether a rule may let packets of this protocol to this port go out. A port that only has a name may be this one.
+fn opens(rule: &NetworkPolicyEgressRule, protocol: &str, port: u16) -> bool {
     let port = i32::from(port);
     let is_it = |one: &NetworkPolicyPort| {
-        one.protocol.as_deref().is_none_or(|protocol| protocol == "TCP")
+        one.protocol.as_deref().unwrap_or(TCP) == protocol
             && match &one.port {
                 Some(IntOrString::Int(first)) => (*first..=one.end_port.unwrap_or(*first)).contains(&port),
                 Some(IntOrString::String(_)) | None => true,
@@ -176,14 +202,16 @@ fn port_of(address: &str, otherwise: u16) -> u16 {
 mod tests {
     use super::*;
     use crate::{
-        adapter::openbao::HealthState::Standby,
+        adapter::{kubernetes::apply::prepare, openbao::HealthState::Standby},
         service::cluster::{
-            apply::tests::refused,
+            attempts::tests::{applier, methods, refusal},
             members::tests::{dialled, member},
             validate::tests::{cluster, valid},
         },
     };
+    use http::Method;
     use serde_json::{Value, json};
+    use std::sync::Arc;
     use tokio::time::Instant;
 
     fn found(network: Value, unseal: Option<Value>, target: Option<Value>) -> &'static str {
@@ -259,6 +287,36 @@ mod tests {
     }
 
     #[test]
+    fn the_port_of_each_audit_collector_wants_a_rule_for_its_protocol() {
+        let log = json!({"type": "file", "path": "log", "fileOptions": {"filePath": "stdout"}});
+        let socket = |kind: &str| {
+            let options = json!({"address": "log.shore:9090", "socketType": kind});
+            json!({"type": "socket", "path": "far", "socketOptions": options})
+        };
+        let http = |uri: &str| json!({"type": "http", "path": "web", "httpOptions": {"uri": uri}});
+        let (tcp, udp) = (json!({"port": 9090}), json!({"port": 9090, "protocol": "UDP"}));
+        for (device, port, is_told) in [
+            (log.clone(), &tcp, false),
+            (socket("tcp"), &tcp, false),
+            (socket("tcp4"), &udp, true),
+            (socket("udp"), &tcp, true),
+            (socket("udp6"), &udp, false),
+            (socket("tcp"), &json!({"port": 443}), true),
+            (http("https://log.shore:9090/bao"), &tcp, false),
+            (http("https://log.shore/bao"), &json!({"port": 443}), false),
+            (http("http://log.shore/bao"), &json!({"port": 443}), true),
+            (http("http://log.shore/bao"), &json!({"port": 80}), false),
+        ] {
+            let object = cluster(|spec| {
+                spec["network"] = rules(&json!([port]));
+                spec["audit"] = json!([log, device]);
+            });
+            let told = gap(&object.spec).is_some_and(|words| words.contains("audit collector of spec.audit"));
+            assert_eq!(told, is_told, "{device} {port}: {:?}", gap(&object.spec));
+        }
+    }
+
+    #[test]
     fn a_server_that_is_silent_after_its_start_is_suspected_of_waiting_for_the_api_server() {
         let spec = |network: Value| cluster(|spec| spec["network"] = network).spec;
         let silent = Member {
@@ -282,21 +340,60 @@ mod tests {
         assert_eq!(of(&with, &dialled(member(1, Standby, None)), STARTS), None, "it answers");
     }
 
-    #[tokio::test]
-    async fn what_is_refused_or_somebody_elses_is_told_and_does_not_end_the_look() {
-        let applier = refused("cluster-uid");
-        let spec = valid(|spec| spec["network"] = json!({}));
-        let network = spec.spec.network.clone().unwrap();
+    /// What the spec asks for, as the API server would have it.
+    fn policies(spec: &ValidatedCluster) -> [NetworkPolicy; 2] {
         let labels = std::collections::BTreeMap::new();
         let around = Surroundings { operator_namespace: "ops", operator_labels: &labels, api_server: &[] };
-        let [policy, _] = network::build(&spec, &network, &around);
-        let trouble = told(applier.ensure(None, policy.clone()).await, "kelp-network-policy").unwrap().unwrap();
-        assert!(trouble.reason == reasons::APPLY_FAILED && trouble.message.contains("exceeded quota"), "{trouble:?}");
-        let mut others = policy.clone();
-        others.metadata.owner_references = None;
-        let trouble = told(applier.ensure(Some(&others), policy).await, "kelp-network-policy").unwrap().unwrap();
-        assert_eq!(trouble.reason, reasons::NAME_TAKEN);
-        assert!(trouble.message.contains("kelp-network-policy"), "{trouble:?}");
+        network::build(spec, spec.spec.network.as_ref().unwrap(), &around)
+    }
+
+    #[tokio::test]
+    async fn neither_policy_that_is_refused_keeps_the_other_or_a_look_waiting_and_both_are_told_until_the_field_goes() {
+        let (applier, asked) = applier(|method| match *method {
+            Method::GET => refusal(404, "NotFound", "none yet"),
+            _ => refusal(500, "InternalError", "failed calling webhook"),
+        });
+        let (mut known, spec) = (Known::default(), valid(|spec| spec["network"] = json!({})));
+        for _ in 0..3 {
+            carry_out(&applier, &mut known.attempts, &spec, &Facts::default(), policies(&spec).map(Some)).await;
+        }
+        assert_eq!(methods(&asked), [Method::GET, Method::PATCH, Method::GET, Method::PATCH], "each once");
+        let told: Vec<String> = known.troubles().into_iter().map(|trouble| trouble.message).collect();
+        assert_eq!(told.len(), 2);
+        for (told, name) in told.iter().zip(["reef/kelp-jobs-network-policy", "reef/kelp-network-policy"]) {
+            assert!(told.starts_with("spec.network: ") && told.contains(name) && told.contains("webhook"), "{told}");
+        }
+        carry_out(&applier, &mut known.attempts, &spec, &Facts::default(), [None, None]).await;
+        assert_eq!((methods(&asked), known.troubles()), (vec![], vec![]));
+    }
+
+    #[tokio::test]
+    async fn policies_that_are_there_cost_no_request_and_go_with_the_field() {
+        let (applier, asked) = applier(|_| (200, json!({"kind": "Status", "status": "Success"})));
+        let (mut known, spec) = (Known::default(), valid(|spec| spec["network"] = json!({})));
+        let wanted = policies(&spec);
+        let live = wanted.clone().map(|policy| {
+            let mut live = prepare(policy).unwrap().object;
+            live.metadata.uid = Some("policy-uid".into());
+            (live.metadata.name.clone().unwrap(), Arc::new(live))
+        });
+        let facts = Facts { network_policies: live.into(), ..Facts::default() };
+        carry_out(&applier, &mut known.attempts, &spec, &facts, wanted.map(Some)).await;
+        assert_eq!((methods(&asked), known.troubles()), (vec![], vec![]));
+        carry_out(&applier, &mut known.attempts, &spec, &facts, [None, None]).await;
+        assert_eq!((methods(&asked), known.troubles()), (vec![Method::DELETE, Method::DELETE], vec![]));
+    }
+
+    #[tokio::test]
+    async fn where_policies_may_not_be_listed_a_cluster_that_asks_for_them_is_told_and_another_one_asks_nothing() {
+        let (applier, asked) = applier(|_| refusal(403, "Forbidden", "no"));
+        let facts = Facts { unseen_network_policies: true, ..Facts::default() };
+        let (mut known, spec) = (Known::default(), valid(|spec| spec["network"] = json!({})));
+        carry_out(&applier, &mut known.attempts, &spec, &facts, policies(&spec).map(Some)).await;
+        let told: Vec<_> = known.troubles().into_iter().map(|trouble| trouble.reason).collect();
+        assert_eq!(told, [reasons::ACCESS_MISSING, reasons::ACCESS_MISSING]);
+        carry_out(&applier, &mut known.attempts, &valid(|_| {}), &facts, [None, None]).await;
+        assert_eq!((methods(&asked), known.troubles()), (vec![], vec![]));
     }
 
     #[test]

@@ -6,19 +6,18 @@ use super::{
     bootstrap::Stage,
     build::{
         Plain,
-        secrets::seal_credentials_name,
         statefulset::{CONFIG_HASH, CONTAINER},
     },
     facts::Facts,
     keys::Certificates,
     members::Member,
-    names,
+    names, static_key,
     trouble::{TlsState, Trouble},
     upkeep::{Situation, Step, decide},
 };
 use crate::adapter::{kubernetes::time::from_kube, openbao::HealthState};
 use chrono::{DateTime, Duration, Utc};
-use k8s_openapi::api::core::v1::{Pod, PodSpec, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use kube::ResourceExt;
 
 /// A server that starts is sealed for a moment. One that is sealed for longer has the wrong key.
@@ -107,7 +106,7 @@ pub fn key_in_use(
         return None;
     }
     let template = &facts.stateful_set.as_ref()?.spec.as_ref()?.template;
-    let secret = key_of(template.spec.as_ref()?, cluster)?.to_owned();
+    let secret = static_key::mounted(template.spec.as_ref()?, cluster)?.to_owned();
     let has_it = |member: &&Member| facts.pods.get(&member.ordinal).is_some_and(|pod| is_of(pod, template));
     let stays_sealed = |member: &Member| {
         let since = facts.pods.get(&member.ordinal).and_then(|pod| runs_since(pod));
@@ -117,16 +116,6 @@ pub fn key_in_use(
     let serves = members.iter().filter(has_it).any(Member::serves);
     let wrong = !serves && members.iter().filter(has_it).any(stays_sealed);
     (!wrong).then_some(secret)
-}
-
-/// The Secret that a server of a static seal mounts its key from: the operator's, or else the one that the spec named.
-pub fn key_of<'a>(server: &'a PodSpec, cluster: &str) -> Option<&'a str> {
-    let (made, inline) = (names::unseal_secret(cluster), seal_credentials_name(cluster));
-    let volumes = server.volumes.as_deref().unwrap_or_default();
-    let mut own = volumes.iter().filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref());
-    let projected = volumes.iter().filter_map(|volume| volume.projected.as_ref()?.sources.as_ref()).flatten();
-    let mut brought = projected.filter_map(|source| Some(source.secret.as_ref()?.name.as_str()));
-    own.find(|name| *name == made).or_else(|| brought.find(|name| *name != inline))
 }
 
 /// When the server of a pod started: a pod stays while its server is started anew.

@@ -21,7 +21,7 @@ use super::{
     report::{Acted, report},
     requests, traffic,
     trouble::{TlsState, Trouble, reasons},
-    validate::{self, ValidatedCluster},
+    validate::ValidatedCluster,
     version, voters,
 };
 use crate::{
@@ -37,11 +37,12 @@ use std::time::Duration;
 pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster) -> Result<Duration, Error> {
     let notes = memory.of(&cluster.uid().unwrap_or_default());
     let mut notes = notes.lock().await;
+    notes.meet(cluster);
     if cluster.metadata.deletion_timestamp.is_some() {
         return Ok(deletion::run(ad, cluster).await?);
     }
     deletion::guard(ad, cluster).await?;
-    let valid = validate::validate(cluster);
+    let valid = carry::read(ad, cluster);
     let upgrade = valid.as_ref().err().and_then(|_| carry::under_way(ad, cluster));
     let earlier = upgrade.as_ref().and_then(|_| carry::carried(cluster, notes.last_good.as_ref()));
     let wish = match (&valid, &earlier) {
@@ -73,7 +74,7 @@ pub async fn reconcile(ad: &Adapters, memory: &Memory, cluster: &OpenBaoCluster)
         (None, _) => (Acted::default(), None),
     };
     acted.apart = apart;
-    acted.troubles.extend(network::suspected(&cluster.spec, &members, &notes));
+    acted.suspected = network::suspected(&cluster.spec, &members, &notes);
     let looked = acted.stage.is_some();
     match (&valid, &upgrade) {
         (Ok(spec), _) => {
@@ -200,7 +201,7 @@ async fn act(
     let voting = headcount::voting(facts, notes.voters_of(members), spec);
     let plain = build::plain(spec, certificates.bundle.as_deref(), restores, &traffic, voting);
     before_pods(&applier, notes, spec, facts, certificates.secret, plain, keeps).await?;
-    let policies = network::keep(ad, memory, &applier, spec, facts).await?;
+    network::keep(ad, memory, &applier, &mut notes.policies, spec, facts).await;
 
     let running = match &acted.planes.directive {
         Some(directive) => version::Running { version: directive.version.clone(), image: directive.image.clone() },
@@ -266,7 +267,6 @@ async fn act(
             acted.troubles.extend(parked::older_certificate(&status, facts, inputs.certificate_hash.as_deref()));
         }
     }
-    acted.troubles.extend(policies);
     Ok(acted)
 }
 

@@ -52,6 +52,8 @@ pub(super) struct Acted {
     pub(super) last_restart_at: Option<String>,
     /// Who serves and does not follow.
     pub(super) apart: Option<Trouble>,
+    /// A network policy, of keeping a server from its start.
+    pub(super) suspected: Option<Trouble>,
 }
 
 impl Acted {
@@ -102,10 +104,9 @@ pub(super) async fn report(
     let stopped = failed.clone().or(acted.stopped);
     troubles.extend(failed);
     troubles.extend(acted.apart);
-    // Whoever starts has not come to that yet.
-    if before.phase.is_some_and(|phase| phase != ClusterPhase::Initializing) {
-        troubles.extend(notes.exposure.troubles());
-    }
+    let beside = notes.policies.troubles().into_iter().chain(notes.exposure.troubles());
+    let (beside, progress) = aside(&before, beside, acted.suspected, acted.progress);
+    troubles.extend(beside);
     let known_tls = || before.conditions.iter().find(|known| known.type_ == crate::api::conditions::cluster::TLS_READY);
     let tls = acted.tls.unwrap_or_else(|| match known_tls() {
         Some(known) if known.status == "True" => TlsState::StillGood,
@@ -122,10 +123,11 @@ pub(super) async fn report(
         stage: acted.stage.unwrap_or_else(|| bootstrap::stage(facts, &uid, before.initialized == Some(true), true)),
         tls,
         troubles,
-        progress: acted.progress,
+        progress,
         stopped,
         voters: notes.voters.as_ref().map(|(_, raft)| &raft.voters),
         behind: notes.apart.behind(),
+        settled: notes.apart.is_settled(),
         current_version: acted.planes.current_version.as_deref(),
         upgrading: acted.planes.upgrading.as_ref(),
         handled: &acted.planes.handled,
@@ -161,6 +163,22 @@ pub(super) async fn report(
     Ok([acted.planes.wake, later].into_iter().flatten().fold(wait, Duration::min))
 }
 
+/// What is told of what nothing of a cluster waits for, and of what is under way. A first start does not fail for the former: a wrong
+/// version could not be corrected any more. But what it may hang on is told as what it is about.
+fn aside(
+    before: &OpenBaoClusterStatus,
+    beside: impl Iterator<Item = Trouble>,
+    suspected: Option<Trouble>,
+    progress: Option<Trouble>,
+) -> (Vec<Trouble>, Option<Trouble>) {
+    let starts = before.initialized != Some(true) || before.phase == Some(ClusterPhase::Initializing);
+    if starts {
+        (Vec::new(), suspected.or(progress))
+    } else {
+        (suspected.into_iter().chain(beside).collect(), progress)
+    }
+}
+
 /// When to look again at a cluster whose status has said the same since `changed`. `silence`: for how long those of its servers have
 /// been silent that are.
 fn next_look(busy: bool, changed: Duration, silence: Option<Duration>) -> Duration {
@@ -179,7 +197,12 @@ fn is_busy(seen: &Observed<'_>, next: &OpenBaoClusterStatus, members: &[Member])
     let all_vote = seen.voters.is_none_or(|voters| members.iter().all(|member| voters.contains(&member.name)));
     !seen.cluster.spec.paused
         && seen.spec.is_ok()
-        && (seen.stage == Stage::Bootstrapping || !all_serve || locked || next.active_leader.is_none() || !all_vote)
+        && (seen.stage == Stage::Bootstrapping
+            || !all_serve
+            || locked
+            || next.active_leader.is_none()
+            || !all_vote
+            || !seen.settled)
 }
 
 /// An event for what a person should look at, when it appears.
@@ -199,6 +222,34 @@ async fn tell(ad: &Adapters, cluster: &OpenBaoCluster, before: &OpenBaoClusterSt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nothing_waits_for_is_told_of_a_cluster_that_has_started_and_fails_no_first_start() {
+        let told = |initialized: bool, phase: Option<ClusterPhase>, suspected: bool| {
+            let before =
+                OpenBaoClusterStatus { initialized: Some(initialized), phase, ..OpenBaoClusterStatus::default() };
+            let [refused, silent, starts] =
+                ["APIServerUnknown", "NetworkSuspected", "Bootstrapping"].map(|reason| Trouble::new(reason, "words"));
+            let (troubles, progress) =
+                aside(&before, [refused].into_iter(), Some(silent).filter(|_| suspected), Some(starts));
+            (troubles.iter().map(|trouble| trouble.reason).collect::<Vec<_>>(), progress.unwrap().reason)
+        };
+        for (initialized, phase) in [
+            (false, None),
+            (false, Some(ClusterPhase::Initializing)),
+            (true, Some(ClusterPhase::Initializing)),
+            // Something else had failed it.
+            (false, Some(ClusterPhase::Failed)),
+        ] {
+            assert_eq!(told(initialized, phase, false), (vec![], "Bootstrapping"), "{initialized} {phase:?}");
+            assert_eq!(told(initialized, phase, true), (vec![], "NetworkSuspected"), "{initialized} {phase:?}");
+        }
+        for phase in [ClusterPhase::Running, ClusterPhase::Failed, ClusterPhase::BackingUp] {
+            assert_eq!(told(true, Some(phase), false), (vec!["APIServerUnknown"], "Bootstrapping"), "{phase:?}");
+            let all = vec!["NetworkSuspected", "APIServerUnknown"];
+            assert_eq!(told(true, Some(phase), true), (all, "Bootstrapping"), "{phase:?}");
+        }
+    }
 
     #[test]
     fn what_stays_silent_is_asked_ever_less_often() {

@@ -1,13 +1,13 @@
 //! What a static key is, and whether it is the one that the data is sealed with, as far as that can be said before a server
 //! starts with it. Pure.
 
-use super::names;
+use super::{build::secrets::seal_credentials_name, names};
 use base64::{
     Engine,
     alphabet::{STANDARD, URL_SAFE},
     engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, NO_PAD, PAD},
 };
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{PodSpec, Secret};
 use kube::ResourceExt;
 
 /// How long such a key is.
@@ -44,6 +44,16 @@ fn unhex(digits: &[u8]) -> Option<[u8; LENGTH]> {
         }
     }
     Some(key)
+}
+
+/// The Secret that a server of a static seal mounts its key from: the operator's, or else the one that the spec named.
+pub fn mounted<'a>(server: &'a PodSpec, cluster: &str) -> Option<&'a str> {
+    let (made, inline) = (names::unseal_secret(cluster), seal_credentials_name(cluster));
+    let volumes = server.volumes.as_deref().unwrap_or_default();
+    let mut own = volumes.iter().filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref());
+    let projected = volumes.iter().filter_map(|volume| volume.projected.as_ref()?.sources.as_ref()).flatten();
+    let mut brought = projected.filter_map(|source| Some(source.secret.as_ref()?.name.as_str()));
+    own.find(|name| *name == made).or_else(|| brought.find(|name| *name != inline))
 }
 
 /// What is said of something that is none.

@@ -55,10 +55,7 @@ pub fn build(seen: &Observed<'_>, now: DateTime<Utc>) -> OpenBaoClusterStatus {
         active_leader: leader.map(|leader| leader.name.clone()),
         ready_replicas: Some(ready),
         ready: Some(format!("{ready}/{wanted}")),
-        failure_tolerance: seen
-            .voters
-            .map(|voters| tolerance(voters, seen.members, seen.behind))
-            .or(before.failure_tolerance),
+        failure_tolerance: bears(seen, before.failure_tolerance),
         initialized: Some(initialized),
         self_initialized: Some(initialized && seen.cluster.spec.self_init.as_ref().is_some_and(|init| init.enabled)),
         cluster_id,
@@ -164,6 +161,14 @@ const OWNED: &[&str] = &[
     kind::VALID,
     kind::OPERATION_LOCK,
 ];
+
+/// How many more voters may fail, as far as it is told: it does not rise before it is known of each that serves whether it follows. An
+/// upgrade that waits for one that does not would take another one away.
+fn bears(seen: &Observed<'_>, before: Option<i32>) -> Option<i32> {
+    let Some(voters) = seen.voters else { return before };
+    let now = tolerance(voters, seen.members, seen.behind);
+    Some(before.filter(|_| !seen.settled).map_or(now, |known| known.min(now)))
+}
 
 /// How many more voters may fail: those that serve and follow now, less the majority of all that vote. Raft's configuration counts
 /// the vote of a member that nobody speaks with any more, and so do the others; it is never cast.

@@ -30,6 +30,7 @@ fn seen_of(
         stopped: None,
         voters: None,
         behind: &BTreeSet::new(),
+        settled: true,
         current_version: None,
         upgrading: None,
         handled: &[],
@@ -362,6 +363,36 @@ fn a_member_that_does_not_follow_is_no_failure_that_the_cluster_bears() {
     };
     assert_eq!(bears(&[]), Some(1));
     assert_eq!(bears(&["uid-2"]), Some(0));
+}
+
+#[test]
+fn the_number_of_failures_it_bears_falls_at_once_and_rises_when_it_is_known_who_follows() {
+    let set = |names: &[&str]| -> &'static BTreeSet<String> {
+        Box::leak(Box::new(names.iter().map(|name| (*name).to_owned()).collect()))
+    };
+    let told = |before: Option<i32>, settled: bool, voters: Option<&'static BTreeSet<String>>, behind: &[&str]| {
+        let behind = set(behind);
+        let mut object = running(&three());
+        object.status.as_mut().unwrap().failure_tolerance = before;
+        let status = seen_of(&object, &three(), Stage::Bootstrapped, "2026-11-21T10:00:00Z", |seen| {
+            (seen.voters, seen.behind, seen.settled) = (voters, behind, settled);
+        });
+        status.failure_tolerance
+    };
+    let voters = set(&["kelp-0", "kelp-1", "kelp-2"]);
+    type Case<'a> = (&'a str, Option<i32>, bool, &'a [&'a str], Option<i32>);
+    let cases: [Case<'_>; 6] = [
+        ("all are known to follow", Some(0), true, &[], Some(1)),
+        ("one may not", Some(0), false, &[], Some(0)),
+        ("one may not, and may only be slow", Some(1), false, &[], Some(1)),
+        ("one does not", Some(1), true, &["uid-2"], Some(0)),
+        ("one does not, and of another it is not known", Some(1), false, &["uid-2"], Some(0)),
+        ("nothing was told yet", None, false, &[], Some(1)),
+    ];
+    for (why, before, settled, behind, bears) in cases {
+        assert_eq!(told(before, settled, Some(voters), behind), bears, "{why}");
+        assert_eq!(told(before, settled, None, behind), before, "{why}: who votes is not known");
+    }
 }
 
 #[test]

@@ -143,9 +143,9 @@ pub enum Invalid {
         /// Why.
         cause: String,
     },
-    /// The version, or the one that still runs, cannot declare such a device.
+    /// The version, or one that runs or is about to, cannot declare such a device.
     #[error(
-        "spec.audit: OpenBao {version} cannot be told of an audit device of type {kind}, which needs {since}: take it out until status.currentVersion is that or newer"
+        "spec.audit: OpenBao {version}, which this cluster runs or is about to run, cannot be told of an audit device of type {kind}, which needs {since}: take it out, let status.currentVersion become {since} or newer, and add it then"
     )]
     AuditUnknown {
         /// The type.

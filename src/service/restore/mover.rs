@@ -46,8 +46,11 @@ use crate::service::cluster::names;
 
 /// What Jobs of a restore are named by.
 const WHAT: &str = "restore";
-/// How often a snapshot is downloaded in all, whatever the reasons.
+/// How often a snapshot is downloaded in all while nothing is lost by giving up, whatever the reasons.
 const DOWNLOADS: i32 = 8;
+/// The same once volumes are wiped: nothing works without it any more, and the attempts of the steps that need it are what bounds it.
+/// What one step has used up with a store that was away is there for the next one too.
+const DOWNLOADS_PAST_RETURN: i32 = DOWNLOADS + 96;
 /// How long one mover may live: download, wait for the lock and for the safety backup, submission.
 const LIFE: TimeDelta = TimeDelta::hours(4);
 /// Tries of a conflict-checked write.
@@ -323,7 +326,7 @@ impl Movers {
     /// Which download a Job is, by its name.
     fn number(&self, job: &Job) -> Option<i32> {
         let name = job.name_any();
-        (1..=DOWNLOADS).find(|number| jobs::attempt_name(&self.operation, WHAT, *number) == name)
+        (1..=DOWNLOADS_PAST_RETURN).find(|number| jobs::attempt_name(&self.operation, WHAT, *number) == name)
     }
 
     fn api<K>(&self) -> Api<K>
@@ -357,9 +360,9 @@ fn is_disarmed(read: Option<&Exchange>) -> bool {
     read.is_some_and(|read| !read.may_be_sending())
 }
 
-/// Whether another download may be made after this one.
-pub fn may_follow(number: i32) -> bool {
-    number < DOWNLOADS
+/// Whether another download may be made after this one. `past_return`: volumes are wiped, or about to be.
+pub fn may_follow(number: i32, past_return: bool) -> bool {
+    number < if past_return { DOWNLOADS_PAST_RETURN } else { DOWNLOADS }
 }
 
 /// The word that the mover is told.

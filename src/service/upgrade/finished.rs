@@ -42,6 +42,29 @@ fn all_run(cluster: &OpenBaoCluster, version: &str) -> bool {
         })
 }
 
+/// The cluster as its status would tell of it if it had been decided anew since its last upgrade or rollback ended: that leads nowhere
+/// any more, and what the template shows has been reached where that operation ended well with it, or where every member says so. A
+/// spec that is refused for where an operation led leaves the status as it was; so once none is at work it is read by this.
+pub fn concluded(cluster: &OpenBaoCluster, records: &[impl AsRef<OpenBaoOperation>]) -> OpenBaoCluster {
+    let mut concluded = cluster.clone();
+    let Some(known) = cluster.status.as_ref().and_then(|status| status.upgrade.as_ref()) else { return concluded };
+    let is_it =
+        |record: &&OpenBaoOperation| Some(record.name_any()) == known.operation && request::is_of(record, cluster);
+    let last = records.iter().map(AsRef::as_ref).find(is_it);
+    let is_reached = |shown: &&UpgradeDirective| {
+        last.is_some_and(|record| has_brought(record, shown, known)) || all_run(cluster, &shown.version)
+    };
+    if let Some(status) = concluded.status.as_mut() {
+        if let Some(shown) = known.directive.as_ref().filter(is_reached) {
+            status.current_version = Some(shown.version.clone());
+        }
+        if let Some(upgrade) = status.upgrade.as_mut() {
+            upgrade.target = None;
+        }
+    }
+    concluded
+}
+
 /// For the condition: what the template shows is not what all members run.
 pub(super) fn words(shown: &UpgradeDirective, finished: &str, last: Option<&OpenBaoOperation>) -> String {
     let brings = |operation: &&OpenBaoOperation| {

@@ -94,3 +94,38 @@ fn an_upgrade_that_ended_well_is_believed_before_the_members_are_asked() {
     let done = decided(&cluster("2.7.2", |_| {}), &[Arc::new(operation)]);
     assert_eq!((done.current_version.as_str(), done.condition.1), ("2.7.2", "Idle"));
 }
+
+#[test]
+fn a_spec_is_read_by_what_the_last_operation_came_to_and_not_by_where_it_led() {
+    let at_work = upgrade("2.7.2", |status| {
+        status.steps = journal(request::UPDATE_TEMPLATE, StepState::Completed);
+        status.point_of_no_return_at = Some(now());
+    });
+    let told = decided(&cluster("2.7.2", |_| {}), &[at_work]);
+    assert_eq!((told.current_version.as_str(), told.status.target.as_deref()), ("2.6.1", Some("2.7.2")));
+    let read = |members, records: &[Arc<OpenBaoOperation>]| {
+        let stored = after(&told, members);
+        let status = concluded(&stored, records).status.unwrap();
+        assert_eq!(status.upgrade.unwrap().target, None, "it leads nowhere any more");
+        (status.current_version.unwrap(), decided(&stored, records).current_version)
+    };
+    let mut done = failed().as_ref().clone();
+    done.status.as_mut().unwrap().phase = OperationPhase::Succeeded;
+    let mut of_before = done.clone();
+    of_before.status.as_mut().unwrap().cluster_uid = Some("another-uid".into());
+    for (members, records, reached) in [
+        (ONE_DOWN, vec![Arc::new(done)], "2.7.2"),
+        (ONE_DOWN, vec![failed()], "2.6.1"),
+        (OLD_LEADS, vec![failed()], "2.6.1"),
+        (ALL_NEW, vec![failed()], "2.7.2"),
+        (ALL_NEW, vec![], "2.7.2"),
+    ] {
+        let (version, next) = read(members, &records);
+        assert_eq!(version, reached, "{members:?}");
+        assert_eq!(next, reached, "as a look at a good spec then decides");
+    }
+    assert_eq!(read(ONE_DOWN, &[Arc::new(of_before)]).0, "2.6.1", "it was done to an earlier object of the name");
+    assert_eq!(read(ONE_DOWN, &[]).0, "2.6.1", "nobody says that it ended well");
+    let fresh = OpenBaoCluster { status: None, ..cluster("2.7.2", |_| {}) };
+    assert_eq!(concluded(&fresh, &[failed()]).status, None);
+}

@@ -24,6 +24,7 @@ pub mod versions;
 mod votes;
 
 pub use decide::{TurnBack, UpgradeDecision, UpgradeFacts, decide};
+pub use finished::concluded;
 pub use manager::UpgradeManager;
 pub use plan::{FINISH, PARK, SOAK};
 pub use request::Park;

@@ -84,16 +84,19 @@ pub static BACKEND_TLS_POLICY: Guest = Guest {
     build: backend_tls_policy,
 };
 
-/// The names by which whoever comes from outside may ask the servers themselves. One that is no host name is left out: a
-/// certificate with it cannot be issued, which would keep the servers from starting, and the API server refuses the object
-/// that it is meant for anyway.
+/// The names by which whoever comes from outside may ask the servers themselves: what a Gateway leads through unopened is asked for
+/// its host, and what it opens by the name in its policy. Whether an Ingress leads through only its controller knows. One that is no
+/// host name is left out: a certificate with it cannot be issued, which would keep the servers from starting, and the API server
+/// refuses the object that it is meant for anyway.
 pub fn hosts(spec: &OpenBaoClusterSpec) -> Vec<String> {
     let ingress = spec.ingress.as_ref().filter(|ingress| ingress.enabled);
     let gateway = spec.gateway.as_ref().filter(|gateway| gateway.enabled);
-    let policy = gateway.and_then(|gateway| gateway.backend_tls.as_ref()).filter(|policy| policy.enabled);
+    let through = gateway.filter(|gateway| gateway.tls_passthrough);
+    let opened = gateway.filter(|gateway| !gateway.tls_passthrough);
+    let policy = opened.and_then(|gateway| gateway.backend_tls.as_ref()).filter(|policy| policy.enabled);
     let asked = [
         ingress.map(|ingress| &ingress.host),
-        gateway.map(|gateway| &gateway.hostname),
+        through.map(|gateway| &gateway.hostname),
         policy.and_then(|policy| policy.hostname.as_ref()),
     ];
     asked.into_iter().flatten().filter(|name| is_host(name)).cloned().collect()
@@ -362,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn the_certificate_carries_the_hosts_of_what_is_on_and_of_nothing_that_is_no_host() {
+    fn the_certificate_carries_the_hosts_by_which_servers_are_asked_and_no_others() {
         let served = |extra: Value| {
             let cluster = valid(|spec| spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone()));
             match cluster.tls {
@@ -370,20 +373,20 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        let gateway = |more: Value| json!({"enabled": true, "gatewayRef": {"name": "g"}, "hostname": "gate.example.org", "backendTLS": more});
+        let gateway = |through: bool, more: Value| {
+            json!({"gateway": {"enabled": true, "gatewayRef": {"name": "g"}, "hostname": "gate.example.org",
+                "tlsPassthrough": through, "backendTLS": more}})
+        };
         for (extra, expected) in [
             (json!({}), vec![]),
             (json!({"ingress": {"enabled": true, "host": "bao.example.org"}}), vec!["bao.example.org"]),
             (json!({"ingress": {"enabled": false, "host": "bao.example.org"}}), vec![]),
             (json!({"ingress": {"enabled": true, "host": "no host"}}), vec![]),
-            (
-                json!({"gateway": gateway(json!({"hostname": "in.example.org"}))}),
-                vec!["gate.example.org", "in.example.org"],
-            ),
-            (
-                json!({"gateway": gateway(json!({"enabled": false, "hostname": "in.example.org"}))}),
-                vec!["gate.example.org"],
-            ),
+            (gateway(true, json!({})), vec!["gate.example.org"]),
+            (gateway(true, json!({"hostname": "in.example.org"})), vec!["gate.example.org"]),
+            (gateway(false, json!({})), vec![]),
+            (gateway(false, json!({"hostname": "in.example.org"})), vec!["in.example.org"]),
+            (gateway(false, json!({"enabled": false, "hostname": "in.example.org"})), vec![]),
         ] {
             assert_eq!(served(extra.clone()), expected, "{extra}");
         }

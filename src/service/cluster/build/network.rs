@@ -312,9 +312,10 @@ mod tests {
             "ports": [{"port": 9000}]}]);
         let transit = json!({"type": "transit", "transit": {"address": "https://a:8200", "keyName": "k", "mountPath": "m"},
             "credentialsSecretRef": {"name": "c"}});
-        let socket = json!([{"type": "socket", "path": "s", "socketOptions": {"address": "log.shore:9090"}}]);
-        let [servers, _] = policies(|spec| spec["audit"] = socket);
-        assert!(lets_out(&servers, (APP, "shore"), 9090), "no request is answered without it");
+        let audit = json!([{"type": "file", "path": "f", "fileOptions": {"filePath": "stdout"}},
+            {"type": "socket", "path": "s", "socketOptions": {"address": "log.shore:9090"}}]);
+        let [servers, _] = policies(|spec| spec["audit"] = audit);
+        assert!(lets_out(&servers, (APP, "shore"), 9090), "every request waits for it");
         for (seal, rules, servers_out, movers_out) in [
             (None, json!([]), false, true),
             (Some(&transit), json!([]), true, true),

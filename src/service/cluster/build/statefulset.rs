@@ -4,7 +4,7 @@ use super::{config_maps, hash, meta, names, secrets, selector};
 use crate::{
     api::SealType,
     service::cluster::{
-        config::{CONFIG_DIR, DATA_DIR, SEAL_CREDENTIALS_DIR, SHARED_FILE, TLS_DIR, UNSEAL_DIR, seal},
+        config::{CONFIG_DIR, DATA_DIR, SEAL_CREDENTIALS_DIR, SHARED_FILE, TLS_DIR, UNSEAL_DIR, audit, seal},
         headcount::GIVEN,
         validate::{TlsPlan, ValidatedCluster},
     },
@@ -212,8 +212,7 @@ fn container(cluster: &ValidatedCluster, inputs: &Inputs) -> Container {
             ..Lifecycle::default()
         }),
         resources: cluster.spec.pod.resources.clone(),
-        // An upgrade that stops on a server which does not start repeats its last lines.
-        termination_message_policy: Some("FallbackToLogsOnError".into()),
+        termination_message_policy: Some(last_words(cluster).into()),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -225,6 +224,13 @@ fn container(cluster: &ValidatedCluster, inputs: &Inputs) -> Container {
         volume_mounts: Some(mounts(cluster)),
         ..Container::default()
     }
+}
+
+/// An upgrade that stops on a server which does not start repeats its last lines. Whoever sees pods and clusters sees them too, so not
+/// those of a log in which secrets stand as they are.
+fn last_words(cluster: &ValidatedCluster) -> &'static str {
+    let is_secret = cluster.audit.iter().any(audit::Device::shows_secrets_in_log);
+    if is_secret { "File" } else { "FallbackToLogsOnError" }
 }
 
 fn port(name: &str, number: u16) -> ContainerPort {
@@ -455,6 +461,22 @@ pub(crate) mod tests {
         let token = all.iter().find(|variable| variable.name == "BAO_TOKEN").and_then(|found| found.value_from.clone());
         let from = token.and_then(|from| from.secret_key_ref).unwrap();
         assert_eq!((from.name.as_str(), from.key.as_str(), from.optional), ("mine", "token", Some(true)));
+    }
+
+    #[test]
+    fn the_last_lines_of_a_log_in_which_secrets_stand_as_they_are_are_not_repeated() {
+        for (options, policy) in [
+            (json!({"file_path": "stdout"}), "FallbackToLogsOnError"),
+            (json!({"file_path": "stdout", "log_raw": false}), "FallbackToLogsOnError"),
+            (json!({"file_path": "/tmp/audit.log", "log_raw": true}), "FallbackToLogsOnError"),
+            (json!({"file_path": "stdout", "log_raw": true}), "File"),
+            (json!({"file_path": "STDOUT", "log_raw": "true"}), "File"),
+        ] {
+            let first = json!({"type": "file", "path": "first", "options": {"file_path": "/tmp/first.log"}});
+            let device = json!({"type": "file", "path": "f", "options": options});
+            let built = container(&valid(|s| s["audit"] = json!([first, device])), &inputs());
+            assert_eq!(built.termination_message_policy.as_deref(), Some(policy), "{options}");
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! `audit "<type>" "<path>" { … }`: the devices of `spec.audit`, as the configuration of every server declares them. Pure.
 //!
 //! OpenBao carries them out when a server becomes the leader: it makes those that are new, then takes away those that are not
-//! declared any more. Whatever it cannot carry out keeps that server from leading, and so one server after the other. Hence three
+//! declared any more. Whatever it cannot carry out keeps that server from leading, and so one server after the other. Hence four
 //! rules. A device that would fail is refused here, before a server restarts with it. One that needs another host is not tried out
-//! when it is made. And as OpenBao refuses a device that is not what it was, be it since the last start or since the snapshot that
-//! was restored, each device's path there tells its settings: another one is made before the one of before goes.
+//! when it is made. It never stands alone: what a server does when it sets itself up is on record too, and is not done twice. And as
+//! OpenBao refuses a device that is not what it was, be it since the last start or since the snapshot that was restored, each
+//! device's path there tells its settings: another one is made before the one of before goes.
 
 use super::{DATA_DIR, server::is_writable};
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 use semver::Version;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv6Addr};
 
 /// OpenBao's own names of options, with their values.
 type Options = BTreeMap<String, String>;
@@ -28,6 +29,8 @@ const COMMON: [&str; 6] = ["elide_list_responses", "format", "hmac_accessor", "l
 const SWITCHES: [&str; 4] = ["elide_list_responses", "hmac_accessor", "log_raw", "skip_test"];
 /// Names of OpenBao's own in its data folder begin so. A device that wrote there would destroy the data.
 const OWN_FILES: [&str; 4] = ["vault.db", "raft", "node-id", "lost+found"];
+/// How long one write to a socket may take, where the spec does not say: the other devices, and all requests behind it, wait for it.
+const WRITE_TIMEOUT: &str = "500ms";
 /// A header, or a part of an address, whose name holds one of these words lets somebody in.
 const SECRET_WORDS: [&str; 6] = ["auth", "cookie", "key", "password", "secret", "token"];
 
@@ -41,11 +44,18 @@ pub struct Device {
 }
 
 impl Device {
-    /// Where it stands in OpenBao: what the spec calls it, and a digest of all the rest.
+    /// Where it stands in OpenBao: what the spec calls it, and a digest of that and all the rest. Without a / inside, as OpenBao makes
+    /// no device under the path of another one, and somebody may have made `file/` through the API.
     pub fn path(&self) -> String {
-        let whole = Sha256::digest(format!("{}\n{}", self.kind, self.body()));
+        let whole = Sha256::digest(format!("{}\n{}\n{}", self.kind, self.name, self.body()));
         let first: [u8; 4] = std::array::from_fn(|at| whole[at]);
-        format!("{}-{:08x}/", self.name, u32::from_be_bytes(first))
+        format!("{}-{:08x}/", self.name.replace('/', "-"), u32::from_be_bytes(first))
+    }
+
+    /// Whether it writes secrets and tokens as they are into the log of the pod.
+    pub fn shows_secrets_in_log(&self) -> bool {
+        let is = |key: &str, text: &str| self.options.get(key).is_some_and(|value| value.eq_ignore_ascii_case(text));
+        is("file_path", "stdout") && is("log_raw", "true")
     }
 
     fn body(&self) -> Body {
@@ -59,16 +69,24 @@ pub fn declare(body: Body, devices: &[Device]) -> Body {
     devices.iter().fold(body, |body, device| body.block("audit", &[device.kind, &device.path()], device.body()))
 }
 
-/// Reads `spec.audit`. Servers of the version that runs read the same configuration as those of the `wanted` one, and the older of
-/// both decides: one that does not know the stanza warns and serves without any record, and one that does not know the type never
-/// leads.
+/// Reads `spec.audit`. All servers read the same configuration, and the oldest of them decides: one that does not know the stanza
+/// warns and serves without any record, and one that does not know the type never leads. Before there is data that is the `wanted`
+/// version. Then it is what runs, what the template shows, or where an upgrade or a rollback at work leads, from its beginning on: the
+/// spec with which a rollback goes on must be good for the server that it starts.
 pub fn devices(cluster: &OpenBaoCluster, wanted: &Version) -> Result<Vec<Device>, Invalid> {
-    let runs = cluster.status.as_ref().and_then(|status| versions::parse(status.current_version.as_deref()?));
-    let oldest = runs.as_ref().filter(|runs| *runs < wanted).unwrap_or(wanted);
-    known_at(oldest, &cluster.spec)
+    let led = cluster.status.as_ref().filter(|status| status.initialized == Some(true));
+    let upgrade = led.and_then(|status| status.upgrade.as_ref());
+    let texts = [
+        led.and_then(|status| status.current_version.as_deref()),
+        upgrade.and_then(|upgrade| Some(upgrade.directive.as_ref()?.version.as_str())),
+        upgrade.and_then(|upgrade| upgrade.target.as_deref()),
+    ];
+    let oldest = texts.into_iter().flatten().filter_map(versions::parse).min();
+    known_at(oldest.as_ref().unwrap_or(wanted), &cluster.spec)
 }
 
-fn known_at(oldest: &Version, spec: &OpenBaoClusterSpec) -> Result<Vec<Device>, Invalid> {
+/// The same for servers of which the `oldest` is this one.
+pub fn known_at(oldest: &Version, spec: &OpenBaoClusterSpec) -> Result<Vec<Device>, Invalid> {
     let prefixing = spec.configuration.allow_audit_log_prefixing == Some(true);
     let device = |device: &AuditDevice| {
         let (kind, (major, minor)) = (kind(device.type_), since(device.type_));
@@ -78,7 +96,29 @@ fn known_at(oldest: &Version, spec: &OpenBaoClusterSpec) -> Result<Vec<Device>, 
         }
         read(device, prefixing).map_err(|cause| Invalid::Audit { path: device.path.clone(), cause })
     };
-    spec.audit.iter().map(device).collect()
+    let all: Vec<Device> = spec.audit.iter().map(device).collect::<Result<_, _>>()?;
+    match spec.audit.first() {
+        Some(first) if spec.audit.iter().all(|device| device.type_ != AuditType::File) => Err(Invalid::Audit {
+            path: first.path.clone(),
+            cause: "no device of type file stands beside it. A new server, also the first one of a rollback, has to write down how it \
+                    sets itself up, and if no collector takes that, it never starts again: add a device of type file, for example on \
+                    stdout"
+                .to_owned(),
+        }),
+        _ => Ok(all),
+    }
+}
+
+/// Where a device sends its records, if that is another host: by which protocol, and to which address.
+pub fn collector(device: &AuditDevice) -> Option<(&'static str, String)> {
+    let mut options = options(device).ok()?;
+    let is_udp = options.get("socket_type").is_some_and(|kind| kind.starts_with("udp"));
+    let address = match device.type_ {
+        AuditType::Socket => options.remove("address"),
+        AuditType::Http => options.remove("uri"),
+        AuditType::File | AuditType::Syslog => None,
+    };
+    Some((if is_udp { "UDP" } else { "TCP" }, address?))
 }
 
 /// Whether a device's settings would put into a `ConfigMap` what lets somebody in elsewhere.
@@ -140,6 +180,9 @@ fn read(device: &AuditDevice, prefixing: bool) -> Result<Device, String> {
     // The test happens while nobody leads, and who listens there may be away. A later start does without it too.
     if matches!(device.type_, AuditType::Socket | AuditType::Http) {
         options.entry("skip_test".to_owned()).or_insert_with(|| "true".to_owned());
+    }
+    if device.type_ == AuditType::Socket {
+        options.entry("write_timeout".to_owned()).or_insert_with(|| WRITE_TIMEOUT.to_owned());
     }
     Ok(Device {
         kind: kind(device.type_),
@@ -223,9 +266,14 @@ fn headers(value: &Value) -> Result<String, String> {
             _ => None,
         };
         let values = values.ok_or_else(|| format!("header {name} must have a text, or a list of texts"))?;
-        let is_sound = |value: &&str| http::HeaderValue::from_str(value).is_ok() && !value.contains([':', '%']);
+        let is_sound = |value: &&str| {
+            let is_plain = !value.contains([':', '%', '\t']) && !value.trim_start().starts_with("//");
+            is_plain && http::HeaderValue::from_str(value).is_ok()
+        };
         if http::HeaderName::from_bytes(name.as_bytes()).is_err() || !values.iter().all(is_sound) {
-            return Err(format!("header {name} cannot be sent: neither : nor % nor a line break may be in its value"));
+            return Err(format!(
+                "header {name} cannot be sent: in its value may be neither : nor % nor a tab or a line break, nor // at its beginning"
+            ));
         }
         all.insert(name, values);
     }
@@ -277,7 +325,7 @@ fn check_file(options: &Options) -> Result<(), String> {
 fn check_socket(options: &Options) -> Result<(), String> {
     let address = options.get("address").ok_or("socketOptions.address is missing")?;
     let (host, port) = address.rsplit_once(':').unwrap_or_default();
-    if host.is_empty() || !port.parse::<u16>().is_ok_and(|port| port > 0) {
+    if host.is_empty() || !is_port(port) {
         return Err(format!(
             "socketOptions.address must be host:port, for example audit.logging.svc:9090, not {address}"
         ));
@@ -307,14 +355,34 @@ fn is_timeout(text: &str) -> bool {
 fn check_http(options: &Options) -> Result<(), String> {
     let uri = options.get("uri").ok_or("httpOptions.uri is missing")?;
     let is_address = uri.parse::<http::Uri>().is_ok_and(|parsed| {
-        matches!(parsed.scheme_str(), Some("http" | "https")) && parsed.host().is_some_and(|host| !host.is_empty())
+        matches!(parsed.scheme_str(), Some("http" | "https"))
+            && parsed.host().is_some_and(|host| !host.is_empty())
+            && parsed.authority().is_some_and(|authority| is_host_and_port(authority.as_str()))
     });
     let is_hex = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
-    if is_address && uri.split('%').skip(1).all(is_hex) {
+    if is_address && uri.split('%').skip(1).all(is_hex) && !uri.contains(char::is_control) {
         return Ok(());
     }
     Err("httpOptions.uri must be a URL with http:// or https://, for example https://audit.logging.svc:8443/bao"
         .to_owned())
+}
+
+/// Whether OpenBao, which reads addresses by other rules than we do, finds a host there and, where anything follows it, a port: over
+/// any other it makes no device.
+fn is_host_and_port(authority: &str) -> bool {
+    let (is_host, rest) = match authority.strip_prefix('[') {
+        Some(inner) => match inner.split_once(']') {
+            Some((address, rest)) => (address.parse::<Ipv6Addr>().is_ok(), rest),
+            None => (false, ""),
+        },
+        None => (!authority.contains(['[', ']']), authority.find(':').map_or("", |at| &authority[at..])),
+    };
+    is_host && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
+}
+
+fn is_port(text: &str) -> bool {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && text.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 #[cfg(test)]

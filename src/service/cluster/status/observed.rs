@@ -34,6 +34,8 @@ pub struct Observed<'a> {
     pub voters: Option<&'a BTreeSet<String>>,
     /// The pods, by their UIDs, that serve and do not follow.
     pub behind: &'a BTreeSet<String>,
+    /// Somebody leads, and of each that serves it is known whether it follows.
+    pub settled: bool,
     /// The version finished last, as the upgrade manager knows it.
     pub current_version: Option<&'a str>,
     /// The condition `Upgrading`, in the upgrade manager's words.

@@ -85,7 +85,7 @@ pub async fn verdict(
         Verdict::Refuse(refused) => {
             // So that it ends by itself; if this fails, the clean-up stops it.
             drop(step.movers.refuse(&refused.message).await);
-            Err(StepOutcome::fatal(refused.reason, format!("{}. Nothing was changed", refused.message)))
+            Err(StepOutcome::fatal(refused.reason, step.unchanged(&refused.message)))
         }
     }
 }

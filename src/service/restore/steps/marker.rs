@@ -35,16 +35,13 @@ async fn prepare(step: &Step<'_>) -> Result<StepOutcome, StepOutcome> {
         preflight::Prepared::Ready { report, .. } => report,
         preflight::Prepared::Working(what) => return Err(StepOutcome::in_progress(format!("waiting for {what}"))),
         preflight::Prepared::Refused(report) => {
-            return Err(StepOutcome::fatal("SourceChanged", format!("{}. Nothing was changed", report.message)));
+            return Err(StepOutcome::fatal("SourceChanged", step.unchanged(&report.message)));
         }
     };
     let judged = step.call.output(plan::JUDGE, judge::SHA256);
     if judged != report.inspection.as_ref().map(|inspection| inspection.sha256.as_str()) {
-        return Err(StepOutcome::fatal(
-            "SourceChanged",
-            "the snapshot in the store is not the one that was judged any more: it was replaced meanwhile. Nothing was \
-             changed",
-        ));
+        let why = "the snapshot in the store is not the one that was judged any more: it was replaced meanwhile";
+        return Err(StepOutcome::fatal("SourceChanged", step.unchanged(why)));
     }
     let members = step.members(cluster).await;
     // Once more, now that nobody else can change the cluster: whoever had the lock before may have restored another

@@ -144,6 +144,17 @@ impl<'a> Step<'a> {
         }
     }
 
+    /// Whether what the servers hold is gone, or about to go: a rollback wipes them first. A restore changes nothing before it submits.
+    pub fn is_past_return(&self) -> bool {
+        let since = self.call.op.status.as_ref().and_then(|status| status.point_of_no_return_at);
+        self.inputs.onto.is_some() && since.is_some()
+    }
+
+    /// Why it ends here, and that nothing was changed where that is so.
+    pub fn unchanged(&self, why: &str) -> String {
+        unchanged(why, self.is_past_return())
+    }
+
     /// How many servers there are while the snapshot is submitted and taken over: a rollback restores into one.
     pub fn servers(&self, cluster: &OpenBaoCluster) -> i32 {
         if self.inputs.onto.is_some() { 1 } else { self.all_servers(cluster) }
@@ -169,6 +180,11 @@ impl<'a> Step<'a> {
     pub async fn members(&self, cluster: &OpenBaoCluster) -> Vec<Member> {
         observe::members(self.call.ad, cluster).await
     }
+}
+
+/// What is said of a way that ends, `past_return` or before.
+fn unchanged(why: &str, past_return: bool) -> String {
+    if past_return { why.to_owned() } else { format!("{why}. Nothing was changed") }
 }
 
 /// How many servers are waited for. A changed `spec.replicas` is carried out once the lock is free again, so nobody makes the pods

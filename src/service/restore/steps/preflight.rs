@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
-use super::{Sight, Step, judge, submit, trouble};
+use super::{Sight, Step, judge, submit, trouble, unchanged};
 use crate::datapath::protocol::{Cause, Failure, Peer, Report, ReportKind};
 use crate::service::backup::jobs::{self, Source};
 use crate::service::opslifecycle::RetryClass;
@@ -50,14 +50,15 @@ pub enum Prepared {
 
 /// Sees to it that a mover stands ready: makes the first one, replaces one that was made before this attempt of the step
 /// began, and fails the attempt when its own one ended. Before the lock is taken nothing has begun and no attempts are counted:
-/// there one that failed is followed by another after [`PAUSE`].
+/// there one that failed is followed by another after [`PAUSE`]. Past a rollback's point of no return there are as many as it takes.
 pub async fn ready(step: &Step<'_>) -> Result<Prepared, StepOutcome> {
     let (exchange, current) =
         futures::try_join!(step.movers.exchange(), step.movers.current()).map_err(|error| trouble(&error))?;
     let (number, job) = current.as_ref().map_or((0, ""), |current| (current.number, current.job_uid.as_str()));
     let state = step.call.state;
     let own = step.witnesses.is_since(&step.uid, &state.name, state.attempt, job);
-    match turn(mover::readiness(exchange.as_ref(), current.as_ref()), own, number) {
+    let past = step.is_past_return();
+    match turn(mover::readiness(exchange.as_ref(), current.as_ref()), own, number, past) {
         Turn::Go(prepared) => {
             if matches!(prepared, Prepared::Working(_)) && !may_speak(step) {
                 let given = step.movers.let_speak(step.call.op, &step.inputs).await;
@@ -69,7 +70,7 @@ pub async fn ready(step: &Step<'_>) -> Result<Prepared, StepOutcome> {
         Turn::Fail(StepOutcome::Failed { message, retryable: true, .. }) if state.attempt == 0 => {
             let now = Instant::now();
             let since = step.witnesses.since(&step.uid, Sight::Ended(job.to_owned()), now);
-            match another(number, Some(&message)) {
+            match another(number, past, Some(&message)) {
                 Turn::Fail(spent) => Err(spent),
                 _ if now.duration_since(since) >= PAUSE => next(step, number).await,
                 _ => {
@@ -92,8 +93,8 @@ enum Turn {
 }
 
 /// `own`: the newest mover was made in this attempt of the step, so that its end is the attempt's. `number`: how many there
-/// have been.
-fn turn(readiness: Readiness, own: bool, number: i32) -> Turn {
+/// have been. `past`: see [`Step::is_past_return`].
+fn turn(readiness: Readiness, own: bool, number: i32, past: bool) -> Turn {
     match readiness {
         Readiness::Ready { pod_uid, report } => Turn::Go(Prepared::Ready { pod_uid, report }),
         Readiness::Working(what) => Turn::Go(Prepared::Working(what)),
@@ -101,22 +102,21 @@ fn turn(readiness: Readiness, own: bool, number: i32) -> Turn {
         Readiness::Reported(report) if own => {
             Turn::Fail(StepOutcome::retryable("PreflightFailed", report.message.clone()))
         }
-        Readiness::Ended { failure, why } if own => Turn::Fail(ended(failure.as_ref(), &why)),
-        Readiness::Reported(report) => another(number, Some(&report.message)),
-        Readiness::Ended { why, .. } => another(number, Some(&why)),
-        Readiness::Absent => another(number, None),
+        Readiness::Ended { failure, why } if own => Turn::Fail(ended(failure.as_ref(), past, &why)),
+        Readiness::Reported(report) => another(number, past, Some(&report.message)),
+        Readiness::Ended { why, .. } => another(number, past, Some(&why)),
+        Readiness::Absent => another(number, past, None),
     }
 }
 
 /// Another mover, unless there have been enough; `last`: what became of the last one.
-fn another(number: i32, last: Option<&str>) -> Turn {
-    if mover::may_follow(number) {
+fn another(number: i32, past: bool, last: Option<&str>) -> Turn {
+    if mover::may_follow(number, past) {
         return Turn::Next;
     }
     let last = last.map(|why| format!("; the last one: {why}")).unwrap_or_default();
-    let message =
-        format!("{number} movers have ended before the snapshot could be submitted{last}. Nothing was changed");
-    Turn::Fail(StepOutcome::fatal("TooManyDownloads", message))
+    let message = format!("{number} movers have ended before the snapshot could be submitted{last}");
+    Turn::Fail(StepOutcome::fatal("TooManyDownloads", unchanged(&message, past)))
 }
 
 /// Whether the mover's binding is there, as far as the watches know.
@@ -153,8 +153,8 @@ fn settled(inputs: &Inputs, judged: Option<&str>) -> Inputs {
 }
 
 /// Some causes come back whatever one does; the others may pass.
-fn ended(failure: Option<&Failure>, why: &str) -> StepOutcome {
-    let message = format!("the mover could not fetch and verify the snapshot: {why}. Nothing was changed");
+fn ended(failure: Option<&Failure>, past: bool, why: &str) -> StepOutcome {
+    let message = unchanged(&format!("the mover could not fetch and verify the snapshot: {why}"), past);
     let Some(failure) = failure else { return StepOutcome::retryable("MoverEnded", message) };
     match failure.cause {
         Cause::Config => StepOutcome::fatal("MoverConfig", message),
@@ -202,21 +202,41 @@ mod tests {
     fn the_end_of_an_attempts_own_mover_fails_the_attempt_and_that_of_an_earlier_one_does_not() {
         let ends: [fn() -> Readiness; 2] = [|| reported(ReportKind::Failed, "no such bucket"), gone];
         for readiness in ends {
-            let Turn::Fail(StepOutcome::Failed { retryable: true, .. }) = turn(readiness(), true, 2) else { panic!() };
-            assert!(matches!(turn(readiness(), false, 2), Turn::Next));
+            for past in [false, true] {
+                let turn = |own| turn(readiness(), own, 2, past);
+                assert!(matches!(turn(true), Turn::Fail(StepOutcome::Failed { retryable: true, .. })));
+                assert!(matches!(turn(false), Turn::Next));
+            }
         }
-        assert!(matches!(turn(reported(ReportKind::Refused, "m"), true, 1), Turn::Go(Prepared::Refused(_))));
-        assert!(matches!(turn(Readiness::Absent, false, 0), Turn::Next));
+        assert!(matches!(turn(reported(ReportKind::Refused, "m"), true, 1, false), Turn::Go(Prepared::Refused(_))));
+        assert!(matches!(turn(Readiness::Absent, false, 0, false), Turn::Next));
     }
 
     #[test]
     fn the_last_of_too_many_downloads_says_what_became_of_it() {
-        let spent = |readiness| match turn(readiness, false, 8) {
+        let spent = |readiness| match turn(readiness, false, 8, false) {
             Turn::Fail(StepOutcome::Failed { reason: "TooManyDownloads", message, retryable: false }) => message,
             other => panic!("{other:?}"),
         };
         let message = spent(reported(ReportKind::Failed, "no such bucket"));
         assert!(message.contains("8 movers") && message.contains("no such bucket"), "{message}");
-        assert!(spent(gone()).contains("its Job was deleted"));
+        assert!(spent(gone()).contains("its Job was deleted. Nothing was changed"));
+    }
+
+    #[test]
+    fn downloads_from_before_a_wipe_end_no_rollback_after_it_and_nobody_says_that_nothing_was_changed() {
+        assert!(matches!(turn(gone(), false, 8, true), Turn::Next));
+        let words = |turn| match turn {
+            Turn::Fail(StepOutcome::Failed { message, .. }) => message,
+            other => panic!("{other:?}"),
+        };
+        for (turned, why) in [
+            (turn(gone(), true, 8, true), "its Job was deleted"),
+            (turn(gone(), false, 10_000, true), "10000 movers"),
+            (another(10_000, true, Some("no such bucket")), "no such bucket"),
+        ] {
+            let message = words(turned);
+            assert!(message.contains(why) && !message.contains("othing was changed"), "{message}");
+        }
     }
 }

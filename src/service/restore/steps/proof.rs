@@ -152,10 +152,9 @@ async fn looked(step: &Step<'_>) -> Result<Looked, StepOutcome> {
             close(step, cluster, &read, &members, why).await
         }
         Outcome::NotApplied(why) => close(step, cluster, &read, &members, why).await,
-        Outcome::Rejected(message) => StepOutcome::fatal(
-            "ServerRefused",
-            format!("the server refused the snapshot: {message}. Nothing was changed"),
-        ),
+        Outcome::Rejected(message) => {
+            StepOutcome::fatal("ServerRefused", step.unchanged(&format!("the server refused the snapshot: {message}")))
+        }
         Outcome::Applied { proof, text } => applied(step, cluster, &read, proof, text).await,
         Outcome::Restart { why, .. } if step.call.fence.is_none() => {
             unknown(&format!("the servers {why}, and the cluster's lock is in other hands: nobody is restarted"))

@@ -3,7 +3,10 @@
 use super::super::{request, versions};
 use crate::{
     api::{OpenBaoCluster, OpenBaoOperation, OperationKind, OperationPhase, UpgradeDirective},
-    service::opslifecycle::{Refusal, lineage},
+    service::{
+        cluster::{config::audit, validate::Invalid},
+        opslifecycle::{Refusal, lineage},
+    },
 };
 use kube::ResourceExt;
 use std::sync::Arc;
@@ -95,16 +98,32 @@ pub fn way(
             format!("OpenBao {} has no {} seal", to.version, cluster.spec.unseal.type_.as_str()),
         );
     }
+    if let Some(why) = audit_not_supported(&to, cluster) {
+        return failed("AuditNotSupported", why);
+    }
     if !rollback.spec.consent.iter().any(|given| given == CONSENT) {
         return Err(Refusal::constraint(
             "ConsentMissing",
             format!(
-                "a rollback deletes the volumes of all servers; everything written since backup {key} is lost. Create it \
-                 again with spec.consent: [{CONSENT}]"
+                "a rollback deletes the volumes of all servers, and audit files on them; everything written since backup \
+                 {key} is lost. Create it again with spec.consent: [{CONSENT}]"
             ),
         ));
     }
     Ok(Way { to, rolled_back: rolled_back.version, key: key.clone(), backup: backup.clone() })
+}
+
+/// Why a server of that version would not lead with the audit devices of the spec, or would lead without any record, when its volume
+/// is wiped already.
+fn audit_not_supported(to: &UpgradeDirective, cluster: &OpenBaoCluster) -> Option<String> {
+    match audit::known_at(&versions::parse(&to.version)?, &cluster.spec) {
+        Ok(_) => None,
+        Err(Invalid::AuditUnknown { kind, since, version }) => Some(format!(
+            "spec.audit has a device of type {kind}, which needs OpenBao {since}: {version} would have no leader with it, or keep no \
+             record. Take it out of spec.audit, and create the rollback again"
+        )),
+        Err(invalid) => Some(format!("{invalid}. Correct spec.audit, and create the rollback again")),
+    }
 }
 
 #[cfg(test)]
@@ -195,6 +214,32 @@ mod tests {
         assert_eq!(reason(&whole, &back, &[bare]), "NoBackup");
         for init in [json!({"enabled": false}), json!({"enabled": true, "oidc": {"enabled": false}})] {
             assert_eq!(reason(&cluster(init), &back, std::slice::from_ref(&up)), "SelfInitNeeded");
+        }
+    }
+
+    #[test]
+    fn no_volume_goes_for_a_version_that_has_no_leader_or_no_record_with_the_audit_devices_of_the_spec() {
+        let log = json!({"type": "file", "path": "log", "fileOptions": {"filePath": "stdout"}});
+        let http = json!({"type": "http", "path": "web", "httpOptions": {"uri": "https://audit.shore"}});
+        for (from, audit, word) in [
+            ("2.3.2", json!([]), None),
+            ("2.3.2", json!([log]), Some("needs OpenBao 2.4.0")),
+            ("2.4.4", json!([log]), None),
+            ("2.4.4", json!([log, http]), Some("type http, which needs OpenBao 2.5.0: 2.4.4")),
+            ("2.5.0", json!([log, http]), None),
+            ("2.6.1", json!([http]), Some("add a device of type file")),
+        ] {
+            let mut whole = with_oidc();
+            whole.spec.audit = serde_json::from_value(audit.clone()).unwrap();
+            let mut up = (*upgrade("up", 1, &json!({}))).clone();
+            up.spec.parameters.insert(request::FROM_VERSION.to_owned(), from.to_owned());
+            // Consent to a loss is not asked for before.
+            for consent in [json!([CONSENT]), json!([])] {
+                let judged = way(&whole, &rollback(&json!("up"), &consent), &[Arc::new(up.clone())]);
+                let refused = judged.err().filter(|refusal| refusal.reason == "AuditNotSupported");
+                assert_eq!(refused.is_some(), word.is_some(), "{from} {audit}: {refused:?}");
+                assert!(refused.is_none_or(|refusal| refusal.message.contains(word.unwrap_or_default())), "{audit}");
+            }
         }
     }
 

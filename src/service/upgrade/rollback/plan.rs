@@ -34,9 +34,10 @@ pub const SAFETY_BACKUP: &str = "safetyBackup";
 /// All that `spec.parameters` of a rollback may say.
 pub const PARAMETERS: [Parameter; 1] = [Parameter::one_of(SAFETY_BACKUP, &["true", "false"])];
 
-/// How often a wipe and the submission are tried: each attempt needs the mover to stand ready with the snapshot. Should that be lost
-/// with its node, another one downloads it again, and by then there is no way back: nothing is better than to wait for it. The
-/// pauses come to half an hour, and how often it is downloaded and sent in all has bounds of its own.
+/// How often what needs the mover to stand ready with the snapshot is tried past the point of no return. Should it be lost with its
+/// node, or the store be away, another one downloads it again, and by then there is no way back: nothing is better than to wait for
+/// it. The pauses come to half an hour; an attempt makes one mover, and more of them may be made than that. How often it is sent in
+/// all has a bound of its own.
 const PATIENT_ATTEMPTS: i32 = 32;
 
 /// What the plan depends on.
@@ -146,7 +147,7 @@ pub fn plan(frozen: &Frozen<'_>) -> Plan {
     steps.extend(wipes);
     steps.extend([
         step(request::START_FIRST, StepKind::ReadVerify, "30m", 1),
-        step(restore::PLACE_MARKER, StepKind::Idempotent, "60m", 3),
+        step(restore::PLACE_MARKER, StepKind::Idempotent, "60m", PATIENT_ATTEMPTS),
         step(restore::SUBMIT, StepKind::OnceOnly, "120m", PATIENT_ATTEMPTS),
         StepSpec { observe_only: true, ..step(restore::PROVE_APPLIED, StepKind::ReadVerify, "60m", 1) },
         step(restore::RESTART_VOTERS, StepKind::ReadVerify, "45m", 1),
@@ -186,6 +187,7 @@ mod tests {
     use super::*;
     use crate::adapter::settings::Scope;
     use crate::service::opslifecycle::{asked, saga::plan as saga};
+    use crate::service::restore::mover;
     use serde_json::json;
 
     #[test]
@@ -253,11 +255,18 @@ mod tests {
     fn once_a_volume_may_be_gone_a_snapshot_that_has_to_be_downloaded_again_is_waited_for_half_an_hour() {
         let (_, plan) = planned(Some(1), json!({}));
         let past = plan.steps.iter().skip_while(|step| Some(&step.name) != plan.point_of_no_return.as_ref());
-        let once: Vec<&StepSpec> = past.filter(|step| step.kind == StepKind::OnceOnly).collect();
-        let names: Vec<&str> = once.iter().map(|step| step.name.as_str()).collect();
-        assert_eq!(names, ["Wipe/data-kelp-0", restore::SUBMIT]);
-        for step in once {
+        let needs_it = [WIPE, restore::PLACE_MARKER, restore::SUBMIT];
+        let waits: Vec<&StepSpec> = past.filter(|step| needs_it.contains(&step.action.as_str())).collect();
+        let names: Vec<&str> = waits.iter().map(|step| step.name.as_str()).collect();
+        assert_eq!(names, ["Wipe/data-kelp-0", restore::PLACE_MARKER, restore::SUBMIT]);
+        // However many there have been before.
+        let most = (0..1000).filter(|number| mover::may_follow(*number, false)).count();
+        let mut left = (0..1000).filter(|number| mover::may_follow(*number, true)).count() - most;
+        for step in waits {
             let policy = step.retry_policy.as_ref();
+            let attempts = usize::try_from(saga::max_attempts(policy)).unwrap();
+            assert!(left >= attempts, "{}: {left} downloads are left for {attempts} attempts", step.name);
+            left -= attempts;
             let pauses = (1..saga::max_attempts(policy)).map(|retries| saga::retry_delay(policy, retries));
             let pauses: std::time::Duration = pauses.sum();
             assert!((25..=35).contains(&(pauses.as_secs() / 60)), "{}: {pauses:?}", step.name);
