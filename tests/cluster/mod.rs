@@ -7,6 +7,7 @@ mod corners;
 mod exposure;
 mod failures;
 mod many;
+mod plugins;
 mod rescue;
 mod scale;
 mod seals;
@@ -298,7 +299,7 @@ async fn an_impossible_spec_is_said_in_a_condition_and_leaves_the_running_cluste
     let _operator = Operator::start(&namespace, &[]).await;
     namespace.apply(&manifest("kelp", "  replicas: 1\n")).await;
     let before = available(&namespace, "kelp").await;
-    let patch = r#"{"spec":{"plugins":[{"type":"secret","name":"p","version":"1","binaryName":"p","command":"p","sha256sum":"0000000000000000000000000000000000000000000000000000000000000000"}]}}"#;
+    let patch = r#"{"spec":{"audit":[{"type":"syslog","path":"s"}]}}"#;
     namespace.kubectl(&["patch", "openbaocluster", "kelp", "--type=merge", "-p", patch]).await;
     eventually("the condition", PATIENCE, async || {
         let supported = condition(&get(&namespace, "kelp").await?, "Supported");

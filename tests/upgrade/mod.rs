@@ -189,16 +189,13 @@ async fn an_upgrade_comes_to_its_end_although_the_spec_becomes_one_that_cannot_b
     // An image that is not what the version says, so that the way goes on, and back again.
     wish(&bay, json!({ "version": "2.7.9", "image": "docker.io/openbao/openbao:2.7.2" })).await;
     soak::at_step(&bay, 1, "UpdateTemplate").await;
-    let plugin = json!({
-        "type": "secret", "name": "p", "version": "1", "binaryName": "p", "command": "p", "sha256sum": "0".repeat(64)
-    });
-    wish(&bay, json!({ "plugins": [plugin] })).await;
+    wish(&bay, json!({ "audit": [{"type": "syslog", "path": "s"}] })).await;
     eventually("it is told", Duration::from_secs(60), async || {
         let status = bay.cluster().await.status.unwrap_or_default();
         let says = |kind: &str, word: &str| {
             status.conditions.iter().any(|one| one.type_ == kind && one.message.contains(word))
         };
-        let told = says("Progressing", "goes on with the spec from before") && says("Degraded", "spec.plugins");
+        let told = says("Progressing", "goes on with the spec from before") && says("Degraded", "spec.audit");
         if told { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
     })
     .await;
@@ -206,7 +203,7 @@ async fn an_upgrade_comes_to_its_end_although_the_spec_becomes_one_that_cannot_b
     let status = turned.status.clone().unwrap();
     assert_eq!(status.phase, OperationPhase::RolledBack, "{:?}", status.message);
     bay.whole(3).await;
-    wish(&bay, json!({ "plugins": null, "version": "2.6.1", "image": null })).await;
+    wish(&bay, json!({ "audit": null, "version": "2.6.1", "image": null })).await;
     bay.whole(3).await;
     bay.free().await;
 }

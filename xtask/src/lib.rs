@@ -10,6 +10,7 @@ pub mod image;
 pub mod install;
 pub mod machine;
 pub mod oci;
+pub mod plugins;
 pub mod report;
 pub mod stores;
 pub mod suite;

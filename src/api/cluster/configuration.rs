@@ -211,21 +211,23 @@ pub struct Autopilot {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PluginSettings {
-    /// Download OCI plugins at start.
+    /// Download plugins with `image` at start. Default true where there are any, and nothing else is accepted with them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_download: Option<bool>,
-    /// Register declared plugins at start.
+    /// Register declared plugins at start, and take those that are not declared any more out of OpenBao's catalog. Default true where
+    /// plugins are declared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_register: Option<bool>,
     /// `standard` or `direct`. OpenBao knows neither: it has no effect, and `Supported` says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub download_behavior: Option<PluginDownloadBehavior>,
-    /// Permissions that plugin files must have, as an octal number such as `0755`. OpenBao does not start with anything else.
+    /// Permissions that plugin files must have, as an octal number such as `0755`. OpenBao does not start with anything else. It looks
+    /// at files only where an environment variable says so, which no server is given: without effect, and `Supported` says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8))]
     #[x_kube(validation = rules::octal("configuration.plugin.filePermissions"))]
     pub file_permissions: Option<String>,
-    /// Owner that plugin files must have.
+    /// Owner that plugin files must have. Without effect, as above.
     #[serde(rename = "fileUID", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub file_uid: Option<i64>,

@@ -131,10 +131,11 @@ pub struct OpenBaoClusterSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
     #[x_kube(validation = audit::one_device_a_path())]
     pub audit: Vec<AuditDevice>,
-    /// Plugins written into the configuration.
+    /// Plugins written into the configuration: all of them with `image`, or all with `command`. A change restarts the servers one by
+    /// one, the leader last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into(), "name".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into(), "name".into(), "version".into()]))]
     pub plugins: Vec<Plugin>,
     /// OpenBao's telemetry block.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -137,7 +137,7 @@ pub struct NetworkSpec {
     #[schemars(length(min = 1, max = 63))]
     pub dns_namespace: String,
     /// More that servers and Jobs may reach, for example a KMS or an object store. As long as there are none, Jobs may reach everything,
-    /// and so may servers with a seal or an audit collector outside of the cluster.
+    /// and so may servers with a seal or an audit collector outside of the cluster, or with plugins that they fetch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub egress_rules: Vec<NetworkPolicyEgressRule>,

@@ -2,8 +2,9 @@
 //! points has neither its old nor its new servers, so neither a pause nor a spec that cannot be carried out stops it there.
 
 use super::{
+    invalid::Invalid,
     trouble::Trouble,
-    validate::{self, Invalid, ValidatedCluster},
+    validate::{self, ValidatedCluster},
 };
 use crate::{
     adapter::Adapters,
@@ -24,7 +25,7 @@ pub fn under_way(ad: &Adapters, cluster: &OpenBaoCluster) -> Option<String> {
 /// spec: where none is at work any more it is read by what the last one came to.
 pub fn read(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<ValidatedCluster, Invalid> {
     match validate::validate(cluster) {
-        Err(Invalid::AuditUnknown { .. }) if live(ad, cluster).is_empty() => {
+        Err(Invalid::AuditUnknown { .. } | Invalid::PluginsUnknown { .. }) if live(ad, cluster).is_empty() => {
             let records = ad.caches.operations_of(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
             validate::validate(&upgrade::concluded(cluster, &records))
         }

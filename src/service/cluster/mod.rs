@@ -25,6 +25,7 @@ pub mod hcl;
 pub mod headcount;
 pub mod identity;
 pub mod init;
+pub mod invalid;
 pub mod jwks;
 pub mod keys;
 pub mod labels;

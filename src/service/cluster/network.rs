@@ -8,7 +8,7 @@ use super::{
     apply::Applier,
     attempts::{Attempts, Watched},
     build::network::{self, Surroundings},
-    config::audit,
+    config::{audit, plugins},
     facts::Facts,
     members::Member,
     memory::{Memory, Notes},
@@ -136,8 +136,8 @@ pub(super) fn gap(spec: &OpenBaoClusterSpec) -> Option<&'static str> {
     let rests = stores || network::rests_on_others(spec);
     if network.egress_rules.is_empty() {
         return rests.then_some(
-            "spec.network.egressRules is empty, so pods that need a seal, a store or an audit collector outside of the cluster may \
-             reach everything: name these there",
+            "spec.network.egressRules is empty, so pods that need a seal, a store, an audit collector or a registry of plugins outside \
+             of the cluster may reach everything: name these there",
         );
     }
     let is_shut = |protocol: &str, port: u16| !network.egress_rules.iter().any(|rule| opens(rule, protocol, port));
@@ -148,9 +148,15 @@ pub(super) fn gap(spec: &OpenBaoClusterSpec) -> Option<&'static str> {
         );
     }
     let mut collectors = spec.audit.iter().filter_map(audit::collector);
-    collectors.any(|(protocol, address)| is_shut(protocol, port_of(&address, HTTPS))).then_some(
-        "no rule of spec.network.egressRules opens the port of an audit collector of spec.audit. What a policy drops gets no answer, \
-         so every request waits for it: add a rule",
+    if collectors.any(|(protocol, address)| is_shut(protocol, port_of(&address, HTTPS))) {
+        return Some(
+            "no rule of spec.network.egressRules opens the port of an audit collector of spec.audit. What a policy drops gets no \
+             answer, so every request waits for it: add a rule",
+        );
+    }
+    plugins::registry_ports(spec).any(|port| is_shut(TCP, port)).then_some(
+        "no rule of spec.network.egressRules opens the port of a registry that spec.plugins names, so a server that has not got its \
+         plugins yet does not start: add one",
     )
 }
 
@@ -314,6 +320,31 @@ mod tests {
             let told = gap(&object.spec).is_some_and(|words| words.contains("audit collector of spec.audit"));
             assert_eq!(told, is_told, "{device} {port}: {:?}", gap(&object.spec));
         }
+    }
+
+    #[test]
+    fn the_port_of_a_registry_is_that_of_its_address_or_the_usual_one_and_a_plugin_in_the_image_wants_none() {
+        let at = |port: u16, from: &str, what: &str| {
+            let mut plugin = json!({"type": "secret", "name": "word", "version": "v1.0.0", "binaryName": "word",
+                "sha256sum": "0".repeat(64)});
+            plugin[from] = json!(what);
+            let object = cluster(|spec| {
+                spec["network"] = rules(&json!([{ "port": port }]));
+                spec["plugins"] = json!([plugin]);
+            });
+            gap(&object.spec).is_some_and(|words| words.contains("spec.plugins"))
+        };
+        for (port, image, is_told) in [
+            (443, "ghcr.io/reef/word", false),
+            (443, "reef/word", false),
+            (443, "word", false),
+            (80, "ghcr.io/reef/word", true),
+            (5000, "registry.reef.svc.cluster.local:5000/word", false),
+            (443, "registry.reef.svc.cluster.local:5000/word", true),
+        ] {
+            assert_eq!(at(port, "image", image), is_told, "{image} at {port}");
+        }
+        assert!(!at(80, "command", "word"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::{
     bootstrap::{self, Stage},
     error::Error,
     facts::{Facts, MAX_MEMBERS},
+    invalid::Invalid,
     login,
     members::Member,
     memory::Notes,
@@ -15,7 +16,7 @@ use super::{
     requests,
     status::{self, observed::Observed},
     trouble::{TlsState, Trouble},
-    validate::{Invalid, ValidatedCluster},
+    validate::ValidatedCluster,
     volumes,
 };
 use crate::{

@@ -255,10 +255,7 @@ fn nothing_is_called_as_the_spec_says_while_it_is_not_carried_out() {
         seen.progress = Some(Trouble::new(reasons::SCALING, "new members join"));
     });
     assert_eq!(word(&busy, "Progressing"), ("True".into(), "Scaling".into()));
-    object.spec.plugins = serde_json::from_value(serde_json::json!([{
-        "type": "secret", "name": "p", "version": "1", "binaryName": "p", "sha256sum": "0"
-    }]))
-    .unwrap();
+    object.spec.audit = serde_json::from_value(serde_json::json!([{"type": "syslog", "path": "s"}])).unwrap();
     let invalid = status_of(&object, &three(), Stage::Bootstrapped, at);
     assert_eq!(word(&invalid, "Progressing"), ("False".into(), word(&invalid, "Degraded").1));
 }
@@ -297,10 +294,7 @@ fn an_event_is_told_once_for_each_new_reason() {
     let told: Vec<String> = news(&calm, &degraded).into_iter().map(|(reason, _)| reason).collect();
     assert_eq!(told, ["NotReady"]);
     assert_eq!(news(&degraded, &degraded), []);
-    object.spec.plugins = serde_json::from_value(serde_json::json!([{
-        "type": "secret", "name": "p", "version": "1", "binaryName": "p", "sha256sum": "0"
-    }]))
-    .unwrap();
+    object.spec.audit = serde_json::from_value(serde_json::json!([{"type": "syslog", "path": "s"}])).unwrap();
     let refused = status_of(&object, &three(), Stage::Bootstrapped, "2026-11-21T10:00:00Z");
     assert_eq!(news(&calm, &refused).len(), 1, "two conditions with the same words are one event");
 }

@@ -5,7 +5,7 @@
 //! not reconciled until it is gone. Fields that this operator has no need for, because it reaches their aim another way
 //! (helper images, the init container, roles of helper Jobs), are not in the list: nothing is missing without them.
 
-use super::config::{audit, server::is_writable};
+use super::config::{audit, is_writable, plugins};
 use crate::adapter::objectstore::target::UPLOAD_MEMORY;
 use crate::api::{
     AuditType, ImageVerification, Logging, OpenBaoClusterSpec, ProxyProtocolBehavior, SealType, TlsMode,
@@ -63,8 +63,10 @@ const LIST: &[Entry] = &[
         "a credential in the uri or the headers of spec.audit (send to a collector that needs none, or that adds it)",
         |spec| spec.audit.iter().any(audit::holds_a_credential),
     ),
-    // Mounts that need them would fail.
-    blocks("spec.plugins", |spec| !spec.plugins.is_empty()),
+    blocks(
+        "a credential in env or args of spec.plugins (plugins are configured through OpenBao's API: write it there)",
+        |spec| spec.plugins.iter().any(plugins::holds_a_credential),
+    ),
     // A server ends at its start over the one, and refuses every connection with the other.
     blocks(
         "spec.configuration.listener.proxyProtocolBehavior other than use_always (OpenBao has no allow_any, and no field says whom deny_unauthorized allows)",
@@ -109,6 +111,20 @@ const LIST: &[Entry] = &[
     ignored("spec.configuration.plugin.downloadBehavior (OpenBao knows neither word)", |spec| {
         spec.configuration.plugin.as_ref().is_some_and(|plugin| plugin.download_behavior.is_some())
     }),
+    ignored(
+        "spec.configuration.plugin.fileUID and filePermissions (OpenBao looks at files only where a variable says so that no server is given)",
+        |spec| {
+            let plugin = spec.configuration.plugin.as_ref();
+            plugin.is_some_and(|plugin| plugin.file_uid.is_some() || plugin.file_permissions.is_some())
+        },
+    ),
+    ignored(
+        "a command in spec.plugins with spec.configuration.plugin.autoRegister false (register it through OpenBao's API)",
+        |spec| {
+            let is_file = spec.plugins.iter().any(|plugin| plugin.command.is_some());
+            is_file && plugins::auto_register(spec) == Some(false)
+        },
+    ),
     ignored("spec.configuration.acmeCARoot", |spec| spec.configuration.acme_ca_root.is_some()),
     ignored("spec.configuration.listener.tlsDisable (spec.tls.enabled decides)", |spec| {
         let listener = spec.configuration.listener.as_ref();
@@ -166,6 +182,14 @@ mod tests {
         unsupported(&serde_json::from_value(spec).unwrap())
     }
 
+    /// A plugin that lies in the servers' image, with more to it.
+    fn plugin(more: &Value) -> Value {
+        let mut plugin = json!({"type": "secret", "name": "p", "version": "v1.0.0", "binaryName": "p", "command": "p",
+            "sha256sum": "0".repeat(64)});
+        plugin.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        plugin
+    }
+
     #[test]
     fn a_plain_cluster_has_nothing_unsupported() {
         assert_eq!(found(&json!({})), []);
@@ -179,6 +203,7 @@ mod tests {
                 "listener": {"tlsDisable": false}, "raft": {"autopilot": {"minQuorum": 3}},
                 "logging": {"file": "/tmp/openbao.log", "pidFile": "/openbao/data/openbao.pid"}},
             "serviceAccount": {"annotations": {"a": "b"}},
+            "plugins": [plugin(&json!({"env": ["WORD=x"]}))],
             "selfInit": {"enabled": true, "oidc": {"enabled": true}},
             "audit": [
                 {"type": "file", "path": "f", "fileOptions": {"filePath": "stdout"}},
@@ -195,7 +220,7 @@ mod tests {
             json!({"operatorImageVerification": {"enabled": true, "failurePolicy": "Block"}}),
             json!({"audit": [{"type": "syslog", "path": "s"}]}),
             json!({"audit": [{"type": "http", "path": "h", "httpOptions": {"uri": "https://a.svc", "headers": {"Authorization": "Bearer x"}}}]}),
-            json!({"plugins": [{"type": "secret", "name": "p", "version": "1", "binaryName": "p", "sha256sum": "0"}]}),
+            json!({"plugins": [plugin(&json!({"env": ["API_TOKEN=x"]}))]}),
             json!({"configuration": {"listener": {"proxyProtocolBehavior": "allow_any"}}}),
         ];
         let ignored = [
@@ -208,6 +233,8 @@ mod tests {
             json!({"configuration": {"logging": {"file": "/var/log/openbao/openbao.log"}}}),
             json!({"configuration": {"logging": {"pidFile": "/var/run/openbao/openbao.pid"}}}),
             json!({"configuration": {"plugin": {"downloadBehavior": "direct"}}}),
+            json!({"configuration": {"plugin": {"filePermissions": "0755"}}}),
+            json!({"configuration": {"plugin": {"autoRegister": false}}, "plugins": [plugin(&json!({}))]}),
             json!({"configuration": {"acmeCARoot": "/ca"}}),
             json!({"configuration": {"listener": {"tlsDisable": true}}}),
             json!({"breakGlassAck": "a"}),

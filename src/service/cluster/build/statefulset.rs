@@ -4,7 +4,10 @@ use super::{config_maps, hash, meta, names, secrets, selector};
 use crate::{
     api::SealType,
     service::cluster::{
-        config::{CONFIG_DIR, DATA_DIR, SEAL_CREDENTIALS_DIR, SHARED_FILE, TLS_DIR, UNSEAL_DIR, audit, seal},
+        config::{
+            CONFIG_DIR, DATA_DIR, REGISTRY_DIR, SEAL_CREDENTIALS_DIR, SHARED_FILE, TLS_DIR, UNSEAL_DIR, audit, plugins,
+            seal,
+        },
         headcount::GIVEN,
         validate::{TlsPlan, ValidatedCluster},
     },
@@ -16,7 +19,7 @@ use k8s_openapi::{
         },
         core::v1::{
             Affinity, AppArmorProfile, Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource,
-            EnvVar, EnvVarSource, HTTPGetAction, Lifecycle, LifecycleHandler, ObjectFieldSelector,
+            EnvVar, EnvVarSource, HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector,
             PersistentVolumeClaim, PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity, PodSchedulingGate,
             PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource, SeccompProfile,
             SecretEnvSource, SecretKeySelector, SecretVolumeSource, SecurityContext, SleepAction, TCPSocketAction,
@@ -193,7 +196,7 @@ fn container(cluster: &ValidatedCluster, inputs: &Inputs) -> Container {
     Container {
         name: CONTAINER.into(),
         image: Some(inputs.image.clone()),
-        command: Some(vec!["bao".into()]),
+        command: Some(plugins::start(&cluster.spec.plugins)),
         args: Some(vec![
             "server".into(),
             format!("-config={CONFIG_DIR}/{SHARED_FILE}"),
@@ -271,6 +274,9 @@ fn environment(cluster: &ValidatedCluster) -> Vec<EnvVar> {
         if cluster.tls != TlsPlan::Off {
             all.push(plain("BAO_CACERT", format!("{TLS_DIR}/ca.crt")));
         }
+    }
+    if plugins::registry_secret(&cluster.spec).is_some() {
+        all.push(plain("DOCKER_CONFIG", REGISTRY_DIR.into()));
     }
     if let Some(secret) = &cluster.spec.unseal.credentials_secret_ref {
         let variables = seal::variables(&cluster.spec.unseal).into_iter();
@@ -366,6 +372,9 @@ fn mounts(cluster: &ValidatedCluster) -> Vec<VolumeMount> {
     if !credential_secrets(cluster).is_empty() {
         all.push(mount("seal-credentials", SEAL_CREDENTIALS_DIR, true));
     }
+    if plugins::registry_secret(&cluster.spec).is_some() {
+        all.push(mount("registry", REGISTRY_DIR, true));
+    }
     all
 }
 
@@ -400,7 +409,23 @@ fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
             ..Volume::default()
         });
     }
+    all.extend(plugins::registry_secret(&cluster.spec).map(registry));
     all
+}
+
+/// What images are pulled with, under the name by which OpenBao looks for it. As for the kubelet it need not be there.
+fn registry(secret: &str) -> Volume {
+    let file = KeyToPath { key: ".dockerconfigjson".into(), path: "config.json".into(), ..KeyToPath::default() };
+    Volume {
+        name: "registry".into(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.into()),
+            default_mode: Some(0o440),
+            items: Some(vec![file]),
+            optional: Some(true),
+        }),
+        ..Volume::default()
+    }
 }
 
 fn projected_secret(name: String) -> VolumeProjection {
@@ -476,6 +501,39 @@ pub(crate) mod tests {
             let device = json!({"type": "file", "path": "f", "options": options});
             let built = container(&valid(|s| s["audit"] = json!([first, device])), &inputs());
             assert_eq!(built.termination_message_policy.as_deref(), Some(policy), "{options}");
+        }
+    }
+
+    #[test]
+    fn a_server_with_plugins_in_its_image_looks_at_them_first_and_one_that_fetches_them_shows_who_it_is() {
+        let plugin = |from: serde_json::Value| {
+            let mut plugin = json!({"type": "secret", "name": "word", "version": "v1.0.0", "binaryName": "word",
+                "sha256sum": "A".repeat(64)});
+            plugin.as_object_mut().unwrap().extend(from.as_object().unwrap().clone());
+            plugin
+        };
+        let pod = |plugins: serde_json::Value| {
+            let cluster = valid(|s| {
+                s["plugins"] = plugins;
+                s["imagePullSecrets"] = json!([{"name": "mine"}]);
+            });
+            build(&cluster, &inputs()).spec.unwrap().template.spec.unwrap()
+        };
+        let lies_there = pod(json!([plugin(json!({"command": "word"}))]));
+        let script = format!("echo '{}  /openbao/plugins/word' | sha256sum -c - && exec \"$0\" \"$@\"", "a".repeat(64));
+        let words = lies_there.containers[0].command.clone().unwrap();
+        assert_eq!(words, ["sh", "-c", &script, "bao"]);
+        let fetched = pod(json!([plugin(json!({"image": "ghcr.io/reef/word"}))]));
+        assert_eq!(fetched.containers[0].command.as_deref().unwrap(), ["bao"]);
+        let secret = |pod: &PodSpec| {
+            let mut volumes = pod.volumes.iter().flatten();
+            volumes.find(|volume| volume.name == "registry").and_then(|volume| volume.secret.clone()?.secret_name)
+        };
+        assert_eq!(secret(&fetched).as_deref(), Some("mine"));
+        for pod in [lies_there, pod(json!([]))] {
+            assert_eq!(secret(&pod), None);
+            let env = pod.containers[0].env.clone().unwrap();
+            assert!(env.iter().all(|variable| variable.name != "DOCKER_CONFIG"));
         }
     }
 

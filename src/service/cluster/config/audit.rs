@@ -7,13 +7,10 @@
 //! OpenBao refuses a device that is not what it was, be it since the last start or since the snapshot that was restored, each
 //! device's path there tells its settings: another one is made before the one of before goes.
 
-use super::{DATA_DIR, server::is_writable};
+use super::{DATA_DIR, is_writable};
 use crate::{
-    api::{AuditDevice, AuditType, OpenBaoCluster, OpenBaoClusterSpec, duration},
-    service::{
-        cluster::{hcl::Body, validate::Invalid},
-        upgrade::versions,
-    },
+    api::{AuditDevice, AuditType, OpenBaoClusterSpec, duration},
+    service::cluster::{hcl::Body, invalid::Invalid},
 };
 use semver::Version;
 use serde_json::Value;
@@ -28,7 +25,7 @@ const COMMON: [&str; 6] = ["elide_list_responses", "format", "hmac_accessor", "l
 /// Those of them that are switches.
 const SWITCHES: [&str; 4] = ["elide_list_responses", "hmac_accessor", "log_raw", "skip_test"];
 /// Names of OpenBao's own in its data folder begin so. A device that wrote there would destroy the data.
-const OWN_FILES: [&str; 4] = ["vault.db", "raft", "node-id", "lost+found"];
+const OWN_FILES: [&str; 5] = ["vault.db", "raft", "node-id", "lost+found", "plugins"];
 /// How long one write to a socket may take, where the spec does not say: the other devices, and all requests behind it, wait for it.
 const WRITE_TIMEOUT: &str = "500ms";
 /// A header, or a part of an address, whose name holds one of these words lets somebody in.
@@ -69,23 +66,8 @@ pub fn declare(body: Body, devices: &[Device]) -> Body {
     devices.iter().fold(body, |body, device| body.block("audit", &[device.kind, &device.path()], device.body()))
 }
 
-/// Reads `spec.audit`. All servers read the same configuration, and the oldest of them decides: one that does not know the stanza
-/// warns and serves without any record, and one that does not know the type never leads. Before there is data that is the `wanted`
-/// version. Then it is what runs, what the template shows, or where an upgrade or a rollback at work leads, from its beginning on: the
-/// spec with which a rollback goes on must be good for the server that it starts.
-pub fn devices(cluster: &OpenBaoCluster, wanted: &Version) -> Result<Vec<Device>, Invalid> {
-    let led = cluster.status.as_ref().filter(|status| status.initialized == Some(true));
-    let upgrade = led.and_then(|status| status.upgrade.as_ref());
-    let texts = [
-        led.and_then(|status| status.current_version.as_deref()),
-        upgrade.and_then(|upgrade| Some(upgrade.directive.as_ref()?.version.as_str())),
-        upgrade.and_then(|upgrade| upgrade.target.as_deref()),
-    ];
-    let oldest = texts.into_iter().flatten().filter_map(versions::parse).min();
-    known_at(oldest.as_ref().unwrap_or(wanted), &cluster.spec)
-}
-
-/// The same for servers of which the `oldest` is this one.
+/// Reads `spec.audit` for servers of which the `oldest` is this one: one that does not know the stanza warns and serves without any
+/// record, and one that does not know the type never leads.
 pub fn known_at(oldest: &Version, spec: &OpenBaoClusterSpec) -> Result<Vec<Device>, Invalid> {
     let prefixing = spec.configuration.allow_audit_log_prefixing == Some(true);
     let device = |device: &AuditDevice| {
@@ -135,7 +117,8 @@ pub fn holds_a_credential(device: &AuditDevice) -> bool {
     in_uri || headers.keys().any(|name| is_secret(name))
 }
 
-fn is_secret(name: &str) -> bool {
+/// Whether something is called like what lets somebody in.
+pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     SECRET_WORDS.iter().any(|word| name.contains(word))
 }

@@ -7,8 +7,9 @@ use crate::service::cluster::{
     autopilot,
     hcl::{Body, Value},
     identity::Identity,
+    invalid::Invalid,
     names,
-    validate::{Invalid, ValidatedCluster, request_body},
+    validate::{ValidatedCluster, request_body},
 };
 
 /// Step-down is for upgrades, raft for scaling and waiting, markers for proving restores.

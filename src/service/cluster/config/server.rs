@@ -1,8 +1,8 @@
 //! `config.hcl`: what all members share. Nothing in it depends on the number of members, so scaling restarts nobody.
 
-use super::{DATA_DIR, TLS_DIR, audit, seal};
+use super::{DATA_DIR, TLS_DIR, audit, is_writable, plugins, seal};
 use crate::{
-    api::{Configuration, LogFormat, LogLevel, ProxyProtocolBehavior, Telemetry},
+    api::{LogFormat, LogLevel, OpenBaoClusterSpec, ProxyProtocolBehavior, Telemetry},
     service::cluster::{
         hcl::Body,
         names,
@@ -20,7 +20,7 @@ pub fn render(cluster: &ValidatedCluster) -> String {
         .set("cluster_name", &cluster.name)
         .set("ui", settings.ui.unwrap_or(true))
         .set("log_level", log_level(settings.log_level.unwrap_or_default()));
-    let body = top_level(body, settings);
+    let body = top_level(body, &cluster.spec);
     let body = body.block("listener", &["tcp"], listener(cluster)).block("storage", &["raft"], storage(cluster)).block(
         "service_registration",
         &["kubernetes"],
@@ -31,16 +31,8 @@ pub fn render(cluster: &ValidatedCluster) -> String {
         None => body,
     };
     let body = audit::declare(body, &cluster.audit);
+    let body = plugins::declare(body, &cluster.spec.plugins);
     format!("{body}{}", seal::stanza(&cluster.spec.unseal))
-}
-
-/// Whether a server can make this file: directly in one of the two folders that it may write to. Others do not exist, and OpenBao
-/// makes none; it ends if it cannot write its log.
-pub fn is_writable(path: &str) -> bool {
-    ["/tmp", DATA_DIR].into_iter().any(|folder| {
-        let name = path.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
-        !name.trim_start_matches('.').is_empty() && !name.contains(['/', '*', '?', '['])
-    })
 }
 
 fn log_level(level: LogLevel) -> &'static str {
@@ -53,7 +45,8 @@ fn log_level(level: LogLevel) -> &'static str {
     }
 }
 
-fn top_level(body: Body, settings: &Configuration) -> Body {
+fn top_level(body: Body, spec: &OpenBaoClusterSpec) -> Body {
+    let settings = &spec.configuration;
     let logging = settings.logging.as_ref();
     let plugin = settings.plugin.as_ref();
     body.maybe(
@@ -81,8 +74,9 @@ fn top_level(body: Body, settings: &Configuration) -> Body {
     .maybe("enable_response_header_hostname", settings.enable_response_header_hostname)
     .maybe("enable_response_header_raft_node_id", settings.enable_response_header_raft_node_id)
     .maybe("imprecise_lease_role_tracking", settings.imprecise_lease_role_tracking)
-    .maybe("plugin_auto_download", plugin.and_then(|plugin| plugin.auto_download))
-    .maybe("plugin_auto_register", plugin.and_then(|plugin| plugin.auto_register))
+    .maybe("plugin_directory", plugins::folder(spec))
+    .maybe("plugin_auto_download", plugins::auto_download(spec))
+    .maybe("plugin_auto_register", plugins::auto_register(spec))
     .maybe("plugin_file_permissions", plugin.and_then(|plugin| plugin.file_permissions.as_ref()))
     .maybe("plugin_file_uid", plugin.and_then(|plugin| plugin.file_uid))
 }
@@ -246,6 +240,16 @@ mod tests {
         let text = render(&valid(|s| s["audit"] = audit));
         assert!(text.contains("\naudit \"file\" \"log-") && text.contains("file_path = \"stdout\""), "{text}");
         assert!(!render(&valid(|_| {})).contains("audit"));
+    }
+
+    #[test]
+    fn the_plugins_of_the_spec_are_declared_and_none_where_it_names_none() {
+        let plugins = json!([{"type": "secret", "name": "word", "version": "v1.0.0", "binaryName": "word",
+            "command": "word", "sha256sum": "0".repeat(64)}]);
+        let text = render(&valid(|s| s["plugins"] = plugins));
+        let folder = "\nplugin_directory = \"/openbao/plugins\"\nplugin_auto_register = true\n";
+        assert!(text.contains(folder) && text.contains("\nplugin \"secret\" \"word\" {\n"), "{text}");
+        assert!(!render(&valid(|_| {})).contains("plugin"));
     }
 
     #[test]

@@ -4,9 +4,10 @@ use crate::{
     api::{HandledRequest, OpenBaoCluster},
     service::cluster::{
         bootstrap::Stage,
+        invalid::Invalid,
         members::Member,
         trouble::{TlsState, Trouble},
-        validate::{Invalid, ValidatedCluster},
+        validate::ValidatedCluster,
     },
 };
 use std::collections::BTreeSet;

@@ -4,7 +4,10 @@ use super::super::{request, versions};
 use crate::{
     api::{OpenBaoCluster, OpenBaoOperation, OperationKind, OperationPhase, UpgradeDirective},
     service::{
-        cluster::{config::audit, validate::Invalid},
+        cluster::{
+            config::{audit, plugins},
+            invalid::Invalid,
+        },
         opslifecycle::{Refusal, lineage},
     },
 };
@@ -101,6 +104,9 @@ pub fn way(
     if let Some(why) = audit_not_supported(&to, cluster) {
         return failed("AuditNotSupported", why);
     }
+    if let Some(why) = plugins_not_supported(&to, cluster) {
+        return failed("PluginsNotSupported", why);
+    }
     if !rollback.spec.consent.iter().any(|given| given == CONSENT) {
         return Err(Refusal::constraint(
             "ConsentMissing",
@@ -123,6 +129,18 @@ fn audit_not_supported(to: &UpgradeDirective, cluster: &OpenBaoCluster) -> Optio
              record. Take it out of spec.audit, and create the rollback again"
         )),
         Err(invalid) => Some(format!("{invalid}. Correct spec.audit, and create the rollback again")),
+    }
+}
+
+/// Why a server of that version would serve without what is mounted with the plugins of the spec, when its volume is wiped already.
+fn plugins_not_supported(to: &UpgradeDirective, cluster: &OpenBaoCluster) -> Option<String> {
+    match plugins::known_at(&versions::parse(&to.version)?, &cluster.spec) {
+        Ok(()) => None,
+        Err(Invalid::PluginsUnknown { since, version }) => Some(format!(
+            "spec.plugins needs OpenBao {since}, and {version} would serve without what is mounted with them. Take them out of \
+             spec.plugins, and create the rollback again"
+        )),
+        Err(invalid) => Some(format!("{invalid}. Correct spec.plugins, and create the rollback again")),
     }
 }
 
@@ -240,6 +258,22 @@ mod tests {
                 assert_eq!(refused.is_some(), word.is_some(), "{from} {audit}: {refused:?}");
                 assert!(refused.is_none_or(|refusal| refusal.message.contains(word.unwrap_or_default())), "{audit}");
             }
+        }
+    }
+
+    #[test]
+    fn what_the_version_before_does_not_know_of_the_spec_stands_in_the_way() {
+        let mut whole = with_oidc();
+        whole.spec.plugins = serde_json::from_value(json!([{"type": "secret", "name": "word", "version": "v1.0.0",
+            "binaryName": "word", "command": "word", "sha256sum": "0".repeat(64)}]))
+        .unwrap();
+        let back = rollback(&json!("up"), &json!([CONSENT]));
+        for (from, expected) in [("2.4.4", "PluginsNotSupported"), ("2.5.0", "Way"), ("2.6.1", "Way")] {
+            let mut up = (*upgrade("up", 1, &json!({}))).clone();
+            let mut spec = serde_json::to_value(&up.spec).unwrap();
+            spec["parameters"]["fromVersion"] = json!(from);
+            up.spec = serde_json::from_value(spec).unwrap();
+            assert_eq!(reason(&whole, &back, &[Arc::new(up)]), expected, "{from}");
         }
     }
 
