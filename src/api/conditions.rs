@@ -96,6 +96,7 @@ pub mod reason {
     pub const STATIC_UNSEAL_IN_USE: &str = "StaticUnsealInUse";
     pub const NO_BACKUP: &str = "NoBackup";
     pub const NETWORK_EGRESS_RULES_REQUIRED: &str = "NetworkEgressRulesRequired";
+    pub const AUDIT_FILE_MISSING: &str = "AuditFileMissing";
     pub const EVEN_REPLICAS: &str = "EvenReplicas";
     pub const ALL_FIELDS_SUPPORTED: &str = "AllFieldsSupported";
     pub const FIELDS_IGNORED: &str = "FieldsIgnored";

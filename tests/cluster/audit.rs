@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::certificates::{all_restarted, uids};
-use super::{PATIENCE, available, bao, change, keeping, must_hold, put, says, uid};
+use super::{PATIENCE, available, bao, change, keeping, manifest, must_hold, put, says, uid};
 use crate::harness::{Cluster, Namespace, Operator, eventually};
 
 /// One device on the log of the pod, one in a file, whose path has a / inside.
@@ -97,8 +97,8 @@ async fn what_clients_do_is_on_record_and_a_device_that_changes_or_goes_costs_no
     change(&namespace, "kelp", json!({"audit": [elsewhere]})).await;
     says(&namespace, "kelp", "Valid", "False", "spec.audit[log]").await;
     // With this one alone a server that sets itself up would end for good.
-    change(&namespace, "kelp", json!({"audit": [away()]})).await;
-    says(&namespace, "kelp", "Valid", "False", "add a device of type file").await;
+    namespace.apply(&manifest("moss", &format!("  audit: [{}]\n  replicas: 1\n", away()))).await;
+    says(&namespace, "moss", "Valid", "False", "add a device of type file").await;
     assert_eq!(uid(&namespace, "kelp-0").await, pod, "it would not lead again");
     must_hold(&namespace, "kelp", &token, "kept").await;
 }

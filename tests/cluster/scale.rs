@@ -345,23 +345,23 @@ async fn bench_scale() {
         "seconds_to_create": made, "seconds_to_all_available": start.elapsed().as_secs_f64(), "costs": bench.costs(&audit),
         "resident_mib": operator.memory() >> 20
     });
-    println!("BENCH {first}");
+    eprintln!("first: {first}");
 
     tokio::time::sleep(Duration::from_secs(30)).await;
     let audit = bench.own.cluster().audit();
     tokio::time::sleep(Duration::from_secs(120)).await;
     let steady = json!({"minutes": 2, "costs": bench.costs(&audit), "resident_mib": operator.memory() >> 20});
-    println!("BENCH {steady}");
+    eprintln!("steady: {steady}");
 
     let change = bench.change_all("once", &operator, |_| true).await;
-    println!("BENCH {change}");
+    eprintln!("change: {change}");
 
     // Some servers take connections and say nothing, and everybody is asked for something again.
     let told = bench.own.cluster().inside(&["curl", "-sSf", "-X", "POST", "http://127.0.0.1:8200/slow"]).await;
     assert!(told.status.success(), "{told:?}");
     let speaks = |cluster: &OpenBaoCluster| number(cluster) >= SILENT;
     let beside_silence = bench.change_all("twice", &operator, speaks).await;
-    println!("BENCH {beside_silence}");
+    eprintln!("beside_silence: {beside_silence}");
 
     tokio::time::sleep(Duration::from_secs(30)).await;
     operator.kill();
@@ -374,7 +374,7 @@ async fn bench_scale() {
     let restart = json!({
         "seconds_to_answer_one": answered, "costs_in_90_s": bench.costs(&audit), "resident_mib": operator.memory() >> 20
     });
-    println!("BENCH {restart}");
+    eprintln!("restart: {restart}");
 
     // Two replicas, as the chart has it: the leader is told to go, and the standby has seen nothing yet but objects.
     operator.kill();
@@ -394,7 +394,7 @@ async fn bench_scale() {
         "seconds_to_answer_one": answered, "costs_in_60_s": bench.costs(&audit), "resident_mib_standby": waiting,
         "resident_mib": standby.memory() >> 20
     });
-    println!("BENCH {handover}");
+    eprintln!("handover: {handover}");
 
     // Years later: a start that has to read all that is kept. The lease is given back before: of one whose holder died the next one
     // sits out the term, a quarter of a minute in which nothing is read yet.

@@ -57,8 +57,8 @@ async fn three_servers_go_back_by_consent_to_the_version_and_the_data_from_befor
     let refused = operation(&bay, "hasty").await.status.unwrap();
     assert_eq!((refused.phase, refused.reason.as_deref()), (OperationPhase::ConstraintFailed, Some("ConsentMissing")));
 
-    // The wiped server would have nowhere to write down how it sets itself up.
-    let far = json!({"type": "socket", "path": "far", "socketOptions": {"address": "127.0.0.1:9"}});
+    // The wiped server would never lead with it.
+    let far = json!({"type": "file", "path": "far", "fileOptions": {"filePath": "/var/log/audit.log"}});
     wish(&bay, json!({ "audit": [far] })).await;
     valid(&bay, "False").await;
     ask(&bay, "mute", &name, json!(["DataOlderThanRollback"])).await;

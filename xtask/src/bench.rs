@@ -27,7 +27,9 @@ const IDLE: Duration = Duration::from_secs(30);
 pub fn run(cluster: &Devcluster, name: Option<&str>, page: bool) -> Result<()> {
     let mut results = Vec::new();
     if name.is_none_or(|name| name == "devcluster") {
-        results.push(devcluster(cluster)?);
+        let result = devcluster(cluster)?;
+        page::keep(&result)?;
+        results.push(result);
     }
     if name != Some("devcluster") {
         results.extend(tests(name.unwrap_or_default())?);
@@ -37,7 +39,6 @@ pub fn run(cluster: &Devcluster, name: Option<&str>, page: bool) -> Result<()> {
     }
     for result in &results {
         table(result);
-        page::keep(result)?;
     }
     if page || name.is_none() {
         say(format!("wrote {}", page::write()?.display()));
@@ -117,6 +118,13 @@ fn size(path: &Path) -> Result<u64> {
     Ok(total)
 }
 
+/// The result on a line of a benchmark. The test runner writes its dots before it.
+fn measured(line: &str) -> Result<Option<Value>> {
+    let Some((_, result)) = line.split_once("BENCH {") else { return Ok(None) };
+    let result: Value = serde_json::from_str(&format!("{{{result}")).with_context(|| format!("not JSON: {line}"))?;
+    if result["name"].is_string() { Ok(Some(result)) } else { bail!("a benchmark without a name: {line}") }
+}
+
 /// The benchmarks among the tests whose name contains `name`.
 fn tests(name: &str) -> Result<Vec<Value>> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -129,9 +137,11 @@ fn tests(name: &str) -> Result<Vec<Value>> {
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
             let line = line?;
-            match line.trim().strip_prefix("BENCH ") {
+            match measured(&line)? {
                 Some(result) => {
-                    results.push(serde_json::from_str(result).with_context(|| format!("not JSON: {result}"))?);
+                    // At once: the next one may take an hour, or fail.
+                    page::keep(&result)?;
+                    results.push(result);
                 }
                 None => say(line),
             }
@@ -142,4 +152,18 @@ fn tests(name: &str) -> Result<Vec<Value>> {
         bail!("a benchmark failed: cargo test ended with {status}");
     }
     Ok(results)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_found_behind_the_dots_of_the_test_runner_and_has_a_name() {
+        let named = json!({"name": "idle", "requests": 0});
+        assert_eq!(measured(&format!("BENCH {named}")).unwrap(), Some(named.clone()));
+        assert_eq!(measured(&format!("..BENCH {named}")).unwrap(), Some(named));
+        assert_eq!(measured("first start: 9 to go after 3 s").unwrap(), None);
+        assert!(measured("BENCH {\"requests\": 0}").is_err() && measured("BENCH {").is_err());
+    }
 }

@@ -47,6 +47,8 @@ struct Seen {
     had: u64,
     /// The first look since then that saw it not to.
     strays: Option<Instant>,
+    /// The first look since the last answer that got none.
+    mute: Option<Instant>,
 }
 
 impl Apart {
@@ -96,13 +98,17 @@ impl Apart {
         for member in members.iter().filter(|one| one.name != leader.name) {
             let known = before.seen.get(&member.uid).copied();
             let mut behind = before.behind.contains(&member.uid);
-            let mut seen = known.unwrap_or(Seen { had: committed, strays: None });
+            let mut seen = known.unwrap_or(Seen { had: committed, strays: None, mute: None });
             let speaks = member.serves() && member.view.is_some() && !member.terminating;
             // What was committed by then it has by now, however much is written.
             if speaks && member.follows(leader) && member.applied() >= seen.had {
-                (seen, behind) = (Seen { had: committed, strays: None }, false);
+                (seen, behind) = (Seen { had: committed, strays: None, mute: None }, false);
                 with_it += 1;
             } else if speaks {
+                // What was silent for so long may have been down, and catches up anew.
+                if seen.mute.take().is_some_and(|mute| now.duration_since(mute) >= SOON) {
+                    seen.strays = None;
+                }
                 let since = now.duration_since(*seen.strays.get_or_insert(now));
                 behind |= since >= SOON;
                 // What a restore leaves behind has less than was restored. Whoever has more than the leader had may hold the only copy
@@ -110,6 +116,8 @@ impl Apart {
                 if since >= LONG && id(member) == id(leader) && member.applied() <= seen.had {
                     apart.push(member.name.as_str());
                 }
+            } else {
+                seen.mute.get_or_insert(now);
             }
             let doubtful = seen.strays.is_some() || known.is_none() && !speaks;
             self.strays |= behind || doubtful && (member.serves() || member.ready);
@@ -328,6 +336,22 @@ mod tests {
             tokio::time::advance(SOON / 2).await;
             apart.look(&plain(), &stray);
             assert_eq!(apart.behind().len(), 1, "{why}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_was_down_for_minutes_while_it_caught_up_is_not_told_to_be_deleted_at_its_first_answer() {
+        let reads = members(12, Some(0), 10);
+        for (why, silent) in mute(&reads) {
+            let mut apart = Apart::default();
+            apart.look(&plain(), &reads);
+            apart.look(&plain(), &silent);
+            tokio::time::advance(LONG).await;
+            apart.look(&plain(), &silent);
+            assert_eq!(apart.look(&plain(), &reads), None, "{why}");
+            assert!(apart.behind().is_empty(), "{why}");
+            tokio::time::advance(LONG).await;
+            assert!(apart.look(&plain(), &reads).is_some(), "{why}: it has been there all the time since");
         }
     }
 

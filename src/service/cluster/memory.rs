@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     adapter::openbao::{RaftConfiguration, Token},
-    api::{OpenBaoCluster, OpenBaoClusterSpec},
+    api::{OpenBaoCluster, OpenBaoClusterSpec, OpenBaoClusterStatus, conditions::reason},
 };
 use chrono::{DateTime, Utc};
 use std::{
@@ -116,7 +116,13 @@ pub struct Raft {
 impl Notes {
     /// Remembers how the cluster was found, when it is looked at for the first time.
     pub fn meet(&mut self, cluster: &OpenBaoCluster) {
-        let observed = || cluster.status.as_ref().and_then(|status| status.observed_generation).unwrap_or(0);
+        // One that refused this spec has made nothing of it.
+        let acted = |status: &&OpenBaoClusterStatus| {
+            let refused = [reason::INVALID, reason::NOT_SUPPORTED, reason::UNSAFE_TO_IGNORE];
+            !status.conditions.iter().any(|one| one.status == "False" && refused.contains(&one.reason.as_str()))
+        };
+        let observed =
+            || cluster.status.as_ref().filter(acted).and_then(|status| status.observed_generation).unwrap_or(0);
         self.found.get_or_insert_with(observed);
     }
 
@@ -250,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_spec_asks_for_something_new_unless_another_process_had_looked_at_it_before_this_one_came() {
-        use crate::{api::OpenBaoClusterStatus, service::cluster::validate::tests::cluster};
+        use crate::service::cluster::validate::tests::cluster;
         let seen = |observed: Option<i64>, generation: i64| {
             let mut object = cluster(|_| {});
             object.metadata.generation = Some(generation);
@@ -263,6 +269,13 @@ mod tests {
             assert!(!notes.asks_nothing_new(then), "nobody has looked yet");
             notes.meet(&seen(observed, then));
             assert_eq!(notes.asks_nothing_new(then), expected, "{observed:?} {then}");
+            let mut refused = seen(observed, then);
+            let no = serde_json::json!([{"type": "Valid", "status": "False", "reason": "Invalid", "message": "no",
+                "lastTransitionTime": "2026-11-21T09:00:00Z"}]);
+            refused.status.get_or_insert_default().conditions = serde_json::from_value(no).unwrap();
+            let mut other = Notes::default();
+            other.meet(&refused);
+            assert!(!other.asks_nothing_new(then), "whoever refused it has made nothing of it");
             // The status of a look that failed says the new generation too.
             notes.meet(&seen(Some(then + 1), then + 1));
             assert!(!notes.asks_nothing_new(then + 1), "{observed:?} {then}");

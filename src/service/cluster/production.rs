@@ -1,6 +1,6 @@
 //! What a set-up lacks for production. Pure.
 
-use super::network;
+use super::{config::audit, network};
 use crate::api::{OpenBaoClusterSpec, Profile, SealType, TlsMode, conditions::reason};
 
 /// All of it, the worst first, each with a constant reason and words. `root_token`: one lies in its Secret.
@@ -33,6 +33,12 @@ pub(super) fn missing(
             spec.unseal.type_ == SealType::Static,
             reason::STATIC_UNSEAL_IN_USE,
             "the unseal key lies in a Secret of this Kubernetes cluster: use a seal outside of it",
+        ),
+        (
+            !audit::has_a_file(spec),
+            reason::AUDIT_FILE_MISSING,
+            "spec.audit has no device of type file: no request is answered while no collector takes a record, and no rollback is \
+             possible",
         ),
         (network.is_some(), reason::NETWORK_EGRESS_RULES_REQUIRED, network.unwrap_or_default()),
         (

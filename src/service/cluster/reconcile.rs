@@ -240,7 +240,11 @@ async fn act(
     match stage {
         Stage::Bootstrapping => {
             let wanted = kept::build(kept, spec, &inputs);
-            acted.troubles.extend(first_start::begin(ad, memory, &applier, spec, facts, members, &wanted).await?);
+            // The snapshot replaces all that is made here in a rollback, and its wiped volume has this one start: a request of years ago
+            // that cannot succeed any more must not end it.
+            let again = servers.is_some().then(|| spec.with_requests_that_may_fail());
+            let starts = again.as_ref().unwrap_or(spec);
+            acted.troubles.extend(first_start::begin(ad, memory, &applier, starts, facts, members, &wanted).await?);
             acted.progress = Some(Trouble::new(reasons::BOOTSTRAPPING, "the members start for the first time"));
         }
         Stage::Bootstrapped if servers.is_some() => {

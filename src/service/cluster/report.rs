@@ -168,13 +168,13 @@ pub(super) async fn report(
 /// version could not be corrected any more. But what it may hang on is told as what it is about.
 fn aside(
     before: &OpenBaoClusterStatus,
-    beside: impl Iterator<Item = Trouble>,
+    mut beside: impl Iterator<Item = Trouble>,
     suspected: Option<Trouble>,
     progress: Option<Trouble>,
 ) -> (Vec<Trouble>, Option<Trouble>) {
     let starts = before.initialized != Some(true) || before.phase == Some(ClusterPhase::Initializing);
     if starts {
-        (Vec::new(), suspected.or(progress))
+        (Vec::new(), suspected.or_else(|| beside.next()).or(progress))
     } else {
         (suspected.into_iter().chain(beside).collect(), progress)
     }
@@ -242,7 +242,7 @@ mod tests {
             // Something else had failed it.
             (false, Some(ClusterPhase::Failed)),
         ] {
-            assert_eq!(told(initialized, phase, false), (vec![], "Bootstrapping"), "{initialized} {phase:?}");
+            assert_eq!(told(initialized, phase, false), (vec![], "APIServerUnknown"), "{initialized} {phase:?}");
             assert_eq!(told(initialized, phase, true), (vec![], "NetworkSuspected"), "{initialized} {phase:?}");
         }
         for phase in [ClusterPhase::Running, ClusterPhase::Failed, ClusterPhase::BackingUp] {

@@ -51,6 +51,15 @@ pub struct ValidatedCluster {
 }
 
 impl ValidatedCluster {
+    /// The same, but no request of the spec ends the start of a server that sets itself up.
+    #[must_use]
+    pub fn with_requests_that_may_fail(&self) -> Self {
+        let mut spec = OpenBaoClusterSpec::clone(&self.spec);
+        let requests = spec.self_init.iter_mut().flat_map(|init| &mut init.requests);
+        requests.for_each(|request| request.allow_failure = true);
+        Self { spec: Arc::new(spec), ..self.clone() }
+    }
+
     /// Without JWT login and without a root token of ours nobody of ours can ever ask.
     pub fn may_log_in(&self) -> bool {
         !self.self_init || self.oidc.is_some()
@@ -102,6 +111,9 @@ pub fn validate(cluster: &OpenBaoCluster) -> Result<ValidatedCluster, Invalid> {
     let (self_init, oidc) = self_init(cluster)?;
     let oldest = config::oldest(cluster, &version);
     let audit = audit::known_at(&oldest, spec)?;
+    if sets_itself_up(cluster) {
+        audit::check_first_start(spec)?;
+    }
     plugins::known_at(&oldest, spec)?;
     Ok(ValidatedCluster {
         generation: cluster.metadata.generation.unwrap_or_default(),
@@ -228,6 +240,12 @@ fn self_init(cluster: &OpenBaoCluster) -> Result<(bool, Option<OidcPlan>), Inval
     }
     let plan = oidc.map(|oidc| OidcPlan { audience: login::jobs_audience(cluster), issuer: oidc.issuer.clone() });
     Ok((true, plan))
+}
+
+/// Whether a server is to start with an empty volume: for the first time, or in a rollback.
+fn sets_itself_up(cluster: &OpenBaoCluster) -> bool {
+    let Some(status) = &cluster.status else { return true };
+    status.initialized != Some(true) || status.upgrade.as_ref().is_some_and(|upgrade| upgrade.servers.is_some())
 }
 
 /// The body of a self-init request: free form, or one of the typed blocks.

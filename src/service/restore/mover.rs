@@ -49,8 +49,8 @@ const WHAT: &str = "restore";
 /// How often a snapshot is downloaded in all while nothing is lost by giving up, whatever the reasons.
 const DOWNLOADS: i32 = 8;
 /// The same once volumes are wiped: nothing works without it any more, and the attempts of the steps that need it are what bounds it.
-/// What one step has used up with a store that was away is there for the next one too.
-const DOWNLOADS_PAST_RETURN: i32 = DOWNLOADS + 96;
+/// What one step has used up with a store that was away is there for the next one too, each with 32: nine wipes, the marker, the submission.
+const DOWNLOADS_PAST_RETURN: i32 = DOWNLOADS + 32 * 11;
 /// How long one mover may live: download, wait for the lock and for the safety backup, submission.
 const LIFE: TimeDelta = TimeDelta::hours(4);
 /// Tries of a conflict-checked write.

@@ -7,7 +7,7 @@
 //! OpenBao refuses a device that is not what it was, be it since the last start or since the snapshot that was restored, each
 //! device's path there tells its settings: another one is made before the one of before goes.
 
-use super::{DATA_DIR, is_writable};
+use super::{DATA_DIR, FETCHED_PLUGIN_DIR, is_writable};
 use crate::{
     api::{AuditDevice, AuditType, OpenBaoClusterSpec, duration},
     service::cluster::{hcl::Body, invalid::Invalid},
@@ -25,7 +25,7 @@ const COMMON: [&str; 6] = ["elide_list_responses", "format", "hmac_accessor", "l
 /// Those of them that are switches.
 const SWITCHES: [&str; 4] = ["elide_list_responses", "hmac_accessor", "log_raw", "skip_test"];
 /// Names of OpenBao's own in its data folder begin so. A device that wrote there would destroy the data.
-const OWN_FILES: [&str; 5] = ["vault.db", "raft", "node-id", "lost+found", "plugins"];
+const OWN_FILES: [&str; 4] = ["vault.db", "raft", "node-id", "lost+found"];
 /// How long one write to a socket may take, where the spec does not say: the other devices, and all requests behind it, wait for it.
 const WRITE_TIMEOUT: &str = "500ms";
 /// A header, or a part of an address, whose name holds one of these words lets somebody in.
@@ -41,12 +41,14 @@ pub struct Device {
 }
 
 impl Device {
-    /// Where it stands in OpenBao: what the spec calls it, and a digest of that and all the rest. Without a / inside, as OpenBao makes
-    /// no device under the path of another one, and somebody may have made `file/` through the API.
+    /// Where it stands in OpenBao: what the spec calls it, and a digest of all the rest. Without a / inside, as OpenBao makes no device
+    /// under the path of another one, and somebody may have made `file/` through the API; the digest is then of the name too.
     pub fn path(&self) -> String {
-        let whole = Sha256::digest(format!("{}\n{}\n{}", self.kind, self.name, self.body()));
+        let plain = self.name.replace('/', "-");
+        let name = if plain == self.name { String::new() } else { format!("{}\n", self.name) };
+        let whole = Sha256::digest(format!("{}\n{name}{}", self.kind, self.body()));
         let first: [u8; 4] = std::array::from_fn(|at| whole[at]);
-        format!("{}-{:08x}/", self.name.replace('/', "-"), u32::from_be_bytes(first))
+        format!("{plain}-{:08x}/", u32::from_be_bytes(first))
     }
 
     /// Whether it writes secrets and tokens as they are into the log of the pod.
@@ -78,17 +80,27 @@ pub fn known_at(oldest: &Version, spec: &OpenBaoClusterSpec) -> Result<Vec<Devic
         }
         read(device, prefixing).map_err(|cause| Invalid::Audit { path: device.path.clone(), cause })
     };
-    let all: Vec<Device> = spec.audit.iter().map(device).collect::<Result<_, _>>()?;
-    match spec.audit.first() {
-        Some(first) if spec.audit.iter().all(|device| device.type_ != AuditType::File) => Err(Invalid::Audit {
+    spec.audit.iter().map(device).collect()
+}
+
+/// Checks that a server that sets itself up has somewhere to write that down, whoever is away. Its only start would end for good. One
+/// that did so long ago only answers nobody meanwhile.
+pub fn check_first_start(spec: &OpenBaoClusterSpec) -> Result<(), Invalid> {
+    match spec.audit.first().filter(|_| !has_a_file(spec)) {
+        Some(first) => Err(Invalid::Audit {
             path: first.path.clone(),
             cause: "no device of type file stands beside it. A new server, also the first one of a rollback, has to write down how it \
                     sets itself up, and if no collector takes that, it never starts again: add a device of type file, for example on \
                     stdout"
                 .to_owned(),
         }),
-        _ => Ok(all),
+        None => Ok(()),
     }
+}
+
+/// Whether records go to something that is no other host, if they go anywhere.
+pub fn has_a_file(spec: &OpenBaoClusterSpec) -> bool {
+    spec.audit.is_empty() || spec.audit.iter().any(|device| device.type_ == AuditType::File)
 }
 
 /// Where a device sends its records, if that is another host: by which protocol, and to which address.
@@ -117,8 +129,8 @@ pub fn holds_a_credential(device: &AuditDevice) -> bool {
     in_uri || headers.keys().any(|name| is_secret(name))
 }
 
-/// Whether something is called like what lets somebody in.
-pub fn is_secret(name: &str) -> bool {
+/// Whether a header, or a part of an address, is called like what lets somebody in.
+fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     SECRET_WORDS.iter().any(|word| name.contains(word))
 }
@@ -287,7 +299,7 @@ fn check_file(options: &Options) -> Result<(), String> {
         ));
     }
     let inside = path.strip_prefix(DATA_DIR).and_then(|rest| rest.strip_prefix('/'));
-    if inside.is_some_and(|name| OWN_FILES.iter().any(|own| name.starts_with(own))) {
+    if path == FETCHED_PLUGIN_DIR || inside.is_some_and(|name| OWN_FILES.iter().any(|own| name.starts_with(own))) {
         return Err(format!(
             "{path} is, or may be, a file of OpenBao's data: choose another name, for example audit.log"
         ));

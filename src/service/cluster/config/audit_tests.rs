@@ -94,13 +94,24 @@ fn devices_that_all_need_another_host_are_refused_before_a_server_sets_itself_up
         (json!([socket(), log()]), None),
         (json!([http(), discard()]), None),
     ] {
-        match (validate(&cluster(|s| s["audit"] = audit.clone())), first) {
-            (Ok(_), None) => {}
-            (Err(Invalid::Audit { path, cause }), Some(first)) => {
-                assert!(path == first && cause.contains("add a device of type file"), "{audit}: {cause}");
+        let at = |status: Value| {
+            let mut object = cluster(|s| s["audit"] = audit.clone());
+            object.status = serde_json::from_value(status).unwrap();
+            validate(&object)
+        };
+        let wiped = json!({"servers": {"count": 1, "initialize": true, "closed": true}});
+        for status in [Value::Null, json!({"initialized": false}), json!({"initialized": true, "upgrade": wiped})] {
+            match (at(status), first) {
+                (Ok(_), None) => {}
+                (Err(Invalid::Audit { path, cause }), Some(first)) => {
+                    assert!(path == first && cause.contains("add a device of type file"), "{audit}: {cause}");
+                }
+                (found, _) => panic!("{audit}: {found:?}"),
             }
-            (found, _) => panic!("{audit}: {found:?}"),
         }
+        // Its servers have set themselves up, and the certificates and backups of such a cluster are looked after.
+        assert!(at(json!({"initialized": true, "upgrade": {}})).is_ok(), "{audit}");
+        assert_eq!(has_a_file(&spec(&audit)), first.is_none(), "{audit}");
     }
 }
 
@@ -222,6 +233,7 @@ fn a_device_with_which_nobody_could_lead_is_refused_by_what_to_change() {
         (file("/openbao/data/logs/audit.log"), "directly"),
         (file("/openbao/data/vault.db"), "OpenBao's data"),
         (file("/openbao/data/raft"), "OpenBao's data"),
+        (file("/openbao/data/plugins"), "OpenBao's data"),
         (mode("/tmp/audit.log", "rw"), "octal"),
         (mode("/tmp/audit.log", "+600"), "octal"),
         (mode("/tmp/audit.log", "1777777"), "octal"),
@@ -279,6 +291,7 @@ fn a_device_that_works_is_not_refused() {
         json!({"type": "file", "path": "f", "fileOptions": {"filePath": "STDOUT", "mode": "0000"}}),
         json!({"type": "file", "path": "f", "fileOptions": {"filePath": "/tmp/audit.log", "mode": "0640"}}),
         json!({"type": "file", "path": "f", "fileOptions": {"filePath": "/openbao/data/audit.log"}}),
+        json!({"type": "file", "path": "f", "fileOptions": {"filePath": "/openbao/data/plugins.log"}}),
         json!({"type": "socket", "path": "f", "options": {"address": "[::1]:9090", "socket_type": "udp", "write_timeout": 5}}),
         json!({"type": "http", "path": "f", "options": {"uri": "http://a.svc/x%20y", "headers": "{\"X-From\": [\"a\", \"b\"]}"}}),
         json!({"type": "http", "path": "f", "httpOptions": {"uri": "https://[fd00::7]:8443/bao", "headers": {"X-From": "a//b"}}}),

@@ -6,7 +6,7 @@
 //! has not got its plugins does not start, so that the first one that is restarted stops the others: OpenBao itself ends over one that
 //! it cannot fetch, and one that lies in the image is compared with its sum before OpenBao begins.
 
-use super::{FETCHED_PLUGIN_DIR, PLUGIN_DIR, audit::is_secret};
+use super::{FETCHED_PLUGIN_DIR, PLUGIN_DIR};
 use crate::{
     api::{OpenBaoClusterSpec, Plugin},
     service::cluster::{hcl::Body, invalid::Invalid},
@@ -34,8 +34,13 @@ const OF_SERVERS: [&str; 12] = [
 ];
 /// Beginnings of variables that Kubernetes, or the way in which plugins are run, sets.
 const SET_BY_OTHERS: [&str; 3] = ["HOSTNAME", "KUBERNETES_", "PLUGIN_"];
-/// A variable or an argument whose name ends so says where a credential lies, and not what it is.
-const PLACES: [&str; 3] = ["dir", "file", "path"];
+/// What lets somebody in is called so.
+const LETS_IN: [&str; 3] = ["auth", "authorization", "pass"];
+/// The same, also as the end of a longer word such as `PGPASSWORD`.
+const LETS_IN_AT_THE_END: [&str; 9] =
+    ["cookie", "credential", "credentials", "key", "passphrase", "passwd", "password", "secret", "token"];
+/// A value that begins so says where a credential lies, and not what it is.
+const PLACES: [&str; 6] = ["/etc/", "/openbao/", "/run/", "/tmp/", "/usr/", "/var/"];
 
 /// The folder of plugins that servers are told of; `None` where no plugin is declared.
 pub fn folder(spec: &OpenBaoClusterSpec) -> Option<&'static str> {
@@ -115,12 +120,36 @@ pub fn registry_ports(spec: &OpenBaoClusterSpec) -> impl Iterator<Item = u16> {
 
 /// Whether a plugin's settings would put into a `ConfigMap` what lets somebody in elsewhere.
 pub fn holds_a_credential(plugin: &Plugin) -> bool {
-    let args = plugin.args.iter().filter(|arg| arg.starts_with('-'));
-    plugin.env.iter().chain(args).any(|text| {
-        let (name, value) = text.split_once('=').unwrap_or((text.as_str(), ""));
-        let is_place = PLACES.iter().any(|end| name.to_ascii_lowercase().ends_with(end)) || value.starts_with('/');
-        is_secret(name) && !is_place
-    })
+    let env = plugin.env.iter().filter_map(|text| text.split_once('='));
+    let next = plugin.args.iter().skip(1).map(String::as_str).chain([""]);
+    let args = plugin.args.iter().zip(next).filter(|(arg, _)| arg.starts_with('-'));
+    // A value may stand in the argument behind its name.
+    let args =
+        args.map(|(arg, next)| arg.split_once('=').unwrap_or((arg, if next.starts_with('-') { "" } else { next })));
+    let is_one = |(name, value): (&str, &str)| {
+        let is_place = PLACES.iter().any(|place| value.starts_with(place));
+        is_named_so(name) && !value.is_empty() && !is_place || has_a_password(value)
+    };
+    env.chain(args).any(is_one)
+}
+
+/// The last word of a name says what it is: `API_KEY` and `clientSecret` are credentials, `KEY_TYPE` and `TOKEN_FILE` are not.
+fn is_named_so(name: &str) -> bool {
+    let name = name.trim_end_matches(|char: char| !char.is_ascii_alphabetic());
+    let last = name.rsplit(|char: char| !char.is_ascii_alphanumeric()).next().unwrap_or_default();
+    let starts = last.char_indices().rev().find(|(at, char)| {
+        char.is_ascii_uppercase()
+            && last.get(..*at).is_some_and(|before| before.ends_with(|char: char| char.is_ascii_lowercase()))
+    });
+    let word = starts.and_then(|(at, _)| last.get(at..)).unwrap_or(last).to_ascii_lowercase();
+    LETS_IN.contains(&word.as_str()) || LETS_IN_AT_THE_END.iter().any(|end| word.ends_with(end))
+}
+
+/// An address with a name and a password in it.
+fn has_a_password(value: &str) -> bool {
+    let Some((_, rest)) = value.split_once("://") else { return false };
+    let host = rest.split(['/', '?']).next().unwrap_or_default();
+    host.rsplit_once('@').is_some_and(|(who, _)| who.contains(':'))
 }
 
 /// Checks `spec.plugins` for servers of which the `oldest` is this one: one that does not know the stanza serves without what is

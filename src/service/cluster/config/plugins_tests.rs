@@ -164,6 +164,21 @@ fn a_credential_is_known_by_its_name_and_where_one_lies_is_none() {
         (json!({"args": ["-token", "x"]}), true),
         (json!({"args": ["-client-key=/openbao/tls/tls.key"]}), false),
         (json!({"args": ["key"]}), false),
+        (json!({"env": ["AWS_SECRET_ACCESS_KEY=/Ab3cDeFgHiJkLmNoPqRsTuVwXyZ0123456789ab"]}), true),
+        (json!({"env": ["DB_PASS=x"]}), true),
+        (json!({"env": ["PGPASSWORD=x"]}), true),
+        (json!({"env": ["clientSecret=x"]}), true),
+        (json!({"env": ["API_TOKEN_2=x"]}), true),
+        (json!({"env": ["BASIC_AUTH=x"]}), true),
+        (json!({"env": ["DSN=postgres://reef:x@db.shore:5432/kelp"]}), true),
+        (json!({"env": ["DSN=postgres://reef@db.shore:5432/kelp"]}), false),
+        (json!({"env": ["API_TOKEN="]}), false),
+        (json!({"env": ["KEYCLOAK_URL=https://sso.shore"]}), false),
+        (json!({"env": ["AUTHORITY=shore", "OAUTH_ISSUER=shore", "BYPASS=on"]}), false),
+        (json!({"env": ["SECRET_NAME=kelp", "TOKEN_TTL=1h"]}), false),
+        (json!({"args": ["-key-type=rsa"]}), false),
+        (json!({"args": ["-key", "/openbao/tls/tls.key"]}), false),
+        (json!({"args": ["-token", "-verbose"]}), false),
     ] {
         let one: Plugin = serde_json::from_value(plugin(&more)).unwrap();
         assert_eq!(holds_a_credential(&one), holds, "{more}");

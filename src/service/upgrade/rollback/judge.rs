@@ -108,11 +108,20 @@ pub fn way(
         return failed("PluginsNotSupported", why);
     }
     if !rollback.spec.consent.iter().any(|given| given == CONSENT) {
+        let plugins = if cluster.spec.plugins.is_empty() {
+            String::new()
+        } else {
+            format!(
+                "The wiped servers need the plugins of spec.plugins again: see that their registry, or the image of OpenBao {}, has \
+                 them. ",
+                to.version
+            )
+        };
         return Err(Refusal::constraint(
             "ConsentMissing",
             format!(
                 "a rollback deletes the volumes of all servers, and audit files on them; everything written since backup \
-                 {key} is lost. Create it again with spec.consent: [{CONSENT}]"
+                 {key} is lost. {plugins}Create it again with spec.consent: [{CONSENT}]"
             ),
         ));
     }
@@ -122,8 +131,9 @@ pub fn way(
 /// Why a server of that version would not lead with the audit devices of the spec, or would lead without any record, when its volume
 /// is wiped already.
 fn audit_not_supported(to: &UpgradeDirective, cluster: &OpenBaoCluster) -> Option<String> {
-    match audit::known_at(&versions::parse(&to.version)?, &cluster.spec) {
-        Ok(_) => None,
+    let known = audit::known_at(&versions::parse(&to.version)?, &cluster.spec);
+    match known.and_then(|_| audit::check_first_start(&cluster.spec)) {
+        Ok(()) => None,
         Err(Invalid::AuditUnknown { kind, since, version }) => Some(format!(
             "spec.audit has a device of type {kind}, which needs OpenBao {since}: {version} would have no leader with it, or keep no \
              record. Take it out of spec.audit, and create the rollback again"
