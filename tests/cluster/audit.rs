@@ -54,7 +54,7 @@ async fn recorded(namespace: &Namespace, words: &[&str]) {
 }
 
 /// Waits for another pod `kelp-0`, and until it serves.
-async fn restarted(namespace: &Namespace, before: &str) {
+pub(super) async fn restarted(namespace: &Namespace, before: &str) {
     eventually("another pod", PATIENCE, async || {
         let now = uid(namespace, "kelp-0").await;
         if now.is_empty() || now == before { Err(now) } else { Ok(()) }

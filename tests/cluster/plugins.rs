@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Value, json};
 use xtask::plugins::{self, FILE, Loaded, PORT, VERSION};
 
+use super::audit::restarted;
 use super::certificates::{all_restarted, uids};
 use super::{PATIENCE, available, bao, change, login, manifest, must_hold, put, says, settled, uid};
 use crate::harness::{Cluster, Namespace, Operator, eventually};
@@ -51,16 +52,6 @@ async fn answers(namespace: &Namespace, token: &str, word: &str) -> String {
         command.map(str::to_owned).ok_or_else(|| answer.to_string())
     })
     .await
-}
-
-/// Waits for another pod `kelp-0`, and until it serves.
-async fn restarted(namespace: &Namespace, before: &str) {
-    eventually("another pod", PATIENCE, async || {
-        let now = uid(namespace, "kelp-0").await;
-        if now.is_empty() || now == before { Err(now) } else { Ok(()) }
-    })
-    .await;
-    available(namespace, "kelp").await;
 }
 
 #[tokio::test]
