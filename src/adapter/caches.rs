@@ -334,15 +334,7 @@ fn labelled<K: ResourceExt>(object: &K) -> Ties {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// An API server that says no to everything.
-    fn refusing(code: u16, reason: &'static str) -> Client {
-        let answer = move |_: http::Request<kube::client::Body>| {
-            let body = serde_json::to_vec(&kube::core::Status::failure("no", reason).with_code(code)).unwrap();
-            std::future::ready(http::Response::builder().status(code).body(kube::client::Body::from(body)))
-        };
-        Client::new(tower::service_fn(answer), "reef")
-    }
+    use crate::adapter::kubernetes::testing::refusing;
 
     #[tokio::test(start_paused = true)]
     async fn a_list_that_only_some_clusters_need_holds_up_nobody_while_it_is_refused_and_everybody_while_it_is_late() {

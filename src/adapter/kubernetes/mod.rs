@@ -16,6 +16,8 @@ pub mod owner;
 pub mod pods;
 pub mod readable;
 pub mod shorten;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod time;
 pub mod token;
 

@@ -178,6 +178,7 @@ fn door<'a>(addresses: impl Iterator<Item = &'a str>, ports: impl IntoIterator<I
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::kubernetes::testing::refusing;
     use kube::{client::Body, core::Status};
     use serde_json::{Value, json};
     use std::{
@@ -234,15 +235,6 @@ mod tests {
         assert_eq!(given(&network(behind)), None, "they come on top of what is found out");
     }
 
-    /// An API server that says nothing but this.
-    fn answering_with(code: u16, reason: &'static str) -> Client {
-        let answer = move |_: http::Request<Body>| {
-            let body = serde_json::to_vec(&Status::failure("no", reason).with_code(code)).unwrap();
-            ready(http::Response::builder().status(code).body(Body::from(body)))
-        };
-        Client::new(tower::service_fn(answer), "reef")
-    }
-
     fn answering(requests: usize) -> Client {
         counted(requests).0
     }
@@ -296,7 +288,7 @@ mod tests {
             assert_eq!(known.doors(&client, &range()).await.unwrap(), std::slice::from_ref(&named));
         }
         assert_eq!(asked.load(Ordering::Relaxed), 2, "not with each look");
-        let away = answering_with(503, "ServiceUnavailable");
+        let away = refusing(503, "ServiceUnavailable");
         let error = Known::default().doors(&away, &range()).await.unwrap_err();
         assert!(!error.lasts(), "a moment later it is known: {error}");
     }

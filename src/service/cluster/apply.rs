@@ -10,14 +10,14 @@ use super::{
     names,
 };
 use crate::adapter::kubernetes::{
+    Namespaced,
     apply::{ApplyError, delete, prepare},
     client::{RequestError, timed},
     owner::is_controlled_by,
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use k8s_openapi::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt, api::PostParams};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Debug,
@@ -121,13 +121,7 @@ impl Applier {
     /// Brings one object into its wanted state. `live` is what the watch knows.
     pub async fn ensure<K>(&self, live: Option<&K>, wanted: K) -> Result<(), Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Serialize
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + Send
-            + Sync,
+        K: Namespaced + Serialize,
     {
         let wanted = prepare(wanted)?;
         let digest =
@@ -170,12 +164,7 @@ impl Applier {
     /// Creates an object that must never be overwritten. `Ok(false)`: it exists already.
     pub async fn create<K>(&self, wanted: K) -> Result<bool, Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Serialize
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + Sync,
+        K: Namespaced + Serialize,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
         let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
@@ -196,7 +185,7 @@ impl Applier {
     /// name the watch shows in a moment.
     pub async fn must_be_of_this_name<K>(&self, name: &str) -> Result<(), Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+        K: Namespaced,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
         let found = timed(api.get_opt(name)).await.map_err(|source| Error::Look {
@@ -215,7 +204,7 @@ impl Applier {
     /// Deletes an object of ours that is no longer wanted.
     pub async fn remove<K>(&self, live: &K) -> Result<(), Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+        K: Namespaced,
     {
         if !is_controlled_by(live, &self.uid) || live.meta().deletion_timestamp.is_some() {
             return Ok(());
@@ -267,14 +256,7 @@ impl Applier {
         live: &'a BTreeMap<String, Arc<K>>,
         wanted: Vec<K>,
     ) where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Serialize
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + Send
-            + Sync
-            + 'static,
+        K: Namespaced + Serialize,
     {
         for object in wanted {
             let live = live.get(&object.name_any()).map(AsRef::as_ref);

@@ -5,11 +5,9 @@ use super::{
     apply::{self, Applier},
     trouble::{Trouble, reasons},
 };
-use crate::causes::chain;
-use k8s_openapi::NamespaceResourceScope;
-use kube::Resource;
-use serde::{Serialize, de::DeserializeOwned};
-use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+use crate::{adapter::kubernetes::Namespaced, causes::chain};
+use serde::Serialize;
+use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 /// How long what failed is left alone. It may fail the same way for days.
@@ -104,13 +102,7 @@ impl Attempts {
     /// look, which asks nothing of anybody, so only what failed is remembered.
     pub(super) async fn keep<K>(&mut self, applier: &Applier, what: Watched, wanted: Option<K>, live: Option<&K>)
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Serialize
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + Send
-            + Sync,
+        K: Namespaced + Serialize,
     {
         if !what.is_seen {
             match wanted {

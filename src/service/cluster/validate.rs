@@ -5,8 +5,7 @@
 
 use super::{
     build::exposure,
-    config,
-    config::{audit, plugins},
+    config::{self, audit, plugins},
     hcl,
     invalid::{Invalid, NAME_LIMIT},
     login, names, supported,
