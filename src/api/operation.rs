@@ -89,8 +89,8 @@ pub struct OpenBaoOperationSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 64)))]
     pub consent: Vec<String>,
-    /// What the kind of operation needs to know, for example an upgrade's `version`; what the kind does not know is refused. Frozen
-    /// like the rest of the spec.
+    /// What the kind of operation needs to know, for example an upgrade's `version`, or the `key` of the backup that a restore test
+    /// restores; what the kind does not know is refused. Frozen like the rest of the spec.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32), inner(length(max = 1024)))]
     pub parameters: BTreeMap<String, String>,
@@ -157,7 +157,8 @@ pub enum OperationKind {
     Backup,
     /// A snapshot is put back into the cluster.
     Restore,
-    /// A backup is restored into a disposable cluster and checked.
+    /// A backup is restored into a server of its own, which goes again, and checked. The cluster itself is neither touched nor locked.
+    /// `parameters.key` names the backup by its whole key; without it, it is the newest of the cluster.
     RestoreTest,
     /// The cluster moves to another version.
     Upgrade,

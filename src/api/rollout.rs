@@ -56,13 +56,15 @@ pub struct OpenBaoRolloutSpec {
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = ("self in ['halt', 'continue', 'pause']", "onFailure must be halt, continue or pause"))]
     pub on_failure: String,
-    /// Prepare every member, then wait for a person to let leadership move. Default false.
+    /// Park each member once its standbys run the version (with `rolling` one member at a time), and wait for a person to let its
+    /// leadership move. After fourteen days a parked member turns back. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub defer_cutover: bool,
     /// What a person asks of the running rollout; the only part of the spec that may change.
-    /// `Stop`: no further member begins or moves its leadership. `Resume`: go on after a `Stop`, or let leadership move where
-    /// `deferCutover` waits for you (`step` names one member; without it all, in order). `Cancel`: as `Stop`, and what has
-    /// not moved its leadership yet is undone. `Release`: let the members after a failed one go on (`onFailure: pause`).
+    /// `Stop`: no further member begins or moves its leadership. `Resume`: take a `Stop` back, and nothing else; or let leadership
+    /// move where `deferCutover` waits for you (`step`: of that member, when those before it are done; without it of all that are
+    /// parked, in order). `Cancel`: as `Stop`, and what has not moved its leadership yet is undone. `Release`: let the members after
+    /// a failed one go on (`onFailure: pause`).
     /// `Retry`: begin failed members again, `Skip`: leave one out; `step` names the member.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]

@@ -3,6 +3,7 @@
 
 mod args;
 mod output;
+mod rehearsal_args;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -15,16 +16,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use args::{Arguments, BackupArgs, Command, InspectArgs, ListArgs, PreflightArgs, PruneArgs, RestoreArgs, VerifyArgs};
+use rehearsal_args::{FetchArgs, RehearseArgs};
 
 use super::archive::{self, Verified};
 use super::error::MoverError;
 use super::progress::Meter;
 use super::protocol::{
-    BackupDone, Failure, JobResult, KeptKey, PRUNED, PreflightDone, PruneDone, REPORT, Report, ReportKind, RestoreDone,
-    Stage, VerifyDone,
+    BackupDone, Failure, FetchDone, JobResult, KeptKey, PRUNED, PreflightDone, PruneDone, REPORT, RehearsalDone,
+    Report, ReportKind, RestoreDone, Stage, VerifyDone,
 };
 use super::prune::Rules;
-use super::{backup, prune, restore, stored};
+use super::{backup, isolated, prune, rehearsal, restore, stored};
 use crate::adapter::objectstore::Manifest;
 
 /// Enough for two streams and their checks; each thread costs memory that the part buffers could use.
@@ -47,6 +49,12 @@ pub fn run(args: Vec<OsString>, rules: Rules) -> ExitCode {
             return if wrong { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
+    // Before there are other threads: a filter is its thread's, and its children's.
+    if let Command::Isolated(isolated) = &arguments.command {
+        let error = isolated::exec(&isolated.command);
+        eprintln!("error: {}", crate::adapter::objectstore::error::detail(&error));
+        return ExitCode::FAILURE;
+    }
     // A second installation in the same process is refused and harmless.
     drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -77,6 +85,10 @@ async fn command(command: Command, rules: Rules) -> ExitCode {
         Command::Preflight(args) => stoppable(stop, async { end(preflight(&args).await) }).await,
         Command::List(args) => stoppable(stop, list(&args)).await,
         Command::Inspect(args) => stoppable(stop, inspect(&args)).await,
+        Command::Fetch(args) => end(fetch(&args, stop).await),
+        Command::Rehearse(args) => end(rehearse(&args, stop).await),
+        // It gave this process up before there was a runtime.
+        Command::Isolated(_) => ExitCode::FAILURE,
     }
 }
 
@@ -277,6 +289,17 @@ async fn name_all(args: &PruneArgs, removed: &[String]) {
     if let Err(error) = told.await {
         eprintln!("the removed keys could not be reported: {}", error.line());
     }
+}
+
+async fn fetch(args: &FetchArgs, stop: CancellationToken) -> Result<FetchDone, MoverError> {
+    let meter = Meter::default();
+    let _watch = meter.watch(None, args.report.quiet);
+    let fetched = rehearsal::fetch::run(&args.plan(stop)?, &meter).await?;
+    Ok(FetchDone { key: fetched.key, sha256: fetched.sha256, size_bytes: fetched.size_bytes })
+}
+
+async fn rehearse(args: &RehearseArgs, stop: CancellationToken) -> Result<RehearsalDone, MoverError> {
+    rehearsal::run(&args.plan(stop)?).await
 }
 
 async fn preflight(args: &PreflightArgs) -> Result<PreflightDone, MoverError> {

@@ -80,6 +80,19 @@ pub const WAIVE: &str = "MOVER_WAIVE";
 /// `false`: verify and report, and submit nothing (a dry run).
 pub const SUBMIT: &str = "MOVER_SUBMIT";
 
+/// Folder of a restore test: the fetched backup, this program, the server's configuration.
+pub const REHEARSAL: &str = "MOVER_REHEARSAL";
+/// The server's program and what comes before its `server`, a JSON list; absent: `bao`.
+pub const SERVER: &str = "MOVER_SERVER";
+/// Configuration of the server of a restore test.
+pub const SERVER_CONFIG: &str = "MOVER_SERVER_CONFIG";
+/// `ip:port` at which that server listens.
+pub const SERVER_ADDRESS: &str = "MOVER_SERVER_ADDRESS";
+/// `false`: that server has the pod's network.
+pub const ISOLATED: &str = "MOVER_ISOLATED";
+/// Paths that must be readable in what came back, a JSON list.
+pub const CANARIES: &str = "MOVER_CANARIES";
+
 /// Where the result goes besides standard output.
 pub const TERMINATION_LOG: &str = "TERMINATION_LOG";
 

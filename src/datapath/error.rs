@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::archive::ArchiveError;
 use super::protocol::{Cause, Failure, KEY_TAKEN, MAY_BE_STORED};
+use super::rehearsal::judge::RehearsalError;
 use crate::adapter::kubernetes::client::RequestError;
 use crate::adapter::objectstore::StoreError;
 use crate::adapter::objectstore::error::detail;
@@ -68,6 +69,8 @@ pub enum MoverError {
     Refused(#[source] openbao::Error),
     #[error("whether the server took the snapshot is not known")]
     Unknown(#[source] openbao::Error),
+    #[error(transparent)]
+    Rehearsal(#[from] RehearsalError),
     #[error("an internal task ended early")]
     Task(#[source] tokio::task::JoinError),
 }
@@ -99,6 +102,7 @@ impl MoverError {
             Self::BadGrant(_) => Cause::NotGranted,
             Self::Refused(_) => Cause::Refused,
             Self::Unknown(_) => Cause::Unknown,
+            Self::Rehearsal(_) => Cause::Rehearsal,
         }
     }
 
@@ -133,6 +137,7 @@ impl MoverError {
             Self::BadGrant(_) => "GrantUnusable",
             Self::Refused(_) => "SubmissionRefused",
             Self::Unknown(_) => "SubmissionUnknown",
+            Self::Rehearsal(error) => error.reason(),
             Self::Task(_) => "TaskFailed",
         }
     }

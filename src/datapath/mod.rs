@@ -8,6 +8,8 @@
 //! | [`cli`] | flags in, one JSON result out |
 //! | [`backup`] | leader → spool → verification and upload → manifest |
 //! | [`restore`] | store → scratch → verification → leave → claim → leader, once |
+//! | [`rehearsal`] | store → scratch → a server of its own, restored and looked at |
+//! | [`isolated`] | a program that can open no connection |
 //! | [`stored`] | backups in a store: found, listed, read again |
 //! | [`prune`] | deletion that a crash cannot leave half done |
 //! | [`leader`] | who leads, and with which identity it is asked |
@@ -23,12 +25,14 @@ pub mod cli;
 pub mod environment;
 pub mod error;
 mod feed;
+pub mod isolated;
 pub mod leader;
 mod mailbox;
 mod patience;
 mod progress;
 pub mod protocol;
 pub mod prune;
+pub mod rehearsal;
 pub mod restore;
 pub mod seal;
 mod spool;

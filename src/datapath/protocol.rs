@@ -227,6 +227,8 @@ pub enum Cause {
     Unknown,
     /// Local input or output failed.
     Io,
+    /// A restore test: the backup did not come back, or its server did not get going.
+    Rehearsal,
 }
 
 impl Cause {
@@ -247,6 +249,7 @@ impl Cause {
             Self::Refused => 13,
             Self::Unknown => 14,
             Self::Io => 15,
+            Self::Rehearsal => 16,
         }
     }
 }
@@ -423,6 +426,45 @@ pub struct RestoreDone {
     pub submit_ms: u64,
 }
 
+/// A backup that lies where the server of a restore test finds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FetchDone {
+    pub key: String,
+    pub sha256: String,
+    pub size_bytes: u64,
+}
+
+/// A backup that came back: restored into a server of its own, started again, and looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RehearsalDone {
+    pub key: String,
+    pub sha256: String,
+    pub size_bytes: u64,
+    /// When the snapshot was taken, as its manifest says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_at: Option<DateTime<Utc>>,
+    /// UID of the cluster that took the backup, as its manifest says.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cluster_uid: String,
+    /// Of the data that came back.
+    #[serde(rename = "openbaoClusterID")]
+    pub openbao_cluster_id: String,
+    /// Of the server that it came back to.
+    pub version: String,
+    /// Mounts with anything in them.
+    pub mounts: u64,
+    pub keys: u64,
+    /// How many paths were read.
+    pub canaries: u64,
+    /// Whether the server was kept off every network.
+    pub isolated: bool,
+    /// From the first byte that was sent until the restored server led.
+    pub restore_ms: u64,
+    pub duration_ms: u64,
+}
+
 /// A target that took a small object, gave it back, and forgot it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -498,12 +540,12 @@ mod tests {
     #[test]
     fn exit_codes_tell_the_causes_apart() {
         use Cause::{
-            Auth, Cancelled, Claimed, Config, Deadline, Integrity, Io, Kubernetes, Leader, NotGranted, Refused, Space,
-            Store, Unknown,
+            Auth, Cancelled, Claimed, Config, Deadline, Integrity, Io, Kubernetes, Leader, NotGranted, Refused,
+            Rehearsal, Space, Store, Unknown,
         };
         let causes = [
-            Auth, Cancelled, Claimed, Config, Deadline, Integrity, Io, Kubernetes, Leader, NotGranted, Refused, Space,
-            Store, Unknown,
+            Auth, Cancelled, Claimed, Config, Deadline, Integrity, Io, Kubernetes, Leader, NotGranted, Refused,
+            Rehearsal, Space, Store, Unknown,
         ];
         let codes: std::collections::BTreeSet<u8> = causes.iter().map(|cause| cause.exit_code()).collect();
         assert_eq!(codes.len(), causes.len());

@@ -16,7 +16,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::archive::{Limits, Verified};
-use super::backup::verify_spool;
 use super::buffers::Buffers;
 use super::error::MoverError;
 use super::leader::{Identity, Servers, still_leads};
@@ -27,7 +26,7 @@ use super::protocol::{
     Cause, Claim, Grant, POST_WITHIN, Peer, Permit, REPORT, RESULT, Report, ReportKind, RestoreDone, Stage, Submission,
     SubmissionOutcome,
 };
-use super::spool::{self, Spool};
+use super::spool::Spool;
 use super::stored::{self, Found, Source};
 use crate::adapter::objectstore::Store;
 use crate::adapter::objectstore::error::detail;
@@ -130,16 +129,15 @@ async fn try_login(plan: &Plan) -> Result<(), MoverError> {
 }
 
 async fn fetch(plan: &Plan, meter: &Meter) -> Result<(Found, Verified, Spool), MoverError> {
-    let key = stored::resolve(&plan.store, &plan.cluster_prefix, &plan.source).await?;
-    let found = stored::find(&plan.store, key, !plan.without_manifest).await?;
-    spool::check_space(&plan.scratch, found.size)?;
-    let (writer, spool) = spool::create(&plan.scratch, found.size)?;
-    meter.stage(Stage::Download, found.size);
-    let stream = plan.store.stream(&found.key, found.size);
-    let ((), verified) =
-        tokio::try_join!(biased; stored::download(stream, writer, meter), verify_spool(&spool, plan.limits))?;
-    found.compare(&verified)?;
-    Ok((found, verified, spool))
+    let wanted = stored::Wanted {
+        store: &plan.store,
+        cluster_prefix: &plan.cluster_prefix,
+        source: &plan.source,
+        scratch: &plan.scratch,
+        limits: plan.limits,
+        without_manifest: plan.without_manifest,
+    };
+    stored::fetch(&wanted, meter).await
 }
 
 fn report(plan: &Plan, fetched: &Result<(Found, Verified, Spool), MoverError>) -> Report {

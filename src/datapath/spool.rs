@@ -183,6 +183,15 @@ impl Spool {
         read.await.map_err(MoverError::Task)?
     }
 
+    /// Gives the file a name under which it stays when this handle is gone.
+    pub(super) fn keep(&self, path: &Path) -> Result<(), MoverError> {
+        std::fs::hard_link(&self.shared.path, path).map_err(|source| MoverError::Scratch {
+            what: "keep the download as",
+            path: path.to_owned(),
+            source,
+        })
+    }
+
     /// A blocking reader from the start that follows the growing file. For a blocking thread only.
     pub(super) fn reader(&self) -> SpoolReader {
         SpoolReader { spool: self.clone(), at: 0, runtime: Handle::current() }

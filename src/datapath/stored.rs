@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::pin::pin;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -9,12 +10,13 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
 use super::archive::{self, Limits, Verified};
+use super::backup::verify_spool;
 use super::error::MoverError;
 use super::feed;
 use super::progress::Meter;
-use super::protocol::{BackupState, ListedBackup};
+use super::protocol::{BackupState, ListedBackup, Stage};
 use super::prune::SAFETY;
-use super::spool::SpoolWriter;
+use super::spool::{self, Spool, SpoolWriter};
 use crate::adapter::objectstore::{Manifest, ObjectKind, Store, StoreError, error::detail, keys};
 
 /// Which backup is meant.
@@ -291,8 +293,36 @@ pub(super) async fn verify(
     Ok(verified)
 }
 
+/// A backup that is to lie on the local disk.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub store: &'a Store,
+    pub cluster_prefix: &'a str,
+    pub source: &'a Source,
+    /// Folder for the file.
+    pub scratch: &'a Path,
+    pub limits: Limits,
+    /// Whoever asks answers for a backup without a manifest.
+    pub without_manifest: bool,
+}
+
+/// Brings a backup to the local disk and verifies it while it comes.
+pub(super) async fn fetch(wanted: &Wanted<'_>, meter: &Meter) -> Result<(Found, Verified, Spool), MoverError> {
+    let store = wanted.store;
+    let key = resolve(store, wanted.cluster_prefix, wanted.source).await?;
+    let found = find(store, key, !wanted.without_manifest).await?;
+    spool::check_space(wanted.scratch, found.size)?;
+    let (writer, spool) = spool::create(wanted.scratch, found.size)?;
+    meter.stage(Stage::Download, found.size);
+    let stream = store.stream(&found.key, found.size);
+    let ((), verified) =
+        tokio::try_join!(biased; download(stream, writer, meter), verify_spool(&spool, wanted.limits))?;
+    found.compare(&verified)?;
+    Ok((found, verified, spool))
+}
+
 /// Brings an object to the local disk.
-pub(super) async fn download(
+async fn download(
     mut stream: BoxStream<'static, Result<bytes::Bytes, StoreError>>,
     writer: SpoolWriter,
     meter: &Meter,

@@ -59,6 +59,19 @@ pub enum Command {
     },
     /// Put a snapshot back into a cluster. Everything written since is lost
     Restore(Restore),
+    /// Prove that a backup comes back: it is restored into a server of its own, looked at, and thrown away
+    RestoreTest {
+        /// The cluster's name
+        cluster: String,
+        /// The backup's whole object key; the newest backup without it
+        #[arg(long)]
+        key: Option<String>,
+        /// Why, for the record
+        #[arg(long)]
+        intent: Option<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// The backups that operation records know, and why retention keeps them
     Backups {
         /// The cluster's name
@@ -239,6 +252,17 @@ mod tests {
         assert!(parse("restore prod --latest --key a.snap").is_err());
         assert!(parse("restore prod --latest").is_ok());
         assert!(parse("restore prod --before 2026-11-20T12:00:00Z").is_ok());
+    }
+
+    #[test]
+    fn a_restore_test_needs_no_source_and_is_no_restore() {
+        let of = |line: &str| match parse(line).unwrap().command {
+            Command::RestoreTest { key, wait, .. } => (key, wait.wait),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of("restore-test prod --wait"), (None, true));
+        assert_eq!(of("restore-test prod --key a.snap"), (Some("a.snap".to_owned()), false));
+        assert!(parse("restore-test prod --latest").is_err());
     }
 
     #[test]

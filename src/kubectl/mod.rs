@@ -107,6 +107,9 @@ async fn run(cli: Cli) -> Result<ExitCode, Error> {
         Command::Backup { cluster, intent, wait } => {
             return Ok(code(start::backup(&connection, &cluster, intent, &wait).await?));
         }
+        Command::RestoreTest { cluster, key, intent, wait } => {
+            return Ok(code(start::restore_test(&connection, &cluster, key, intent, &wait).await?));
+        }
         Command::Restore(restore) => return Ok(code(start::restore(&connection, restore).await?)),
         Command::Cancel(steer) => return Ok(code(request::send(&connection, &steer, request::Action::Cancel).await?)),
         Command::Resume(steer) => return Ok(code(request::send(&connection, &steer, request::Action::Resume).await?)),

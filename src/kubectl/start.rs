@@ -1,4 +1,4 @@
-//! The commands that ask for something new: a backup, a restore.
+//! The commands that ask for something new: a backup, a restore, the test of one.
 
 use chrono::{DateTime, Utc};
 use kube::api::ObjectMeta;
@@ -12,7 +12,7 @@ use crate::api::{
     Actor, ActorSource, OpenBaoCluster, OpenBaoOperation, OpenBaoOperationSpec, OpenBaoRestore, OpenBaoRestoreSpec,
     OperationKind, RestoreSource, Waiver,
 };
-use crate::service::backup::request::{SAFETY, role};
+use crate::service::backup::request::{KEY, SAFETY, role};
 
 pub async fn backup(
     connection: &Connection,
@@ -20,16 +20,46 @@ pub async fn backup(
     intent: Option<String>,
     wait: &Wait,
 ) -> Result<Ended, Error> {
+    let asked = OpenBaoOperationSpec { operation: OperationKind::Backup, intent, ..OpenBaoOperationSpec::default() };
+    operation(connection, cluster, "backup", asked, wait).await
+}
+
+pub async fn restore_test(
+    connection: &Connection,
+    cluster: &str,
+    key: Option<String>,
+    intent: Option<String>,
+    wait: &Wait,
+) -> Result<Ended, Error> {
+    operation(connection, cluster, "restoretest", test_of(key, intent), wait).await
+}
+
+/// A test of the backup with this key, or of the newest one.
+fn test_of(key: Option<String>, intent: Option<String>) -> OpenBaoOperationSpec {
+    OpenBaoOperationSpec {
+        operation: OperationKind::RestoreTest,
+        intent,
+        parameters: key.map(|key| (KEY.to_owned(), key)).into_iter().collect(),
+        ..OpenBaoOperationSpec::default()
+    }
+}
+
+/// Creates the operation that was `asked` for, with its cluster and who asked, and follows it.
+async fn operation(
+    connection: &Connection,
+    cluster: &str,
+    what: &str,
+    asked: OpenBaoOperationSpec,
+    wait: &Wait,
+) -> Result<Ended, Error> {
     let (now, paint) = here();
     // A name that is mistyped should not become a record that waits for ever.
     let _: OpenBaoCluster = connection.get(cluster).await?;
-    let name = named(cluster, "backup", now);
+    let name = named(cluster, what, now);
     let spec = OpenBaoOperationSpec {
         cluster: cluster.to_owned(),
-        operation: OperationKind::Backup,
         actor: Some(Actor { identity: connection.user().to_owned(), source: ActorSource::Kubectl }),
-        intent,
-        ..OpenBaoOperationSpec::default()
+        ..asked
     };
     let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
     let created = connection.create(&OpenBaoOperation { metadata, spec, status: None }, false).await?;
@@ -139,7 +169,7 @@ fn describe(source: &RestoreSource, record: Option<&OpenBaoOperation>) -> String
 
 /// Unique for a person: nobody asks twice within a second. The name is short enough for what is derived from it.
 fn named(cluster: &str, what: &str, now: DateTime<Utc>) -> String {
-    let short: String = cluster.chars().take(36).collect();
+    let short: String = cluster.chars().take(43_usize.saturating_sub(what.len())).collect();
     format!("{}-{what}-{}", short.trim_end_matches('-'), now.format("%Y%m%d-%H%M%S"))
 }
 
@@ -180,10 +210,20 @@ mod tests {
     }
 
     #[test]
+    fn a_test_names_the_backup_that_was_named_and_else_leaves_the_choice_to_the_operator() {
+        let spec = test_of(Some("a/b.snap".to_owned()), Some("audit".to_owned()));
+        assert_eq!((spec.operation, spec.intent.as_deref()), (OperationKind::RestoreTest, Some("audit")));
+        assert_eq!(spec.parameters.get("key").map(String::as_str), Some("a/b.snap"));
+        assert!(test_of(None, None).parameters.is_empty());
+    }
+
+    #[test]
     fn a_long_cluster_name_still_gives_a_name_that_jobs_can_extend() {
         let now = "2026-11-21T12:00:00Z".parse().unwrap();
-        let name = named(&"x".repeat(63), "restore", now);
-        assert!(name.len() <= 63, "{name}");
+        for what in ["backup", "restore", "restoretest"] {
+            let name = named(&"x".repeat(63), what, now);
+            assert!(name.len() <= 63, "{name}");
+        }
         assert_eq!(named("fern", "backup", now), "fern-backup-20261121-120000");
     }
 }

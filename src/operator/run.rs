@@ -26,7 +26,7 @@ use crate::adapter::metrics::metrics;
 use crate::adapter::settings::Settings;
 use crate::controller;
 use crate::leader::{Candidate, Held, Lost, Standing};
-use crate::service::backup::manager::BackupManager;
+use crate::service::backup::{BackupManager, RestoreTestManager};
 use crate::service::cluster::shut_out;
 use crate::service::opslifecycle::Manager;
 use crate::service::restore::Restores;
@@ -274,6 +274,7 @@ async fn controllers(adapters: Arc<Adapters>, stop: CancellationToken) {
     running.spawn(controller::rollout::run(adapters.clone(), stop.clone()));
     let managers: Vec<Arc<dyn Manager>> = vec![
         Arc::new(BackupManager),
+        Arc::new(RestoreTestManager),
         Arc::new(Restores::default()),
         Arc::new(UpgradeManager::default()),
         Arc::new(RollbackManager::default()),

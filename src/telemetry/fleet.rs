@@ -17,7 +17,7 @@ use crate::adapter::caches::Caches;
 use crate::adapter::kubernetes::time::from_kube;
 use crate::adapter::metrics::metrics;
 use crate::api::conditions::cluster as condition;
-use crate::api::{LockOperation, MemberState, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore};
+use crate::api::{BackupStatus, LockOperation, MemberState, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore};
 
 /// Conditions whose state is counted; the others only tell what is under way.
 const CONDITIONS: [&str; 8] = [
@@ -74,6 +74,8 @@ struct Summary {
     backup_age: Option<i64>,
     failures: i64,
     unreadable: i64,
+    test_age: Option<i64>,
+    tests_failing: i64,
     operations: BTreeMap<(&'static str, &'static str), i64>,
     restores: BTreeMap<&'static str, i64>,
     certificate: Option<i64>,
@@ -113,6 +115,21 @@ impl Summary {
         {
             let age = (now - since).num_seconds();
             self.backup_age = Some(self.backup_age.map_or(age, |oldest| oldest.max(age)));
+        }
+        self.restore_test(cluster, &backup, now);
+    }
+
+    /// A cluster that never had a test counts from nothing: a schedule of once a month, set for the first time on a cluster that is
+    /// old, would be late at once. The first one that fails shows by itself.
+    fn restore_test(&mut self, cluster: &OpenBaoCluster, backup: &BackupStatus, now: DateTime<Utc>) {
+        let Some(test) = &backup.restore_test else { return };
+        self.tests_failing += i64::from(test.last_failure_message.is_some());
+        let promised = cluster.spec.backup.as_ref().is_some_and(|spec| {
+            !spec.suspend && spec.restore_test.as_ref().is_some_and(|test| test.schedule.is_some())
+        });
+        if let Some(at) = test.last_success.filter(|_| promised) {
+            let age = (now - at).num_seconds();
+            self.test_age = Some(self.test_age.map_or(age, |oldest| oldest.max(age)));
         }
     }
 
@@ -154,6 +171,8 @@ impl Summary {
             backup_age,
             failures,
             unreadable,
+            test_age,
+            tests_failing,
             operations,
             restores,
             certificate,
@@ -180,6 +199,11 @@ impl Summary {
         one(&mut encoder, "backup_consecutive_failures", help, None, Some(*failures))?;
         let help = "OpenBao clusters of which a backup could not be read back, and none since";
         one(&mut encoder, "backup_unreadable", help, None, Some(*unreadable))?;
+        let help =
+            "Age of the newest restore test that passed, of the cluster with a schedule for them where that is oldest";
+        one(&mut encoder, "restore_test_age", help, Some(&Unit::Seconds), *test_age)?;
+        let help = "OpenBao clusters whose last restore test failed";
+        one(&mut encoder, "restore_test_failing", help, None, Some(*tests_failing))?;
         let help = "Time until the first certificate of any cluster expires";
         one(&mut encoder, "certificate_expiry", help, Some(&Unit::Seconds), *certificate)
     }
@@ -299,6 +323,39 @@ mod tests {
         summary.cluster(&cluster("{backup: {lastVerifyFailure: 'v could not'}}"), now());
         summary.cluster(&cluster("{backup: {}}"), now());
         assert!(text(summary).contains("openbao_operator_backup_unreadable 1"));
+    }
+
+    #[test]
+    fn the_oldest_restore_test_of_a_schedule_counts_and_one_that_was_asked_for_once_promises_no_other() {
+        let age = |backups: &[(&str, &str)]| {
+            let mut summary = Summary::default();
+            for (backup, tested) in backups {
+                let status = format!("{{backup: {{restoreTest: {{lastSuccess: '{tested}'}}}}}}");
+                summary.cluster(&backed_up(backup, &status), now());
+            }
+            summary.test_age
+        };
+        let weekly = ", restoreTest: {schedule: 0 6 * * 0}";
+        let ages = [(weekly, "2026-11-21T11:00:00Z"), (weekly, "2026-11-20T12:00:00Z"), ("", "2026-11-01T00:00:00Z")];
+        assert_eq!(age(&ages), Some(86_400));
+        assert_eq!(age(&[(", restoreTest: {}", "2026-11-01T00:00:00Z")]), None);
+        assert_eq!(age(&[(", suspend: true, restoreTest: {schedule: 0 6 * * 0}", "2026-11-01T00:00:00Z")]), None);
+        let mut never = Summary::default();
+        never.cluster(&backed_up(weekly, "{backup: {restoreTest: {next: '2026-11-22T06:00:00Z'}}}"), now());
+        assert!(!text(never).contains("restore_test_age_seconds 0"), "not tested yet is not tested just now");
+    }
+
+    #[test]
+    fn a_cluster_whose_last_restore_test_failed_is_counted_with_or_without_a_schedule() {
+        let mut summary = Summary::default();
+        let failed =
+            "{backup: {restoreTest: {lastFailure: '2026-11-21T11:00:00Z', lastFailureMessage: keys are missing}}}";
+        summary.cluster(&cluster(failed), now());
+        summary.cluster(&backed_up(", restoreTest: {schedule: 0 6 * * 0}", failed), now());
+        let passed =
+            "{backup: {restoreTest: {lastSuccess: '2026-11-21T11:30:00Z', lastFailure: '2026-11-21T11:00:00Z'}}}";
+        summary.cluster(&cluster(passed), now());
+        assert!(text(summary).contains("openbao_operator_restore_test_failing 2"));
     }
 
     #[test]

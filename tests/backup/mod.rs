@@ -5,6 +5,7 @@ mod key;
 mod network;
 mod node;
 mod pods;
+mod restoretest;
 mod setup;
 
 use std::time::Duration;

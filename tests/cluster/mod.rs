@@ -3,6 +3,7 @@
 mod audit;
 mod bench;
 mod certificates;
+mod closed;
 mod corners;
 mod exposure;
 mod failures;

@@ -6,6 +6,7 @@ mod bench;
 mod doubles;
 mod faults;
 mod mover;
+mod rehearse;
 mod roundtrip;
 mod slow;
 mod stores;

@@ -25,6 +25,7 @@ pub struct Cluster {
 static UP: OnceLock<Devcluster> = OnceLock::new();
 static KINDS: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
 static IMAGE: Mutex<Option<String>> = Mutex::new(None);
+static SERVER: Mutex<Option<String>> = Mutex::new(None);
 
 impl Cluster {
     /// The shared devcluster. Fails the test, with the reason, where it cannot run.
@@ -107,6 +108,23 @@ impl Cluster {
                     image::load_programs(&devcluster, operator, mover)
                         .unwrap_or_else(|error| panic!("the operator's image: {error:#}"))
                         .reference()
+                })
+                .clone()
+        })
+        .await
+        .expect("the image is built")
+    }
+
+    /// OpenBao's newest image, in which the data mover of this test run runs too.
+    pub async fn server_image(&self) -> String {
+        let devcluster = self.devcluster.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut image = SERVER.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            image
+                .get_or_insert_with(|| {
+                    let mover = Path::new(env!("CARGO_BIN_EXE_bao-backup"));
+                    image::load_server(&devcluster, mover)
+                        .unwrap_or_else(|error| panic!("the server's image: {error:#}"))
                 })
                 .clone()
         })

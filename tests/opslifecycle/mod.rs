@@ -5,6 +5,7 @@ mod child;
 mod crash;
 mod lock;
 mod orphan;
+mod undo;
 
 use std::time::Duration;
 

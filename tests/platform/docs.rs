@@ -163,12 +163,50 @@ fn every_link_between_pages_leads_somewhere() {
         let folder = path.parent().unwrap();
         for (_, after) in text.match_indices("](").map(|(at, _)| text.split_at(at + 2)) {
             let target = after.split(')').next().unwrap_or_default();
-            let file = target.split('#').next().unwrap_or_default();
-            if !file.is_empty() && !target.contains("://") {
-                assert!(folder.join(file).exists(), "{}: {target} leads nowhere", path.display());
+            if target.contains("://") {
+                continue;
+            }
+            let (file, place) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { path.clone() } else { folder.join(file) };
+            assert!(file.exists(), "{}: {target} leads nowhere", path.display());
+            if !place.is_empty() {
+                let page = fs::read_to_string(&file).unwrap();
+                assert!(places(&page).contains(place), "{}: {target} leads to the top of the page", path.display());
             }
         }
     }
+}
+
+/// Where one can land on a page: its headings, as they are shown, in small letters, without punctuation, and with dashes for blanks.
+fn places(page: &str) -> BTreeSet<String> {
+    let (mut found, mut in_code) = (BTreeSet::new(), false);
+    for line in page.lines() {
+        in_code ^= line.starts_with("```");
+        let heading = line.trim_start_matches('#').strip_prefix(' ').filter(|_| !in_code && line.starts_with('#'));
+        let letters = heading.unwrap_or_default().to_lowercase();
+        let kept = |c: char| c.is_alphanumeric() || "-_ ".contains(c);
+        found.insert(letters.chars().filter(|c| kept(*c)).map(|c| if c == ' ' { '-' } else { c }).collect());
+    }
+    found
+}
+
+#[test]
+fn a_heading_is_found_by_the_name_that_a_link_has_for_it() {
+    let page = "# Top\n\n## What lies outside: seals, `stores`\n```sh\n# no heading\n```\nplain\n";
+    let found = places(page);
+    assert!(found.contains("top") && found.contains("what-lies-outside-seals-stores"), "{found:?}");
+    assert!(!found.contains("no-heading") && !found.contains("plain"), "{found:?}");
+}
+
+/// Nobody gets into a new cluster that sets itself up without a request that lets somebody in.
+#[test]
+fn a_manifest_of_the_guides_that_sets_itself_up_lets_somebody_in_or_says_what_does() {
+    let mut count = 0;
+    for (page, yaml) in blocks("yaml").into_iter().filter(|(_, yaml)| yaml.contains("selfInit:")) {
+        assert!(yaml.contains("path: auth/") || yaml.contains("cluster-first.yaml"), "{page}: {yaml}");
+        count += 1;
+    }
+    assert!(count >= 2, "only {count} were found");
 }
 
 /// Every metric that `/metrics` can show, as Prometheus names it, without the operator's prefix.

@@ -3,7 +3,9 @@
 mod back;
 mod bench;
 mod chain;
+mod guest;
 mod half;
+mod parked;
 mod rollout;
 mod soak;
 mod traffic;

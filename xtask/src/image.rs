@@ -12,7 +12,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
 
-use crate::devcluster::{Devcluster, images};
+use crate::devcluster::{Devcluster, images, wheels};
 use crate::oci::{self, Content, Entry, Image};
 use crate::{report, report::say, repository};
 
@@ -108,6 +108,22 @@ pub fn load_programs(cluster: &Devcluster, operator: &Path, mover: &Path) -> Res
         images::import(cluster, &archive)?;
     }
     Ok(built)
+}
+
+/// OpenBao's newest image with the libraries that `program` is linked to, so that it runs there as `cargo build` made it. The
+/// released one is static, and needs nothing of the image it is copied into.
+pub fn load_server(cluster: &Devcluster, program: &Path) -> Result<String> {
+    let newest = wheels::OPENBAO.first().context("no OpenBao is pinned")?;
+    let reference = format!("example.org/openbao-with-libraries:{}", newest.version);
+    if !images::known(cluster)?.contains(&reference) {
+        report::step("image of OpenBao with libraries", || {
+            let folder = tempfile::tempdir_in(images::folder(cluster))?;
+            let archive = folder.path().join("image.tar");
+            wheels::openbao_with(newest, reference.clone(), images::libraries(program)?, &archive)?;
+            images::import(cluster, &archive)
+        })?;
+    }
+    Ok(reference)
 }
 
 fn tag(digest: &str) -> String {

@@ -1,11 +1,13 @@
 //! Scheduled backups: when, where to, and how long they are kept.
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::KubeSchema;
+use kube::core::Rule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::OpenBaoClusterSpec;
-use crate::api::common::SecretRef;
+use crate::api::common::{SecretRef, is_default};
 use crate::api::rules;
 use crate::api::target::BackupTarget;
 
@@ -41,6 +43,10 @@ pub struct BackupSpec {
     /// Reading backups back and checking them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify: Option<VerifySpec>,
+    /// Proving that backups come back: the newest one is restored into a server of its own, which goes again. The cluster itself is
+    /// not touched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore_test: Option<RestoreTestSpec>,
     /// The OpenBao role (mount `jwt`) that backup Jobs log in with. Default `openbao-operator-backup`. A cluster that initialises
     /// itself with `selfInit.oidc` makes the role that is named here by then; one that is named later has to exist.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,6 +136,84 @@ pub struct VerifySpec {
     #[schemars(length(min = 9, max = 128))]
     #[x_kube(validation = rules::cron("backup.verify.schedule"))]
     pub schedule: Option<String>,
+}
+
+/// Restore tests. The newest backup is restored into an empty OpenBao with the cluster's own seal, in a pod that goes afterwards with
+/// its volume. The test passes if that server opens the data and leads, if the data is of the cluster that was backed up, if the test
+/// can log in, if no mount has fewer keys than the backup, and if every canary can be read. The cluster itself is neither touched nor
+/// locked.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreTestSpec {
+    /// When the newest backup is tested, five-field cron in the backup's time zone, for example `0 6 * * 0`. Without it tests run on
+    /// demand only, by an `OpenBaoOperation` with `operation: RestoreTest`. Missed ticks count as one, and `backup.suspend` stops this
+    /// schedule too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 9, max = 128))]
+    #[x_kube(validation = rules::cron("backup.restoreTest.schedule"))]
+    pub schedule: Option<String>,
+    /// The OpenBao role (mount `jwt`) that the test logs in with at the restored server. Default: the role of backups. It has to exist
+    /// when the backup is taken, bound to the service account `<cluster>-backup`; its policy needs `read` on `sys/storage/raft/snapshot`
+    /// and on every canary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub jwt_auth_role: Option<String>,
+    /// API paths that have to be there and not empty in the restored server, for example `secret/data/canary`. What stands there is
+    /// neither logged nor kept. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 512)))]
+    #[x_kube(validation = api_paths())]
+    pub canaries: Vec<String>,
+    /// What the restored server may reach: `Isolated` or `Open`. Default `Isolated`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub network: TestNetwork,
+    /// The volume of a test. Default: as large as one of the servers', of the same class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<TestStorage>,
+    /// Requests and limits of the restored server. Default: those of the servers, `pod.resources`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// How long a test may take, for example `30m`; one that takes longer has failed. Default `1h`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 32))]
+    #[x_kube(validation = rules::duration("backup.restoreTest.timeout"))]
+    pub timeout: Option<String>,
+}
+
+/// What stands behind `/v1/`, and stays there.
+fn api_paths() -> Rule {
+    Rule::new(r"self.all(c, c.matches(r'^[^/\s?#][^\s?#]*$') && !c.matches(r'(^|/)\.\.(/|$)'))").message(
+        "backup.restoreTest.canaries must be API paths, for example secret/data/canary: no / in front, no .. segment, no spaces, \
+         ? or #",
+    )
+}
+
+/// What a restored server may reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TestNetwork {
+    /// Nothing. A restored server revokes leases that have run out since the backup, for real, in the databases and clouds that the
+    /// cluster works with: so it reaches none. Neither does it reach the key of a seal that is not static: such a test fails with
+    /// `SealNeedsNetwork`.
+    #[default]
+    Isolated,
+    /// What its pod may reach, as a seal needs whose key is elsewhere. Leases that have run out since the backup are then revoked
+    /// where they were made.
+    Open,
+}
+
+/// The volume of a restore test. It holds the downloaded backup and the restored data, and goes with the pod.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TestStorage {
+    /// Its size, for example `10Gi`: room for the backup and for its data. Default `storage.size`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(validation = ("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))", "backup.restoreTest.storage.size must be a positive quantity, for example 10Gi"))]
+    pub size: Option<String>,
+    /// Its storage class. Default `storage.storageClassName`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
 }
 
 /// Access for restores.

@@ -19,7 +19,8 @@ pub struct SelfInit {
     /// Whether to do it. Default false: the operator initialises through the API and stores the root token in `<name>-root-token`.
     #[serde(default)]
     pub enabled: bool,
-    /// Requests in order, each one an API call that OpenBao makes to itself.
+    /// Requests in order, each one an API call that OpenBao makes to itself. What lets people log in has to be among them: nobody
+    /// can add it later.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]

@@ -273,12 +273,42 @@ pub struct BackupStatus {
     /// When the next read-back starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_verify: Option<DateTime<Utc>>,
+    /// Restore tests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore_test: Option<RestoreTestStatus>,
     /// The last scheduled run that was left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_skip: Option<BackupSkip>,
     /// The last value of the annotation `openbao.org/trigger-backup` that was acted on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_trigger: Option<String>,
+}
+
+/// Restore tests: whether backups of this cluster come back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreTestStatus {
+    /// When a test last passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<DateTime<Utc>>,
+    /// Key of the backup that came back then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_key: Option<String>,
+    /// How long that test took, for example `41s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_duration: Option<String>,
+    /// The last test, passed or failed, by the name of its operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_operation: Option<String>,
+    /// When a test last failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<DateTime<Utc>>,
+    /// Why. Gone when one has passed since, and not before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure_message: Option<String>,
+    /// When the next scheduled test starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<DateTime<Utc>>,
 }
 
 /// A scheduled run that was left out.

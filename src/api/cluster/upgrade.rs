@@ -15,7 +15,8 @@ pub struct UpgradeSpec {
     /// and the first leaves.
     #[serde(default)]
     pub strategy: UpgradeStrategy,
-    /// Bring the standbys to the new version, then wait for a `Resume` request before leadership moves. Default false.
+    /// Bring the standbys to the new version, then wait for a `Resume` request before leadership moves: for fourteen days, then the
+    /// upgrade turns back. Default false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub defer_cutover: bool,
     /// Take a verified backup first. Default true; without a backup target an upgrade is refused until there is one or

@@ -43,7 +43,7 @@ pub struct Gate {
 pub enum GateKind {
     /// A verified backup newer than `maxAge`.
     Backup,
-    /// A restore test passed within `maxAge`.
+    /// A restore test of the cluster has passed, within `maxAge` where that is said.
     Restore,
     /// The cluster is available.
     #[default]

@@ -93,7 +93,8 @@ pub enum StepKind {
     Idempotent,
     /// It looks first and acts only where needed.
     ReadVerify,
-    /// Its effect happens at most once: a receipt is written before it, and after it the outcome is proven, never repeated.
+    /// Its effect happens at most once: a receipt is written before it, and after it the outcome is proven, never repeated. In a
+    /// workflow not for `HTTPGet` and `Annotate`, of which nothing can be proven.
     OnceOnly,
 }
 

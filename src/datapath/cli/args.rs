@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::rehearsal_args::{FetchArgs, IsolatedArgs, RehearseArgs};
 use crate::adapter::kubernetes::client::prepare;
 use crate::adapter::objectstore::manifest::{ManifestAuth, ManifestCluster, ManifestOperation};
 use crate::adapter::objectstore::{Credentials, Store, Target, keys};
@@ -52,6 +53,12 @@ pub(super) enum Command {
     List(ListArgs),
     /// Write, read and remove a small object: does the target work?
     Preflight(PreflightArgs),
+    /// Fetch and verify a backup for a restore test, and lay this program beside it.
+    Fetch(FetchArgs),
+    /// Restore a fetched backup into a server of its own, and look whether all of it came back.
+    Rehearse(RehearseArgs),
+    /// Run a program that can open no connection.
+    Isolated(IsolatedArgs),
 }
 
 #[derive(Debug, Args)]
@@ -200,7 +207,7 @@ impl LoginArgs {
         read.transpose()
     }
 
-    fn identity(&self) -> Result<Option<Identity>, MoverError> {
+    pub(super) fn identity(&self) -> Result<Option<Identity>, MoverError> {
         let jwt = |file: &Path, role: &str| Jwt {
             file: file.to_owned(),
             mount: self.auth_mount.clone(),
@@ -452,7 +459,7 @@ pub(super) struct PreflightArgs {
     pub store: StoreArgs,
 }
 
-fn json<T: DeserializeOwned>(flag: &str, text: &str) -> Result<T, MoverError> {
+pub(super) fn json<T: DeserializeOwned>(flag: &str, text: &str) -> Result<T, MoverError> {
     serde_json::from_str(text)
         .map_err(|error| MoverError::Config(format!("{flag} is not the JSON it should be: {error}")))
 }

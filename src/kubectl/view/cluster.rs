@@ -11,6 +11,7 @@ use super::operation_tone;
 use crate::api::conditions::{cluster as condition, reason};
 use crate::api::{
     ClusterPhase, LockMode, MemberState, OpenBaoCluster, OpenBaoClusterStatus, OpenBaoOperation, OpenBaoRestore,
+    RestoreTestStatus,
 };
 use crate::kubectl::table::{Cell, Paint, Table, Tone, WIDTH, ago, bytes, fact, span, wrap};
 use crate::service::cluster::trouble::reasons;
@@ -195,8 +196,7 @@ fn backups(out: &mut String, status: &OpenBaoClusterStatus, now: DateTime<Utc>, 
         let _ = write!(text, " in {took}");
     }
     if let Some(next) = backup.next_run {
-        let when = if next > now { format!("in {}", span(next - now)) } else { "due now".to_owned() };
-        let _ = write!(text, "; next {when}");
+        let _ = write!(text, "; next {}", due(next, now));
     }
     if backup.consecutive_failures > 0 {
         let _ = write!(text, "; {} failed since", backup.consecutive_failures);
@@ -223,6 +223,37 @@ fn backups(out: &mut String, status: &OpenBaoClusterStatus, now: DateTime<Utc>, 
         let why = if skip.message.is_empty() { &skip.reason } else { &skip.message };
         fact(out, "Skipped", &format!("{at}: {why}"), Tone::Warn, paint);
     }
+    if let Some(test) = &backup.restore_test {
+        restore_test(out, test, now, paint);
+    }
+}
+
+/// Whether a backup came back when that was last tried.
+fn restore_test(out: &mut String, test: &RestoreTestStatus, now: DateTime<Utc>, paint: Paint) {
+    let mut text = match test.last_success {
+        None => "no backup was restored as a test yet".to_owned(),
+        Some(at) => format!("a backup came back {}", ago(at, now)),
+    };
+    if let Some(took) = &test.last_duration {
+        let _ = write!(text, " in {took}");
+    }
+    if let Some(next) = test.next {
+        let _ = write!(text, "; next {}", due(next, now));
+    }
+    let mut tone = Tone::Plain;
+    if let Some(why) = &test.last_failure_message {
+        let when = test.last_failure.map(|at| format!(" {}", ago(at, now))).unwrap_or_default();
+        let _ = write!(text, "; failed{when}: {why}");
+        tone = Tone::Bad;
+    }
+    fact(out, "Tested", &text, tone, paint);
+    if let Some(key) = &test.last_key {
+        fact(out, "", key, Tone::Faint, paint);
+    }
+}
+
+fn due(next: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    if next > now { format!("in {}", span(next - now)) } else { "due now".to_owned() }
 }
 
 fn work(
@@ -300,6 +331,8 @@ fn needs_a_look(one: &Condition) -> bool {
         }
         condition::PROGRESSING => one.reason != reason::RECONCILED,
         condition::BACKING_UP | condition::RESTORING | condition::OPERATION_LOCK => false,
+        // Soon nobody can mend it any more.
+        condition::VALID => one.status != "True" || one.reason == reasons::NOBODY_CAN_LOG_IN,
         _ => one.status != "True",
     }
 }
@@ -377,6 +410,8 @@ mod tests {
             ("Restoring", "True", "InProgress", false),
             ("OpenBaoSealed", "Unknown", "Waiting", true),
             ("Available", "True", "Ready", false),
+            ("Valid", "True", "EvenReplicas", false),
+            ("Valid", "True", "NobodyCanLogIn", true),
         ] {
             assert_eq!(shown(type_, status, why), wanted, "{type_}={status} {why}");
         }
@@ -400,6 +435,29 @@ mod tests {
         backup.last_retention_failure = Some("fern-backup-1: 1 of the backups could not be removed".into());
         let text = screen(&cluster, &[], &[], now(), Paint::Off);
         assert!(text.contains("Retention  fern-backup-1: 1 of the backups could not be removed"), "{text}");
+    }
+
+    #[test]
+    fn the_last_test_of_a_backup_is_shown_with_its_key_or_with_the_reason_why_it_failed() {
+        let shown = |test: serde_json::Value| {
+            let mut cluster = fern();
+            let backup = cluster.status.as_mut().unwrap().backup.as_mut().unwrap();
+            backup.restore_test = Some(serde_json::from_value(test).unwrap());
+            screen(&cluster, &[], &[], now(), Paint::Off)
+        };
+        let passed = serde_json::json!({"lastSuccess": "2026-11-21T06:00:00Z", "lastDuration": "41s", "lastKey": "a/tested.snap",
+            "next": "2026-11-28T06:00:00Z"});
+        let text = shown(passed.clone());
+        assert!(text.contains("Tested     a backup came back 6h00m ago in 41s; next in 6d\n"), "{text}");
+        assert!(text.contains("\n           a/tested.snap\n") && !text.contains("failed"), "{text}");
+        let mut failed = passed;
+        failed["lastFailure"] = "2026-11-21T11:00:00Z".into();
+        failed["lastFailureMessage"] = "secret/data/canary is not there".into();
+        let text = shown(failed);
+        assert!(text.contains("failed 60m ago:") && text.contains("secret/data/canary"), "{text}");
+        assert!(text.lines().all(|line| length(line) <= WIDTH), "{text}");
+        let text = shown(serde_json::json!({"next": "2026-11-21T11:00:00Z"}));
+        assert!(text.contains("no backup was restored as a test yet; next due now"), "{text}");
     }
 
     #[test]

@@ -7,11 +7,13 @@ use chrono::{DateTime, Utc};
 use kube::ResourceExt;
 
 use super::frozen::{NoIdentity, identity};
-use super::request::{self, backups_of, is_verification};
-use super::schedule::{Planned, Schedule, ScheduleError};
+use super::request::{self, backups_of, is_verification, restore_tests_of};
+use super::schedule::{Due, Planned, Schedule, ScheduleError};
 use super::status::derive;
 use super::store::{Store, StoreError};
-use crate::api::{BackupSkip, BackupSpec, BackupStatus, LockMode, LockOperation, OpenBaoCluster, OpenBaoOperation};
+use crate::api::{
+    BackupSkip, BackupSpec, BackupStatus, LockMode, LockOperation, OpenBaoCluster, OpenBaoOperation, RestoreTestStatus,
+};
 
 /// Any new, non-empty value asks for one backup. Remembered by value, so that manifests may be applied again and again.
 pub const TRIGGER_ANNOTATION: &str = "openbao.org/trigger-backup";
@@ -61,6 +63,8 @@ pub enum Refused {
     Schedule(#[source] ScheduleError),
     #[error("spec.backup.verify: {0}")]
     Verify(#[source] ScheduleError),
+    #[error("spec.backup.restoreTest: {0}")]
+    RestoreTest(#[source] ScheduleError),
 }
 
 impl Refused {
@@ -71,6 +75,7 @@ impl Refused {
             Self::Identity(_) => "BackupIdentityMissing",
             Self::Schedule(_) => "BackupScheduleInvalid",
             Self::Verify(_) => "BackupVerifyScheduleInvalid",
+            Self::RestoreTest(_) => "RestoreTestScheduleInvalid",
         }
     }
 }
@@ -79,18 +84,28 @@ impl Refused {
 pub fn decide<O: AsRef<OpenBaoOperation>>(facts: &BackupFacts<'_, O>, now: DateTime<Utc>) -> BackupDecision {
     let cluster = facts.cluster;
     let before = cluster.status.as_ref().and_then(|status| status.backup.clone());
-    let status = derive(&before.clone().unwrap_or_default(), backups_of(cluster, facts.operations), now);
+    let records = backups_of(cluster, facts.operations).chain(restore_tests_of(cluster, facts.operations));
+    let status = derive(&before.clone().unwrap_or_default(), records, now);
     let Some(spec) = &cluster.spec.backup else {
-        // The past stays; nothing is planned any more.
-        let status = BackupStatus { next_run: None, next_verify: None, schedule: None, ..status };
-        return BackupDecision { status: before.map(|_| status), ..BackupDecision::default() };
+        return BackupDecision { status: before.map(|_| unplanned(status)), ..BackupDecision::default() };
     };
     let store = Store::freeze(&spec.target).map_err(Refused::Target);
     if let Err(refused) = store.and_then(|_| identity(cluster, spec).map_err(Refused::Identity)) {
-        let status = BackupStatus { next_run: None, next_verify: None, schedule: None, ..status };
-        return BackupDecision { status: Some(status), refused: Some(refused), ..BackupDecision::default() };
+        return BackupDecision { status: Some(unplanned(status)), refused: Some(refused), ..BackupDecision::default() };
     }
     Deciding { facts, spec, uid: cluster.metadata.uid.as_deref().unwrap_or_default(), now, status }.decide()
+}
+
+/// The past stays; nothing is planned any more.
+fn unplanned(mut status: BackupStatus) -> BackupStatus {
+    plan_test(&mut status, None);
+    BackupStatus { next_run: None, next_verify: None, schedule: None, ..status }
+}
+
+/// A status that says nothing of restore tests has no place for them.
+fn plan_test(status: &mut BackupStatus, next: Option<DateTime<Utc>>) {
+    let test = RestoreTestStatus { next, ..status.restore_test.take().unwrap_or_default() };
+    status.restore_test = (test != RestoreTestStatus::default()).then_some(test);
 }
 
 struct Deciding<'a, O> {
@@ -107,7 +122,8 @@ impl<O: AsRef<OpenBaoOperation>> Deciding<'_, O> {
         self.trigger(&mut decision);
         self.schedule(&mut decision);
         self.verify(&mut decision);
-        let planned = [self.status.next_run, self.status.next_verify].into_iter().flatten().min();
+        self.restore_test(&mut decision);
+        let planned = [self.status.next_run, self.status.next_verify, self.next_test()].into_iter().flatten().min();
         decision.wake_at = planned.map(|at| at.max(self.now));
         decision.status = Some(self.status);
         decision
@@ -220,26 +236,17 @@ impl<O: AsRef<OpenBaoOperation>> Deciding<'_, O> {
     /// Reading back is harmless to the cluster, so neither a lock nor a pending restore stops it.
     fn verify(&mut self, decision: &mut BackupDecision) {
         let text = self.spec.verify.as_ref().and_then(|verify| verify.schedule.as_deref());
-        let schedule = match text.filter(|_| !self.spec.suspend) {
-            None => None,
-            Some(text) => match Schedule::parse(text, self.spec.time_zone.as_deref(), None) {
-                Ok(schedule) => Some(schedule),
-                Err(error) => {
-                    decision.refused.get_or_insert(Refused::Verify(error));
-                    None
-                }
-            },
-        };
+        let schedule = self.reading(text).unwrap_or_else(|error| {
+            decision.refused.get_or_insert(Refused::Verify(error));
+            None
+        });
         let Some(schedule) = schedule else {
             self.status.next_verify = None;
             return;
         };
-        // Without jitter a plan carries its own proof: it stands if the schedule fires at that very time.
-        let planned = self.status.next_verify.filter(|at| schedule.fires_at(*at));
-        let due = schedule.due(planned.map(|at| Planned { at, by: schedule.text() }), self.now, self.uid);
+        let due = self.due(&schedule, self.status.next_verify);
         if let Some(tick) = due.tick
-            && !self.facts.cluster.spec.paused
-            && self.status.last_key.is_some()
+            && self.has_what_to_read()
             && self.live(true).is_none()
         {
             if decision.create.is_some() {
@@ -248,6 +255,52 @@ impl<O: AsRef<OpenBaoOperation>> Deciding<'_, O> {
             decision.create = Some(request::scheduled_verification(self.facts.cluster, tick, schedule.text()));
         }
         self.status.next_verify = Some(due.next);
+    }
+
+    /// The restored server stands beside the cluster and never meets it, so here too neither a lock nor a pending restore stops it.
+    fn restore_test(&mut self, decision: &mut BackupDecision) {
+        let text = self.spec.restore_test.as_ref().and_then(|test| test.schedule.as_deref());
+        let schedule = self.reading(text).unwrap_or_else(|error| {
+            decision.refused.get_or_insert(Refused::RestoreTest(error));
+            None
+        });
+        let Some(schedule) = schedule else {
+            plan_test(&mut self.status, None);
+            return;
+        };
+        let due = self.due(&schedule, self.next_test());
+        let (cluster, operations) = (self.facts.cluster, self.facts.operations);
+        if let Some(tick) = due.tick
+            && self.has_what_to_read()
+            && restore_tests_of(cluster, operations).all(OpenBaoOperation::has_ended)
+        {
+            if decision.create.is_some() {
+                return;
+            }
+            decision.create = Some(request::scheduled_restore_test(cluster, tick, schedule.text()));
+        }
+        plan_test(&mut self.status, Some(due.next));
+    }
+
+    /// The schedule of what reads backups, if there is one and it is not suspended.
+    fn reading(&self, text: Option<&str>) -> Result<Option<Schedule>, ScheduleError> {
+        let text = text.filter(|_| !self.spec.suspend);
+        text.map(|text| Schedule::parse(text, self.spec.time_zone.as_deref(), None)).transpose()
+    }
+
+    /// Without jitter a plan carries its own proof: it stands if the schedule fires at that very time.
+    fn due(&self, schedule: &Schedule, planned: Option<DateTime<Utc>>) -> Due {
+        let planned = planned.filter(|at| schedule.fires_at(*at));
+        schedule.due(planned.map(|at| Planned { at, by: schedule.text() }), self.now, self.uid)
+    }
+
+    /// Whether a scheduled read may start at all, and there is a backup to read.
+    fn has_what_to_read(&self) -> bool {
+        !self.facts.cluster.spec.paused && self.status.last_key.is_some()
+    }
+
+    fn next_test(&self) -> Option<DateTime<Utc>> {
+        self.status.restore_test.as_ref()?.next
     }
 }
 

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use super::jobs::OPERATION_UID;
+use super::jobs::{FETCH, OPERATION_UID};
 use crate::adapter::kubernetes::{owner::is_controlled_by, pods::unscheduled, time::from_kube};
 use crate::api::OpenBaoOperation;
 use crate::datapath::protocol::{Cause, Failure, JobResult};
@@ -159,8 +159,16 @@ fn has_ended(pod: &Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
+/// The container that has the word: one that prepares has it while it works, and for good where it failed.
 fn container(pod: &Pod) -> Option<&ContainerStatus> {
-    pod.status.as_ref()?.container_statuses.as_ref()?.first()
+    let status = pod.status.as_ref()?;
+    let ended_well = |container: &&ContainerStatus| {
+        let state = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+        state.is_some_and(|ended| ended.exit_code == 0)
+    };
+    // Others may have been put before ours, and run beside it to the end.
+    let mut preparing = status.init_container_statuses.iter().flatten().filter(|container| container.name == FETCH);
+    preparing.find(|container| !ended_well(container)).or_else(|| status.container_statuses.as_ref()?.first())
 }
 
 fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
@@ -248,6 +256,33 @@ mod tests {
 
     fn pod(phase: &str, status: Value) -> Pod {
         pod_of("job-1", phase, status)
+    }
+
+    #[test]
+    fn what_could_not_be_prepared_tells_why_and_what_was_prepared_leaves_the_word_to_the_next() {
+        let ended = |name: &str, code: i32, message: &str| json!({"name": name, "state": {"terminated": {"exitCode": code, "message": message}}});
+        let refused = r#"{"ok":false,"cause":"Store","reason":"MissingBucket","message":"no"}"#;
+        let waiting = json!({"name": "openbao", "state": {"waiting": {"reason": "PodInitializing"}}});
+        let sidecar = json!({"name": "mesh", "state": {"terminated": {"exitCode": 137}}});
+        let failed = pod(
+            "Failed",
+            json!({
+            "initContainerStatuses": [sidecar.clone(), ended(FETCH, 5, refused)], "containerStatuses": [waiting]}),
+        );
+        let Found::Failed(failure) =
+            judge::<PruneDone>(Some(&job(Some(("Failed", "")))), &[failed], OPERATION, Utc::now())
+        else {
+            panic!("not told")
+        };
+        assert_eq!(failure.reason, "MissingBucket");
+        let done = r#"{"ok":true,"removed":["a"],"finished":[],"cleaned":[],"kept":[],"durationMs":1}"#;
+        let well = pod(
+            "Succeeded",
+            json!({
+            "initContainerStatuses": [sidecar, ended(FETCH, 0, "{}")], "containerStatuses": [ended("openbao", 0, done)]}),
+        );
+        let found = judge::<PruneDone>(Some(&job(Some(("Complete", "")))), &[well], OPERATION, Utc::now());
+        assert!(matches!(found, Found::Done(_)), "{found:?}");
     }
 
     fn pod_of(job: &str, phase: &str, mut status: Value) -> Pod {

@@ -43,6 +43,10 @@ pub const OPERATION_UID: &str = "openbao.org/operation-uid";
 
 /// Subcommand and component label of a Job that reads a backup again.
 const VERIFY: &str = "verify";
+/// The container of a restore test that fetches the backup for the other one.
+pub const FETCH: &str = "fetch";
+/// Component label of the Job of a restore test.
+const RESTORE_TEST: &str = "restore-test";
 
 /// The user that the images run as; also the group of files in mounted volumes.
 const USER: i64 = 65532;
@@ -122,6 +126,8 @@ pub enum Task<'a> {
     List,
     /// Reads a stored backup, checks it, and prints what is in it.
     Inspect { source: &'a Source },
+    /// Lays a stored backup down for the server of a restore test, which is logged in to.
+    RestoreTest { source: &'a Source, login: &'a Login },
     /// Tries its login at `peers`, downloads, verifies, reports, waits for leave, and submits once.
     Restore {
         source: &'a Source,
@@ -197,19 +203,30 @@ pub fn labels(operation: &Operation, component: &str) -> BTreeMap<String, String
     labels
 }
 
-/// The key that a Job reads from end to end, where it is the Job of a [`Task::Verify`] that was given one.
+/// The key that a Job reads from end to end, where it is the Job of a [`Task::Verify`] or [`Task::RestoreTest`] that was given
+/// one.
 pub fn key_read(job: &Job) -> Option<String> {
     let component = job.metadata.labels.as_ref()?.get(names::COMPONENT_LABEL)?;
-    let containers = &job.spec.as_ref()?.template.spec.as_ref()?.containers;
-    let mut variables = containers.iter().flat_map(|container| container.env.iter().flatten());
+    let pod = job.spec.as_ref()?.template.spec.as_ref()?;
+    let containers = pod.init_containers.iter().flatten().chain(&pod.containers);
+    let mut variables = containers.flat_map(|container| container.env.iter().flatten());
     let key = variables.find(|variable| variable.name == env::KEY)?.value.as_deref()?;
-    (component == VERIFY).then(|| key.replace("$$", "$"))
+    [VERIFY, RESTORE_TEST].contains(&component.as_str()).then(|| key.replace("$$", "$"))
 }
 
 impl Task<'_> {
-    /// The mover's subcommand, and the component label of the Job.
+    /// The mover's subcommand.
+    pub fn command(&self) -> &'static str {
+        match self {
+            Self::RestoreTest { .. } => FETCH,
+            other => other.word(),
+        }
+    }
+
+    /// The component label of the Job.
     pub fn word(&self) -> &'static str {
         match self {
+            Self::RestoreTest { .. } => RESTORE_TEST,
             Self::Backup { .. } => "backup",
             Self::Verify { .. } => VERIFY,
             Self::Prune(_) => "prune",
@@ -221,7 +238,7 @@ impl Task<'_> {
 
     fn login(&self) -> Option<&Login> {
         match self {
-            Self::Backup { login, .. } | Self::Restore { login, .. } => Some(login),
+            Self::Backup { login, .. } | Self::Restore { login, .. } | Self::RestoreTest { login, .. } => Some(login),
             Self::Verify { .. } | Self::Prune(_) | Self::List | Self::Inspect { .. } => None,
         }
     }
@@ -246,7 +263,12 @@ impl Task<'_> {
     fn scratch_limit(&self) -> Option<u64> {
         match self {
             Self::Backup { spool_limit, .. } => *spool_limit,
-            Self::Verify { .. } | Self::Inspect { .. } | Self::List | Self::Prune(_) | Self::Restore { .. } => None,
+            Self::Verify { .. }
+            | Self::Inspect { .. }
+            | Self::List
+            | Self::Prune(_)
+            | Self::Restore { .. }
+            | Self::RestoreTest { .. } => None,
         }
     }
 
@@ -265,7 +287,9 @@ impl Task<'_> {
                 list.extend(spool_limit.map(|limit| (env::SPOOL_LIMIT, limit.to_string())));
                 list.extend(key_fingerprint.map(|print| (env::KEY_FINGERPRINT, print.to_owned())));
             }
-            Self::Verify { source } | Self::Inspect { source } => list.push(source.variable()),
+            Self::Verify { source } | Self::Inspect { source } | Self::RestoreTest { source, .. } => {
+                list.push(source.variable());
+            }
             Self::List => {}
             Self::Prune(orders) => orders.variables(&mut list)?,
             Self::Restore { source, peers, waive, submit, .. } => {
@@ -367,7 +391,7 @@ pub fn job(mover: &Mover<'_>) -> Result<Job, serde_json::Error> {
                         name: "mover".to_owned(),
                         image: Some(mover.image.to_owned()),
                         image_pull_policy: Some("IfNotPresent".to_owned()),
-                        command: Some(vec![path::PROGRAM.to_owned(), mover.task.word().to_owned()]),
+                        command: Some(vec![path::PROGRAM.to_owned(), mover.task.command().to_owned()]),
                         env: Some(variables(mover)?),
                         resources: Some(resources()),
                         security_context: Some(container_security()),
@@ -449,7 +473,7 @@ fn variables(mover: &Mover<'_>) -> Result<Vec<EnvVar>, serde_json::Error> {
 }
 
 /// The kubelet expands `$(NAME)` in values and takes `$$` for `$`; what a person wrote must arrive as it was written.
-fn escaped(value: &str) -> String {
+pub(super) fn escaped(value: &str) -> String {
     value.replace('$', "$$")
 }
 

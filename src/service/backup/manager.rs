@@ -19,8 +19,8 @@ use super::mover::{self, Clear};
 use super::{request, steps, tidy};
 use crate::adapter::metrics::metrics;
 use crate::api::{
-    LockMode, LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind, OperationPhase,
-    Plan, RetryPolicy, StepKind, StepSpec,
+    LockMode, LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind, OperationLock,
+    OperationPhase, Plan, RetryPolicy, StepKind, StepSpec,
 };
 use crate::service::opslifecycle::asked::Parameter;
 use crate::service::opslifecycle::{
@@ -35,6 +35,9 @@ pub const SNAPSHOT: &str = "Snapshot";
 pub const READ_BACK: &str = "ReadBack";
 pub const VERIFY_SEAL: &str = "VerifySeal";
 pub const RETENTION: &str = "Retention";
+
+/// Input of a backup that runs under a parked upgrade's lock: the UID of that lock's holder.
+pub(super) const HOST: &str = "host";
 
 /// Runs every `operation: Backup`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,6 +54,16 @@ impl Manager for BackupManager {
 
     fn plan<'a>(&'a self, call: PlanCall<'a>) -> BoxFuture<'a, Result<Planned, Refusal>> {
         async move { plan(&call) }.boxed()
+    }
+
+    /// It may have waited for a leader, or for the lock, since it was planned.
+    fn ready<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
+        async move {
+            let Some(cluster) = call.cluster else { return StepOutcome::done() };
+            let namespace = cluster.namespace().unwrap_or_default();
+            may_still_start(cluster, &call.ad.caches.restores_of(&namespace, &cluster.name_any()))
+        }
+        .boxed()
     }
 
     fn run<'a>(&'a self, call: StepCall<'a>) -> BoxFuture<'a, StepOutcome> {
@@ -115,6 +128,7 @@ fn decide(known: &Known<'_>) -> Result<Planned, Refusal> {
     let mut frozen = Frozen::of(cluster, spec, known.operator_image, uid, known.now)
         .map_err(|error| Refusal::failed("BackupTargetInvalid", format!("spec.backup.{error}")))?;
     let role = request::role(op);
+    let mut host = None;
     let (steps, lock) = if request::is_verification(op) {
         // The newest is chosen when it is read: what is the newest now may be gone by then.
         let named = op.spec.parameters.get(request::KEY);
@@ -128,11 +142,13 @@ fn decide(known: &Known<'_>) -> Result<Planned, Refusal> {
         may_start(known)?;
         let uncleaned = tidy::uncleaned(request::backups_of(cluster, known.operations));
         let prunes = frozen.retention.is_some() || !uncleaned.is_empty();
-        (backup_steps(prunes), own_lock(cluster, uid))
+        host = parked_upgrade(cluster);
+        (backup_steps(prunes), host.is_none().then(|| own_lock(uid)))
     };
-    let inputs = frozen.inputs().map_err(|error| {
+    let mut inputs = frozen.inputs().map_err(|error| {
         Refusal::failed("InputsUnreadable", format!("the inputs cannot be written as JSON: {error}"))
     })?;
+    inputs.extend(host.map(|lock| (HOST.to_owned(), lock.holder_uid.clone())));
     let plan = Plan { steps, lock, ..Plan::default() };
     Ok(Planned { plan, inputs })
 }
@@ -140,22 +156,38 @@ fn decide(known: &Known<'_>) -> Result<Planned, Refusal> {
 /// What a person's backup waits for in `Pending`, saying for whom.
 fn may_start(known: &Known<'_>) -> Result<(), Refusal> {
     let cluster = known.cluster;
+    unpaused(cluster)?;
     let name = cluster.name_any();
-    if cluster.spec.paused {
-        let message = format!("cluster {name} is paused (spec.paused): the backup starts when it is not any more");
-        return Err(Refusal::wait(RetryClass::Standard, "Paused", message));
-    }
     let status = cluster.status.as_ref();
     if status.is_none_or(|status| status.initialized != Some(true)) {
         let message = format!("waiting for cluster {name} to be initialised: there is nothing to back up yet");
         return Err(Refusal::wait(RetryClass::Standard, "NotInitialized", message));
     }
     let lock = status.and_then(|status| status.operation_lock.as_ref());
-    if let Some(lock) = lock.filter(|_| !is_parked_upgrade(cluster)) {
+    if let Some(lock) = lock.filter(|_| parked_upgrade(cluster).is_none()) {
         return Err(Refusal::locked(lock));
     }
-    // The restores themselves: the status only shows them, a moment later.
-    match pending(known.restores, cluster) {
+    unannounced(known.restores, cluster)
+}
+
+/// What of it is asked again right before the free lock is taken. What waits for the lock has not started.
+fn may_still_start(cluster: &OpenBaoCluster, restores: &[Arc<OpenBaoRestore>]) -> StepOutcome {
+    let may = unpaused(cluster).and_then(|()| unannounced(restores, cluster));
+    may.map_or_else(StepOutcome::from, |()| StepOutcome::done())
+}
+
+fn unpaused(cluster: &OpenBaoCluster) -> Result<(), Refusal> {
+    if cluster.spec.paused {
+        let name = cluster.name_any();
+        let message = format!("cluster {name} is paused (spec.paused): the backup starts when it is not any more");
+        return Err(Refusal::wait(RetryClass::Standard, "Paused", message));
+    }
+    Ok(())
+}
+
+/// Asks the restores themselves: the status only shows them, a moment later.
+fn unannounced(restores: &[Arc<OpenBaoRestore>], cluster: &OpenBaoCluster) -> Result<(), Refusal> {
+    match pending(restores, cluster) {
         Some(restore) => {
             let message = format!("waiting for restore {restore} to end: it waits or runs");
             Err(Refusal::wait(RetryClass::Standard, "RestorePending", message))
@@ -164,21 +196,46 @@ fn may_start(known: &Known<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// An upgrade that waits before its cutover keeps its lock and lets backups run under it; the cutover waits for them.
-pub(super) fn is_parked_upgrade(cluster: &OpenBaoCluster) -> bool {
-    let lock = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref());
-    lock.is_some_and(|lock| lock.operation == LockOperation::Upgrade && lock.mode == LockMode::Parked)
+/// The lock of an upgrade that waits before its cutover: it keeps it and lets backups run under it; the cutover waits for them.
+fn parked_upgrade(cluster: &OpenBaoCluster) -> Option<&OperationLock> {
+    let lock = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref())?;
+    (lock.operation == LockOperation::Upgrade && lock.mode == LockMode::Parked).then_some(lock)
 }
 
-fn own_lock(cluster: &OpenBaoCluster, uid: &str) -> Option<LockPlan> {
-    (!is_parked_upgrade(cluster)).then(|| LockPlan {
+/// Why a backup without a lock of its own does not go on under the `lock` that the cluster shows. Pure.
+///
+/// Before leadership moves, the upgrade shows its lock as held, looks for backups that have a plan and no lock, and waits for
+/// those. So a backup that has seen the lock parked after its plan was written is waited for until it has ended, and a Resume does
+/// not end it: it has to see that when it `enters`, and from then on only that the lock is still its host's. One that says
+/// `committed` belongs to an upgrade that waits for nobody any more: its park was skipped, or a new server led by itself.
+pub(super) fn unawaited(lock: Option<&OperationLock>, host: Option<&str>, enters: bool) -> Option<&'static str> {
+    let is_host = |lock: &&OperationLock| {
+        lock.operation == LockOperation::Upgrade && host.is_none_or(|host| host == lock.holder_uid)
+    };
+    match lock.filter(is_host) {
+        None => Some(
+            "the upgrade under whose parked lock this backup ran does not hold that lock any more: ask for another backup, \
+             or wait for the next one of the schedule",
+        ),
+        Some(lock) if lock.mode == LockMode::Parked => None,
+        // Whoever planned it before hosts were written down did not ask when it entered.
+        Some(lock) if enters || host.is_none() || lock.committed == Some(true) => Some(
+            "the upgrade under whose parked lock this backup was to run is parked no more, and does not wait for it: ask for \
+             another backup once the upgrade has ended",
+        ),
+        Some(_) => None,
+    }
+}
+
+fn own_lock(uid: &str) -> LockPlan {
+    LockPlan {
         operation: LockOperation::Backup,
         holder: HOLDER.to_owned(),
         holder_uid: uid.to_owned(),
         before: Some(SNAPSHOT.to_owned()),
         force: false,
         message: Some("a snapshot is taken, verified and stored".to_owned()),
-    })
+    }
 }
 
 /// A child runs without a lock of its own, so it has to prove that its parent has one: controlled by the parent's UID, a
@@ -266,7 +323,7 @@ fn retries(max_attempts: i32, initial: &str, most: &str) -> RetryPolicy {
 
 /// No Job of the operation runs any more. After a success its Jobs go, since the journal says it all; after a failure
 /// they stay for their logs, within the bounds of [`super::tidy`].
-async fn finish(call: FinishCall<'_>) -> StepOutcome {
+pub(super) async fn finish(call: FinishCall<'_>) -> StepOutcome {
     let uid = mover::uid_of(call.cluster);
     let operation = match Operation::of(call.op, uid) {
         Ok(operation) => operation,
@@ -292,7 +349,7 @@ async fn finish(call: FinishCall<'_>) -> StepOutcome {
 
 /// Numbers of this process, not of the cluster: a crash right here may count one twice.
 fn count(call: &FinishCall<'_>, succeeded: bool) {
-    let Some(status) = call.op.status.as_ref().filter(|_| !request::is_verification(call.op)) else { return };
+    let Some(status) = call.op.status.as_ref().filter(|_| !request::only_reads(call.op)) else { return };
     if succeeded {
         let size = status.artifacts.as_ref().and_then(|artifacts| artifacts.size_bytes);
         let size = size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);

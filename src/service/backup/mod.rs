@@ -20,6 +20,7 @@
 //! | `aftermath` | what follows a mover that ended badly |
 //! | [`prune`] | what the mover is ordered to remove, and when |
 //! | [`rules`] | retention as the mover applies it (pure) |
+//! | [`restoretest`] | whether a backup comes back: restored into a server of its own |
 //! | [`mover`] | the mover's Jobs on the API server: made, looked at, stopped |
 //! | [`found`] | what a Job that was found tells (pure) |
 //! | [`tidy`] | what failed backups leave behind, and how long (pure) |
@@ -40,6 +41,7 @@ pub mod protect;
 pub mod prune;
 mod records;
 pub mod request;
+pub mod restoretest;
 pub mod rules;
 pub mod schedule;
 mod seal;
@@ -52,3 +54,4 @@ pub mod tidy;
 pub use act::{ActError, act};
 pub use decide::{BackupDecision, BackupFacts, Refused, Skip, TRIGGER_ANNOTATION, decide};
 pub use manager::BackupManager;
+pub use restoretest::RestoreTestManager;

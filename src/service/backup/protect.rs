@@ -10,7 +10,7 @@ use kube::{ResourceExt, core::error_boundary::InvalidObject};
 
 use super::found::is_concluded;
 use super::jobs::key_read;
-use super::request::{KEY, PRE_UPGRADE, SAFETY, is_verification, role};
+use super::request::{KEY, PRE_UPGRADE, SAFETY, is_verification, only_reads, role};
 use super::store::Store;
 use crate::adapter::kubernetes::readable::{self, Readable};
 use crate::adapter::objectstore::keys;
@@ -39,10 +39,11 @@ pub fn protected<'a>(
             keep.insert(key, reader(restore, &namespace));
         }
     }
-    // Between two attempts no Job says what a verification reads.
-    for operation in operations.clone().filter(|operation| is_verification(operation) && !operation.has_ended()) {
+    // Between two attempts no Job says what a verification or a restore test reads.
+    for operation in operations.clone().filter(|operation| only_reads(operation) && !operation.has_ended()) {
         let Some(key) = operation.spec.parameters.get(KEY) else { continue };
-        keep.entry(key.clone()).or_insert_with(|| format!("verification {} reads it", operation.name_any()));
+        let what = if is_verification(operation) { "verification" } else { "restore test" };
+        keep.entry(key.clone()).or_insert_with(|| format!("{what} {} reads it", operation.name_any()));
     }
     // What a rollback that has not ended goes back to: the operation it names, and what that one took before itself.
     let wanted: BTreeSet<String> = operations
@@ -285,6 +286,23 @@ mod tests {
         assert_eq!(read("verify", json!([])), ["b.snap"]);
         assert_eq!(read("verify", json!([{"type": "Complete", "status": "True"}])), [""; 0], "it has been read");
         assert_eq!(read("backup", json!([])), [""; 0], "that one writes it");
+    }
+
+    #[test]
+    fn what_a_restore_test_was_told_to_restore_stays_until_the_test_has_ended() {
+        let test = |phase: &str, parameters: Value| {
+            let mut operation = operation("trial", "RestoreTest", phase, json!({"parameters": parameters}));
+            operation.status.as_mut().unwrap().artifacts = None;
+            operation
+        };
+        let named = json!({"key": "a.snap"});
+        assert_eq!(keys(&[test("Running", named.clone())], &[]), ["a.snap"]);
+        assert_eq!(keys(&[test("Pending", json!({}))], &[]), [""; 0], "which one that is its Job says");
+        for ended in ["Succeeded", "Failed"] {
+            assert_eq!(keys(&[test(ended, named.clone())], &[]), [""; 0], "{ended}");
+        }
+        let keep = protected(&cluster(None), [test("Running", named)].iter(), [].iter());
+        assert_eq!(keep["a.snap"], "restore test trial reads it");
     }
 
     fn upgrade(name: &str, minute: u32, phase: &str, past: bool) -> OpenBaoOperation {

@@ -1,7 +1,8 @@
 //! The operations that backups are: how one is asked for, and how one is told from another. Pure.
 //!
 //! All are `operation: Backup`. What sets them apart stands in `spec.parameters`, frozen with the rest of the spec:
-//! `mode: Verify` reads a stored backup again instead of taking one; `role` says for whom a child operation works.
+//! `mode: Verify` reads a stored backup again instead of taking one; `role` says for whom a child operation works. Beside them
+//! stand the restore tests, `operation: RestoreTest`, which read a backup into a server of their own.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,7 @@ use crate::service::opslifecycle::asked::Parameter;
 pub const MODE: &str = "mode";
 /// Value of [`MODE`]: read a stored backup again and check everything.
 pub const VERIFY: &str = "Verify";
-/// Parameter of a verification: the whole key to read; absent: the newest backup.
+/// Parameter of a verification and of a restore test: the whole key to read; absent: the newest backup.
 pub const KEY: &str = "key";
 /// Parameter of a child operation: what its parent needs it for. Such a one runs under its parent's lock, takes no lock
 /// itself and runs no retention.
@@ -50,6 +51,14 @@ pub fn is_verification(operation: &OpenBaoOperation) -> bool {
     operation.spec.parameters.get(MODE).is_some_and(|mode| mode == VERIFY)
 }
 
+/// Whether this operation only reads a stored backup, and leaves the cluster and its lock alone.
+pub fn only_reads(operation: &OpenBaoOperation) -> bool {
+    match operation.spec.operation {
+        OperationKind::Backup => is_verification(operation),
+        kind => kind == OperationKind::RestoreTest,
+    }
+}
+
 /// What a parent operation needs this one for; `None` for one that stands alone.
 pub fn role(operation: &OpenBaoOperation) -> Option<&str> {
     operation.spec.parameters.get(ROLE).map(String::as_str)
@@ -63,6 +72,11 @@ pub fn scheduled_name(cluster: &str, tick: DateTime<Utc>) -> String {
 /// `<cluster>-verify-<unix tick>`.
 pub fn verification_name(cluster: &str, tick: DateTime<Utc>) -> String {
     format!("{cluster}-verify-{}", tick.timestamp())
+}
+
+/// `<cluster>-restoretest-<unix tick>`.
+pub fn restore_test_name(cluster: &str, tick: DateTime<Utc>) -> String {
+    format!("{cluster}-restoretest-{}", tick.timestamp())
 }
 
 /// `<cluster>-backup-<digest>`: the same for the same value after the same past, so that a crash between creating the
@@ -88,20 +102,31 @@ pub fn triggered_name(cluster: &OpenBaoCluster, value: &str) -> String {
 /// A backup that the schedule asks for.
 pub fn scheduled(cluster: &OpenBaoCluster, tick: DateTime<Utc>, schedule: &str) -> OpenBaoOperation {
     let intent = format!("scheduled for {} by {schedule}", tick.format("%Y-%m-%d %H:%M:%S UTC"));
-    of_cluster(cluster, scheduled_name(&cluster.name_any(), tick), ActorSource::Schedule, intent, BTreeMap::new())
+    backup(cluster, scheduled_name(&cluster.name_any(), tick), ActorSource::Schedule, intent, BTreeMap::new())
 }
 
 /// A verification that the schedule asks for.
 pub fn scheduled_verification(cluster: &OpenBaoCluster, tick: DateTime<Utc>, schedule: &str) -> OpenBaoOperation {
     let intent = format!("read the newest backup again, by {schedule}");
     let parameters = BTreeMap::from([(MODE.to_owned(), VERIFY.to_owned())]);
-    of_cluster(cluster, verification_name(&cluster.name_any(), tick), ActorSource::Schedule, intent, parameters)
+    backup(cluster, verification_name(&cluster.name_any(), tick), ActorSource::Schedule, intent, parameters)
+}
+
+/// A restore test that the schedule asks for.
+pub fn scheduled_restore_test(cluster: &OpenBaoCluster, tick: DateTime<Utc>, schedule: &str) -> OpenBaoOperation {
+    let name = restore_test_name(&cluster.name_any(), tick);
+    let spec = OpenBaoOperationSpec {
+        operation: OperationKind::RestoreTest,
+        intent: Some(limited(&format!("restore the newest backup into a server of its own, by {schedule}"))),
+        ..OpenBaoOperationSpec::default()
+    };
+    of_cluster(cluster, name, ActorSource::Schedule, spec)
 }
 
 /// A backup that somebody asked for by the annotation.
 pub fn triggered(cluster: &OpenBaoCluster, value: &str) -> OpenBaoOperation {
     let intent = format!("annotation {} = {value}", super::TRIGGER_ANNOTATION);
-    of_cluster(cluster, triggered_name(cluster, value), ActorSource::Api, intent, BTreeMap::new())
+    backup(cluster, triggered_name(cluster, value), ActorSource::Api, intent, BTreeMap::new())
 }
 
 /// A backup that a restore or an upgrade takes first, under its own lock. `None` while the parent has no UID, which the
@@ -115,6 +140,7 @@ pub fn child(parent: &OpenBaoOperation, role: &'static str, intent: &str) -> Opt
         &parent.spec.cluster,
         reference,
         OpenBaoOperationSpec {
+            operation: OperationKind::Backup,
             actor: Some(Actor {
                 identity: format!("openbaooperation/{}", parent.name_any()),
                 source: ActorSource::Controller,
@@ -127,12 +153,27 @@ pub fn child(parent: &OpenBaoOperation, role: &'static str, intent: &str) -> Opt
     ))
 }
 
-fn of_cluster(
+fn backup(
     cluster: &OpenBaoCluster,
     name: String,
     source: ActorSource,
     intent: String,
     parameters: BTreeMap<String, String>,
+) -> OpenBaoOperation {
+    let spec = OpenBaoOperationSpec {
+        operation: OperationKind::Backup,
+        intent: Some(limited(&intent)),
+        parameters,
+        ..OpenBaoOperationSpec::default()
+    };
+    of_cluster(cluster, name, source, spec)
+}
+
+fn of_cluster(
+    cluster: &OpenBaoCluster,
+    name: String,
+    source: ActorSource,
+    spec: OpenBaoOperationSpec,
 ) -> OpenBaoOperation {
     let reference = owner::controller_of(cluster).unwrap_or_else(|| {
         // Only an object that was never stored has no UID; the API server refuses a reference without one.
@@ -140,9 +181,7 @@ fn of_cluster(
     });
     let spec = OpenBaoOperationSpec {
         actor: Some(Actor { identity: format!("openbaocluster/{}", cluster.name_any()), source }),
-        intent: Some(limited(&intent)),
-        parameters,
-        ..OpenBaoOperationSpec::default()
+        ..spec
     };
     operation(name, cluster.namespace().unwrap_or_default(), &cluster.name_any(), reference, spec)
 }
@@ -164,7 +203,7 @@ fn operation(
             finalizers: Some(vec![OPERATION_FINALIZER.to_owned()]),
             ..ObjectMeta::default()
         },
-        spec: OpenBaoOperationSpec { cluster: cluster.to_owned(), operation: OperationKind::Backup, ..spec },
+        spec: OpenBaoOperationSpec { cluster: cluster.to_owned(), ..spec },
         status: None,
     }
 }
@@ -179,11 +218,27 @@ pub fn backups_of<'a, O: AsRef<OpenBaoOperation>>(
     cluster: &'a OpenBaoCluster,
     operations: &'a [O],
 ) -> impl Iterator<Item = &'a OpenBaoOperation> + Clone {
+    of_kind(OperationKind::Backup, cluster, operations)
+}
+
+/// The operations that are restore tests of this very cluster, not of an earlier one of its name.
+pub fn restore_tests_of<'a, O: AsRef<OpenBaoOperation>>(
+    cluster: &'a OpenBaoCluster,
+    operations: &'a [O],
+) -> impl Iterator<Item = &'a OpenBaoOperation> + Clone {
+    of_kind(OperationKind::RestoreTest, cluster, operations)
+}
+
+fn of_kind<'a, O: AsRef<OpenBaoOperation>>(
+    kind: OperationKind,
+    cluster: &'a OpenBaoCluster,
+    operations: &'a [O],
+) -> impl Iterator<Item = &'a OpenBaoOperation> + Clone {
     let name = cluster.name_any();
     let born = cluster.metadata.creation_timestamp.as_ref().map(time::from_kube);
     operations.iter().map(AsRef::as_ref).filter(move |operation| {
         let made = operation.metadata.creation_timestamp.as_ref().map(time::from_kube);
-        operation.spec.operation == OperationKind::Backup
+        operation.spec.operation == kind
             && operation.spec.cluster == name
             && operation.namespace() == cluster.namespace()
             && match (made, born) {
@@ -191,4 +246,42 @@ pub fn backups_of<'a, O: AsRef<OpenBaoOperation>>(
                 _ => true,
             }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_only_reads_a_backup_is_told_from_what_takes_one_or_does_anything_else() {
+        let operation = |kind: &str, parameters: serde_json::Value| -> OpenBaoOperation {
+            serde_json::from_value(json!({
+                "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "metadata": {"name": "look"},
+                "spec": {"cluster": "kelp", "operation": kind, "parameters": parameters},
+            }))
+            .unwrap()
+        };
+        for (kind, parameters, reads) in [
+            ("Backup", json!({}), false),
+            ("Backup", json!({"mode": "Verify"}), true),
+            ("RestoreTest", json!({}), true),
+            ("RestoreTest", json!({"key": "a.snap"}), true),
+            ("Restore", json!({}), false),
+            ("Workflow", json!({"mode": "Verify"}), false),
+        ] {
+            assert_eq!(only_reads(&operation(kind, parameters.clone())), reads, "{kind} {parameters}");
+        }
+    }
+
+    #[test]
+    fn the_names_of_scheduled_operations_fit_into_a_label_for_the_longest_name_of_a_cluster() {
+        let (longest, tick) = ("c".repeat(40), DateTime::from_timestamp(9_999_999_999, 0).unwrap());
+        for name in
+            [scheduled_name(&longest, tick), verification_name(&longest, tick), restore_test_name(&longest, tick)]
+        {
+            assert!(name.len() <= 63, "{name} has {} characters", name.len());
+        }
+    }
 }

@@ -11,11 +11,12 @@ use super::manager::RETENTION;
 use super::request::{self, is_verification, role};
 use super::steps::output;
 use crate::adapter::objectstore::keys;
-use crate::api::{BackupStatus, OpenBaoOperation, OperationPhase, duration};
+use crate::api::{ActorSource, BackupStatus, OpenBaoOperation, OperationKind, OperationPhase, duration};
 use crate::datapath::stored::AHEAD;
 use crate::service::opslifecycle::lineage;
 
 const NOT_READ_BACK: &str = "could not read a backup back";
+const NOT_BROUGHT_BACK: &str = "could not bring a backup back";
 
 /// What the operations say about the past, on top of what was known before.
 pub fn derive<'a>(
@@ -32,27 +33,32 @@ pub fn derive<'a>(
     // A count of records alone would shrink as they are pruned; a success in sight starts it anew.
     let mut failures = 0;
     let mut success_seen = false;
-    // Whether the newest news is a backup that could not be read back.
-    let mut unread = false;
+    // Since when a backup could not be read back, if no newer one could not be taken.
+    let mut unread = None;
     if !ended.is_empty() {
         // Told anew below, if it still stands.
-        status.last_failure_message.take_if(|message| message.contains(NOT_READ_BACK));
+        let stands = |message: &mut String| [NOT_READ_BACK, NOT_BROUGHT_BACK].iter().any(|why| message.contains(why));
+        status.last_failure_message.take_if(stands);
     }
     for (at, operation) in ended {
+        if operation.spec.operation == OperationKind::RestoreTest {
+            tested(&mut status, operation, at);
+            continue;
+        }
         // What was known to be read back later than this, this cannot contradict.
         let news = status.last_verified.is_none_or(|known| at > known);
         match (is_verification(operation), operation.phase()) {
             // Says nothing of this cluster's backups, well or badly.
             (true, _) if !read_own(operation) => {}
             (true, OperationPhase::Succeeded) => {
-                unread = false;
+                unread = None;
                 if news {
                     status.last_verify_failure = None;
                 }
                 verified(&mut status, operation, at);
             }
             (true, OperationPhase::Failed) if news => {
-                unread = true;
+                unread = Some(at);
                 status.last_verify_failure = Some(unreadable(operation));
             }
             (true, _) => {}
@@ -63,18 +69,27 @@ pub fn derive<'a>(
             }
             (false, OperationPhase::Failed | OperationPhase::ConstraintFailed | OperationPhase::RolledBack) => {
                 failures += 1;
-                unread = false;
+                unread = None;
                 failed(&mut status, operation, at);
             }
             (false, _) => {}
         }
     }
-    // One message is shown: the newest trouble. A backup that was taken since says nothing about the one in the store.
-    if unread || status.last_failure_message.is_none() {
-        status.last_failure_message = status.last_verify_failure.clone().or(status.last_failure_message);
-    }
+    tell_the_newest(&mut status, unread);
     status.consecutive_failures = if success_seen { failures } else { failures.max(before.consecutive_failures) };
     status
+}
+
+/// One message is shown: the newest trouble. A backup that was taken since says nothing about the one in the store.
+fn tell_the_newest(status: &mut BackupStatus, unread: Option<DateTime<Utc>>) {
+    let test = status.restore_test.as_ref().filter(|test| test.last_failure_message.is_some());
+    let lost = test.and_then(|test| test.last_failure).filter(|at| status.last_failure.is_none_or(|known| known < *at));
+    let not_back = test.and_then(|test| test.last_failure_message.clone());
+    if unread.is_some() || lost.is_some() || status.last_failure_message.is_none() {
+        let not_read = status.last_verify_failure.clone();
+        let newest = if lost > unread { not_back.or(not_read) } else { not_read.or(not_back) };
+        status.last_failure_message = newest.or(status.last_failure_message.take());
+    }
 }
 
 /// Whether the operation has ended, and when.
@@ -107,8 +122,8 @@ fn retained(status: &mut BackupStatus, operation: &OpenBaoOperation) {
     status.last_retention_failure = warning.map(|warning| format!("{}: {warning}", operation.name_any()));
 }
 
-/// Whether a verification read a backup of this cluster. A person may name any key in the bucket; and under the cluster's own
-/// name there may be another one's, which has that name in another Kubernetes.
+/// Whether a verification or a restore test read a backup of this cluster. A person may name any key in the bucket; and under the
+/// cluster's own name there may be another one's, which has that name in another Kubernetes.
 fn read_own(operation: &OpenBaoOperation) -> bool {
     let status = operation.status.as_ref();
     let read = status.and_then(|status| status.artifacts.as_ref()?.key.as_ref());
@@ -136,6 +151,43 @@ fn failed(status: &mut BackupStatus, operation: &OpenBaoOperation, at: DateTime<
 fn unreadable(operation: &OpenBaoOperation) -> String {
     let message = operation.status.as_ref().and_then(|status| status.message.clone()).unwrap_or_default();
     format!("{} {NOT_READ_BACK}: {message}", operation.name_any())
+}
+
+/// A restore test that passed or failed. Known times beat records: what was seen to pass later than this, this cannot contradict.
+fn tested(status: &mut BackupStatus, operation: &OpenBaoOperation, at: DateTime<Utc>) {
+    let passed = match operation.phase() {
+        OperationPhase::Succeeded => true,
+        OperationPhase::Failed => false,
+        _ => return,
+    };
+    // Says nothing of this cluster's backups, well or badly: another one's, or a request that was refused as it was written. One
+    // that the schedule makes and that is refused each time is no test at all, and that is worth knowing.
+    let begun = operation.status.as_ref().is_some_and(|status| !status.steps.is_empty());
+    let scheduled = operation.spec.actor.as_ref().is_some_and(|actor| actor.source == ActorSource::Schedule);
+    if !read_own(operation) || !(begun || scheduled) {
+        return;
+    }
+    let is_newest = |known: Option<DateTime<Utc>>| known.is_none_or(|known| known <= at);
+    let record = operation.status.as_ref();
+    let test = status.restore_test.get_or_insert_default();
+    if is_newest(test.last_success.max(test.last_failure)) {
+        test.last_operation = Some(operation.name_any());
+    }
+    if passed && is_newest(test.last_success) {
+        test.last_success = Some(at);
+        test.last_key = record.and_then(|record| record.artifacts.as_ref()?.key.clone());
+        test.last_duration = took(operation, at);
+        if is_newest(test.last_failure) {
+            test.last_failure_message = None;
+        }
+    }
+    if !passed && is_newest(test.last_failure) {
+        test.last_failure = Some(at);
+        if test.last_success.is_none_or(|known| known < at) {
+            let why = record.and_then(|record| record.message.clone()).unwrap_or_default();
+            test.last_failure_message = Some(format!("{} {NOT_BROUGHT_BACK}: {why}", operation.name_any()));
+        }
+    }
 }
 
 fn verified(status: &mut BackupStatus, operation: &OpenBaoOperation, at: DateTime<Utc>) {

@@ -11,8 +11,9 @@ use super::found::Found;
 use super::frozen::Frozen;
 use super::jobs::{self, Login, Mover, Operation, Source, Task};
 use super::key::{self, InUse};
-use super::manager::{GATE, READ_BACK, RETENTION, SNAPSHOT, VERIFY_SEAL, is_parked_upgrade};
+use super::manager::{GATE, HOST, READ_BACK, RETENTION, SNAPSHOT, VERIFY_SEAL, unawaited};
 use super::mover::{self, MoverError};
+use super::restoretest::{self, manager::TEST};
 use super::{aftermath, gate, newest, request, seal};
 use crate::adapter::objectstore::keys;
 use crate::api::OpenBaoCluster;
@@ -76,21 +77,38 @@ pub(super) async fn run(call: StepCall<'_>) -> StepOutcome {
     let key = key::in_use(call.ad, cluster);
     let work = Work { call, frozen, operation, key };
     match call.step.action.as_str() {
-        GATE => gate::run(&work, cluster).await,
+        GATE => work.gate(cluster).await,
         SNAPSHOT => work.snapshot(cluster).await,
         READ_BACK => work.read_back().await,
         VERIFY_SEAL => work.verify_seal().await,
         RETENTION => work.retention(cluster).await,
+        TEST => restoretest::step::run(&work, cluster).await,
         other => StepOutcome::fatal("PlanMismatch", format!("this operator knows no step {other} of a backup")),
     }
 }
 
 impl Work<'_> {
+    async fn gate(&self, cluster: &OpenBaoCluster) -> StepOutcome {
+        let is_guest = self.call.input(HOST).is_some();
+        // A call before this one has left a word of what it waited for.
+        let enters = self.call.state.attempt <= 1 && self.call.state.waiting.is_none();
+        if is_guest && let Some(ended) = self.unawaited(cluster, enters) {
+            return ended;
+        }
+        gate::run(self, cluster).await
+    }
+
+    /// The end of a backup that runs under another one's lock, as soon as nobody waits for it.
+    fn unawaited(&self, cluster: &OpenBaoCluster, enters: bool) -> Option<StepOutcome> {
+        let lock = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref());
+        let why = unawaited(lock, self.call.input(HOST), enters)?;
+        Some(StepOutcome::fatal("LockLost", why))
+    }
+
     async fn snapshot(&self, cluster: &OpenBaoCluster) -> StepOutcome {
         let needs_lock = request::role(self.call.op).is_none() && self.call.fence.is_none();
-        if needs_lock && !is_parked_upgrade(cluster) {
-            let message = "the upgrade under whose parked lock this backup was to run is parked no more";
-            return StepOutcome::fatal("LockLost", message);
+        if needs_lock && let Some(ended) = self.unawaited(cluster, false) {
+            return ended;
         }
         let name = self.job_name("snapshot");
         let found = match self.look::<BackupDone>(&name).await {
@@ -215,7 +233,7 @@ impl Work<'_> {
     }
 
     /// What this attempt reads. Retention goes on beside a verification, so the newest may be another one each time.
-    fn to_read(&self) -> Source {
+    pub(super) fn to_read(&self) -> Source {
         if let Some(named @ Source::Key(_)) = &self.frozen.source {
             return named.clone();
         }
@@ -374,7 +392,9 @@ pub(super) fn of_cause(failure: &Failure) -> StepOutcome {
         Cause::Kubernetes => ("KubernetesAPI", true),
         Cause::Cancelled => ("MoverStopped", true),
         Cause::Io => ("MoverIO", true),
-        Cause::Claimed | Cause::NotGranted | Cause::Refused | Cause::Unknown => ("MoverProtocol", false),
+        Cause::Claimed | Cause::NotGranted | Cause::Refused | Cause::Unknown | Cause::Rehearsal => {
+            ("MoverProtocol", false)
+        }
     };
     let message = match failure.reason.as_str() {
         "" => failure.message.clone(),

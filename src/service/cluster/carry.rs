@@ -9,7 +9,8 @@ use super::{
 use crate::{
     adapter::Adapters,
     api::{
-        Direction, LockMode, OpenBaoCluster, OpenBaoClusterSpec, OpenBaoOperation, OperationKind, conditions::reason,
+        Direction, LockMode, OpenBaoCluster, OpenBaoClusterSpec, OpenBaoOperation, OperationKind, StepState,
+        conditions::reason,
     },
     service::upgrade::{self, request},
 };
@@ -33,14 +34,17 @@ pub fn read(ad: &Adapters, cluster: &OpenBaoCluster) -> Result<ValidatedCluster,
     }
 }
 
-/// Whether one is between two safe points. A parked upgrade stands at such a point.
+/// Whether one is between two safe points. A parked upgrade stands at such a point, also where it was told to go on and did not yet.
 pub fn has_begun(ad: &Adapters, cluster: &OpenBaoCluster) -> bool {
     let lock = cluster.status.as_ref().and_then(|status| status.operation_lock.as_ref());
     let parked = lock.is_some_and(|lock| lock.mode == LockMode::Parked);
-    live(ad, cluster).iter().any(|operation| {
-        let turns_back = operation.status.as_ref().is_some_and(|status| status.direction == Direction::Unwinding);
-        request::has_begun(operation) && (!parked || turns_back)
-    })
+    live(ad, cluster).iter().any(|operation| is_between(operation, parked))
+}
+
+fn is_between(operation: &OpenBaoOperation, parked: bool) -> bool {
+    let Some(status) = &operation.status else { return false };
+    let stands = status.steps.iter().any(|step| step.name == upgrade::PARK && step.state == StepState::Running);
+    request::has_begun(operation) && (!(parked || stands) || status.direction == Direction::Unwinding)
 }
 
 fn live(ad: &Adapters, cluster: &OpenBaoCluster) -> Vec<Arc<OpenBaoOperation>> {
@@ -83,6 +87,30 @@ mod tests {
     use super::*;
     use crate::service::cluster::validate::tests::cluster;
     use serde_json::json;
+
+    #[test]
+    fn an_upgrade_stands_at_a_safe_point_while_it_is_parked_also_when_it_was_told_to_go_on_and_waits() {
+        let operation = |step: &str, direction: Direction| {
+            let done = json!({"name": request::UPDATE_TEMPLATE, "state": "completed"});
+            let mut operation = OpenBaoOperation::new("kelp-upgrade", crate::api::OpenBaoOperationSpec::default());
+            operation.status = Some(crate::api::OpenBaoOperationStatus {
+                direction,
+                steps: serde_json::from_value(json!([done, {"name": step, "state": "running"}])).unwrap(),
+                ..crate::api::OpenBaoOperationStatus::default()
+            });
+            operation
+        };
+        for (step, direction, parked, between) in [
+            ("UpgradeStandby/kelp-1", Direction::Forward, false, true),
+            (upgrade::PARK, Direction::Forward, true, false),
+            (upgrade::PARK, Direction::Forward, false, false),
+            (request::STEP_DOWN, Direction::Forward, false, true),
+            (upgrade::PARK, Direction::Unwinding, true, true),
+            (upgrade::PARK, Direction::Unwinding, false, true),
+        ] {
+            assert_eq!(is_between(&operation(step, direction), parked), between, "{step} {direction:?} {parked}");
+        }
+    }
 
     #[test]
     fn what_goes_on_is_the_cluster_of_now_with_the_last_spec_that_was_good() {

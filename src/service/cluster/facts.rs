@@ -141,10 +141,12 @@ impl Facts {
     }
 }
 
-/// What a backup works with was frozen when it began: it needs its account to the end, whatever becomes of `spec.backup`. That of a
-/// restore stays as long as the restore.
+/// What a backup works with was frozen when it began: it needs its account to the end, whatever becomes of `spec.backup`. A restore
+/// test has the same account. That of a restore stays as long as the restore.
 fn job_accounts(cluster: &str, operations: &[Arc<OpenBaoOperation>]) -> BTreeSet<String> {
-    let backs_up = |op: &Arc<OpenBaoOperation>| op.spec.operation == OperationKind::Backup && !op.has_ended();
+    let backs_up = |op: &Arc<OpenBaoOperation>| {
+        matches!(op.spec.operation, OperationKind::Backup | OperationKind::RestoreTest) && !op.has_ended()
+    };
     operations.iter().any(backs_up).then(|| names::backup_service_account(cluster)).into_iter().collect()
 }
 
@@ -192,8 +194,10 @@ mod tests {
         let upgrade = operation(OperationKind::Upgrade, OperationPhase::Running);
         assert_eq!(accounts(&[ended.clone(), upgrade]), BTreeSet::new());
         for phase in [OperationPhase::Pending, OperationPhase::Running, OperationPhase::Recovering] {
-            let backup = operation(OperationKind::Backup, phase);
-            assert_eq!(accounts(&[ended.clone(), backup]), BTreeSet::from(["kelp-backup".to_owned()]), "{phase:?}");
+            for kind in [OperationKind::Backup, OperationKind::RestoreTest] {
+                let live = operation(kind, phase);
+                assert_eq!(accounts(&[ended.clone(), live]), BTreeSet::from(["kelp-backup".to_owned()]), "{phase:?}");
+            }
         }
     }
 }

@@ -63,3 +63,4 @@ pub mod validate;
 pub mod version;
 mod volumes;
 pub mod voters;
+mod way_in;

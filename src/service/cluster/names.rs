@@ -29,7 +29,7 @@ pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 /// [`COMPONENT_LABEL`] of OpenBao servers. Pods of Jobs carry the cluster's label too, so selectors need this one.
 pub const SERVER_COMPONENT: &str = "server";
 /// [`COMPONENT_LABEL`] of the pods of Jobs that move, read and remove backups.
-pub const MOVER_COMPONENTS: [&str; 6] = ["backup", "inspect", "list", "prune", "restore", "verify"];
+pub const MOVER_COMPONENTS: [&str; 7] = ["backup", "inspect", "list", "prune", "restore", "restore-test", "verify"];
 /// Label: who made the object. The operator watches only what carries it.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// [`MANAGED_BY_LABEL`] of everything of ours.

@@ -182,7 +182,7 @@ async fn act(
     let means = means::look(&applier, notes, spec, facts, members, stage, now).await;
     let obstacle = means::returning(means.as_ref().ok(), notes, cluster);
     let planes = planes::write(ad, notes, cluster, spec, facts, obstacle, now).await?;
-    let mut acted = Acted { stage: Some(stage), planes, ..Acted::default() };
+    let mut acted = Acted::at(stage, planes, &spec.spec);
     acted.troubles.append(&mut acted.planes.troubles);
 
     let Means { certificates, seal, account, obstacles } = means?;

@@ -17,14 +17,14 @@ use super::{
     status::{self, observed::Observed},
     trouble::{TlsState, Trouble},
     validate::ValidatedCluster,
-    volumes,
+    volumes, way_in,
 };
 use crate::{
     adapter::{
         Adapters,
         kubernetes::events::{News, Severity},
     },
-    api::{ClusterPhase, OpenBaoCluster, OpenBaoClusterStatus, conditions::reason},
+    api::{ClusterPhase, OpenBaoCluster, OpenBaoClusterSpec, OpenBaoClusterStatus, conditions::reason},
 };
 use chrono::Utc;
 use kube::ResourceExt;
@@ -51,6 +51,8 @@ pub(super) struct Acted {
     pub(super) planes: Planes,
     pub(super) stage: Option<Stage>,
     pub(super) last_restart_at: Option<String>,
+    /// The first start is under way, and will let nobody in.
+    pub(super) lets_nobody_in: bool,
     /// Who serves and does not follow.
     pub(super) apart: Option<Trouble>,
     /// A network policy, of keeping a server from its start.
@@ -58,6 +60,12 @@ pub(super) struct Acted {
 }
 
 impl Acted {
+    /// A look that knows where the cluster stands, and who decides what about it. What a restore brings lets people in as well.
+    pub(super) fn at(stage: Stage, planes: Planes, spec: &OpenBaoClusterSpec) -> Self {
+        let starts = stage == Stage::Bootstrapping && planes.pending_restore.is_none();
+        Self { stage: Some(stage), planes, lets_nobody_in: starts && way_in::is_closed(spec), ..Self::default() }
+    }
+
     /// What is still open about autopilot, or about volumes that grow. Whatever else is under way is told first.
     pub(super) fn adds(&mut self, open: Option<Open>) {
         match open {
@@ -116,7 +124,7 @@ pub(super) async fn report(
     });
     let uid = cluster.uid().unwrap_or_default();
     let root_token = facts.secret_text(&names::root_token_secret(&cluster.name_any()), "token");
-    let way_in = root_token.map(|_| login::role_command(ad, cluster));
+    let command = root_token.map(|_| login::role_command(ad, cluster));
     let seen = Observed {
         cluster,
         spec: valid.as_ref(),
@@ -138,7 +146,8 @@ pub(super) async fn report(
         last_restart_at: acted.last_restart_at.or_else(|| before.last_restart_at.clone()),
         volume_size: volumes::largest(&volumes::of(facts, notes.grows_since, Utc::now()))
             .map(|volume| volume.size.to_owned()),
-        root_token: way_in.as_deref(),
+        root_token: command.as_deref(),
+        lets_nobody_in: acted.lets_nobody_in,
         missing: notes.exposure.missing(),
     };
     let next = status::build(&seen, Utc::now());
@@ -223,6 +232,8 @@ async fn tell(ad: &Adapters, cluster: &OpenBaoCluster, before: &OpenBaoClusterSt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::cluster::validate::tests::cluster;
+    use serde_json::json;
 
     #[test]
     fn what_nothing_waits_for_is_told_of_a_cluster_that_has_started_and_fails_no_first_start() {
@@ -250,6 +261,24 @@ mod tests {
             let all = vec!["NetworkSuspected", "APIServerUnknown"];
             assert_eq!(told(true, Some(phase), true), (all, "Bootstrapping"), "{phase:?}");
         }
+    }
+
+    #[test]
+    fn a_cluster_is_told_that_nobody_gets_in_while_that_can_still_be_mended_and_no_restore_brings_somebody() {
+        let closed = cluster(|_| {}).spec;
+        let user = json!({"name": "u", "operation": "update", "path": "auth/userpass/users/u"});
+        let open = cluster(|spec| spec["selfInit"]["requests"] = json!([user])).spec;
+        for (stage, restore, spec, told) in [
+            (Stage::Bootstrapping, None, &closed, true),
+            (Stage::Bootstrapping, None, &open, false),
+            (Stage::Bootstrapping, Some("pearl"), &closed, false),
+            // Set up long ago; its requests may have been taken out of the spec since.
+            (Stage::Bootstrapped, None, &closed, false),
+        ] {
+            let planes = Planes { pending_restore: restore.map(str::to_owned), ..Planes::default() };
+            assert_eq!(Acted::at(stage, planes, spec).lets_nobody_in, told, "{stage:?} {restore:?}");
+        }
+        assert!(!Acted::waits_for("its volumes may stay".into()).lets_nobody_in, "it may have been set up long ago");
     }
 
     #[test]

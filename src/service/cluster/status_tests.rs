@@ -40,6 +40,7 @@ fn seen_of(
         last_restart_at: None,
         volume_size: None,
         root_token: None,
+        lets_nobody_in: false,
         missing: Some(vec![]),
     };
     more(&mut seen);
@@ -209,6 +210,8 @@ fn a_root_token_is_told_of_only_while_it_lies_there() {
     for part in ["kelp-root-token", "bao write x", "spec.selfInit: {enabled: true, oidc: {enabled: true}}"] {
         assert!(told.message.contains(part), "{part} in {}", told.message);
     }
+    let at = |words: &str| told.message.find(words).unwrap_or_else(|| panic!("{words} in {}", told.message));
+    assert!(at("recovery-keys") < at("delete the Secret"), "who deletes it has saved them");
 }
 
 #[test]
@@ -421,6 +424,31 @@ fn an_even_number_of_members_is_warned_about() {
     let is_it = |(reason, words): &(String, String)| reason == "EvenReplicas" && words.contains("of 4 members 1");
     assert!(told.iter().any(is_it), "{told:?}");
     assert!(news(&four, &four).is_empty());
+}
+
+#[test]
+fn a_first_start_that_lets_nobody_in_is_warned_about_once_and_until_it_is_over() {
+    let of = |replicas: i32, starts: bool| {
+        let object = cluster(|s| s["replicas"] = serde_json::json!(replicas));
+        let stage = if starts { Stage::Bootstrapping } else { Stage::Bootstrapped };
+        let members = if starts { vec![] } else { three() };
+        seen_of(&object, &members, stage, "2026-11-21T09:00:00Z", |seen| seen.lets_nobody_in = starts)
+    };
+    let (closed, over) = (of(3, true), of(3, false));
+    assert_eq!(word(&closed, "Valid"), ("True".into(), "NobodyCanLogIn".into()), "it is carried out all the same");
+    assert_eq!(closed.phase, Some(ClusterPhase::Initializing), "nothing is called failed over it");
+    let told = news(&OpenBaoClusterStatus::default(), &closed);
+    let (_, words) = told.iter().find(|(reason, _)| reason == "NobodyCanLogIn").expect("an event");
+    for part in ["spec.selfInit", "OpenBaoCluster kelp and its volume claims", "cluster-first.yaml", "a backup"] {
+        assert!(words.contains(part), "{part} in {words}");
+    }
+    assert_eq!(news(&closed, &closed), []);
+    assert_eq!(word(&over, "Valid"), ("True".into(), "Valid".into()));
+    assert_eq!(news(&closed, &over), []);
+    let even = of(4, true);
+    let valid = even.conditions.iter().find(|condition| condition.type_ == "Valid").unwrap();
+    assert_eq!(valid.reason, "NobodyCanLogIn", "the worse of two");
+    assert!(valid.message.contains("an even number") && valid.message.len() < 1024, "{}", valid.message);
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub mod reasons {
     pub const ISSUER_KEYS_UNUSABLE: &str = "IssuerKeysUnusable";
     /// The first server ends again and again.
     pub const FIRST_START_FAILS: &str = "FirstStartFails";
+    /// The first start is under way, and is the last chance to let somebody in.
+    pub const NOBODY_CAN_LOG_IN: &str = "NobodyCanLogIn";
     /// The first start is under way.
     pub const BOOTSTRAPPING: &str = "Bootstrapping";
     /// Pods are replaced one by one.

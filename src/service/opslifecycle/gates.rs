@@ -21,6 +21,8 @@ pub struct GateFacts {
     pub unavailable_because: String,
     /// When the newest verified backup was taken.
     pub last_backup: Option<DateTime<Utc>>,
+    /// When a restore test last passed.
+    pub last_restore_test: Option<DateTime<Utc>>,
     /// The lock, if somebody else has it.
     pub foreign_lock: Option<OperationLock>,
 }
@@ -60,7 +62,15 @@ fn check(gate: &Gate, facts: &GateFacts, now: DateTime<Utc>) -> Result<(), Refus
         return Err(Refusal::constraint(name, format!("gate {name} does not know params.{key}; it {known}")));
     }
     match gate.kind {
-        GateKind::Backup => backup(gate, facts, now),
+        GateKind::Backup => {
+            let wanted = Recent { at: facts.last_backup, what: "verified backup", remedy: "take one first" };
+            recent(gate, &facts.cluster, wanted, now)
+        }
+        GateKind::Restore => {
+            let at = facts.last_restore_test;
+            let wanted = Recent { at, what: "passed restore test", remedy: "run one first (operation: RestoreTest)" };
+            recent(gate, &facts.cluster, wanted, now)
+        }
         GateKind::HealthCheck if facts.available => Ok(()),
         GateKind::HealthCheck => Err(Refusal::constraint(
             "HealthCheck",
@@ -76,9 +86,7 @@ fn check(gate: &Gate, facts: &GateFacts, now: DateTime<Utc>) -> Result<(), Refus
                 ),
             )),
         },
-        GateKind::Restore | GateKind::DryRunCheck => {
-            Err(Refusal::constraint("NotSupported", format!("gate {name} is not supported yet")))
-        }
+        GateKind::DryRunCheck => Err(Refusal::constraint("NotSupported", format!("gate {name} is not supported yet"))),
     }
 }
 
@@ -90,8 +98,18 @@ fn knows(kind: GateKind) -> &'static [&'static str] {
     }
 }
 
-fn backup(gate: &Gate, facts: &GateFacts, now: DateTime<Utc>) -> Result<(), Refusal> {
-    let refused = |message: String| Err(Refusal::constraint("Backup", format!("gate Backup: {message}")));
+/// What must have gone well, and not too long ago.
+#[derive(Clone, Copy)]
+struct Recent {
+    /// When the newest did.
+    at: Option<DateTime<Utc>>,
+    what: &'static str,
+    remedy: &'static str,
+}
+
+fn recent(gate: &Gate, cluster: &str, wanted: Recent, now: DateTime<Utc>) -> Result<(), Refusal> {
+    let name = gate.kind.as_str();
+    let refused = |message: String| Err(Refusal::constraint(name, format!("gate {name}: {message}")));
     let age = match gate.params.get("maxAge") {
         None => None,
         Some(text) => match duration::parse(text).map(TimeDelta::from_std) {
@@ -100,15 +118,15 @@ fn backup(gate: &Gate, facts: &GateFacts, now: DateTime<Utc>) -> Result<(), Refu
             Err(error) => return refused(format!("params.maxAge: {error}")),
         },
     };
-    match (facts.last_backup, age) {
-        (None, _) => refused(format!("there is no verified backup of cluster {}: take one first", facts.cluster)),
+    let Recent { at, what, remedy } = wanted;
+    match (at, age) {
+        (None, _) => refused(format!("there is no {what} of cluster {cluster}: {remedy}")),
         (Some(at), Some((age, text))) if now - at > age => {
-            refused(format!("the newest verified backup is from {at}, older than {text}: take one first"))
+            refused(format!("the newest {what} is from {at}, older than {text}: {remedy}"))
         }
         // By a clock that is ahead: it may be of any age.
         (Some(at), Some((_, text))) if at - now > AHEAD => refused(format!(
-            "the newest verified backup is dated {at}, which is yet to come, so nothing says that it is younger than {text}: \
-             take one first"
+            "the newest {what} is dated {at}, which is yet to come, so nothing says that it is younger than {text}: {remedy}"
         )),
         (Some(_), _) => Ok(()),
     }
@@ -169,10 +187,33 @@ mod tests {
     }
 
     #[test]
+    fn a_restore_test_must_have_passed_and_not_too_long_ago() {
+        let tested = |hour: Option<i64>| GateFacts { last_restore_test: hour.map(at), ..healthy() };
+        let mut weekly = gate(GateKind::Restore);
+        weekly.params.insert("maxAge".into(), "7d".into());
+        assert_eq!(judged(weekly.clone(), &tested(Some(0)), 7 * 24), Ok(()));
+        assert_eq!(judged(gate(GateKind::Restore), &tested(Some(0)), 9999), Ok(()), "without maxAge any age will do");
+        for (case, gate, last, hour, says) in [
+            ("too old", weekly.clone(), Some(0), 7 * 24 + 1, "older than 7d"),
+            ("of the future", weekly.clone(), Some(30 * 24), 0, "yet to come"),
+            ("never", weekly, None, 1, "no passed restore test of cluster prod"),
+            ("never, of any age", gate(GateKind::Restore), None, 1, "operation: RestoreTest"),
+        ] {
+            let refusal = judged(gate, &tested(last), hour).unwrap_err();
+            assert_eq!((refusal.phase, refusal.reason), (RefusalPhase::ConstraintFailed, "Restore"), "{case}");
+            assert!(
+                refusal.message.starts_with("gate Restore: ") && refusal.message.contains(says),
+                "{case}: {refusal}"
+            );
+        }
+    }
+
+    #[test]
     fn a_gate_with_a_parameter_that_it_does_not_know_is_not_open() {
         for (kind, key, says) in [
             (GateKind::Backup, "maxage", "gate Backup does not know params.maxage; it knows maxAge"),
             (GateKind::Backup, "max_age", "max_age"),
+            (GateKind::Restore, "maxage", "gate Restore does not know params.maxage; it knows maxAge"),
             (GateKind::HealthCheck, "maxAge", "it takes none"),
             (GateKind::ConcurrentLock, "holder", "it takes none"),
         ] {
@@ -219,7 +260,7 @@ mod tests {
         far.scope = Some(GateScope::Indirect);
         let mut other = gate(GateKind::HealthCheck);
         other.resource = Some("transit".into());
-        for gate in [gate(GateKind::Restore), gate(GateKind::DryRunCheck), far, other] {
+        for gate in [gate(GateKind::DryRunCheck), far, other] {
             let refusal = judged(gate, &healthy(), 0).unwrap_err();
             assert_eq!((refusal.phase, refusal.reason), (RefusalPhase::ConstraintFailed, "NotSupported"));
         }

@@ -70,6 +70,7 @@ fn newest_backup<'a>(
 
 fn gate_facts(op: &OpenBaoOperation, cluster: &OpenBaoCluster, last_backup: Option<DateTime<Utc>>) -> GateFacts {
     let status = cluster.status.clone().unwrap_or_default();
+    let backup = status.backup.unwrap_or_default();
     let available = status.conditions.iter().find(|condition| condition.type_ == conditions::cluster::AVAILABLE);
     let ours = op.uid().unwrap_or_default();
     GateFacts {
@@ -77,7 +78,8 @@ fn gate_facts(op: &OpenBaoOperation, cluster: &OpenBaoCluster, last_backup: Opti
         available: available.is_some_and(|condition| condition.status == "True"),
         unavailable_because: available
             .map_or_else(|| "it has not said so".into(), |condition| condition.message.clone()),
-        last_backup: last_backup.max(status.backup.and_then(|backup| backup.last_success)),
+        last_backup: last_backup.max(backup.last_success),
+        last_restore_test: backup.restore_test.and_then(|test| test.last_success),
         foreign_lock: status.operation_lock.filter(|lock| lock.holder_uid != ours),
     }
 }
@@ -136,7 +138,10 @@ mod tests {
     use crate::{
         adapter::remembered::testing::whole_and_remembered,
         api::{
-            cluster::OpenBaoClusterSpec,
+            cluster::{
+                OpenBaoClusterSpec,
+                status::{BackupStatus, OpenBaoClusterStatus, RestoreTestStatus},
+            },
             operation::{OpenBaoOperationSpec, OpenBaoOperationStatus, StepStatus},
         },
     };
@@ -181,6 +186,18 @@ mod tests {
         assert_eq!(newest_backup(remembered.iter(), &cluster), Some(at(0)), "also by what is remembered of records");
         let nodes = [whole, remembered].map(|records| records.iter().map(Node::from).collect::<Vec<_>>());
         assert_eq!(nodes[0], nodes[1], "their lineage too");
+    }
+
+    #[test]
+    fn a_gate_for_restore_tests_goes_by_the_last_one_that_passed() {
+        let mut cluster = OpenBaoCluster::new("prod", OpenBaoClusterSpec::default());
+        let last = |cluster: &OpenBaoCluster| gate_facts(&backup("now", 0), cluster, None).last_restore_test;
+        assert_eq!(last(&cluster), None);
+        let test =
+            RestoreTestStatus { last_success: Some(at(3)), last_failure: Some(at(4)), ..RestoreTestStatus::default() };
+        let known = BackupStatus { restore_test: Some(test), ..BackupStatus::default() };
+        cluster.status = Some(OpenBaoClusterStatus { backup: Some(known), ..OpenBaoClusterStatus::default() });
+        assert_eq!(last(&cluster), Some(at(3)));
     }
 
     #[test]

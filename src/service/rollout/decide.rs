@@ -1,6 +1,7 @@
 //! What a rollout does next. Pure.
 
 use super::{
+    cutover,
     member::{self, Entry, MemberFacts, Work},
     policy::{Cutover, OnFailure, Policy, has_failed, is_active},
     requests,
@@ -78,16 +79,17 @@ pub fn decide(facts: &Facts<'_>, now: DateTime<Utc>) -> Decision {
     let policy = Policy::of(&rollout.spec);
     let mut status = rollout.status.clone().unwrap_or_default();
     enrol(rollout, &mut status);
+    let kept: Vec<Option<String>> = facts.members.iter().map(MemberFacts::kept).collect();
     if rollout.metadata.deletion_timestamp.is_some() {
         status.stop = Some(RolloutStop::Cancel);
     } else {
-        requests::answer(&rollout.spec.requests, policy, &mut status, now);
+        requests::answer(&rollout.spec.requests, policy, &kept, &mut status, now);
     }
     for (member, seen) in status.members.iter_mut().zip(facts.members) {
         follow(member, seen, status.stop, &rollout.spec.version);
     }
-    for index in 0..status.members.len() {
-        claim(index, &mut status, facts, policy);
+    for (index, kept) in kept.iter().enumerate().take(status.members.len()) {
+        claim(index, &mut status, facts, kept.as_deref(), policy);
     }
     if stands(rollout, &status) {
         status.observed_generation = rollout.metadata.generation;
@@ -155,17 +157,16 @@ fn follow(member: &mut RolloutMemberStatus, seen: &MemberFacts, stop: Option<Rol
         Work::Parked if member.state == CuttingOver => {}
         Work::Parked => {
             member.state = WaitingForCutover;
-            "standbys run the new version; leadership has not moved".clone_into(&mut member.message);
+            cutover::PREPARED.clone_into(&mut member.message);
         }
-        Work::CuttingOver => {
+        Work::CuttingOver(words) => {
             let unasked = member.state == WaitingForCutover;
             member.state = CuttingOver;
-            if unasked {
-                "leadership moves without being asked by this rollout; the member is finished at once"
-                    .clone_into(&mut member.message);
+            member.message = if unasked {
+                "leadership moves without being asked by this rollout; the member is finished at once".to_owned()
             } else {
-                "leadership moves".clone_into(&mut member.message);
-            }
+                words
+            };
         }
         Work::Soaking => {
             member.state = Soaking;
@@ -186,7 +187,7 @@ fn follow(member: &mut RolloutMemberStatus, seen: &MemberFacts, stop: Option<Rol
 }
 
 /// Lets a member begin, or its leadership move, if it is its turn.
-fn claim(index: usize, status: &mut OpenBaoRolloutStatus, facts: &Facts<'_>, policy: Policy) {
+fn claim(index: usize, status: &mut OpenBaoRolloutStatus, facts: &Facts<'_>, kept: Option<&str>, policy: Policy) {
     let (earlier, rest) = status.members.split_at_mut(index);
     let Some((member, later)) = rest.split_first_mut() else { return };
     match member.state {
@@ -223,24 +224,7 @@ fn claim(index: usize, status: &mut OpenBaoRolloutStatus, facts: &Facts<'_>, pol
             }
         }
         RolloutMemberState::WaitingForCutover if status.stop.is_none() => {
-            let asked = match policy.cutover {
-                Cutover::Ordered => true,
-                Cutover::Manual | Cutover::Inline => member.cutover_asked,
-            };
-            let mut others = earlier.iter().chain(later.iter());
-            let alone = !others
-                .any(|other| matches!(other.state, RolloutMemberState::CuttingOver | RolloutMemberState::Soaking));
-            let in_order = earlier.iter().all(|before| policy.is_behind_us(before.state, before.released));
-            // The barrier: nobody moves before everybody is there. A person who asks has seen who is.
-            let barrier = policy.cutover != Cutover::Ordered
-                || later.iter().all(|after| {
-                    after.state == RolloutMemberState::WaitingForCutover
-                        || policy.is_behind_us(after.state, after.released)
-                });
-            if asked && alone && in_order && barrier {
-                member.state = RolloutMemberState::CuttingOver;
-                "leadership moves".clone_into(&mut member.message);
-            }
+            cutover::claim(earlier, member, later, kept, policy);
         }
         _ => {}
     }
@@ -307,10 +291,16 @@ fn conclude(rollout: &OpenBaoRollout, status: &mut OpenBaoRolloutStatus, policy:
         (RolloutPhase::Running, format!("{} waits: {}", member.cluster, member.message))
     } else {
         let waiting = names(|state| state == WaitingForCutover);
-        (
-            RolloutPhase::WaitingForCutover,
-            format!("{waiting}: add a Resume to spec.requests of {name} to move leadership"),
-        )
+        let first = members.iter().find(|member| member.state == WaitingForCutover);
+        let kept = first.filter(|member| member.message != cutover::PREPARED);
+        let kept = kept.map(|member| format!("{}: {}", member.cluster, member.message));
+        let resume = format!("{waiting}: add a Resume to spec.requests of {name} to move leadership");
+        let message = match kept {
+            Some(kept) if policy.cutover == Cutover::Ordered => kept,
+            Some(kept) => format!("{resume}. {kept}"),
+            None => resume,
+        };
+        (RolloutPhase::WaitingForCutover, message)
     };
     let (word, why) = match phase {
         RolloutPhase::Completed => ("True", reason::READY),
@@ -365,6 +355,9 @@ fn effects(facts: &Facts<'_>, status: &OpenBaoRolloutStatus, policy: Policy) -> 
     effects
 }
 
+#[cfg(test)]
+#[path = "decide_cutover_tests.rs"]
+mod cutover_decisions;
 #[cfg(test)]
 #[path = "decide_tests.rs"]
 mod tests;

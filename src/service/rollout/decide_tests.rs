@@ -18,7 +18,7 @@ fn now() -> DateTime<Utc> {
     "2026-11-21T12:00:00Z".parse().unwrap()
 }
 
-fn rollout(policy: &str, edit: impl FnOnce(&mut OpenBaoRolloutSpec)) -> OpenBaoRollout {
+pub(super) fn rollout(policy: &str, edit: impl FnOnce(&mut OpenBaoRolloutSpec)) -> OpenBaoRollout {
     let mut spec = OpenBaoRolloutSpec {
         version: "2.7.2".into(),
         members: ["kelp", "coral"].map(|cluster| RolloutMember { cluster: cluster.into() }).to_vec(),
@@ -34,7 +34,7 @@ fn rollout(policy: &str, edit: impl FnOnce(&mut OpenBaoRolloutSpec)) -> OpenBaoR
 }
 
 /// Decides and stores, as the controller does; by whole records as by what is remembered of them.
-fn turn(rollout: &mut OpenBaoRollout, members: &[MemberFacts]) -> Decision {
+pub(super) fn turn(rollout: &mut OpenBaoRollout, members: &[MemberFacts]) -> Decision {
     let decision = decide(&Facts { rollout, members }, now());
     let [whole, remembered] = [0, 1].map(|form| {
         let seen = |member: &MemberFacts| MemberFacts {
@@ -49,12 +49,12 @@ fn turn(rollout: &mut OpenBaoRollout, members: &[MemberFacts]) -> Decision {
     decision
 }
 
-fn states(decision: &Decision) -> Vec<State> {
+pub(super) fn states(decision: &Decision) -> Vec<State> {
     decision.status.members.iter().map(|member| member.state).collect()
 }
 
 /// Puts the created operations among what is seen.
-fn create(decision: &Decision, members: &mut [MemberFacts]) {
+pub(super) fn create(decision: &Decision, members: &mut [MemberFacts]) {
     for effect in &decision.effects {
         if let Effect::Create(operation) = effect {
             let seen =
@@ -65,22 +65,22 @@ fn create(decision: &Decision, members: &mut [MemberFacts]) {
 }
 
 /// Sets the journal of the member's newest operation.
-fn journal(member: &mut MemberFacts, edit: impl FnOnce(&mut OpenBaoOperationStatus)) {
+pub(super) fn journal(member: &mut MemberFacts, edit: impl FnOnce(&mut OpenBaoOperationStatus)) {
     let operation = Arc::make_mut(member.operations.last_mut().expect("the member has an operation"));
     let mut status = OpenBaoOperationStatus { phase: OperationPhase::Running, ..OpenBaoOperationStatus::default() };
     edit(&mut status);
     operation.status = Some(status);
 }
 
-fn parked(member: &mut MemberFacts) {
+pub(super) fn parked(member: &mut MemberFacts) {
     journal(member, |status| status.steps = vec![StepStatus { parked_at: Some(now()), ..step(upgrade::PARK) }]);
 }
 
-fn ended(member: &mut MemberFacts, phase: OperationPhase) {
+pub(super) fn ended(member: &mut MemberFacts, phase: OperationPhase) {
     journal(member, |status| status.phase = phase);
 }
 
-fn step(name: &str) -> StepStatus {
+pub(super) fn step(name: &str) -> StepStatus {
     StepStatus { name: name.into(), state: StepState::Running, ..StepStatus::default() }
 }
 

@@ -3,9 +3,9 @@
 use crate::{
     adapter::kubernetes::shorten,
     api::{
-        Actor, ActorSource, Direction, OpenBaoCluster, OpenBaoOperation, OpenBaoRollout, OperationKind, OperationPhase,
-        ROLLOUT_NAME, RequestAction, RequestOutcome, RolloutMemberState, RolloutMemberStatus, StepState,
-        UpgradeDirective, conditions::reason::MEMBER_MISSING,
+        Actor, ActorSource, Direction, MemberState, MemberStatus, OpenBaoCluster, OpenBaoOperation, OpenBaoRollout,
+        OperationKind, OperationPhase, ROLLOUT_NAME, RequestAction, RequestOutcome, RolloutMemberState,
+        RolloutMemberStatus, StepState, UpgradeDirective, conditions::reason::MEMBER_MISSING,
     },
     service::{
         opslifecycle,
@@ -57,8 +57,8 @@ pub enum Work {
     Unknown(String),
     /// At the park point: a `Resume` is understood.
     Parked,
-    /// Leadership moves, has just moved, or was told to.
-    CuttingOver,
+    /// Leadership moves, has just moved, or was told to; with what is told of that.
+    CuttingOver(String),
     /// Being watched before it counts as done.
     Soaking,
     /// It ended.
@@ -100,6 +100,26 @@ impl MemberFacts {
         }
     }
 
+    /// Why the leadership of its cluster cannot move now, by what the cluster is told and tells of itself. The operation looks for
+    /// itself as well, and closer; but once it is told to go on, nobody else's leadership moves before it has.
+    pub fn kept(&self) -> Option<String> {
+        let cluster = self.cluster.as_ref()?;
+        let name = cluster.name_any();
+        if cluster.spec.paused {
+            return Some(format!("OpenBaoCluster {name} is paused: set its spec.paused to false"));
+        }
+        if let Some(why) = cluster.obstacle() {
+            return Some(why.to_owned());
+        }
+        let status = cluster.status.as_ref()?;
+        let serves = |member: &&MemberStatus| matches!(member.state, MemberState::Active | MemberState::Standby);
+        if let Some(lost) = status.members.iter().find(|member| !serves(member)) {
+            return Some(format!("member {} of OpenBaoCluster {name} is {:?}", lost.name, lost.state));
+        }
+        (cluster.spec.replicas > 2 && status.failure_tolerance == Some(0))
+            .then(|| format!("OpenBaoCluster {name} can bear no failure: not all of its members vote and follow"))
+    }
+
     /// Whether the cluster says that it runs this version.
     pub fn runs(&self, version: &str) -> bool {
         let status = self.cluster.as_ref().and_then(|cluster| cluster.status.as_ref());
@@ -134,7 +154,9 @@ impl MemberFacts {
         if running(upgrade::SOAK).or_else(|| running(upgrade::FINISH)).is_some() {
             Work::Soaking
         } else if moves {
-            Work::CuttingOver
+            // Told to go on, it may still wait for what has to be there first.
+            let waits = park.and_then(|park| park.waiting.clone());
+            Work::CuttingOver(waits.unwrap_or_else(|| "leadership moves".to_owned()))
         } else if status.phase == OperationPhase::Unknown {
             let said = status.message.as_deref().unwrap_or_default();
             Work::Unknown(format!("operation {} is Unknown and waits for a person: {said}", operation.name_any()))

@@ -6,6 +6,7 @@
 //! then acted upon: two operators never begin the same member, and never move the leadership of two at once.
 
 pub mod claimed;
+mod cutover;
 pub mod decide;
 pub mod member;
 pub mod policy;

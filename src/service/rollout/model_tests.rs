@@ -33,6 +33,8 @@ enum Happens {
     Fails(usize),
     /// Somebody asks.
     Asks(RequestAction, Option<usize>),
+    /// Somebody pauses the cluster of this member, or ends that.
+    Pauses(usize),
 }
 
 fn happens(members: usize) -> impl Strategy<Value = Happens> {
@@ -41,6 +43,7 @@ fn happens(members: usize) -> impl Strategy<Value = Happens> {
         8 => (0_usize..4).prop_map(|effects| Happens::Reconcile { effects }),
         8 => (0..members).prop_map(Happens::Advance),
         1 => (0..members).prop_map(Happens::Fails),
+        1 => (0..members).prop_map(Happens::Pauses),
         2 => (
             prop::sample::select(vec![Stop, Resume, Retry, Skip, Release, Cancel]),
             prop::option::of(0..members),
@@ -159,7 +162,20 @@ impl World {
                 let nonce = self.nonce.to_string();
                 self.rollout.spec.requests = vec![Request { nonce, action: *action, step, ..Request::default() }];
             }
+            Happens::Pauses(member) => {
+                let paused = self.is_paused(*member);
+                self.pause(*member, !paused);
+            }
         }
+    }
+
+    fn is_paused(&self, member: usize) -> bool {
+        self.members[member].cluster.as_ref().is_some_and(|cluster| cluster.spec.paused)
+    }
+
+    fn pause(&mut self, member: usize, paused: bool) {
+        let cluster = self.members[member].cluster.as_mut().expect("a member of the model has a cluster");
+        Arc::make_mut(cluster).spec.paused = paused;
     }
 
     fn states(&self) -> Vec<State> {
@@ -262,7 +278,16 @@ proptest! {
                 if begins {
                     prop_assert!(earlier.iter().all(|member| options.lets_prepare(member.state, member.released)));
                 }
+                let holds_up = |member: &crate::api::RolloutMemberStatus| {
+                    let is_asked = member.state == State::WaitingForCutover && member.cutover_asked;
+                    let goes = matches!(member.state, State::CuttingOver | State::Soaking) || is_asked;
+                    !goes && !options.is_behind_us(member.state, member.released)
+                };
+                // Nobody is left to move when what is in the way is dealt with, days later.
+                let waits = *is == State::WaitingForCutover && status.members[index].cutover_asked;
+                prop_assert!(!(waits && earlier.iter().any(holds_up)), "{:?}", status.members);
                 if moves {
+                    prop_assert!(!world.is_paused(index), "{after:?}");
                     prop_assert!(earlier.iter().all(|member| options.is_behind_us(member.state, member.released)));
                     if options.cutover == Cutover::Ordered {
                         let there = |member: &crate::api::RolloutMemberStatus| {
@@ -279,6 +304,7 @@ proptest! {
             }
         }
 
+        (0..members).for_each(|member| world.pause(member, false));
         // Left alone, it comes to rest, says for whom it waits, and a person can always end it.
         world.settle();
         let rest = world.decide();

@@ -1,7 +1,7 @@
 //! What people ask of a rollout, answered once each by nonce. Pure.
 
 use super::{
-    member,
+    cutover, member,
     policy::{Cutover, OnFailure, Policy, has_failed},
 };
 use crate::api::{
@@ -10,13 +10,20 @@ use crate::api::{
 };
 use chrono::{DateTime, Utc};
 
-/// Acts on the requests that `status` has no answer for, in their order, and adds the answers.
-pub fn answer(requests: &[Request], policy: Policy, status: &mut OpenBaoRolloutStatus, now: DateTime<Utc>) {
+/// Acts on the requests that `status` has no answer for, in their order, and adds the answers. `kept`: of each member, in the order of
+/// `status`, why its leadership cannot move now.
+pub fn answer(
+    requests: &[Request],
+    policy: Policy,
+    kept: &[Option<String>],
+    status: &mut OpenBaoRolloutStatus,
+    now: DateTime<Utc>,
+) {
     for request in requests {
         if status.handled_requests.iter().any(|old| old.nonce == request.nonce) {
             continue;
         }
-        let (outcome, message) = match apply(request, policy, status) {
+        let (outcome, message) = match apply(request, policy, kept, status) {
             Ok(message) => (RequestOutcome::Applied, message),
             Err(why) => (RequestOutcome::Refused, why),
         };
@@ -27,7 +34,12 @@ pub fn answer(requests: &[Request], policy: Policy, status: &mut OpenBaoRolloutS
 }
 
 /// What it did, or why it is refused.
-fn apply(request: &Request, policy: Policy, status: &mut OpenBaoRolloutStatus) -> Result<String, String> {
+fn apply(
+    request: &Request,
+    policy: Policy,
+    kept: &[Option<String>],
+    status: &mut OpenBaoRolloutStatus,
+) -> Result<String, String> {
     let step = request.step.as_str();
     if !step.is_empty() && !status.members.iter().any(|member| member.cluster == step) {
         return Err(format!("{step} is no member of this rollout"));
@@ -38,7 +50,7 @@ fn apply(request: &Request, policy: Policy, status: &mut OpenBaoRolloutStatus) -
     match request.action {
         RequestAction::Stop => stop(policy, status),
         RequestAction::Cancel => cancel(step, status),
-        RequestAction::Resume => resume(step, policy, status),
+        RequestAction::Resume => resume(step, policy, kept, status),
         RequestAction::Release => release(step, policy, status),
         RequestAction::Retry => retry(step, status),
         RequestAction::Skip => skip(step, status),
@@ -59,6 +71,7 @@ fn stop(policy: Policy, status: &mut OpenBaoRolloutStatus) -> Result<String, Str
         return Err("nothing is left to stop: every member has ended, or runs through to its end".to_owned());
     }
     status.stop = Some(RolloutStop::Stop);
+    cutover::forget(&mut status.members);
     let through = status.members.iter().find(|member| runs_through(member.state));
     let through = through.map(|member| format!("; {} runs through to its end", member.cluster)).unwrap_or_default();
     Ok(format!("no further member begins or moves its leadership{through}; Resume goes on, Cancel undoes"))
@@ -70,31 +83,32 @@ fn cancel(step: &str, status: &mut OpenBaoRolloutStatus) -> Result<String, Strin
     }
     if let Some(moving) = status.members.iter().find(|member| member.state == RolloutMemberState::CuttingOver) {
         return Err(format!(
-            "{} is moving its leadership and accepts no control: ask again when it has",
-            moving.cluster
+            "{} is moving its leadership and accepts no control: ask again when it has, or cancel its OpenBaoOperation {}, which \
+             turns back as long as it only waits to move it",
+            moving.cluster,
+            moving.operation.as_deref().unwrap_or_default()
         ));
     }
     status.stop = Some(RolloutStop::Cancel);
+    cutover::forget(&mut status.members);
     Ok("no further member begins, and what has not moved its leadership is undone".to_owned())
 }
 
-fn resume(step: &str, policy: Policy, status: &mut OpenBaoRolloutStatus) -> Result<String, String> {
-    let was_stopped = status.stop.take().is_some();
-    let mut asked = vec![];
-    if policy.cutover != Cutover::Ordered && !was_stopped {
-        for member in status.members.iter_mut().filter(|member| step.is_empty() || member.cluster == step) {
-            let parked = member.state == RolloutMemberState::WaitingForCutover;
-            if parked && !member.cutover_asked {
-                member.cutover_asked = true;
-                asked.push(member.cluster.clone());
-            }
-        }
+fn resume(
+    step: &str,
+    policy: Policy,
+    kept: &[Option<String>],
+    status: &mut OpenBaoRolloutStatus,
+) -> Result<String, String> {
+    if status.stop.take().is_some() {
+        return Ok(cutover::goes_on(policy, &status.members));
     }
-    match (was_stopped, asked.is_empty()) {
-        (true, _) => Ok("goes on".to_owned()),
-        (false, false) => Ok(format!("leadership moves: {}", asked.join(", "))),
-        (false, true) => Err("nothing waits for a Resume".to_owned()),
+    if policy.cutover == Cutover::Ordered {
+        return Err(
+            "nothing waits for a Resume: leadership moves by itself, in order, once all are prepared".to_owned()
+        );
     }
+    cutover::ask(step, policy, kept, &mut status.members)
 }
 
 fn release(step: &str, policy: Policy, status: &mut OpenBaoRolloutStatus) -> Result<String, String> {

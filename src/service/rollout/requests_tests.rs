@@ -30,6 +30,9 @@ fn request(nonce: &str, action: RequestAction, step: &str) -> Request {
     Request { nonce: nonce.into(), action, step: step.into(), ..Request::default() }
 }
 
+/// No cluster is paused, nor anything else that keeps leadership where it is.
+const FREE: [Option<String>; 2] = [None, None];
+
 /// The outcome of one request, and the status after it.
 fn asked(
     status: &OpenBaoRolloutStatus,
@@ -38,7 +41,7 @@ fn asked(
     step: &str,
 ) -> (RequestOutcome, OpenBaoRolloutStatus) {
     let mut status = status.clone();
-    answer(&[request("n", action, step)], policy, &mut status, Utc::now());
+    answer(&[request("n", action, step)], policy, &FREE, &mut status, Utc::now());
     (status.handled_requests[0].outcome, status)
 }
 
@@ -47,10 +50,10 @@ fn a_request_that_is_applied_again_by_gitops_has_no_second_effect() {
     let policy = policy("rolling", "halt", false);
     let mut status = status([State::Reverted, State::Pending]);
     let requests = [request("tuesday", RequestAction::Retry, "kelp")];
-    answer(&requests, policy, &mut status, Utc::now());
+    answer(&requests, policy, &FREE, &mut status, Utc::now());
     assert_eq!(status.members[0].state, State::Pending);
     status.members[0].state = State::Reverted;
-    answer(&requests, policy, &mut status, Utc::now());
+    answer(&requests, policy, &FREE, &mut status, Utc::now());
     assert_eq!(status.members[0].state, State::Reverted, "the nonce was answered before");
     assert_eq!(status.handled_requests.len(), 1);
 }
@@ -106,11 +109,36 @@ fn a_resume_lets_one_member_or_all_parked_ones_go_on() {
         let (outcome, after) = asked(&parked, policy, RequestAction::Resume, step);
         (outcome, after.members.iter().map(|member| member.cutover_asked).collect::<Vec<_>>())
     };
-    assert_eq!(asked_for("coral"), (RequestOutcome::Applied, vec![false, true]));
+    assert_eq!(asked_for("kelp"), (RequestOutcome::Applied, vec![true, false]));
+    assert_eq!(asked_for("coral"), (RequestOutcome::Refused, vec![false, false]), "kelp comes before it");
     assert_eq!(asked_for(""), (RequestOutcome::Applied, vec![true, true]));
     assert_eq!(asked_for("kraken").0, RequestOutcome::Refused, "no such member");
     let (outcome, _) = asked(&status([State::Preparing, State::Pending]), policy, RequestAction::Resume, "");
     assert_eq!(outcome, RequestOutcome::Refused, "nothing is parked");
+}
+
+#[test]
+fn a_stop_forgets_who_was_to_move_and_a_resume_after_it_says_so() {
+    let policy = policy("barrier", "halt", true);
+    let parked = status([State::WaitingForCutover, State::WaitingForCutover]);
+    let (_, mut going) = asked(&parked, policy, RequestAction::Resume, "");
+    going.handled_requests.clear();
+    let (_, mut stopped) = asked(&going, policy, RequestAction::Stop, "");
+    assert!(stopped.members.iter().all(|member| !member.cutover_asked), "{:?}", stopped.members);
+    stopped.handled_requests.clear();
+    let (outcome, resumed) = asked(&stopped, policy, RequestAction::Resume, "kelp");
+    assert_eq!((outcome, resumed.stop), (RequestOutcome::Applied, None));
+    let told = &resumed.handled_requests[0].message;
+    assert!(told.contains("another Resume") && told.contains("kelp, coral"), "{told}");
+    assert!(resumed.members.iter().all(|member| !member.cutover_asked), "{:?}", resumed.members);
+}
+
+#[test]
+fn a_resume_of_a_rollout_that_moves_leadership_by_itself_is_refused() {
+    let parked = status([State::WaitingForCutover, State::Preparing]);
+    let (outcome, after) = asked(&parked, policy("barrier", "halt", false), RequestAction::Resume, "");
+    assert_eq!(outcome, RequestOutcome::Refused);
+    assert!(after.handled_requests[0].message.contains("by itself"), "{:?}", after.handled_requests);
 }
 
 #[test]
@@ -151,7 +179,7 @@ fn twenty_answers_are_remembered_and_none_is_forgotten_while_its_request_stands(
     let release = |n: usize| request(&format!("n{n}"), RequestAction::Release, "");
     for n in 0..30 {
         // The first request is never taken out of the manifest, the others come and go.
-        answer(&[release(0), release(n)], policy, &mut status, Utc::now());
+        answer(&[release(0), release(n)], policy, &FREE, &mut status, Utc::now());
     }
     let nonces: Vec<_> = status.handled_requests.iter().map(|handled| handled.nonce.as_str()).collect();
     assert_eq!(nonces.len(), HANDLED_REQUESTS_KEPT);

@@ -14,7 +14,8 @@ pub fn shortage<'a>(data: u64, claims: impl IntoIterator<Item = (&'a str, &'a st
         claims.into_iter().find(|(_, capacity)| validate::bytes(capacity).is_some_and(|bytes| bytes < needed))?;
     Some(format!(
         "volume claim {} holds {}, and a member that must be sent the whole data ({data} bytes in the backup) needs \
-         {COPIES} times that for a while: raise spec.storage.size and the upgrade goes on by itself, or send a Cancel",
+         {COPIES} times that for a while: raise spec.storage.size within the hour and the upgrade goes on by itself. Later it \
+         has failed with nothing touched, and a Retry in spec.requests of the OpenBaoCluster begins it again",
         small.0, small.1
     ))
 }

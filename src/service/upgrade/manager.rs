@@ -6,12 +6,12 @@
 //! Before `StepDown` everything is undone by putting the old template back and replacing the standbys once more.
 
 use super::{
-    asked, child,
+    asked, child, cutover,
     decide::HALF_RESTORED,
-    gates,
+    gates, park,
     plan::{
         BACKUP, FINISH, GATE, GATE_IMAGE, GATE_STORAGE, OTHERS, PARK, POD, REPLACE_OLD_LEADER, REVERT_STANDBY,
-        REVERT_TEMPLATE, SOAK, UPGRADE_STANDBY, in_turn, planned_steps,
+        REVERT_TEMPLATE, SOAK, UPGRADE_STANDBY, in_turn, leads_to_step_down, planned_steps,
     },
     request, soak,
     steps::{self, Facts, PodFacts, Turn, Votes},
@@ -23,11 +23,10 @@ use crate::{
     adapter::{Adapters, kubernetes::apply, openbao::HealthState},
     api::{LockOperation, LockPlan, OpenBaoCluster, OpenBaoOperation, OperationKind, Plan, UpgradeDirective},
     service::{
-        backup,
         cluster::{headcount, login, members, names, observe, upkeep, version},
         opslifecycle::{
             FinishCall, Manager, PlanCall, Planned, Refusal, RetryClass, StepCall, StepDown, StepOutcome,
-            asked::Parameter, guests, paused, stop_children, tell_step_down,
+            asked::Parameter, paused, pending, stop_children, tell_step_down,
         },
     },
 };
@@ -90,7 +89,12 @@ impl Manager for UpgradeManager {
             {
                 return StepOutcome::from(refusal);
             }
-            may_begin(call.op, call.cluster)
+            let restore = call.cluster.and_then(|cluster| {
+                let restores =
+                    call.ad.caches.restores_of(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
+                pending(&restores, cluster)
+            });
+            may_begin(call.op, call.cluster, restore.as_deref())
         }
         .boxed()
     }
@@ -207,13 +211,18 @@ fn not_from_here(from: &UpgradeDirective, runs: &UpgradeDirective) -> String {
     )
 }
 
-/// Asked right before the lock is taken: another upgrade may have come first, and the cluster may have been paused since, or no
-/// server would come back any more.
-fn may_begin(op: &OpenBaoOperation, cluster: Option<&OpenBaoCluster>) -> StepOutcome {
+/// Asked right before the lock is taken: another upgrade may have come first, a restore may have been announced or the cluster been
+/// paused since, or no server would come back any more. The restore waits for nothing but the lock, which is not ours yet.
+fn may_begin(op: &OpenBaoOperation, cluster: Option<&OpenBaoCluster>, restore: Option<&str>) -> StepOutcome {
     if let (Some(from), Some(cluster)) = (request::origin(op), cluster)
         && let Some(runs) = elsewhere(cluster, &from)
     {
         return StepOutcome::fatal("NotFromHere", not_from_here(&from, runs));
+    }
+    if let Some(restore) = restore {
+        // Its end changes the cluster, which wakes us.
+        let reason = format!("waiting, as restore {restore} goes first");
+        return StepOutcome::Waiting { reason, retry: RetryClass::Standard };
     }
     if let Some(why) = cluster.and_then(OpenBaoCluster::obstacle) {
         return StepOutcome::Waiting { reason: format!("waiting, as {why}"), retry: RetryClass::Standard };
@@ -240,11 +249,15 @@ async fn run(call: StepCall<'_>, watches: &soak::Watches) -> StepOutcome {
         request::UPDATE_TEMPLATE => settle(&call, cluster, |facts| steps::template(facts, &to)).await,
         REVERT_TEMPLATE => settle(&call, cluster, |facts| steps::reverted(facts, &from)).await,
         UPGRADE_STANDBY => {
-            let turn = |facts: &Facts| steps::unhindered(facts, steps::standby(facts, &to, pod, &others));
+            let is_last = leads_to_step_down(call.op, &call.step.name);
+            let turn = |facts: &Facts| {
+                let turn = steps::unhindered(facts, steps::standby(facts, &to, pod, &others));
+                if is_last { cutover::last_turn(facts, &to, turn) } else { turn }
+            };
             settle(&call, cluster, turn).await
         }
         REVERT_STANDBY => settle(&call, cluster, |facts| steps::standby_reverted(facts, &from, pod)).await,
-        PARK => park(&call, cluster, &to).await,
+        PARK => park::run(&call, cluster, &to).await,
         request::STEP_DOWN => settle(&call, cluster, |facts| steps::step_down(facts, &to)).await,
         REPLACE_OLD_LEADER => {
             let in_turn = in_turn(call.op);
@@ -404,36 +417,6 @@ pub(super) async fn look(ad: &Adapters, cluster: &OpenBaoCluster) -> (Facts, Vec
     (facts, members)
 }
 
-/// Waits for a person, or for its turn in a rollout; backups may run meanwhile, and the cutover waits for those that do.
-async fn park(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &UpgradeDirective) -> StepOutcome {
-    let Some(by) = &call.state.resumed_by else {
-        // The old leader was lost and a new server leads: what is left of the old version must not win an election now.
-        let (facts, _) = look(call.ad, cluster).await;
-        if let Some(leads) = steps::leads_on(&facts, to) {
-            return StepOutcome::done_with([(request::UNPLANNED_CUTOVER, leads)]);
-        }
-        return StepOutcome::Parked {
-            reason: format!(
-                "parked with all standbys upgraded: add a Resume to spec.requests of {} to move leadership, or a Cancel to turn back",
-                call.op.name_any()
-            ),
-            // The members before this one may take their time.
-            unlimited: request::Park::of(call.op, cluster) == Some(request::Park::Ordered),
-        };
-    };
-    // Leadership moves next, and the old leader is replaced.
-    if let Some(why) = cluster.obstacle() {
-        return StepOutcome::in_progress(format!("waiting, as {why}"));
-    }
-    match guests(call.ad, call.op).await {
-        Ok(guests) => match guests.iter().find(|guest| !backup::request::is_verification(guest)) {
-            Some(guest) => StepOutcome::in_progress(format!("waiting for backup {} to end", guest.name_any())),
-            None => StepOutcome::done_with([("resumedBy", by.clone())]),
-        },
-        Err(error) => StepOutcome::in_progress(format!("failed to look for running backups, trying again: {error}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -442,9 +425,18 @@ mod tests {
     fn an_upgrade_that_waits_for_the_lock_does_not_start_on_a_paused_cluster() {
         let op = OpenBaoOperation::new("kelp-upgrade", crate::api::OpenBaoOperationSpec::default());
         let mut cluster = OpenBaoCluster::new("kelp", crate::api::OpenBaoClusterSpec::default());
-        assert_eq!(may_begin(&op, Some(&cluster)), StepOutcome::done());
+        assert_eq!(may_begin(&op, Some(&cluster), None), StepOutcome::done());
         cluster.spec.paused = true;
-        assert!(matches!(may_begin(&op, Some(&cluster)), StepOutcome::Waiting { .. }));
+        assert!(matches!(may_begin(&op, Some(&cluster), None), StepOutcome::Waiting { .. }));
+    }
+
+    #[test]
+    fn an_upgrade_that_waits_for_the_lock_lets_an_announced_restore_go_first() {
+        let op = OpenBaoOperation::new("kelp-upgrade", crate::api::OpenBaoOperationSpec::default());
+        let cluster = OpenBaoCluster::new("kelp", crate::api::OpenBaoClusterSpec::default());
+        let waits = may_begin(&op, Some(&cluster), Some("undo-monday"));
+        assert!(matches!(&waits, StepOutcome::Waiting { reason, .. } if reason.contains("undo-monday")), "{waits:?}");
+        assert_eq!(may_begin(&op, Some(&cluster), None), StepOutcome::done(), "it is over");
     }
 
     #[test]
@@ -463,12 +455,12 @@ mod tests {
             cluster.status = Some(crate::api::OpenBaoClusterStatus { upgrade: Some(upgrade), ..Default::default() });
             cluster
         };
-        assert_eq!(may_begin(&op, Some(&cluster("bao:2.6.1", None))), StepOutcome::done());
-        let moved = may_begin(&op, Some(&cluster("mirror/bao:2.6.1", None)));
+        assert_eq!(may_begin(&op, Some(&cluster("bao:2.6.1", None)), None), StepOutcome::done());
+        let moved = may_begin(&op, Some(&cluster("mirror/bao:2.6.1", None)), None);
         assert!(
             matches!(&moved, StepOutcome::Failed { reason: "NotFromHere", message, .. } if message.contains("mirror"))
         );
-        let hindered = may_begin(&op, Some(&cluster("bao:2.6.1", Some("Secret mine does not exist"))));
+        let hindered = may_begin(&op, Some(&cluster("bao:2.6.1", Some("Secret mine does not exist"))), None);
         assert!(matches!(&hindered, StepOutcome::Waiting { reason, .. } if reason.contains("Secret mine")));
     }
 

@@ -6,6 +6,7 @@
 
 pub mod asked;
 mod child;
+mod cutover;
 pub mod decide;
 mod finished;
 mod gates;
@@ -14,6 +15,7 @@ pub mod headroom;
 mod holds;
 pub mod image;
 pub mod manager;
+mod park;
 mod plan;
 pub mod request;
 pub mod rollback;

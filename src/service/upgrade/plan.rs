@@ -32,6 +32,9 @@ pub const REVERT_STANDBY: &str = "RevertStandby";
 /// under a lock that nobody gives back, and nobody would go on when that is mended.
 const WAY_BACK: &str = "2h";
 
+/// How long a parked upgrade waits for a person. Then somebody has forgotten it, and it turns back.
+pub const PARKED_DAYS: u32 = 14;
+
 /// Config of a standby's step: its pod.
 pub const POD: &str = "pod";
 /// Config of a standby's step: the others, should this one lead by then.
@@ -64,8 +67,7 @@ pub fn planned_steps(spec: &OpenBaoClusterSpec, park: bool, standbys: &[String],
         undo.push(back);
     }
     if park {
-        // A fortnight: then somebody has forgotten it, and it turns back.
-        let mut park = step(PARK, PARK, StepKind::Idempotent, "336h");
+        let mut park = step(PARK, PARK, StepKind::Idempotent, &format!("{}h", PARKED_DAYS * 24));
         park.skippable = true;
         steps.push(park);
     }
@@ -105,6 +107,20 @@ pub fn in_turn(op: &OpenBaoOperation) -> Vec<String> {
     done.filter_map(|step| step.name.strip_prefix(UPGRADE_STANDBY)?.strip_prefix('/')).map(str::to_owned).collect()
 }
 
+/// Whether the step-down is what comes after `step`: nothing in between parks, or what did is left out.
+pub fn leads_to_step_down(op: &OpenBaoOperation, step: &str) -> bool {
+    let Some(status) = &op.status else { return false };
+    let Some(plan) = &status.plan else { return false };
+    let is_left_out = |name: &str| {
+        name == PARK && status.steps.iter().any(|known| known.name == name && known.state == StepState::Skipped)
+    };
+    let before =
+        |name: &str| plan.steps.iter().find(|known| known.name == name).map(|known| known.depends_on.as_slice());
+    before(request::STEP_DOWN).unwrap_or_default().iter().any(|last| {
+        last == step || is_left_out(last) && before(last).unwrap_or_default().iter().any(|last| last == step)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +155,29 @@ mod tests {
         assert_eq!((limit(REVERT_STANDBY), limit(REVERT_TEMPLATE)), (vec![hours; 2], vec![hours]));
         // A new version that never joins is no reason to go without a server for as long.
         assert!(limit(UPGRADE_STANDBY).iter().all(|limit| *limit < hours / 10));
+    }
+
+    #[test]
+    fn the_last_standbys_turn_is_told_from_the_others_and_from_one_before_a_park() {
+        let operation = |park: bool, state: StepState| {
+            let standbys = ["kelp-1", "kelp-2"].map(str::to_owned);
+            let steps = planned_steps(&OpenBaoClusterSpec::default(), park, &standbys, "kelp-0");
+            let parked = StepStatus { name: PARK.into(), state, ..StepStatus::default() };
+            let mut operation = OpenBaoOperation::new("kelp-upgrade", OpenBaoOperationSpec::default());
+            operation.status = Some(OpenBaoOperationStatus {
+                plan: Some(Plan { steps, ..Plan::default() }),
+                steps: park.then_some(parked).into_iter().collect(),
+                ..OpenBaoOperationStatus::default()
+            });
+            operation
+        };
+        let last = |operation: &OpenBaoOperation| {
+            ["kelp-1", "kelp-2"].map(|pod| leads_to_step_down(operation, &format!("{UPGRADE_STANDBY}/{pod}")))
+        };
+        assert_eq!(last(&operation(false, StepState::Pending)), [false, true]);
+        assert_eq!(last(&operation(true, StepState::Pending)), [false, false], "it looks when it is resumed");
+        assert_eq!(last(&operation(true, StepState::Skipped)), [false, true], "somebody left the park out");
+        assert!(!leads_to_step_down(&OpenBaoOperation::new("kelp-upgrade", OpenBaoOperationSpec::default()), PARK));
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub struct PodFacts {
 }
 
 impl PodFacts {
-    fn serves(&self) -> bool {
+    pub(super) fn serves(&self) -> bool {
         matches!(self.state, Some(HealthState::Active | HealthState::Standby))
     }
 
@@ -153,7 +153,7 @@ pub fn gate(facts: &Facts) -> Turn {
 }
 
 /// Every member there, serving, and one of them leading.
-fn settled(facts: &Facts) -> Turn {
+pub(super) fn settled(facts: &Facts) -> Turn {
     if facts.pods.len() < facts.replicas {
         return Turn::Wait(format!("{} of {} pods exist", facts.pods.len(), facts.replicas));
     }
@@ -323,7 +323,8 @@ fn in_vain(facts: &Facts, goal: &UpgradeDirective) -> Option<Turn> {
     comes_back.then(|| Turn::Delete { pod: pod.name.clone(), uid: pod.uid.clone() })
 }
 
-fn caught_up(facts: &Facts, pod: &PodFacts) -> bool {
+/// It has what the leader has committed.
+pub(super) fn caught_up(facts: &Facts, pod: &PodFacts) -> bool {
     facts.leader.as_deref() == Some(pod.name.as_str()) || members::is_caught_up(pod.applied, facts.committed)
 }
 
@@ -334,6 +335,9 @@ pub fn leads_on(facts: &Facts, goal: &UpgradeDirective) -> Option<String> {
 }
 
 /// Moves leadership to a member on the goal's version. The leader is asked again if it still, or again, is an old one.
+///
+/// It is deleted the moment it is past, so a majority has to be there without it. More than that was looked at before the point of no
+/// return (`cutover`); this is for a member that is lost right after that.
 pub fn step_down(facts: &Facts, goal: &UpgradeDirective) -> Turn {
     if let Some(leads) = leads_on(facts, goal) {
         return Turn::Done(leads);
@@ -350,6 +354,15 @@ pub fn step_down(facts: &Facts, goal: &UpgradeDirective) -> Turn {
     });
     if !successor {
         return Turn::Wait(format!("no caught-up standby on {} could take over from {}", goal.version, leader.name));
+    }
+    let go_on = facts.pods.iter().filter(|pod| pod.name != leader.name && pod.is_at(goal) && pod.serves()).count();
+    let needed = facts.others_needed();
+    if go_on < needed {
+        return Turn::Wait(format!(
+            "{} is not asked to give up leadership, as that would cost the quorum: {needed} others on {} have to serve, and \
+             {go_on} do",
+            leader.name, goal.version
+        ));
     }
     Turn::StepDown { pod: leader.name.clone() }
 }

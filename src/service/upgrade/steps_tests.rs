@@ -208,11 +208,50 @@ fn leadership_moves_only_when_a_caught_up_standby_on_the_goal_can_take_it() {
     let mut facts = old_cluster();
     assert!(matches!(step_down(&facts, &goal()), Turn::Wait(_)));
     facts.pods[1] = pod(1, "2.7.2", Standby);
+    facts.pods[2] = pod(2, "2.7.2", Standby);
     assert_eq!(step_down(&facts, &goal()), Turn::StepDown { pod: "kelp-0".into() });
+    facts.pods[1].applied = Some(1);
+    facts.pods[2].applied = Some(1);
+    facts.committed = Some(1_000);
+    assert!(matches!(step_down(&facts, &goal()), Turn::Wait(why) if why.contains("caught-up")));
+    facts.pods[1].applied = Some(1_000);
     facts.leader = Some("kelp-1".into());
     assert!(matches!(step_down(&facts, &goal()), Turn::Done(_)), "an unplanned fail-over did the work");
     facts.leader = None;
     assert!(matches!(step_down(&facts, &goal()), Turn::Wait(_)));
+}
+
+#[test]
+fn leadership_does_not_move_while_the_old_leader_is_all_that_keeps_the_quorum() {
+    let mut facts = old_cluster();
+    facts.pods[1] = pod(1, "2.7.2", Standby);
+    facts.pods[2] = pod(2, "2.7.2", Standby);
+    let asks = Turn::StepDown { pod: "kelp-0".into() };
+    assert_eq!(step_down(&facts, &goal()), asks);
+    let lost: [fn(&mut Facts); 4] = [
+        |facts| facts.pods[2].state = None,
+        |facts| facts.pods[2].terminating = true,
+        |facts| facts.pods[2] = pod(2, "2.6.1", Standby),
+        |facts| facts.pods.truncate(2),
+    ];
+    for (index, lose) in lost.into_iter().enumerate() {
+        let mut facts = facts.clone();
+        lose(&mut facts);
+        let turn = step_down(&facts, &goal());
+        assert!(matches!(&turn, Turn::Wait(why) if why.contains("quorum")), "case {index}: {turn:?}");
+    }
+    // Of five two may be lost, of two the other one has to be there.
+    let mut five = Facts { replicas: 5, ..facts.clone() };
+    five.pods.extend([pod(3, "2.7.2", Standby), pod(4, "2.7.2", Standby)]);
+    five.pods[4].state = None;
+    assert_eq!(step_down(&five, &goal()), asks);
+    five.pods[3].state = None;
+    assert!(matches!(step_down(&five, &goal()), Turn::Wait(_)));
+    let mut pair = Facts { replicas: 2, ..facts };
+    pair.pods.truncate(2);
+    assert_eq!(step_down(&pair, &goal()), asks);
+    pair.pods[1].state = Some(Sealed);
+    assert!(matches!(step_down(&pair, &goal()), Turn::Wait(_)));
 }
 
 #[test]

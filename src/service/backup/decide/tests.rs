@@ -7,6 +7,8 @@ use super::*;
 use crate::adapter::remembered::testing::shared;
 use crate::api::{ActorSource, OperationPhase, ServersDirective, UpgradeStatus};
 
+mod restore_test;
+
 const UID: &str = "c1c1c1c1";
 
 fn at(text: &str) -> DateTime<Utc> {
@@ -444,10 +446,14 @@ fn without_a_backup_spec_nothing_is_planned_and_the_past_stays() {
 fn any_operation() -> impl Strategy<Value = Arc<OpenBaoOperation>> {
     let phases =
         prop::sample::select(vec!["Succeeded", "Failed", "Running", "Pending", "Cancelled", "ConstraintFailed"]);
-    (0u32..40, phases, 0i64..86_400, any::<bool>()).prop_map(|(name, phase, second, verify)| {
+    let kinds = prop::sample::select(vec![
+        json!({}),
+        json!({"parameters": {"mode": "Verify"}}),
+        json!({"operation": "RestoreTest"}),
+    ]);
+    (0u32..40, phases, 0i64..86_400, kinds).prop_map(|(name, phase, second, spec)| {
         let ended = (at("2026-11-20T00:00:00Z") + chrono::TimeDelta::seconds(second)).to_rfc3339();
-        let parameters = if verify { json!({"mode": "Verify"}) } else { json!({}) };
-        operation(&format!("op-{name}"), phase, Some(&ended), json!({"spec": {"parameters": parameters}}))
+        operation(&format!("op-{name}"), phase, Some(&ended), json!({"spec": spec}))
     })
 }
 

@@ -195,6 +195,7 @@ fn the_pods_of_every_job_are_those_that_the_network_policy_of_jobs_selects() {
         Task::List,
         Task::Prune(Orders::default()),
         restore,
+        Task::RestoreTest { source: &named, login: &login },
         Task::Verify { source: &named },
     ];
     let jobs = std::iter::once(backup(&bucket())).chain(others.into_iter().map(|task| build(task, &bucket())));
@@ -219,6 +220,9 @@ fn a_job_tells_which_backup_it_reads_from_end_to_end() {
     let named = Source::Key("$(deep)/reef/kelp/a.snap".into());
     let read = |task: Task<'_>| key_read(&build(task, &bucket()));
     assert_eq!(read(Task::Verify { source: &named }).as_deref(), Some("$(deep)/reef/kelp/a.snap"));
+    let login = login();
+    let test = Task::RestoreTest { source: &named, login: &login };
+    assert_eq!(read(test).as_deref(), Some("$(deep)/reef/kelp/a.snap"));
     assert_eq!(read(Task::Verify { source: &Source::Latest }), None);
     assert_eq!(read(Task::Inspect { source: &named }), None);
     assert_eq!(key_read(&backup(&bucket())), None, "it writes one");

@@ -35,6 +35,16 @@ fn operation(spec: Value) -> OpenBaoOperation {
     serde_json::from_value(whole).unwrap()
 }
 
+fn restore(phase: &str) -> OpenBaoRestore {
+    serde_json::from_value(json!({
+        "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoRestore",
+        "metadata": {"name": "pearl", "namespace": "reef", "uid": "r1"},
+        "spec": {"cluster": "kelp", "source": {"latest": true}},
+        "status": {"phase": phase, "operation": "pearl-restore-r1", "clusterUID": "c1"},
+    }))
+    .unwrap()
+}
+
 fn planned(
     cluster: &OpenBaoCluster,
     op: &OpenBaoOperation,
@@ -83,14 +93,7 @@ fn a_backup_that_a_person_asked_for_waits_and_says_for_whom() {
 fn a_backup_waits_for_the_restores_that_there_are_and_for_none_that_only_the_status_remembers() {
     let (cluster, op) = (cluster(|whole| whole["status"]["pendingRestore"] = json!("gone")), operation(json!({})));
     assert!(planned(&cluster, &op, None).is_ok());
-    let restore: OpenBaoRestore = serde_json::from_value(json!({
-        "apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoRestore",
-        "metadata": {"name": "pearl", "namespace": "reef", "uid": "r1"},
-        "spec": {"cluster": "kelp", "source": {"latest": true}},
-        "status": {"phase": "Validating", "operation": "pearl-restore-r1", "clusterUID": "c1"},
-    }))
-    .unwrap();
-    let restores = [Arc::new(restore)];
+    let restores = [Arc::new(restore("Validating"))];
     let now = "2026-11-21T03:00:00Z".parse().unwrap();
     let known = Known {
         cluster: &cluster,
@@ -108,10 +111,61 @@ fn a_backup_waits_for_the_restores_that_there_are_and_for_none_that_only_the_sta
 #[test]
 fn under_a_parked_upgrade_a_backup_runs_without_a_lock_of_its_own() {
     let parked = cluster(|whole| whole["status"]["operationLock"] = lock("Upgrade", "u1", "Parked"));
-    let plan = planned(&parked, &operation(json!({})), None).unwrap().plan;
+    let Planned { plan, inputs } = planned(&parked, &operation(json!({})), None).unwrap();
     assert_eq!((plan.lock, plan.steps.len()), (None, 4));
+    assert_eq!(inputs.get(HOST).map(String::as_str), Some("u1"), "it knows whose lock that is");
     let held = cluster(|whole| whole["status"]["operationLock"] = lock("Upgrade", "u1", "Held"));
     assert!(planned(&held, &operation(json!({})), None).is_err());
+    let own = planned(&cluster(|_| ()), &operation(json!({})), None).unwrap();
+    assert!(own.plan.lock.is_some() && !own.inputs.contains_key(HOST));
+}
+
+#[test]
+fn a_backup_under_a_parked_upgrade_is_not_ended_by_its_resume_and_none_enters_after_it() {
+    let seen = |lock: Value, committed: Option<bool>| -> OperationLock {
+        let lock: OperationLock = serde_json::from_value(lock).unwrap();
+        OperationLock { committed, ..lock }
+    };
+    let parked = || seen(lock("Upgrade", "u1", "Parked"), Some(false));
+    let held = |committed| seen(lock("Upgrade", "u1", "Held"), committed);
+    let goes_on = |lock: Option<OperationLock>, host, enters| unawaited(lock.as_ref(), host, enters).is_none();
+    for (case, lock, stays) in [
+        ("parked", Some(parked()), true),
+        ("resumed: the upgrade waits for whoever entered", Some(held(Some(false))), true),
+        ("the same under the lock of an older operator", Some(held(None)), true),
+        ("leadership moves: it waits no more", Some(held(Some(true))), false),
+        ("given back", None, false),
+        ("another upgrade's", Some(seen(lock("Upgrade", "u2", "Parked"), None)), false),
+        ("a restore's", Some(seen(lock("Restore", "u1", "Held"), None)), false),
+    ] {
+        assert_eq!(goes_on(lock.clone(), Some("u1"), false), stays, "{case}");
+        let is_parked = lock.as_ref().is_some_and(|lock| lock.mode == LockMode::Parked);
+        assert_eq!(goes_on(lock, Some("u1"), true), stays && is_parked, "{case}, entering");
+    }
+    // Planned by an operator that did not ask when it entered.
+    assert!(goes_on(Some(parked()), None, false));
+    assert!(!goes_on(Some(held(Some(false))), None, false));
+}
+
+#[test]
+fn a_backup_that_waits_for_the_lock_does_not_start_once_the_cluster_is_paused_or_a_restore_announced() {
+    let waits = |cluster: &OpenBaoCluster, restores: &[Arc<OpenBaoRestore>]| match may_still_start(cluster, restores) {
+        StepOutcome::Waiting { reason, .. } => Some(reason),
+        other => {
+            assert_eq!(other, StepOutcome::done());
+            None
+        }
+    };
+    let calm = cluster(|_| ());
+    let announced = [Arc::new(restore("Validating"))];
+    assert_eq!(waits(&calm, &[]), None);
+    assert!(waits(&calm, &announced).is_some_and(|why| why.contains("pearl")));
+    assert_eq!(waits(&calm, &[Arc::new(restore("Failed"))]), None, "it is over");
+    let paused = cluster(|whole| whole["spec"]["paused"] = json!(true));
+    assert!(waits(&paused, &[]).is_some_and(|why| why.contains("spec.paused")));
+    // The lock may still be the one that it waits for: whoever asks has found it free.
+    let locked = cluster(|whole| whole["status"]["operationLock"] = lock("Backup", "o0", "Held"));
+    assert_eq!(waits(&locked, &[]), None);
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod exposure;
 pub mod hash;
 pub mod kept;
 pub mod network;
+pub mod rehearsal;
 pub mod secrets;
 pub mod services;
 pub mod statefulset;

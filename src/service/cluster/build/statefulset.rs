@@ -161,7 +161,7 @@ fn template(cluster: &ValidatedCluster, inputs: &Inputs) -> PodTemplateSpec {
     }
 }
 
-fn security() -> PodSecurityContext {
+pub(super) fn security() -> PodSecurityContext {
     PodSecurityContext {
         run_as_non_root: Some(true),
         run_as_user: Some(100),
@@ -192,7 +192,6 @@ fn spread_over_nodes(cluster: &ValidatedCluster) -> Affinity {
 }
 
 fn container(cluster: &ValidatedCluster, inputs: &Inputs) -> Container {
-    let hardening = cluster.spec.workload_hardening.as_ref().is_some_and(|hardening| hardening.app_armor_enabled);
     Container {
         name: CONTAINER.into(),
         image: Some(inputs.image.clone()),
@@ -216,16 +215,21 @@ fn container(cluster: &ValidatedCluster, inputs: &Inputs) -> Container {
         }),
         resources: cluster.spec.pod.resources.clone(),
         termination_message_policy: Some(last_words(cluster).into()),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
-            app_armor_profile: hardening
-                .then(|| AppArmorProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(container_security(cluster)),
         volume_mounts: Some(mounts(cluster)),
         ..Container::default()
+    }
+}
+
+pub(super) fn container_security(cluster: &ValidatedCluster) -> SecurityContext {
+    let hardening = cluster.spec.workload_hardening.as_ref().is_some_and(|hardening| hardening.app_armor_enabled);
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+        app_armor_profile: hardening
+            .then(|| AppArmorProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+        ..SecurityContext::default()
     }
 }
 
@@ -245,7 +249,7 @@ fn port(name: &str, number: u16) -> ContainerPort {
     }
 }
 
-fn environment(cluster: &ValidatedCluster) -> Vec<EnvVar> {
+pub(super) fn environment(cluster: &ValidatedCluster) -> Vec<EnvVar> {
     let plain = |name: &str, value: String| EnvVar { name: name.into(), value: Some(value), value_from: None };
     let field = |name: &str, path: &str| EnvVar {
         name: name.into(),
@@ -303,7 +307,7 @@ fn credential_secrets(cluster: &ValidatedCluster) -> Vec<String> {
     own.chain(inline).collect()
 }
 
-fn environment_from(cluster: &ValidatedCluster) -> Option<Vec<EnvFromSource>> {
+pub(super) fn environment_from(cluster: &ValidatedCluster) -> Option<Vec<EnvFromSource>> {
     // A static key is 32 raw bytes: a file, nothing for the environment.
     if cluster.spec.unseal.type_ == SealType::Static {
         return None;
@@ -351,7 +355,7 @@ fn liveness() -> Probe {
     }
 }
 
-fn mounts(cluster: &ValidatedCluster) -> Vec<VolumeMount> {
+pub(super) fn mounts(cluster: &ValidatedCluster) -> Vec<VolumeMount> {
     let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
         name: name.into(),
         mount_path: path.into(),
@@ -378,7 +382,7 @@ fn mounts(cluster: &ValidatedCluster) -> Vec<VolumeMount> {
     all
 }
 
-fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
+pub(super) fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
     let secret = |volume: &str, name: String| Volume {
         name: volume.into(),
         secret: Some(SecretVolumeSource {

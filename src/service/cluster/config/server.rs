@@ -35,6 +35,41 @@ pub fn render(cluster: &ValidatedCluster) -> String {
     format!("{body}{}", seal::stanza(&cluster.spec.unseal))
 }
 
+/// The whole configuration of a restore test's server: alone, without TLS, for whoever is in its pod. The audit devices and the seal
+/// are those of the cluster, for the data demands both.
+pub fn rehearsal(cluster: &ValidatedCluster) -> String {
+    let settings = &cluster.spec.configuration;
+    let logging = settings.logging.as_ref();
+    let local = |port: u16| format!("127.0.0.1:{port}");
+    let listener = Body::new()
+        .set("address", local(names::API_PORT))
+        .set("cluster_address", local(names::CLUSTER_PORT))
+        .set("tls_disable", true);
+    let storage = Body::new()
+        .set("path", DATA_DIR)
+        .set("node_id", "restore-test")
+        .set("performance_multiplier", PERFORMANCE_MULTIPLIER);
+    let body = Body::new()
+        .set("ui", false)
+        .set("log_level", log_level(settings.log_level.unwrap_or_default()))
+        .maybe("log_format", logging.and_then(|logging| logging.format).map(log_format))
+        .set("api_addr", format!("http://{}", local(names::API_PORT)))
+        .set("cluster_addr", format!("https://{}", local(names::CLUSTER_PORT)))
+        .maybe("unsafe_allow_api_audit_creation", settings.unsafe_allow_api_audit_creation)
+        .maybe("allow_audit_log_prefixing", settings.allow_audit_log_prefixing)
+        .block("listener", &["tcp"], listener)
+        .block("storage", &["raft"], storage);
+    let body = audit::declare(body, &cluster.audit);
+    format!("{body}{}", seal::stanza(&cluster.spec.unseal))
+}
+
+fn log_format(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Standard => "standard",
+        LogFormat::Json => "json",
+    }
+}
+
 fn log_level(level: LogLevel) -> &'static str {
     match level {
         LogLevel::Trace => "trace",
@@ -49,36 +84,30 @@ fn top_level(body: Body, spec: &OpenBaoClusterSpec) -> Body {
     let settings = &spec.configuration;
     let logging = settings.logging.as_ref();
     let plugin = settings.plugin.as_ref();
-    body.maybe(
-        "log_format",
-        logging.and_then(|logging| logging.format).map(|format| match format {
-            LogFormat::Standard => "standard",
-            LogFormat::Json => "json",
-        }),
-    )
-    .maybe("log_file", logging.and_then(|logging| logging.file.as_ref()).filter(|path| is_writable(path)))
-    .maybe("pid_file", logging.and_then(|logging| logging.pid_file.as_ref()).filter(|path| is_writable(path)))
-    .maybe("log_rotate_bytes", logging.and_then(|logging| logging.rotate_bytes))
-    .maybe("log_rotate_duration", logging.and_then(|logging| logging.rotate_duration.as_ref()))
-    .maybe("log_rotate_max_files", logging.and_then(|logging| logging.rotate_max_files))
-    .maybe("cache_size", settings.cache_size)
-    .maybe("disable_cache", settings.disable_cache)
-    .maybe("default_lease_ttl", settings.default_lease_ttl.as_ref())
-    .maybe("max_lease_ttl", settings.max_lease_ttl.as_ref())
-    // OpenBao takes a list of lock names here, as text.
-    .maybe("detect_deadlocks", settings.detect_deadlocks.and_then(|on| on.then_some("statelock,quotas,expiration")))
-    .maybe("raw_storage_endpoint", settings.raw_storage_endpoint)
-    .maybe("introspection_endpoint", settings.introspection_endpoint)
-    .maybe("unsafe_allow_api_audit_creation", settings.unsafe_allow_api_audit_creation)
-    .maybe("allow_audit_log_prefixing", settings.allow_audit_log_prefixing)
-    .maybe("enable_response_header_hostname", settings.enable_response_header_hostname)
-    .maybe("enable_response_header_raft_node_id", settings.enable_response_header_raft_node_id)
-    .maybe("imprecise_lease_role_tracking", settings.imprecise_lease_role_tracking)
-    .maybe("plugin_directory", plugins::folder(spec))
-    .maybe("plugin_auto_download", plugins::auto_download(spec))
-    .maybe("plugin_auto_register", plugins::auto_register(spec))
-    .maybe("plugin_file_permissions", plugin.and_then(|plugin| plugin.file_permissions.as_ref()))
-    .maybe("plugin_file_uid", plugin.and_then(|plugin| plugin.file_uid))
+    body.maybe("log_format", logging.and_then(|logging| logging.format).map(log_format))
+        .maybe("log_file", logging.and_then(|logging| logging.file.as_ref()).filter(|path| is_writable(path)))
+        .maybe("pid_file", logging.and_then(|logging| logging.pid_file.as_ref()).filter(|path| is_writable(path)))
+        .maybe("log_rotate_bytes", logging.and_then(|logging| logging.rotate_bytes))
+        .maybe("log_rotate_duration", logging.and_then(|logging| logging.rotate_duration.as_ref()))
+        .maybe("log_rotate_max_files", logging.and_then(|logging| logging.rotate_max_files))
+        .maybe("cache_size", settings.cache_size)
+        .maybe("disable_cache", settings.disable_cache)
+        .maybe("default_lease_ttl", settings.default_lease_ttl.as_ref())
+        .maybe("max_lease_ttl", settings.max_lease_ttl.as_ref())
+        // OpenBao takes a list of lock names here, as text.
+        .maybe("detect_deadlocks", settings.detect_deadlocks.and_then(|on| on.then_some("statelock,quotas,expiration")))
+        .maybe("raw_storage_endpoint", settings.raw_storage_endpoint)
+        .maybe("introspection_endpoint", settings.introspection_endpoint)
+        .maybe("unsafe_allow_api_audit_creation", settings.unsafe_allow_api_audit_creation)
+        .maybe("allow_audit_log_prefixing", settings.allow_audit_log_prefixing)
+        .maybe("enable_response_header_hostname", settings.enable_response_header_hostname)
+        .maybe("enable_response_header_raft_node_id", settings.enable_response_header_raft_node_id)
+        .maybe("imprecise_lease_role_tracking", settings.imprecise_lease_role_tracking)
+        .maybe("plugin_directory", plugins::folder(spec))
+        .maybe("plugin_auto_download", plugins::auto_download(spec))
+        .maybe("plugin_auto_register", plugins::auto_register(spec))
+        .maybe("plugin_file_permissions", plugin.and_then(|plugin| plugin.file_permissions.as_ref()))
+        .maybe("plugin_file_uid", plugin.and_then(|plugin| plugin.file_uid))
 }
 
 fn listener(cluster: &ValidatedCluster) -> Body {
@@ -250,6 +279,22 @@ mod tests {
         let folder = "\nplugin_directory = \"/openbao/plugins\"\nplugin_auto_register = true\n";
         assert!(text.contains(folder) && text.contains("\nplugin \"secret\" \"word\" {\n"), "{text}");
         assert!(!render(&valid(|_| {})).contains("plugin"));
+    }
+
+    #[test]
+    fn the_server_of_a_restore_test_is_alone_and_has_the_seal_and_the_audit_devices_of_the_cluster() {
+        let text = rehearsal(&valid(|s| {
+            s["audit"] = json!([{"type": "file", "path": "log", "fileOptions": {"filePath": "stdout"}}]);
+        }));
+        let declared = render(&valid(|s| {
+            s["audit"] = json!([{"type": "file", "path": "log", "fileOptions": {"filePath": "stdout"}}]);
+        }));
+        let stanza = |text: &str| text[text.find("audit \"file\"").unwrap()..].to_owned();
+        assert_eq!(stanza(&text), stanza(&declared), "the data demands the very same");
+        for foreign in ["auto_join", "service_registration", "tls_cert_file", "[::]", "plugin"] {
+            assert!(!text.contains(foreign), "{foreign} in {text}");
+        }
+        assert!(text.contains("127.0.0.1:8200") && text.contains("path = \"/openbao/data\""), "{text}");
     }
 
     #[test]

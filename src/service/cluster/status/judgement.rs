@@ -224,7 +224,7 @@ fn degradation(
         Trouble::new(
             reason::ROOT_TOKEN_STORED,
             format!(
-                "the root token lies in Secret {}. Let the operator in without it first, or members cannot leave and nobody learns who votes: enable JWT login at mount {}, make the policy {}, type `{way_in}`, and set spec.selfInit: {{enabled: true, oidc: {{enabled: true}}}}, which changes nothing else any more. Then set up your own access, revoke the token and delete the Secret",
+                "the root token lies in Secret {}. Let the operator in without it first, or members cannot leave and nobody learns who votes: enable JWT login at mount {}, make the policy {}, type `{way_in}`, and set spec.selfInit: {{enabled: true, oidc: {{enabled: true}}}}, which changes nothing else any more. Then set up your own access, copy the recovery keys out of that Secret (data key recovery-keys), as nobody else has them, revoke the token and delete the Secret",
                 names::root_token_secret(&seen.cluster.metadata.name.clone().unwrap_or_default()),
                 names::JWT_MOUNT,
                 names::OPERATOR_ROLE,

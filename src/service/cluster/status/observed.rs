@@ -55,6 +55,8 @@ pub struct Observed<'a> {
     pub volume_size: Option<String>,
     /// A root token lies in its Secret, and this command would let the operator in without it.
     pub root_token: Option<&'a str>,
+    /// The first start is under way, and will let nobody in.
+    pub lets_nobody_in: bool,
     /// Fields without effect because the kind that they need is not served; `None` when nobody looked.
     pub missing: Option<Vec<String>>,
 }

@@ -11,9 +11,16 @@ use crate::{
         LockOperation, OpenBaoClusterStatus,
         conditions::{cluster as kind, reason},
     },
-    service::cluster::{even::even, members::Member, production, trouble::TlsState, validate},
+    service::cluster::{
+        even::even,
+        members::Member,
+        production,
+        trouble::{TlsState, reasons},
+        validate, way_in,
+    },
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
 
 impl Judgement {
     pub(super) fn report(
@@ -161,9 +168,16 @@ fn report_spec(seen: &Observed<'_>, out: &mut Conditions<'_>) {
     let spec = &seen.cluster.spec;
     match &seen.spec {
         Ok(_) => {
-            let even = even(spec.replicas).map(|even| format!("the spec passed every check. {even}"));
-            let why = if even.is_some() { reason::EVEN_REPLICAS } else { reason::VALID };
-            out.set(kind::VALID, "True", why, even.as_deref().unwrap_or("the spec passed every check"));
+            let closed = seen.lets_nobody_in.then(|| way_in::warning(&seen.cluster.name_any()));
+            let even = even(spec.replicas);
+            let why = match (&closed, &even) {
+                (Some(_), _) => reasons::NOBODY_CAN_LOG_IN,
+                (None, Some(_)) => reason::EVEN_REPLICAS,
+                (None, None) => reason::VALID,
+            };
+            let passed = "the spec passed every check".to_owned();
+            let words: Vec<String> = [Some(passed), closed, even].into_iter().flatten().collect();
+            out.set(kind::VALID, "True", why, &words.join(". "));
             report_ignored(&validate::ignored(spec), seen.missing.as_deref(), out);
         }
         Err(invalid) => {

@@ -120,6 +120,11 @@ impl Journal {
                 if let Some(replaced) = replaced {
                     fields.insert("replaced", replaced.clone());
                 }
+                // A step that runs already goes on without another word: it must not say for ever that it waits.
+                if self.status.reason.as_deref() == Some(WAITING_FOR_LOCK) {
+                    self.status.reason = None;
+                    self.status.message = Some("has the cluster's lock and goes on".to_owned());
+                }
                 self.record(how, if replaced.is_some() { "foreign" } else { "free" }, "held", fields, now);
             }
             Event::LockLost { committed } => {
@@ -289,9 +294,15 @@ impl Journal {
                 undoing.waiting = None;
                 let (name, attempt) = (undoing.name.clone(), undoing.attempt);
                 self.take(event, *step, &[S::Completed, S::Compensating])?.state = S::Compensating;
-                let fields = Fields::from([("undo", name.clone()), ("attempt", attempt.to_string())]);
-                self.step_moved(*step, from, S::Compensating, fields, now);
                 let undone = self.status.steps[*step].name.clone();
+                if from == S::Compensating {
+                    // Another attempt: what is undone stays where it was, and what undoes it begins once more.
+                    let fields = Fields::from([("undoes", undone.clone()), ("attempt", attempt.to_string())]);
+                    self.step_moved(*undo, S::Pending, S::Running, fields, now);
+                } else {
+                    let fields = Fields::from([("undo", name.clone()), ("attempt", attempt.to_string())]);
+                    self.step_moved(*step, from, S::Compensating, fields, now);
+                }
                 self.status.message = Some(format!("undoing step {undone} by {name}"));
             }
             Event::UndoDone { step, undo, output } => {
@@ -306,13 +317,16 @@ impl Journal {
                 self.step_moved(*step, S::Compensating, S::Compensated, Fields::new(), now);
             }
             Event::UndoFailed { step, undo, message, retry_at } => {
-                self.take(event, *step, &[S::Compensating])?;
+                let undone = self.take(event, *step, &[S::Compensating])?.name.clone();
                 let undoing = self.take(event, *undo, &[S::Running])?;
                 undoing.state = if retry_at.is_some() { S::Pending } else { S::Failed };
                 undoing.next_attempt_at = *retry_at;
                 undoing.error = Some(cut(message));
                 undoing.waiting = None;
-                if retry_at.is_none() {
+                if retry_at.is_some() {
+                    let fields = Fields::from([("undoes", undone), ("error", message.clone())]);
+                    self.step_moved(*undo, S::Running, S::Pending, fields, now);
+                } else {
                     let failed = self.take(event, *step, &[S::Compensating])?;
                     failed.state = S::CompensationFailed;
                     failed.error = Some(cut(message));

@@ -6,9 +6,12 @@ use super::{
     record::{OUTPUT_BYTES, OUTPUT_KEYS},
     *,
 };
-use crate::api::{
-    common::{HANDLED_REQUESTS_KEPT, HandledRequest, RequestAction, RequestOutcome},
-    operation::{HistoryEntry, Plan, Receipt, StepSpec},
+use crate::{
+    api::{
+        common::{HANDLED_REQUESTS_KEPT, HandledRequest, RequestAction, RequestOutcome},
+        operation::{HistoryEntry, Plan, Receipt, StepSpec},
+    },
+    service::opslifecycle::audit::is_event,
 };
 
 fn now() -> DateTime<Utc> {
@@ -136,6 +139,43 @@ fn the_way_back_never_turns_and_is_closed_past_the_point_of_no_return() {
     let mut past = in_state(StepState::Completed);
     past.status.point_of_no_return_at = Some(now());
     assert!(past.apply(&back(OperationPhase::Cancelled), now()).is_err());
+}
+
+#[test]
+fn an_attempt_at_undoing_that_fails_stands_in_the_history_with_its_error_and_so_does_the_next_one() {
+    let mut journal = unwinding(StepState::Completed);
+    let undone = Event::UndoDone { step: 0, undo: 1, output: BTreeMap::new() };
+    let failed = Event::UndoFailed { step: 0, undo: 1, message: "the store is down".into(), retry_at: Some(now()) };
+    let begun = Event::UndoStarted { step: 0, undo: 1 };
+    for event in [begun.clone(), failed, begun, undone] {
+        journal.apply(&event, now()).unwrap();
+    }
+    let history = &journal.status.history;
+    let moves: Vec<_> = history
+        .iter()
+        .map(|entry| (entry.fields["step"].as_str(), entry.phase_from.as_str(), entry.phase_to.as_str()))
+        .collect();
+    let expected = [
+        ("a", "completed", "compensating"),
+        ("u", "running", "pending"),
+        ("u", "pending", "running"),
+        ("a", "compensating", "compensated"),
+    ];
+    assert_eq!(moves, expected);
+    assert_eq!((&*history[1].fields["error"], &*history[1].fields["undoes"]), ("the store is down", "a"));
+    assert_eq!((&*history[2].fields["attempt"], &*history[2].fields["undoes"]), ("2", "a"));
+    assert!(is_event(&history[1]), "the failure is told as an event too");
+}
+
+#[test]
+fn what_waited_for_the_lock_and_has_it_does_not_say_any_more_that_it_waits() {
+    let mut journal = in_state(StepState::Running);
+    let blocked = Event::LockBlocked { message: "waiting: a restore has it".into(), fields: Fields::new() };
+    journal.apply(&blocked, now()).unwrap();
+    assert_eq!(journal.status.reason.as_deref(), Some(WAITING_FOR_LOCK));
+    journal.apply(&Event::LockTaken { fence: 8, acquired_at: now(), replaced: None }, now()).unwrap();
+    assert_eq!(journal.status.reason, None);
+    assert!(!journal.status.message.unwrap().contains("waiting"));
 }
 
 #[test]

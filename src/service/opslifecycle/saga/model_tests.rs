@@ -540,6 +540,41 @@ proptest! {
         }
     }
 
+    /// The lock goes into other hands between two looks, and comes back: whatever acts, forward or back, holds it (checked at
+    /// each call), and the run still comes to an end.
+    #[test]
+    fn nothing_is_done_or_undone_while_the_lock_is_in_other_hands(plan in any_plan(true), script in any_script(), thefts in prop::collection::vec(prop::bool::weighted(0.3), 0..40)) {
+        let mut world = World::new(vec![(plan, script)]);
+        for (index, stolen) in thefts.into_iter().chain([false]).enumerate() {
+            if stolen {
+                world.fence += 1;
+                world.lock = Some(("thief".to_owned(), world.fence));
+                world.shows = Shows::default();
+            } else if world.lock.as_ref().is_some_and(|(uid, _)| uid == "thief") {
+                world.lock = None;
+            }
+            if world.ops[0].stored.phase == OperationPhase::Unknown {
+                ask_for(&mut world, &format!("n{index}"), RequestAction::Resume);
+            }
+            let mut pass = world.begin(0, &Faults::default());
+            for _ in 0..6 {
+                match world.turn(&mut pass, false, true)? {
+                    Turn::More => {}
+                    Turn::Over(Ask::Rest { after }) => {
+                        world.now += TimeDelta::from_std(after).unwrap() + TimeDelta::seconds(1);
+                        break;
+                    }
+                    Turn::Over(_) | Turn::Raced => break,
+                }
+            }
+        }
+        if world.settle(0, &Faults::default())? == Ask::Idle {
+            ask_for(&mut world, "give-up", RequestAction::Abandon);
+            world.settle(0, &Faults::default())?;
+        }
+        prop_assert!(world.ops[0].stored.phase.is_terminal(), "{:?}", world.ops[0].stored);
+    }
+
     /// A person may ask for anything at any time: every request gets one answer, and the run still ends in order.
     #[test]
     fn requests_at_any_time_are_answered_once(plan in any_plan(true), script in any_script(), when in prop::collection::vec((0..30_u8, 0..7_u8, 0..6_usize), 0..6)) {

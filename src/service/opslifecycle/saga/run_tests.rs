@@ -82,6 +82,19 @@ fn facts() -> Facts {
     }
 }
 
+/// The lock in the hands of a restore.
+fn held() -> HeldError {
+    HeldError {
+        operation: LockOperation::Restore,
+        holder: "openbaorestore/r".into(),
+        holder_uid: "u".into(),
+        operation_ref: None,
+        message: String::new(),
+        fence: 6,
+        committed: None,
+    }
+}
+
 /// Does what is asked for until it calls the manager, waits or is over: what was asked, and the journal then.
 fn carried_out(journal: Journal, requests: Vec<Request>, facts: Facts) -> (Vec<Ask>, Journal) {
     goes_on(Run::new(journal, requests, Faults::default()), facts)
@@ -198,15 +211,7 @@ fn a_pass_that_gives_way_stores_what_came_back_and_costs_no_write_more_than_one_
 
 #[test]
 fn a_backup_that_waits_for_the_lock_looks_again_by_the_standard_class() {
-    let held = HeldError {
-        operation: LockOperation::Restore,
-        holder: "openbaorestore/r".into(),
-        holder_uid: "u".into(),
-        operation_ref: None,
-        message: String::new(),
-        fence: 6,
-        committed: None,
-    };
+    let held = held();
     let foreign = Facts { lock: LockSeen::Foreign { holder: held.holder.clone() }, ..facts() };
     for (operation, seconds) in [
         (LockOperation::Backup, 90),
@@ -317,6 +322,76 @@ fn a_lock_that_is_lost_past_the_point_of_no_return_waits_for_a_person() {
         let (asked, over) = carried_out(before, vec![], free.clone());
         assert_eq!(over.status.phase, OperationPhase::Failed, "nothing irreversible was done: {asked:?}");
         assert_eq!(over.status.reason.as_deref(), Some(LOCK_LOST));
+    }
+}
+
+/// The effect of `send` has happened, the step behind it was given up, and `unsend` is to undo it.
+fn going_back(events: Vec<Event>) -> Journal {
+    let step = |name: &str, after: Option<&str>| StepSpec {
+        name: name.into(),
+        action: "x".into(),
+        depends_on: after.map(str::to_owned).into_iter().collect(),
+        ..StepSpec::default()
+    };
+    let mut line = plan(StepKind::OnceOnly);
+    line.point_of_no_return = None;
+    line.steps[1].compensate = Some("unsend".into());
+    line.steps.extend([step("check", Some("send")), step("unsend", None)]);
+    let turned = [
+        started(StepKind::OnceOnly),
+        Event::StepDone { step: 1, output: BTreeMap::new() },
+        Event::StepStarted { step: 2, receipt: None },
+        Event::StepFailed { step: 2, reason: "Broken".into(), message: "no use".into(), retry_at: None },
+        Event::Unwind {
+            ending: OperationPhase::RolledBack,
+            reason: "Broken".into(),
+            message: "step check failed: no use".into(),
+        },
+    ];
+    journal(line, turned.into_iter().chain(events).collect())
+}
+
+#[test]
+fn undoing_stops_where_the_lock_was_lost_and_goes_on_only_with_the_lock_again() {
+    let begun = || Event::UndoStarted { step: 1, undo: 3 };
+    let failed = || Event::UndoFailed { step: 1, undo: 3, message: "not yet".into(), retry_at: Some(now()) };
+    let undo = Ask::Call(Call { step: 3, mode: StepMode::Undo, undoes: Some(1) });
+    let later = || Facts { now: now() + TimeDelta::minutes(5), ..facts() };
+    let free = || Facts { lock: LockSeen::Free, ..later() };
+    for (case, events) in
+        [("not begun", vec![]), ("under way", vec![begun()]), ("between two attempts", vec![begun(), failed()])]
+    {
+        let (asked, _) = carried_out(going_back(events.clone()), vec![], later());
+        assert_eq!(asked.last(), Some(&undo), "{case}, with its lock: {asked:?}");
+        let (asked, lost) = carried_out(going_back(events), vec![], free());
+        assert_eq!((asked.last(), lost.status.phase), (Some(&Ask::Idle), OperationPhase::Unknown), "{case}");
+        assert!(!asked.contains(&undo), "{case}: {asked:?}");
+        let told = lost.status.message.clone().unwrap_or_default();
+        assert!(lost.status.reason.as_deref() == Some(LOCK_LOST) && told.contains("step unsend"), "{case}: {told}");
+
+        let resume = || vec![Request { nonce: "1".into(), action: RequestAction::Resume, ..Request::default() }];
+        let (asked, resumed) = carried_out(lost, resume(), free());
+        assert_eq!(asked.last(), Some(&Ask::Acquire), "{case}: {asked:?}");
+        let mut run = Run::new(resumed, resume(), Faults::default());
+        let foreign = Facts { lock: LockSeen::Foreign { holder: held().holder }, ..later() };
+        run.blocked(&held(), "", Duration::from_secs(90), &foreign).unwrap();
+        let (asked, waits) = goes_on(run, foreign);
+        assert!(matches!(asked.last(), Some(Ask::Rest { .. })), "{case}: {asked:?}");
+        assert_eq!(waits.status.reason.as_deref(), Some("WaitingForLock"), "{case}");
+
+        let mut run = Run::new(waits, resume(), Faults::default());
+        let mut ours = free();
+        assert_eq!(run.next(&ours).unwrap(), Ask::Acquire, "{case}");
+        let marked = Shows { parked: false, committed: true };
+        run.acquired(FENCE + 1, marked, ours.now, None, &mut ours).unwrap();
+        let (asked, again) = goes_on(run, ours.clone());
+        assert_eq!((asked.last(), again.status.reason.as_deref()), (Some(&undo), None), "{case}: {asked:?}");
+        let mut run = Run::new(again, resume(), Faults::default());
+        let Ask::Call(call) = run.next(&ours).unwrap() else { panic!("{case}: it was to be called") };
+        run.answered(call, StepOutcome::done(), Duration::ZERO, &ours).unwrap();
+        let (asked, over) = goes_on(run, ours);
+        assert_eq!(over.status.phase, OperationPhase::RolledBack, "{case}: {asked:?}");
+        assert_eq!(over.status.reason.as_deref(), Some("Broken"), "{case}: not what it waited for on the way");
     }
 }
 

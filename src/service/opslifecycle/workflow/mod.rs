@@ -21,7 +21,7 @@ use super::{
 use crate::api::{
     cluster::{OpenBaoCluster, status::LockOperation},
     duration,
-    operation::{LockPlan, OpenBaoOperation, OperationKind, Plan, StepSpec},
+    operation::{LockPlan, OpenBaoOperation, OperationKind, Plan, StepKind, StepSpec},
 };
 
 /// The action that runs a Job.
@@ -63,6 +63,7 @@ impl Manager for Workflows {
             }
             match (call.step.action.as_str(), call.mode) {
                 ("Wait", _) => actions::wait(call).await,
+                ("HTTPGet" | "Annotate", StepMode::Prove) => unprovable(call.step),
                 ("HTTPGet", _) => actions::http_get(call).await,
                 ("Annotate", _) => actions::annotate(call).await,
                 (KUBERNETES_JOB, StepMode::Prove) => job::prove(call).await,
@@ -76,6 +77,15 @@ impl Manager for Workflows {
     fn finish<'a>(&'a self, call: FinishCall<'a>) -> BoxFuture<'a, StepOutcome> {
         job::clean_up(call).boxed()
     }
+}
+
+/// Of a plan that was frozen before [`check`] refused such a step: what was sent may have arrived, and is not sent again.
+fn unprovable(step: &StepSpec) -> StepOutcome {
+    let message = format!(
+        "step {} ({}) had begun when the operator was started anew. Whether it had its effect cannot be told, and as kind          OnceOnly it is not repeated: look for the effect, then say Abandon",
+        step.name, step.action
+    );
+    StepOutcome::Unknown { message }
 }
 
 /// The plan is what a person wrote. Pure.
@@ -121,6 +131,13 @@ pub fn check(step: &StepSpec) -> Result<(), String> {
     let is_env = |key: &str| step.action == KUBERNETES_JOB && key.starts_with("env.");
     if let Some(key) = step.config.keys().find(|key| !known.contains(&key.as_str()) && !is_env(key)) {
         return Err(format!("{} does not know config.{key}; it knows {}", step.action, known.join(", ")));
+    }
+    // Nothing tells afterwards whether a request arrived, or who wrote the annotation that stands there.
+    if step.kind == StepKind::OnceOnly && matches!(step.action.as_str(), "HTTPGet" | "Annotate") {
+        return Err(format!(
+            "whether an {} had its effect cannot be proven, so it cannot be of kind OnceOnly: leave kind out if it may happen              twice, or do it in a {KUBERNETES_JOB}",
+            step.action
+        ));
     }
     match step.action.as_str() {
         "Wait" => fits_its_timeout(step),
@@ -184,6 +201,26 @@ mod tests {
         ] {
             assert_eq!(check(&step(action, &config)).is_ok(), fine, "{action} {config:?}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_proven_is_no_step_that_happens_once_and_is_never_repeated_as_one() {
+        let annotate = [("key", "workflow.openbao.org/done"), ("value", "yes")];
+        for (action, config, once) in [
+            // It has no effect, and the clock proves it.
+            ("Wait", &[("duration", "5s")][..], true),
+            ("KubernetesJob", &[("image", "busybox:1.36"), ("command", "true")][..], true),
+            ("HTTPGet", &[("path", "/v1/sys/health")][..], false),
+            ("Annotate", &annotate[..], false),
+        ] {
+            for kind in [StepKind::Idempotent, StepKind::ReadVerify, StepKind::OnceOnly] {
+                let judged = check(&StepSpec { kind, ..step(action, config) });
+                assert_eq!(judged.is_ok(), once || kind != StepKind::OnceOnly, "{action} {kind:?}: {judged:?}");
+                assert!(judged.err().is_none_or(|problem| problem.contains("OnceOnly") && problem.contains(action)));
+            }
+        }
+        let frozen_before = StepSpec { kind: StepKind::OnceOnly, ..step("Annotate", &annotate) };
+        assert!(matches!(unprovable(&frozen_before), StepOutcome::Unknown { .. }));
     }
 
     #[test]

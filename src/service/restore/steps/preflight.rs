@@ -170,6 +170,7 @@ fn ended(failure: Option<&Failure>, past: bool, why: &str) -> StepOutcome {
         | Cause::NotGranted
         | Cause::Refused
         | Cause::Unknown
+        | Cause::Rehearsal
         | Cause::Io => StepOutcome::retryable("MoverEnded", message),
     }
 }

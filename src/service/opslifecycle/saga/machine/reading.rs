@@ -1,7 +1,7 @@
 //! What a journal says, read without changing it.
 
-use super::{super::plan, Journal};
-use crate::api::operation::{LockRecord, Plan, StepKind, StepState, StepStatus};
+use super::{super::super::audit::AuditEvent, super::plan, Journal};
+use crate::api::operation::{Direction, LockRecord, Plan, StepKind, StepState, StepStatus};
 
 impl Journal {
     /// The plan, once frozen.
@@ -68,12 +68,22 @@ impl Journal {
         self.committed() || passed
     }
 
+    /// The reason of the step that was given up last. What the status says by the end of the way back may be what was waited for
+    /// on it.
+    pub fn reason_of_failure(&self) -> Option<&str> {
+        let given_up = self.status.history.iter().rev().find(|entry| {
+            entry.event == AuditEvent::SagaStepTransition.as_str() && entry.phase_to == StepState::Failed.as_str()
+        })?;
+        given_up.fields.get("reason").map(String::as_str)
+    }
+
     /// Whether it had ended, with its lock given back, and begins anew: nothing of it is under way, and nothing waits for it.
     pub fn begins_anew(&self) -> bool {
         let tried = |step: &StepStatus| step.state == StepState::Pending && step.attempt > 0;
         let under_way =
             |step: &StepStatus| matches!(step.state, StepState::Running | StepState::Compensating) || tried(step);
         self.status.retry_count.is_some()
+            && self.status.direction == Direction::Forward
             && self.status.lock.is_none()
             && self.status.point_of_no_return_at.is_none()
             && !self.status.steps.iter().any(under_way)

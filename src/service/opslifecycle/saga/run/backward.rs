@@ -25,24 +25,26 @@ impl Run {
         let place = |name: &str| plan.steps.iter().position(|step| step.name == name);
         for &step in order.iter().rev() {
             let Some(undo) = plan.steps[step].compensate.as_deref().and_then(place) else { continue };
-            match status.steps[step].state {
+            let next = match status.steps[step].state {
                 StepState::Compensating if status.steps[undo].state == StepState::Running => {
                     if status.steps[undo].started_at.is_some_and(|started| started > facts.now + CLOCK_SLACK) {
                         return Move::Events(vec![Event::ClockWentBack { step: undo }]);
                     }
-                    return Move::Ask(Ask::Call(Call { step: undo, mode: StepMode::Undo, undoes: Some(step) }));
+                    Move::Ask(Ask::Call(Call { step: undo, mode: StepMode::Undo, undoes: Some(step) }))
                 }
                 StepState::Compensating => {
-                    return match self.wait_left(plan, undo, facts.now) {
-                        Some(after) => Move::Ask(Ask::Rest { after }),
-                        None => Move::Events(vec![Event::UndoStarted { step, undo }]),
-                    };
+                    if let Some(after) = self.wait_left(plan, undo, facts.now) {
+                        return Move::Ask(Ask::Rest { after });
+                    }
+                    Move::Events(vec![Event::UndoStarted { step, undo }])
                 }
                 StepState::Completed if !self.blocked_by_failed_undo(plan, step) => {
-                    return Move::Events(vec![Event::UndoStarted { step, undo }]);
+                    Move::Events(vec![Event::UndoStarted { step, undo }])
                 }
-                _ => {}
-            }
+                _ => continue,
+            };
+            // Undoing touches the cluster like doing: what was done under the lock is undone under it.
+            return self.lock_first(plan, step, undo).unwrap_or(next);
         }
         Move::Events(vec![self.unwound(plan)])
     }
@@ -76,7 +78,8 @@ impl Run {
             let undone = status.steps.iter().filter(|step| step.state == StepState::Compensated).count();
             let phase = status.ending.unwrap_or(OperationPhase::Failed);
             let cancelled = phase == OperationPhase::Cancelled;
-            let reason = if cancelled { CANCELLED.to_owned() } else { status.reason.clone().unwrap_or_default() };
+            let known = self.journal.reason_of_failure().or(status.reason.as_deref()).unwrap_or("StepFailed");
+            let reason = if cancelled { CANCELLED } else { known }.to_owned();
             let message = self.journal.status.cause.clone().unwrap_or(cause);
             return Event::Ending { phase, reason, message: format!("{message} ({undone} steps undone)") };
         }

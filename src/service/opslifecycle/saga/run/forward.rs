@@ -97,7 +97,7 @@ impl Run {
     }
 
     fn start(&self, plan: &Plan, step: usize, facts: &Facts) -> Move {
-        if let Some(ask) = self.lock_first(plan, step) {
+        if let Some(ask) = self.lock_first(plan, step, step) {
             return ask;
         }
         let once = plan.steps[step].kind == StepKind::OnceOnly;
@@ -116,8 +116,9 @@ impl Run {
         Move::Events(vec![Event::StepStarted { step, receipt }])
     }
 
-    /// Whether something else comes before `step` may be touched: taking the lock, or a person.
-    fn lock_first(&self, plan: &Plan, step: usize) -> Option<Move> {
+    /// Whether something else comes before `step` may be done or undone: taking the lock, or a person. `acts` is the step that
+    /// does it: on the way back the one that undoes it, else itself.
+    pub(super) fn lock_first(&self, plan: &Plan, step: usize, acts: usize) -> Option<Move> {
         let lock = plan.lock.as_ref()?;
         let order = plan::order(plan).unwrap_or_default();
         let place = |index: usize| order.iter().position(|&at| at == index).unwrap_or(0);
@@ -126,13 +127,13 @@ impl Run {
             return None;
         }
         if self.journal.status.lock.as_ref().is_some_and(|lock| lock.lost_at.is_some()) {
-            if plan.steps[step].observe_only {
+            if plan.steps[acts].observe_only {
                 return None;
             }
             let message = format!(
                 "the cluster's lock went into other hands after the point at which the effect may have happened; \
                  step {} would touch the cluster: say Resume once the lock is free, or Abandon",
-                plan.steps[step].name
+                plan.steps[acts].name
             );
             return Some(Move::Events(vec![Event::NeedsPerson { reason: LOCK_LOST, message }]));
         }
@@ -160,7 +161,7 @@ impl Run {
         let once = plan.steps[step].kind == StepKind::OnceOnly;
         let mode = if once && self.fresh != Some((step, journal.attempt)) { StepMode::Prove } else { StepMode::Run };
         if mode == StepMode::Run {
-            if let Some(other) = self.lock_first(plan, step) {
+            if let Some(other) = self.lock_first(plan, step, step) {
                 return other;
             }
             if let Some(other) = self.lock_shows(journal.parked_at.is_some(), false, facts) {
