@@ -347,11 +347,16 @@ async fn ask(
 ) -> Result<(), Error> {
     let seen = members.iter().flat_map(|member| &member.operations).find(|seen| seen.name_any() == operation);
     let Some(seen) = seen else { return Ok(()) };
+    let reason = match action {
+        RequestAction::Resume => "its turn in the rollout",
+        _ if rollout.metadata.deletion_timestamp.is_some() => "the rollout was deleted",
+        _ => "the rollout was cancelled",
+    };
     let request = Request {
         nonce: member::nonce(rollout, seen, action),
         action,
         by: member::identity(rollout),
-        reason: "its turn in the rollout".to_owned(),
+        reason: reason.to_owned(),
         ..Request::default()
     };
     opslifecycle::ask(&ad.client, seen, [request]).await.map_err(failed(

@@ -123,7 +123,9 @@ impl Summary {
     /// old, would be late at once. The first one that fails shows by itself.
     fn restore_test(&mut self, cluster: &OpenBaoCluster, backup: &BackupStatus, now: DateTime<Utc>) {
         let Some(test) = &backup.restore_test else { return };
-        self.tests_failing += i64::from(test.last_failure_message.is_some());
+        // What is no more backed up has nothing left that a test could find well again.
+        let failing = cluster.spec.backup.is_some() && test.last_failure_message.is_some();
+        self.tests_failing += i64::from(failing);
         let promised = cluster.spec.backup.as_ref().is_some_and(|spec| {
             !spec.suspend && spec.restore_test.as_ref().is_some_and(|test| test.schedule.is_some())
         });

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::harness::{Cluster, Namespace, Operator, eventually};
 
+/// What [`manifest`] has servers run.
+const IMAGE: &str = "docker.io/openbao/openbao:2.7.2";
+
 async fn give(namespace: &Namespace, name: &str, data: &[(&str, &[u8])]) {
     let api = namespace.api::<Secret>();
     let _ = api.delete(name, &kube::api::DeleteParams::default()).await;
@@ -31,23 +34,20 @@ async fn another(namespace: &Namespace, than: &str) -> String {
     .await
 }
 
-#[tokio::test]
-async fn a_cluster_unseals_with_the_transit_engine_of_another_and_waits_while_that_is_away() {
-    let cluster = Cluster::get().await;
-    let namespace = cluster.namespace("cluster-transit").await;
-    let _operator = Operator::start(&namespace, &[]).await;
+/// A cluster `root`, and a cluster `leaf` that unseals itself with a key of that one.
+async fn root_and_leaf(namespace: &Namespace, image: &str, extra: &str) {
     namespace.apply(&manifest("root", "  replicas: 1\n")).await;
     let seal = format!(
         "  replicas: 1\n  unseal:\n    type: transit\n    credentialsSecretRef: {{name: leaf-seal}}\n    transit:\n      \
-         address: https://root-public.{}.svc:8200\n      keyName: leaf\n      mountPath: transit/\n",
+         address: https://root-public.{}.svc:8200\n      keyName: leaf\n      mountPath: transit/\n{extra}",
         namespace.name()
     );
-    namespace.apply(&manifest("leaf", &seal)).await;
-    says(&namespace, "leaf", "Degraded", "True", "SealCredentialsMissing").await;
-    told(&namespace, "SealCredentialsMissing").await;
+    namespace.apply(&manifest("leaf", &seal).replace(IMAGE, image)).await;
+    says(namespace, "leaf", "Degraded", "True", "SealCredentialsMissing").await;
+    told(namespace, "SealCredentialsMissing").await;
 
-    available(&namespace, "root").await;
-    let admin = login(&namespace, "root").await;
+    available(namespace, "root").await;
+    let admin = login(namespace, "root").await;
     for (path, body) in [
         ("sys/mounts/transit", r#"{"type":"transit"}"#),
         ("transit/keys/leaf", "{}"),
@@ -56,10 +56,10 @@ async fn a_cluster_unseals_with_the_transit_engine_of_another_and_waits_while_th
             r#"{"policy":"path \"transit/encrypt/leaf\" { capabilities = [\"update\"] }\npath \"transit/decrypt/leaf\" { capabilities = [\"update\"] }"}"#,
         ),
     ] {
-        bao(&namespace, "root", &admin, &["POST", path, body]).await.unwrap();
+        bao(namespace, "root", &admin, &["POST", path, body]).await.unwrap();
     }
     let answer = bao(
-        &namespace,
+        namespace,
         "root",
         &admin,
         &["POST", "auth/token/create-orphan", r#"{"policies":["leaf"],"period":"24h"}"#],
@@ -70,7 +70,15 @@ async fn a_cluster_unseals_with_the_transit_engine_of_another_and_waits_while_th
     let token = answer["auth"]["client_token"].as_str().unwrap();
     let ca = namespace.kubectl(&["get", "configmap", "root-ca", "-o", "jsonpath={.data.ca\\.crt}"]).await;
     // The keys that the Go operator knows, and no field that names them.
-    give(&namespace, "leaf-seal", &[("token", token.as_bytes()), ("ca.crt", ca.as_bytes())]).await;
+    give(namespace, "leaf-seal", &[("token", token.as_bytes()), ("ca.crt", ca.as_bytes())]).await;
+}
+
+#[tokio::test]
+async fn a_cluster_unseals_with_the_transit_engine_of_another_and_waits_while_that_is_away() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-transit").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    root_and_leaf(&namespace, IMAGE, "").await;
 
     let leaf = available(&namespace, "leaf").await;
     assert_eq!(condition(&leaf, "Degraded").0, "False", "{:?}", condition(&leaf, "Degraded"));
@@ -92,6 +100,38 @@ async fn a_cluster_unseals_with_the_transit_engine_of_another_and_waits_while_th
     available(&namespace, "root").await;
     available(&namespace, "leaf").await;
     must_hold(&namespace, "leaf", &client, "kept").await;
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn a_backup_whose_key_is_elsewhere_comes_back_only_where_the_spec_lets_its_test_reach_the_key() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("cluster-transit-test").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    namespace.apply(crate::restore::setup::CLAIM).await;
+    let target = "  backup: {target: {provider: file, file: {claimName: sand}}}\n";
+    // In this one the data mover of this test run runs too.
+    root_and_leaf(&namespace, &cluster.server_image().await, target).await;
+    ended(&namespace, "first", "Backup", "Succeeded").await;
+
+    let told = ended(&namespace, "isolated", "RestoreTest", "Failed").await;
+    assert!(told.contains("SealNeedsNetwork"), "{told}");
+    change(&namespace, "leaf", json!({"backup": {"restoreTest": {"network": "Open"}}})).await;
+    let told = ended(&namespace, "open", "RestoreTest", "Succeeded").await;
+    assert!(told.contains(r#""isolated":"false""#), "{told}");
+}
+
+/// Asks for an operation of the leaf, waits for its end, and returns its status.
+async fn ended(namespace: &Namespace, name: &str, kind: &str, phase: &str) -> String {
+    let whole = json!({"apiVersion": "openbao.org/v1alpha1", "kind": "OpenBaoOperation", "metadata": {"name": name},
+        "spec": {"cluster": "leaf", "operation": kind}});
+    namespace.apply(&whole.to_string()).await;
+    eventually(&format!("{name} ends as {phase}"), 2 * PATIENCE, async || {
+        let status = namespace.kubectl(&["get", "openbaooperation", name, "-o", "jsonpath={.status}"]).await;
+        let now = serde_json::from_str(&status).unwrap_or(json!({}))["phase"].clone();
+        if now == phase { Ok(status) } else { Err(status) }
+    })
+    .await
 }
 
 #[tokio::test]

@@ -58,7 +58,8 @@ impl Sample {
         rehearse.log_in(&self.bao);
         rehearse.unset(env::CA_FILE);
         rehearse.set(env::REHEARSAL, &folder.display().to_string());
-        rehearse.set(env::SERVER, &json!([tools::bao(server.version)]).to_string());
+        let bao = tools::bao(server.version);
+        rehearse.set(env::SERVER, &json!([server.program.unwrap_or(&bao)]).to_string());
         let port = tools::ports(1)[0];
         rehearse.set(env::SERVER_ADDRESS, &format!("127.0.0.1:{port}"));
         rehearse.set(env::SERVER_CONFIG, &config(folder, port, server.seal_key));
@@ -68,8 +69,11 @@ impl Sample {
 }
 
 /// The server of a test.
+#[derive(Default)]
 struct Server<'a> {
     version: &'a str,
+    /// Instead of that version's own.
+    program: Option<&'a Path>,
     seal_key: &'a [u8],
     canaries: &'a [&'a str],
 }
@@ -94,7 +98,8 @@ fn config(folder: &Path, port: u16, seal_key: &[u8]) -> String {
 async fn comes_back(version: &str) {
     let sample = Sample::of(version).await;
     let folder = sample.fetched().await;
-    let server = Server { version, seal_key: sample.bao.seal_key(), canaries: &["secret/0", "secret/6"] };
+    let server =
+        Server { version, seal_key: sample.bao.seal_key(), canaries: &["secret/0", "secret/6"], ..Server::default() };
     let ended = sample.rehearsed(folder.path(), &server).await;
     let done: RehearsalDone = ended.done();
     assert_eq!((&done.key, &done.openbao_cluster_id), (&sample.backup.key, &sample.cluster_id));
@@ -122,8 +127,12 @@ async fn a_backup_of_every_older_version_comes_back_too() {
 async fn a_canary_that_is_not_there_fails_the_test_and_is_named() {
     let sample = Sample::of("2.7.2").await;
     let folder = sample.fetched().await;
-    let server =
-        Server { version: "2.7.2", seal_key: sample.bao.seal_key(), canaries: &["secret/0", "secret/nowhere"] };
+    let server = Server {
+        version: "2.7.2",
+        seal_key: sample.bao.seal_key(),
+        canaries: &["secret/0", "secret/nowhere"],
+        ..Server::default()
+    };
     let ended = sample.rehearsed(folder.path(), &server).await;
     assert_eq!(ended.reason(), ("Rehearsal", "CanaryMissing"), "{}", ended.stderr);
     assert!(ended.message["message"].as_str().unwrap().contains("secret/nowhere"), "{}", ended.message);
@@ -134,9 +143,20 @@ async fn a_canary_that_is_not_there_fails_the_test_and_is_named() {
 async fn a_backup_that_this_key_does_not_open_fails_the_test() {
     let sample = Sample::of("2.7.2").await;
     let folder = sample.fetched().await;
-    let server = Server { version: "2.7.2", seal_key: &[7; 32], canaries: &[] };
+    let server = Server { version: "2.7.2", seal_key: &[7; 32], canaries: &[], ..Server::default() };
     let ended = sample.rehearsed(folder.path(), &server).await;
     assert_eq!(ended.reason(), ("Rehearsal", "ServerNotReady"), "{}", ended.stderr);
     let message = ended.message["message"].as_str().unwrap();
     assert!(message.contains("Sealed") && message.contains("authentication failed"), "{message}");
+}
+
+/// Nothing was sent to it: that says nothing of the backup.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_never_got_going_is_no_backup_that_does_not_come_back() {
+    let sample = Sample::of("2.7.2").await;
+    let folder = sample.fetched().await;
+    let program = Some(Path::new("/bin/false"));
+    let server = Server { version: "2.7.2", program, seal_key: sample.bao.seal_key(), ..Server::default() };
+    let ended = sample.rehearsed(folder.path(), &server).await;
+    assert_eq!(ended.reason(), ("Rehearsal", "ServerNotStarted"), "{}", ended.stderr);
 }

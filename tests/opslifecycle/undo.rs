@@ -87,3 +87,40 @@ async fn undoing_whose_lock_is_lost_waits_for_a_person_and_goes_on_with_the_lock
     assert_eq!((refused.phase, refused.reason.as_deref()), (OperationPhase::Failed, Some("InvalidPlan")));
     assert!(refused.message.is_some_and(|message| message.contains("OnceOnly")));
 }
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn what_could_not_be_undone_keeps_the_lock_and_says_so_when_it_is_taken_from_it() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("ops-undone").await;
+    let bare = bare_cluster(&namespace, "prod").await;
+    let client = namespace.client();
+    let lock = operationlock::of(&client, &bare).expect("a lock");
+    let job = |command: &str| json!({"image": "docker.io/library/busybox:1.36", "command": command});
+    let once = json!({"maxAttempts": 1});
+    let steps = json!([
+        {"name": "send", "action": "KubernetesJob", "kind": "OnceOnly", "config": job("true"), "compensate": "unsend"},
+        {"name": "check", "action": "KubernetesJob", "config": job("false"), "dependsOn": ["send"], "retryPolicy": once},
+        {"name": "unsend", "action": "KubernetesJob", "config": job("false"), "retryPolicy": once},
+    ]);
+    let api = namespace.api::<OpenBaoOperation>();
+    api.create(&PostParams::default(), &workflow("there", &steps)).await.expect("created");
+    let log = namespace.folder().join("driver.log");
+    let mut driver = child::command(&namespace, "driver", "", &log).spawn().expect("a driver");
+    let needs_attention = |status: &OpenBaoOperationStatus| {
+        status.conditions.iter().any(|condition| condition.type_ == "NeedsAttention" && condition.status == "True")
+    };
+    let kept = until(&namespace, "there", "it ends", |status| status.phase.is_terminal()).await;
+    assert_eq!(kept.reason.as_deref(), Some("CompensationFailed"), "{:?}", kept.message);
+    assert!(needs_attention(&kept) && kept.message.as_ref().is_some_and(|message| message.contains("lock stays")));
+
+    lock.acquire(&claim_of("thief"), Force::Always, Utc::now()).await.expect("the lock");
+    let lost = until(&namespace, "there", "it says that the lock is gone", |status| {
+        status.message.as_ref().is_some_and(|message| message.contains("other hands"))
+    })
+    .await;
+    let _ = driver.kill();
+    let _ = driver.wait();
+    assert!(!needs_attention(&lost) && lost.lock.is_some_and(|lock| lock.lost_at.is_some()));
+    assert_eq!((lost.phase, lost.reason.as_deref()), (OperationPhase::Failed, Some("CompensationFailed")));
+}

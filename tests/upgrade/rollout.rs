@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use kube::{ResourceExt, api::ListParams};
-use openbao_operator::api::{OpenBaoOperation, OpenBaoRollout, OperationKind, RolloutMemberState, RolloutPhase};
+use openbao_operator::api::{
+    OpenBaoOperation, OpenBaoRollout, OperationKind, OperationPhase, RolloutMemberState, RolloutPhase,
+};
+use serde_json::json;
 
+use super::wish;
 use crate::harness::{Cluster, Namespace, Operator, eventually};
 use crate::restore::setup::Bay;
 
@@ -104,4 +108,61 @@ async fn a_parked_rollout_waits_for_a_person_and_a_cancel_brings_the_standbys_ba
     })
     .await;
     kelp.whole(3).await;
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn a_deleted_rollout_turns_a_member_back_that_was_told_to_move_its_leadership_and_waits() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("rollout-deleted").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let kelp = Bay::named(&namespace, "kelp", 3, "2.6.1", "upgrade: {soak: 2s}").await;
+    namespace.apply(&ROLLOUT.replace("DEFER", "true").replace(", {cluster: coral}", "")).await;
+
+    comes_to(&namespace, RolloutPhase::WaitingForCutover).await;
+    let leader = kelp.leader().await;
+    wish(&kelp, json!({ "paused": true })).await;
+    // Past the rollout, which would refuse it for the pause.
+    let name = upgrades(&namespace).await[0].name_any();
+    let resume = json!({"spec": {"requests": [{"nonce": "go", "action": "Resume"}]}}).to_string();
+    namespace.kubectl(&["patch", "openbaooperation", &name, "--type=merge", "-p", &resume]).await;
+    eventually("it was told to move its leadership", Duration::from_secs(90), async || {
+        let members = rollout(&namespace).await.status.unwrap_or_default().members;
+        if members[0].state == RolloutMemberState::CuttingOver { Ok(()) } else { Err(format!("{members:?}")) }
+    })
+    .await;
+
+    namespace.kubectl(&["delete", "openbaorollout", "wave", "--wait=false"]).await;
+    eventually("the rollout is gone", LONG, async || {
+        let left = namespace.api::<OpenBaoRollout>().get_opt("wave").await.map_err(|error| error.to_string())?;
+        left.map_or(Ok(()), |left| Err(format!("{:?}", left.status)))
+    })
+    .await;
+    let undone = upgrades(&namespace).await.remove(0).status.unwrap();
+    assert_eq!(undone.phase, OperationPhase::Cancelled, "it was there until that was over: {:?}", undone.message);
+    assert!(undone.point_of_no_return_at.is_none());
+    wish(&kelp, json!({ "paused": false })).await;
+    kelp.whole(3).await;
+    assert_eq!(kelp.leader().await, leader, "nothing moves it when the pause ends");
+    let status = kelp.cluster().await.status.unwrap();
+    let versions: Vec<_> = status.members.iter().map(|member| member.version.as_deref()).collect();
+    assert_eq!(versions, [Some("2.6.1"); 3]);
+    assert!(status.operation_lock.is_none());
+}
+
+#[tokio::test]
+#[ignore = "long: cargo xtask test --soak"]
+async fn a_cluster_of_one_that_is_to_grow_while_it_is_parked_moves_its_leadership_and_grows_after_that() {
+    let cluster = Cluster::get().await;
+    let namespace = cluster.namespace("rollout-grows").await;
+    let _operator = Operator::start(&namespace, &[]).await;
+    let kelp = Bay::named(&namespace, "kelp", 1, "2.6.1", "upgrade: {soak: 2s}").await;
+    namespace.apply(&ROLLOUT.replace("DEFER", "true").replace(", {cluster: coral}", "")).await;
+
+    comes_to(&namespace, RolloutPhase::WaitingForCutover).await;
+    wish(&kelp, json!({ "replicas": 3 })).await;
+    ask(&namespace, "go", "Resume").await;
+    comes_to(&namespace, RolloutPhase::Completed).await;
+    kelp.whole(3).await;
+    assert_eq!(kelp.cluster().await.status.unwrap().current_version.as_deref(), Some("2.7.2"));
 }

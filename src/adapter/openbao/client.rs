@@ -67,7 +67,11 @@ impl Client {
                 builder = builder.tls_certs_only(roots).https_only(true);
                 "https"
             }
-            None => "http",
+            None => {
+                // No authority is needed, and an image may have none.
+                builder = builder.tls_certs_only([]);
+                "http"
+            }
         };
         Ok(Self {
             http: builder.build().map_err(configure)?,

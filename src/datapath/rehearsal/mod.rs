@@ -65,11 +65,11 @@ pub(super) async fn run(plan: &Plan) -> Result<RehearsalDone, MoverError> {
 async fn rehearse(plan: &Plan) -> Result<RehearsalDone, MoverError> {
     let begun = Instant::now();
     let fetched = Fetched::read(&plan.folder)?;
-    let mut server = Server::start(plan).await?;
+    let mut server = Server::start(plan).await.map_err(before_the_backup)?;
     eprintln!("an empty server runs: initialising it");
     let first = server.client().init(&InitRequest { recovery_shares: 1, recovery_threshold: 1 }).await;
     let token = Token::new(first.map_err(RehearsalError::Empty)?.root_token);
-    server.until_it_leads().await?;
+    server.until_it_leads().await.map_err(before_the_backup)?;
     eprintln!("restoring {} ({} bytes) into it", fetched.key, fetched.size_bytes);
     let restoring = Instant::now();
     submit(plan, &server, &token).await?;
@@ -108,6 +108,16 @@ async fn rehearse(plan: &Plan) -> Result<RehearsalDone, MoverError> {
     })
 }
 
+/// Nothing of the backup was in it yet, and nothing is known of it.
+fn before_the_backup(error: MoverError) -> MoverError {
+    match error {
+        MoverError::Rehearsal(error @ (RehearsalError::Ended { .. } | RehearsalError::NotLeading { .. })) => {
+            RehearsalError::NotStarted(error.to_string()).into()
+        }
+        other => other,
+    }
+}
+
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -121,8 +131,15 @@ async fn submit(plan: &Plan, server: &Server, token: &Token) -> Result<(), Mover
     let patience = plan.until.saturating_duration_since(Instant::now());
     // The keys under which this server was initialised a moment ago are not those of the snapshot.
     let endpoint = Endpoint::SnapshotForce.as_str();
-    let answer = server.client().restore(token, endpoint, body, length, patience).await;
-    answer.map(drop).map_err(|error| RehearsalError::Refused(error).into())
+    match server.client().restore(token, endpoint, body, length, patience).await {
+        Ok(_) => Ok(()),
+        // Only an answer says no; silence says nothing.
+        Err(error) if error.is_answer() => Err(RehearsalError::Refused(error).into()),
+        Err(error) => {
+            server.is_alive()?;
+            Err(MoverError::Leader(error))
+        }
+    }
 }
 
 /// Until the server knows the token of before no more. One that cannot be asked by then, or that has sealed itself over what it

@@ -55,6 +55,8 @@ const MARGIN: TimeDelta = TimeDelta::seconds(20);
 /// A Job that has ended and that nobody removed goes after this long: a day to read its logs in. Far longer than any step
 /// waits for one, so that a Job which is gone was never awaited.
 const KEPT_SECONDS: i32 = 24 * 3600;
+/// The same for the Job of a restore test, whose pod has a volume of the size of a member's.
+const TEST_KEPT_SECONDS: i32 = 3600;
 /// How long a mover that is told to stop may take to abort its upload.
 const GRACE_SECONDS: i64 = 30;
 
@@ -272,9 +274,13 @@ impl Task<'_> {
         }
     }
 
-    /// A restore may wait for a person for days, and its Job is part of what that person looks at.
-    fn goes_by_itself(&self) -> bool {
-        !matches!(self, Self::Restore { .. })
+    /// How long its Job stays after its end. A restore may wait for a person for days, and its Job is part of what that person looks at.
+    fn kept_seconds(&self) -> Option<i32> {
+        match self {
+            Self::Restore { .. } => None,
+            Self::RestoreTest { .. } => Some(TEST_KEPT_SECONDS),
+            _ => Some(KEPT_SECONDS),
+        }
     }
 
     fn variables(&self) -> Result<Vec<(&'static str, String)>, serde_json::Error> {
@@ -371,7 +377,7 @@ pub fn job(mover: &Mover<'_>) -> Result<Job, serde_json::Error> {
         spec: Some(JobSpec {
             backoff_limit: Some(0),
             active_deadline_seconds: Some(seconds),
-            ttl_seconds_after_finished: mover.task.goes_by_itself().then_some(KEPT_SECONDS),
+            ttl_seconds_after_finished: mover.task.kept_seconds(),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(pod_labels),

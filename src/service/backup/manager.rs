@@ -207,7 +207,8 @@ fn parked_upgrade(cluster: &OpenBaoCluster) -> Option<&OperationLock> {
 /// Before leadership moves, the upgrade shows its lock as held, looks for backups that have a plan and no lock, and waits for
 /// those. So a backup that has seen the lock parked after its plan was written is waited for until it has ended, and a Resume does
 /// not end it: it has to see that when it `enters`, and from then on only that the lock is still its host's. One that says
-/// `committed` belongs to an upgrade that waits for nobody any more: its park was skipped, or a new server led by itself.
+/// `committed` belongs to an upgrade that waits for nobody any more: a new server led by itself. Turned back, it waits too, and then
+/// gives its lock back.
 pub(super) fn unawaited(lock: Option<&OperationLock>, host: Option<&str>, enters: bool) -> Option<&'static str> {
     let is_host = |lock: &&OperationLock| {
         lock.operation == LockOperation::Upgrade && host.is_none_or(|host| host == lock.holder_uid)

@@ -167,6 +167,11 @@ fn tested(status: &mut BackupStatus, operation: &OpenBaoOperation, at: DateTime<
     if !read_own(operation) || !(begun || scheduled) {
         return;
     }
+    // What becomes of an older backup that somebody names says nothing of the newest, well or badly.
+    let named = operation.spec.parameters.get(request::KEY);
+    if named.is_some_and(|key| status.last_key.as_ref() != Some(key)) {
+        return;
+    }
     let is_newest = |known: Option<DateTime<Utc>>| known.is_none_or(|known| known <= at);
     let record = operation.status.as_ref();
     let test = status.restore_test.get_or_insert_default();

@@ -24,7 +24,7 @@ use crate::service::cluster::names::COMPONENT_LABEL;
 /// So many failed operations of a cluster keep their Jobs.
 pub const KEPT: usize = 3;
 /// What the Jobs of a backup are for, as their component label says.
-const OURS: [&str; 3] = ["backup", "verify", "prune"];
+const OURS: [&str; 4] = ["backup", "verify", "prune", "restore-test"];
 
 /// The Jobs, of those of one cluster, that can go: all but those of the newest [`KEPT`] operations and of the ones in
 /// `live`, by UID.

@@ -1,8 +1,8 @@
 //! Operations that run under another one's parked lock.
 //!
 //! A parked holder lets backups run without a lock of their own. Before it acts again it shows its lock as held, and then
-//! looks here. A guest, for its part, has its plan written down before it looks at the lock: of the two, at least one sees the
-//! other. So a guest that once saw the lock parked is waited for until it has ended.
+//! looks here, as it does before it gives its lock back. A guest, for its part, has its plan written down before it looks at the
+//! lock: of the two, at least one sees the other. So a guest that once saw the lock parked is waited for until it has ended.
 
 use kube::{Api, ResourceExt, core::DeserializeGuard};
 

@@ -1,9 +1,13 @@
 //! Whose leadership moves next, who may be asked for, and what keeps a prepared member where it is. Pure.
 //!
 //! Where a person moves leadership, nothing is remembered that would move it when nobody is there any more: asked for is only what
-//! moves now, or right after one that does, and what cannot move when its turn has come has to be asked for again.
+//! moves now, or right after one that does, and what only a person can let move when its turn has come has to be asked for again. A
+//! member that is away may be back at the next look, so that is waited for.
 
-use super::policy::{Cutover, Policy, has_failed};
+use super::{
+    member::Kept,
+    policy::{Cutover, Policy, has_failed},
+};
 use crate::api::{RolloutMemberState, RolloutMemberStatus};
 
 /// What is said of a prepared member that nothing keeps.
@@ -29,7 +33,7 @@ pub fn claim(
     earlier: &[RolloutMemberStatus],
     member: &mut RolloutMemberStatus,
     later: &[RolloutMemberStatus],
-    kept: Option<&str>,
+    kept: Option<&Kept>,
     policy: Policy,
 ) {
     let by_itself = policy.cutover == Cutover::Ordered;
@@ -46,45 +50,57 @@ pub fn claim(
             "leadership moves".clone_into(&mut member.message);
         }
         kept => {
-            if its_turn || earlier.iter().any(|before| holds_up(before, policy)) {
+            let is_missed = its_turn && kept.is_some_and(Kept::waits_for_a_person);
+            if is_missed || earlier.iter().any(|before| holds_up(before, policy)) {
                 member.cutover_asked = false;
             }
-            if let Some(why) = kept {
-                member.message = format!("standbys run the new version; leadership stays where it is, as {why}");
+            if let Some(kept) = kept {
+                let fate = if member.cutover_asked { "does not move yet" } else { "stays where it is" };
+                member.message = format!("standbys run the new version; leadership {fate}, as {}", kept.why());
             }
         }
     }
 }
 
 /// Asks for the leadership of the member that `step` names, else of all that are prepared, and says what comes of it. `kept`: of each
-/// member, in the same order, why its cluster cannot do that now.
+/// member, in the same order, why its cluster cannot do that now. One that was asked for before is, unless that is taken back.
 pub fn ask(
     step: &str,
     policy: Policy,
-    kept: &[Option<String>],
+    kept: &[Option<Kept>],
     members: &mut [RolloutMemberStatus],
 ) -> Result<String, String> {
     let busy = members.iter().find(|member| moves(member)).map(|member| member.cluster.clone());
-    let (mut asked, mut left) = (vec![], vec![]);
-    // The first that is in the way of those after it, and what is to be done about it.
-    let mut first: Option<String> = None;
+    let (mut asked, mut yet, mut left) = (vec![], vec![], vec![]);
+    // The first that is in the way of those after it, and what is to be done about it; and whether one holds them up for good.
+    let (mut first, mut held): (Option<String>, bool) = (None, false);
     for (member, kept) in members.iter_mut().zip(kept) {
         let name = member.cluster.clone();
         let is_meant = step.is_empty() || name == step;
-        if is_meant && member.state == RolloutMemberState::WaitingForCutover && !member.cutover_asked {
+        if is_meant && member.state == RolloutMemberState::WaitingForCutover {
             // Who names one means now, not after another one.
             let now = busy.as_deref().filter(|_| !step.is_empty());
-            if let Some(first) = &first {
-                left.push(format!("{name} stays parked: {first}"));
-            } else if let Some(why) = kept {
-                left.push(format!("{name} stays parked, as {why}"));
-            } else if let Some(busy) = now {
-                left.push(format!("{name} stays parked while {busy} moves its leadership: ask again when it is done"));
+            let missed = kept.as_ref().filter(|kept| kept.waits_for_a_person());
+            let stays = if member.cutover_asked && !held && missed.is_none() {
+                None
+            } else if let Some(first) = &first {
+                Some(format!("{name} stays parked: {first}"))
+            } else if let Some(kept) = missed {
+                Some(format!("{name} stays parked, as {}", kept.why()))
             } else {
-                member.cutover_asked = true;
+                now.map(|busy| {
+                    format!("{name} stays parked while {busy} moves its leadership: ask again when it is done")
+                })
+            };
+            member.cutover_asked = stays.is_none();
+            if let Some(why) = stays {
+                left.push(why);
+            } else {
+                yet.extend(kept.as_ref().map(|kept| format!("{name} does not yet, as {}", kept.why())));
                 asked.push(name);
             }
         }
+        held |= holds_up(member, policy);
         let in_the_way = if step.is_empty() { holds_up(member, policy) } else { !is_over(member, policy) };
         if in_the_way && first.is_none() {
             first = Some(in_front(member));
@@ -93,7 +109,7 @@ pub fn ask(
     match (asked.is_empty(), left.is_empty()) {
         (true, true) => Err("nothing waits for a Resume".to_owned()),
         (true, false) => Err(left.join("; ")),
-        (false, _) => Ok(moving(&asked, &left, busy.as_deref())),
+        (false, _) => Ok(moving(&asked, &yet, &left, busy.as_deref())),
     }
 }
 
@@ -101,6 +117,7 @@ pub fn ask(
 fn in_front(member: &RolloutMemberStatus) -> String {
     let (name, state) = (&member.cluster, member.state.as_str());
     let remedy = match member.state {
+        RolloutMemberState::WaitingForCutover if member.cutover_asked => "it was asked for, ask again when it is done",
         RolloutMemberState::WaitingForCutover => "ask for that one first, or leave step out for all of them in order",
         state if has_failed(state) => "Retry, Skip or Release that one first",
         _ => "ask again when that one is done",
@@ -108,19 +125,36 @@ fn in_front(member: &RolloutMemberStatus) -> String {
     format!("{name} comes before it and is {state}: {remedy}")
 }
 
-fn moving(asked: &[String], left: &[String], busy: Option<&str>) -> String {
+/// `yet`: of those that were asked for, what keeps them now and passes without anybody.
+fn moving(asked: &[String], yet: &[String], left: &[String], busy: Option<&str>) -> String {
     let when = match (busy, asked.len()) {
         (Some(busy), _) => format!(" when {busy} is done"),
-        (None, 1) => String::new(),
+        (None, 1) if yet.is_empty() => String::new(),
+        (None, 1) => " as soon as it can".to_owned(),
         (None, _) => ", one after the other".to_owned(),
     };
-    let later = if busy.is_some() || asked.len() > 1 {
-        "; one that cannot when its turn comes stays parked and has to be asked for again"
+    let later = if busy.is_some() || asked.len() > 1 || !yet.is_empty() {
+        "; one that is paused, or has to be mended first, when its turn comes stays parked and has to be asked for again"
     } else {
         ""
     };
-    let left: String = left.iter().map(|why| format!("; {why}")).collect();
-    format!("leadership moves{when}: {}{later}{left}", asked.join(", "))
+    let more: String = yet.iter().chain(left).map(|why| format!("; {why}")).collect();
+    format!("leadership moves{when}: {}{later}{more}", asked.join(", "))
+}
+
+/// What is told of a rollout whose prepared members wait: for a person, and for what keeps the first of them.
+pub fn waits(rollout: &str, policy: Policy, members: &[RolloutMemberStatus]) -> String {
+    let parked = || members.iter().filter(|member| member.state == RolloutMemberState::WaitingForCutover);
+    let unasked: Vec<&str> =
+        parked().filter(|member| !member.cutover_asked).map(|member| member.cluster.as_str()).collect();
+    let resume = format!("{}: add a Resume to spec.requests of {rollout} to move leadership", unasked.join(", "));
+    match parked().next().filter(|first| first.message != PREPARED) {
+        Some(first) if policy.cutover == Cutover::Ordered || unasked.is_empty() => {
+            format!("{}: {}", first.cluster, first.message)
+        }
+        Some(first) => format!("{resume}. {}: {}", first.cluster, first.message),
+        None => resume,
+    }
 }
 
 /// What a `Resume` that takes a `Stop` back says.

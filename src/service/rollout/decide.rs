@@ -2,7 +2,7 @@
 
 use super::{
     cutover,
-    member::{self, Entry, MemberFacts, Work},
+    member::{self, Entry, Kept, MemberFacts, Work},
     policy::{Cutover, OnFailure, Policy, has_failed, is_active},
     requests,
 };
@@ -62,7 +62,7 @@ impl Decision {
         self.status.members.iter().all(has_ended)
     }
 
-    /// A member past its point of no return goes on by itself.
+    /// What moves its leadership goes on by itself. Once the rollout is deleted that is only what is past its point of no return.
     pub fn leaves_nothing_to_undo(&self) -> bool {
         use RolloutMemberState::{Preparing, WaitingForCutover};
         !self.status.members.iter().any(|member| matches!(member.state, Preparing | WaitingForCutover))
@@ -79,17 +79,21 @@ pub fn decide(facts: &Facts<'_>, now: DateTime<Utc>) -> Decision {
     let policy = Policy::of(&rollout.spec);
     let mut status = rollout.status.clone().unwrap_or_default();
     enrol(rollout, &mut status);
-    let kept: Vec<Option<String>> = facts.members.iter().map(MemberFacts::kept).collect();
-    if rollout.metadata.deletion_timestamp.is_some() {
+    let kept: Vec<Option<Kept>> = facts.members.iter().map(MemberFacts::kept).collect();
+    let leaving = rollout.metadata.deletion_timestamp.is_some();
+    if leaving {
         status.stop = Some(RolloutStop::Cancel);
     } else {
         requests::answer(&rollout.spec.requests, policy, &kept, &mut status, now);
     }
     for (member, seen) in status.members.iter_mut().zip(facts.members) {
         follow(member, seen, status.stop, &rollout.spec.version);
+        if leaving {
+            turn_back(member, seen);
+        }
     }
     for (index, kept) in kept.iter().enumerate().take(status.members.len()) {
-        claim(index, &mut status, facts, kept.as_deref(), policy);
+        claim(index, &mut status, facts, kept.as_ref(), policy);
     }
     if stands(rollout, &status) {
         status.observed_generation = rollout.metadata.generation;
@@ -149,7 +153,8 @@ fn follow(member: &mut RolloutMemberStatus, seen: &MemberFacts, stop: Option<Rol
             "never begun".clone_into(&mut member.message);
         }
         Work::Absent => {}
-        Work::Preparing(_) | Work::Unknown(_) if member.state == CuttingOver => {}
+        Work::Preparing(_) if member.state == CuttingOver => {}
+        Work::Unknown(words) if member.state == CuttingOver => member.message = words,
         Work::Preparing(words) | Work::Unknown(words) => {
             member.state = Preparing;
             member.message = words;
@@ -186,8 +191,22 @@ fn follow(member: &mut RolloutMemberStatus, seen: &MemberFacts, stop: Option<Rol
     }
 }
 
+/// What was told to move its leadership and has a way back yet turns back with its rollout: it may wait for days, and nobody would be
+/// there any more when it moves.
+fn turn_back(member: &mut RolloutMemberStatus, seen: &MemberFacts) {
+    let operation = member.operation.as_deref().unwrap_or_default();
+    if member.state != RolloutMemberState::CuttingOver || !seen.can_turn_back(operation) {
+        return;
+    }
+    member.state = RolloutMemberState::Preparing;
+    // That one waits for a person before it does.
+    if !matches!(seen.work(operation), Work::Unknown(_)) {
+        "turns back instead of moving its leadership, as the rollout is deleted".clone_into(&mut member.message);
+    }
+}
+
 /// Lets a member begin, or its leadership move, if it is its turn.
-fn claim(index: usize, status: &mut OpenBaoRolloutStatus, facts: &Facts<'_>, kept: Option<&str>, policy: Policy) {
+fn claim(index: usize, status: &mut OpenBaoRolloutStatus, facts: &Facts<'_>, kept: Option<&Kept>, policy: Policy) {
     let (earlier, rest) = status.members.split_at_mut(index);
     let Some((member, later)) = rest.split_first_mut() else { return };
     match member.state {
@@ -290,17 +309,7 @@ fn conclude(rollout: &OpenBaoRollout, status: &mut OpenBaoRolloutStatus, policy:
     } else if let Some(member) = waiting {
         (RolloutPhase::Running, format!("{} waits: {}", member.cluster, member.message))
     } else {
-        let waiting = names(|state| state == WaitingForCutover);
-        let first = members.iter().find(|member| member.state == WaitingForCutover);
-        let kept = first.filter(|member| member.message != cutover::PREPARED);
-        let kept = kept.map(|member| format!("{}: {}", member.cluster, member.message));
-        let resume = format!("{waiting}: add a Resume to spec.requests of {name} to move leadership");
-        let message = match kept {
-            Some(kept) if policy.cutover == Cutover::Ordered => kept,
-            Some(kept) => format!("{resume}. {kept}"),
-            None => resume,
-        };
-        (RolloutPhase::WaitingForCutover, message)
+        (RolloutPhase::WaitingForCutover, cutover::waits(name, policy, members))
     };
     let (word, why) = match phase {
         RolloutPhase::Completed => ("True", reason::READY),

@@ -14,7 +14,7 @@ use crate::{
 use kube::ResourceExt;
 use std::sync::Arc;
 
-fn now() -> DateTime<Utc> {
+pub(super) fn now() -> DateTime<Utc> {
     "2026-11-21T12:00:00Z".parse().unwrap()
 }
 

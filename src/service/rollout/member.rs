@@ -46,6 +46,29 @@ pub enum Entry {
     Never(String),
 }
 
+/// Why the leadership of a member's cluster cannot move now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Until a person does something about it.
+    UntilMended(String),
+    /// Until its members are all there again, as they may be at the next look.
+    ForNow(String),
+}
+
+impl Kept {
+    /// What it is, in words.
+    pub fn why(&self) -> &str {
+        match self {
+            Self::UntilMended(why) | Self::ForNow(why) => why,
+        }
+    }
+
+    /// Whether it does not pass without a person.
+    pub fn waits_for_a_person(&self) -> bool {
+        matches!(self, Self::UntilMended(_))
+    }
+}
+
 /// How far the operation of a member is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -102,22 +125,27 @@ impl MemberFacts {
 
     /// Why the leadership of its cluster cannot move now, by what the cluster is told and tells of itself. The operation looks for
     /// itself as well, and closer; but once it is told to go on, nobody else's leadership moves before it has.
-    pub fn kept(&self) -> Option<String> {
+    pub fn kept(&self) -> Option<Kept> {
         let cluster = self.cluster.as_ref()?;
         let name = cluster.name_any();
         if cluster.spec.paused {
-            return Some(format!("OpenBaoCluster {name} is paused: set its spec.paused to false"));
+            let why = format!("OpenBaoCluster {name} is paused: set its spec.paused to false");
+            return Some(Kept::UntilMended(why));
         }
         if let Some(why) = cluster.obstacle() {
-            return Some(why.to_owned());
+            return Some(Kept::UntilMended(why.to_owned()));
         }
         let status = cluster.status.as_ref()?;
         let serves = |member: &&MemberStatus| matches!(member.state, MemberState::Active | MemberState::Standby);
         if let Some(lost) = status.members.iter().find(|member| !serves(member)) {
-            return Some(format!("member {} of OpenBaoCluster {name} is {:?}", lost.name, lost.state));
+            return Some(Kept::ForNow(format!("member {} of OpenBaoCluster {name} is {:?}", lost.name, lost.state)));
         }
-        (cluster.spec.replicas > 2 && status.failure_tolerance == Some(0))
-            .then(|| format!("OpenBaoCluster {name} can bear no failure: not all of its members vote and follow"))
+        // By who is there: a changed spec.replicas is carried out after the upgrade. Two can never bear a failure, and one whose pod
+        // is gone is missed by the operation itself.
+        (status.members.len() > 2 && status.failure_tolerance == Some(0)).then(|| {
+            let why = "can bear no failure: not all of its members vote and follow";
+            Kept::ForNow(format!("OpenBaoCluster {name} {why}"))
+        })
     }
 
     /// Whether the cluster says that it runs this version.
@@ -153,13 +181,13 @@ impl MemberFacts {
             || park.is_some_and(|park| park.resumed_by.is_some());
         if running(upgrade::SOAK).or_else(|| running(upgrade::FINISH)).is_some() {
             Work::Soaking
+        } else if status.phase == OperationPhase::Unknown && status.point_of_no_return_at.is_none() {
+            let said = status.message.as_deref().unwrap_or_default();
+            Work::Unknown(format!("operation {} is Unknown and waits for a person: {said}", operation.name_any()))
         } else if moves {
             // Told to go on, it may still wait for what has to be there first.
             let waits = park.and_then(|park| park.waiting.clone());
             Work::CuttingOver(waits.unwrap_or_else(|| "leadership moves".to_owned()))
-        } else if status.phase == OperationPhase::Unknown {
-            let said = status.message.as_deref().unwrap_or_default();
-            Work::Unknown(format!("operation {} is Unknown and waits for a person: {said}", operation.name_any()))
         } else if park.is_some_and(|park| park.parked_at.is_some()) {
             // Not as soon as the step runs: it looks around before it parks, and refuses a Resume until then.
             Work::Parked
@@ -167,6 +195,15 @@ impl MemberFacts {
             let step = status.steps.iter().find(|step| step.state == StepState::Running);
             Work::Preparing(step.map_or_else(|| status.phase.as_str().to_owned(), |step| step.name.clone()))
         }
+    }
+
+    /// Whether the operation of that name is under way and has a way back still.
+    pub fn can_turn_back(&self, operation: &str) -> bool {
+        let seen = self.operations.iter().find(|candidate| candidate.name_any() == operation);
+        seen.is_some_and(|seen| {
+            let is_past = seen.status.as_ref().is_some_and(|status| status.point_of_no_return_at.is_some());
+            !seen.has_ended() && !is_past
+        })
     }
 
     /// Whether the operation of that name was refused before it began, as the image is another one by now.

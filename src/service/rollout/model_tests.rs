@@ -7,10 +7,11 @@ use super::{
     policy::{self, Cutover, Order, Policy},
 };
 use crate::{
+    adapter::kubernetes::time::to_kube,
     api::{
-        Direction, OpenBaoOperation, OpenBaoOperationStatus, OpenBaoRollout, OpenBaoRolloutSpec, OperationPhase,
-        Request, RequestAction, RolloutMember, RolloutMemberState as State, RolloutPhase, RolloutStop, StepState,
-        StepStatus,
+        Direction, MemberState, MemberStatus, OpenBaoOperation, OpenBaoOperationStatus, OpenBaoRollout,
+        OpenBaoRolloutSpec, OperationPhase, Request, RequestAction, RolloutMember, RolloutMemberState as State,
+        RolloutPhase, RolloutStop, StepState, StepStatus,
     },
     service::{
         opslifecycle::saga::{machine::Journal, requests},
@@ -35,6 +36,8 @@ enum Happens {
     Asks(RequestAction, Option<usize>),
     /// Somebody pauses the cluster of this member, or ends that.
     Pauses(usize),
+    /// A server of the cluster of this member is lost, or is back.
+    Loses(usize),
 }
 
 fn happens(members: usize) -> impl Strategy<Value = Happens> {
@@ -44,6 +47,7 @@ fn happens(members: usize) -> impl Strategy<Value = Happens> {
         8 => (0..members).prop_map(Happens::Advance),
         1 => (0..members).prop_map(Happens::Fails),
         1 => (0..members).prop_map(Happens::Pauses),
+        1 => (0..members).prop_map(Happens::Loses),
         2 => (
             prop::sample::select(vec![Stop, Resume, Retry, Skip, Release, Cancel]),
             prop::option::of(0..members),
@@ -129,6 +133,7 @@ impl World {
     /// The live operation of a member does one more thing, as the engine would. What it is asked comes first, and is judged by the
     /// engine's own judge: once, by what the operation is at that moment.
     fn advance(&mut self, member: usize, fails: bool) {
+        let waits = !fails && (self.is_paused(member) || self.is_short(member));
         let Some(operation) = self.live(member) else { return };
         let parks = operation.spec.parameters.contains_key(upgrade::request::PARK);
         let now = DateTime::<Utc>::MIN_UTC;
@@ -137,7 +142,7 @@ impl World {
             for event in requests::judge(&journal, &operation.spec.requests, request, now) {
                 journal.apply(&event, now).expect("what the judge says is legal");
             }
-        } else {
+        } else if !(waits && stands_before_its_cutover(&journal.status)) {
             one_step(&mut journal.status, parks, fails);
         }
         operation.status = Some(journal.status);
@@ -166,7 +171,27 @@ impl World {
                 let paused = self.is_paused(*member);
                 self.pause(*member, !paused);
             }
+            Happens::Loses(member) => {
+                let short = self.is_short(*member);
+                self.lose(*member, !short);
+            }
         }
+    }
+
+    fn members_of(&self, member: usize) -> &[MemberStatus] {
+        let status = self.members[member].cluster.as_ref().and_then(|cluster| cluster.status.as_ref());
+        status.map(|status| status.members.as_slice()).unwrap_or_default()
+    }
+
+    fn is_short(&self, member: usize) -> bool {
+        self.members_of(member).iter().any(|server| server.state == MemberState::Down)
+    }
+
+    fn lose(&mut self, member: usize, lost: bool) {
+        let cluster = self.members[member].cluster.as_mut().expect("a member of the model has a cluster");
+        let status = Arc::make_mut(cluster).status.as_mut().expect("a cluster of the model has a status");
+        let state = if lost { MemberState::Down } else { MemberState::Standby };
+        status.members = vec![MemberStatus { name: "server-2".into(), state, ..MemberStatus::default() }];
     }
 
     fn is_paused(&self, member: usize) -> bool {
@@ -196,6 +221,12 @@ impl World {
             .count()
     }
 
+    /// How many operations have passed their point of no return.
+    fn past_return(&self) -> usize {
+        let status = self.operations.values().filter_map(|operation| operation.status.as_ref());
+        status.filter(|status| status.point_of_no_return_at.is_some()).count()
+    }
+
     /// Lets everything happen that happens by itself.
     fn settle(&mut self) {
         for _ in 0..60 {
@@ -205,6 +236,16 @@ impl World {
             }
         }
     }
+}
+
+/// Told to go on, with a way back.
+fn stands_before_its_cutover(status: &OpenBaoOperationStatus) -> bool {
+    status.direction == Direction::Forward
+        && status.ending.is_none()
+        && status
+            .steps
+            .last()
+            .is_some_and(|step| step.name == "Park" && step.state == StepState::Running && step.resumed_by.is_some())
 }
 
 /// The engine's next write, of an operation that nobody asks anything.
@@ -287,7 +328,7 @@ proptest! {
                 let waits = *is == State::WaitingForCutover && status.members[index].cutover_asked;
                 prop_assert!(!(waits && earlier.iter().any(holds_up)), "{:?}", status.members);
                 if moves {
-                    prop_assert!(!world.is_paused(index), "{after:?}");
+                    prop_assert!(!world.is_paused(index) && !world.is_short(index), "{after:?}");
                     prop_assert!(earlier.iter().all(|member| options.is_behind_us(member.state, member.released)));
                     if options.cutover == Cutover::Ordered {
                         let there = |member: &crate::api::RolloutMemberStatus| {
@@ -304,7 +345,10 @@ proptest! {
             }
         }
 
-        (0..members).for_each(|member| world.pause(member, false));
+        (0..members).for_each(|member| {
+            world.pause(member, false);
+            world.lose(member, false);
+        });
         // Left alone, it comes to rest, says for whom it waits, and a person can always end it.
         world.settle();
         let rest = world.decide();
@@ -320,5 +364,33 @@ proptest! {
         prop_assert!(ended.is_over(), "{:?}", ended.status.members);
         prop_assert_eq!(ended.status.stop, Some(RolloutStop::Cancel));
         prop_assert_eq!(world.moving(), 0);
+    }
+
+    #[test]
+    fn a_deleted_rollout_moves_no_leadership_any_more_and_stays_until_what_could_be_undone_is(
+        (members, events) in (1_usize..5).prop_flat_map(|n| (Just(n), prop::collection::vec(happens(n), 0..60))),
+        policy in prop::sample::select(vec!["rolling", "barrier", "parallel"]),
+        defer in any::<bool>(),
+    ) {
+        let mut world = World::new(members, policy, "continue", defer);
+        for event in &events {
+            world.happen(event);
+        }
+        let past = world.past_return();
+        world.rollout.metadata.deletion_timestamp = Some(to_kube(DateTime::<Utc>::MIN_UTC));
+        // Whatever is paused or lost stays so, and then ends.
+        for healed in [false, true] {
+            if healed {
+                (0..members).for_each(|member| {
+                    world.pause(member, false);
+                    world.lose(member, false);
+                });
+            }
+            world.settle();
+            prop_assert!(world.decide().leaves_nothing_to_undo(), "{:?}", world.states());
+            let ended = |operation: &OpenBaoOperation| operation.has_ended();
+            prop_assert!(world.operations.values().all(ended), "{:?}", world.operations);
+            prop_assert_eq!(world.past_return(), past, "{:?}", world.states());
+        }
     }
 }

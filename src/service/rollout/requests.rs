@@ -1,7 +1,8 @@
 //! What people ask of a rollout, answered once each by nonce. Pure.
 
 use super::{
-    cutover, member,
+    cutover,
+    member::{self, Kept},
     policy::{Cutover, OnFailure, Policy, has_failed},
 };
 use crate::api::{
@@ -15,7 +16,7 @@ use chrono::{DateTime, Utc};
 pub fn answer(
     requests: &[Request],
     policy: Policy,
-    kept: &[Option<String>],
+    kept: &[Option<Kept>],
     status: &mut OpenBaoRolloutStatus,
     now: DateTime<Utc>,
 ) {
@@ -37,7 +38,7 @@ pub fn answer(
 fn apply(
     request: &Request,
     policy: Policy,
-    kept: &[Option<String>],
+    kept: &[Option<Kept>],
     status: &mut OpenBaoRolloutStatus,
 ) -> Result<String, String> {
     let step = request.step.as_str();
@@ -97,7 +98,7 @@ fn cancel(step: &str, status: &mut OpenBaoRolloutStatus) -> Result<String, Strin
 fn resume(
     step: &str,
     policy: Policy,
-    kept: &[Option<String>],
+    kept: &[Option<Kept>],
     status: &mut OpenBaoRolloutStatus,
 ) -> Result<String, String> {
     if status.stop.take().is_some() {

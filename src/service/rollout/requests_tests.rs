@@ -31,7 +31,7 @@ fn request(nonce: &str, action: RequestAction, step: &str) -> Request {
 }
 
 /// No cluster is paused, nor anything else that keeps leadership where it is.
-const FREE: [Option<String>; 2] = [None, None];
+const FREE: [Option<Kept>; 2] = [None, None];
 
 /// The outcome of one request, and the status after it.
 fn asked(

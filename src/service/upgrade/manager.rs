@@ -8,7 +8,7 @@
 use super::{
     asked, child, cutover,
     decide::HALF_RESTORED,
-    gates, park,
+    gates, guest, park,
     plan::{
         BACKUP, FINISH, GATE, GATE_IMAGE, GATE_STORAGE, OTHERS, PARK, POD, REPLACE_OLD_LEADER, REVERT_STANDBY,
         REVERT_TEMPLATE, SOAK, UPGRADE_STANDBY, in_turn, leads_to_step_down, planned_steps,
@@ -106,10 +106,14 @@ impl Manager for UpgradeManager {
     fn finish<'a>(&'a self, call: FinishCall<'a>) -> BoxFuture<'a, StepOutcome> {
         async move {
             let stopped = stop_children(&call).await;
-            if matches!(stopped, StepOutcome::Done { .. }) {
-                gates::clear(&call).await;
-                self.watches.forget(&call.op.uid().unwrap_or_default());
+            if !matches!(stopped, StepOutcome::Done { .. }) {
+                return stopped;
             }
+            if let Some(waits) = guest::before_the_end(&call).await {
+                return waits;
+            }
+            gates::clear(&call).await;
+            self.watches.forget(&call.op.uid().unwrap_or_default());
             stopped
         }
         .boxed()
@@ -220,14 +224,17 @@ fn may_begin(op: &OpenBaoOperation, cluster: Option<&OpenBaoCluster>, restore: O
         return StepOutcome::fatal("NotFromHere", not_from_here(&from, runs));
     }
     if let Some(restore) = restore {
-        // Its end changes the cluster, which wakes us.
-        let reason = format!("waiting, as restore {restore} goes first");
-        return StepOutcome::Waiting { reason, retry: RetryClass::Standard };
+        return goes_first(restore);
     }
     if let Some(why) = cluster.and_then(OpenBaoCluster::obstacle) {
         return StepOutcome::Waiting { reason: format!("waiting, as {why}"), retry: RetryClass::Standard };
     }
     paused(cluster).unwrap_or_else(StepOutcome::done)
+}
+
+/// The wait for an announced restore. Its end changes the cluster, which wakes us.
+pub(super) fn goes_first(restore: &str) -> StepOutcome {
+    StepOutcome::Waiting { reason: format!("waiting, as restore {restore} goes first"), retry: RetryClass::Standard }
 }
 
 async fn run(call: StepCall<'_>, watches: &soak::Watches) -> StepOutcome {

@@ -10,6 +10,7 @@ mod cutover;
 pub mod decide;
 mod finished;
 mod gates;
+mod guest;
 mod half;
 pub mod headroom;
 mod holds;

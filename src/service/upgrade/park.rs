@@ -2,7 +2,7 @@
 //! word, or the turn in a rollout, and then only what [`cutover`] finds: nothing was looked at for as long as this took.
 
 use super::{
-    cutover, manager,
+    cutover, guest, manager,
     plan::PARKED_DAYS,
     request::{self, Park},
     steps::{self, Facts},
@@ -10,10 +10,7 @@ use super::{
 };
 use crate::{
     api::{OpenBaoCluster, OpenBaoOperation, UpgradeDirective},
-    service::{
-        backup,
-        opslifecycle::{StepCall, StepOutcome, guests, paused},
-    },
+    service::opslifecycle::{StepCall, StepOutcome, paused},
 };
 use kube::ResourceExt;
 
@@ -24,15 +21,8 @@ pub async fn run(call: &StepCall<'_>, cluster: &OpenBaoCluster, to: &UpgradeDire
     if let Some(outcome) = judge(call.op, cluster, &facts, to, by) {
         return outcome;
     }
-    match guests(call.ad, call.op).await {
-        Ok(guests) => {
-            if let Some(guest) = guests.iter().find(|guest| !backup::request::only_reads(guest)) {
-                return StepOutcome::in_progress(format!("waiting for backup {} to end", guest.name_any()));
-            }
-        }
-        Err(error) => {
-            return StepOutcome::in_progress(format!("failed to look for running backups, trying again: {error}"));
-        }
+    if let Some(waits) = guest::before_cutover(call).await {
+        return waits;
     }
     // Only once nothing else is awaited: to ask costs a login.
     facts.votes = votes::Asked::default().who(call, cluster, &members).await;

@@ -47,6 +47,13 @@ async fn begin(work: &Work<'_>, cluster: &OpenBaoCluster, name: &str) -> StepOut
     if work.call.deadline - JOB_MARGIN <= work.call.now {
         return StepOutcome::retryable("DeadlineExceeded", format!("no time is left for Job {name}"));
     }
+    // Each has a volume as large as a member's: never two.
+    if work.call.state.attempt > 1 {
+        let before = jobs::attempt_name(&work.operation.name, "test", work.call.state.attempt - 1);
+        if let Err(error) = mover::remove(work.call.ad, &work.operation, &before).await {
+            return steps::failed(&error);
+        }
+    }
     let Some(spec) = &cluster.spec.backup else {
         return StepOutcome::fatal(
             "NoBackupTarget",

@@ -134,6 +134,12 @@ impl Journal {
                     return illegal(event.name(), "it holds no lock");
                 };
                 lock.lost_at = Some(now);
+                // It may have said that the lock stays.
+                if self.status.reason.as_deref() == Some(COMPENSATION_FAILED)
+                    && let Some(message) = self.not_undone()
+                {
+                    self.status.message = Some(cut(&message));
+                }
                 if self.subject.kind == OperationKind::Restore {
                     let fields = Fields::from([("reason", LOCK_LOST.to_owned()), ("committed", committed.to_string())]);
                     self.record(AuditEvent::RestoreLockLost, "held", "lost", fields, now);
@@ -368,6 +374,7 @@ impl Journal {
                 self.status.closing = None;
                 self.status.ending = None;
                 self.status.ended_at = Some(now);
+                self.cleaned_up();
                 self.move_to(ending, now);
             }
             Event::NeedsPerson { reason, message } => {

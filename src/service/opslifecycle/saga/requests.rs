@@ -136,6 +136,8 @@ fn skip(journal: &Journal, request: &Request) -> Verdict {
         StepState::Skipped | StepState::Completed => superseded(format!("step {} is already over", step.name)),
         StepState::Running if past && leaves_nothing(step, known) => leave_out(),
         _ if past => refused(format!("step {} has begun and cannot be left out any more: wait for its end", step.name)),
+        // Others may have begun under its lock since, and it waits for them.
+        _ if known.parked_at.is_some() => refused(format!("step {} is parked: say Resume, or Cancel", step.name)),
         _ => refused(format!("step {} has begun: wait for its end, or Cancel", step.name)),
     }
 }

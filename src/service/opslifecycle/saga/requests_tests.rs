@@ -68,6 +68,43 @@ fn a_running_step_is_not_left_out_where_something_would_have_to_be_proven_or_und
     }
 }
 
+/// It waits for a person, and leadership moves after it.
+fn parks(edit: fn(&mut StepStatus)) -> Journal {
+    let mut journal = watched(false);
+    let status = &mut journal.status;
+    let plan = status.plan.as_mut().unwrap();
+    plan.steps.swap(0, 1);
+    (plan.steps[0].name, status.steps[0].name) = ("Park".into(), "Park".into());
+    (plan.steps[1].name, status.steps[1].name) = ("StepDown".into(), "StepDown".into());
+    (status.steps[0].state, status.steps[1].state) = (StepState::Running, StepState::Pending);
+    edit(&mut status.steps[0]);
+    journal
+}
+
+#[test]
+fn a_park_is_left_out_only_before_it_has_begun_so_that_whoever_runs_under_its_lock_is_waited_for() {
+    type Edit = fn(&mut StepStatus);
+    let cases: [(&str, Edit, Option<&str>); 4] = [
+        ("it has not begun", |park| park.state = StepState::Pending, None),
+        ("it has just begun", |_| {}, Some("Cancel")),
+        ("it is parked", |park| park.parked_at = Some(now()), Some("Resume")),
+        ("it waits for a backup", |park| park.resumed_by = Some("ann".into()), Some("Cancel")),
+    ];
+    for (case, edit, refused) in cases {
+        let before = parks(edit);
+        let (answer, after) = asked(&before, RequestAction::Skip, "Park");
+        let Some(way_on) = refused else {
+            assert_eq!(after.status.steps[0].state, StepState::Skipped, "{case}: {}", answer.message);
+            continue;
+        };
+        assert_eq!(answer.outcome, RequestOutcome::Refused, "{case}");
+        assert!(answer.message.contains(way_on), "{case}: {}", answer.message);
+        assert_eq!(after.status.steps, before.status.steps, "{case}");
+        let cancelled = asked(&before, RequestAction::Cancel, "").0;
+        assert_eq!(cancelled.outcome, RequestOutcome::Applied, "{case}: {}", cancelled.message);
+    }
+}
+
 #[test]
 fn nobody_is_sent_to_a_request_that_is_refused_as_well() {
     for (past, word) in [(true, "Skip"), (false, "Cancel")] {

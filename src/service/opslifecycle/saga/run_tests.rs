@@ -481,3 +481,6 @@ fn what_was_parked_for_longer_than_its_deadline_may_still_wait_for_others_once_i
     run.answered(call, waits(), Duration::ZERO, &much_later).unwrap();
     assert_ne!(run.journal().status.steps[1].state, StepState::Running, "nor is it waited for without end");
 }
+
+#[path = "ending_tests.rs"]
+mod ending;

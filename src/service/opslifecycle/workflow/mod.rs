@@ -82,7 +82,8 @@ impl Manager for Workflows {
 /// Of a plan that was frozen before [`check`] refused such a step: what was sent may have arrived, and is not sent again.
 fn unprovable(step: &StepSpec) -> StepOutcome {
     let message = format!(
-        "step {} ({}) had begun when the operator was started anew. Whether it had its effect cannot be told, and as kind          OnceOnly it is not repeated: look for the effect, then say Abandon",
+        "step {} ({}) had begun when the operator was started anew. Whether it had its effect cannot be told, and as kind \
+         OnceOnly it is not repeated: look for the effect, then say Abandon",
         step.name, step.action
     );
     StepOutcome::Unknown { message }
@@ -135,7 +136,8 @@ pub fn check(step: &StepSpec) -> Result<(), String> {
     // Nothing tells afterwards whether a request arrived, or who wrote the annotation that stands there.
     if step.kind == StepKind::OnceOnly && matches!(step.action.as_str(), "HTTPGet" | "Annotate") {
         return Err(format!(
-            "whether an {} had its effect cannot be proven, so it cannot be of kind OnceOnly: leave kind out if it may happen              twice, or do it in a {KUBERNETES_JOB}",
+            "whether an {} had its effect cannot be proven, so it cannot be of kind OnceOnly: leave kind out if it may happen \
+             twice, or do it in a {KUBERNETES_JOB}",
             step.action
         ));
     }

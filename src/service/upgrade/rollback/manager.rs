@@ -1,6 +1,9 @@
 //! The saga engine's view of a rollback. The restore's own steps are run by the restore's manager, on inputs frozen alike.
 
-use super::super::{manager::settle, request};
+use super::super::{
+    manager::{goes_first, settle},
+    request,
+};
 use super::judge::{self, Way};
 use super::plan::{self, Frozen};
 use super::{ready, steps};
@@ -94,6 +97,9 @@ fn may_begin(call: &StepCall<'_>) -> Result<(), StepOutcome> {
     let found = ready::data_claims(&name, claims.iter().map(|claim| &**claim));
     if let Some(why) = ready::other_volumes(call.op, &found) {
         return Err(StepOutcome::fatal("VolumesChanged", why));
+    }
+    if let Some(restore) = ready::restore_before(&call.ad.caches.restores_of(&namespace, &name), cluster) {
+        return Err(goes_first(&restore));
     }
     match cluster.obstacle() {
         // All of them are about to be stopped.

@@ -6,10 +6,10 @@ use super::{
     judge, plan,
 };
 use crate::{
-    api::{OpenBaoCluster, OpenBaoOperation, OperationKind},
+    api::{OpenBaoCluster, OpenBaoOperation, OpenBaoRestore, OperationKind},
     service::{
         cluster::{facts::MAX_MEMBERS, names},
-        opslifecycle::{Refusal, RetryClass},
+        opslifecycle::{Refusal, RetryClass, pending},
     },
 };
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -50,6 +50,12 @@ pub fn still_from_here(
     Err(Refusal::failed("NotFromHere", message))
 }
 
+/// The announced restore that goes first: what is restored after a rollback was meant for what ran before it. Servers that an earlier
+/// rollback left half restored take no restore, so there the restore waits for this one.
+pub fn restore_before(restores: &[Arc<OpenBaoRestore>], cluster: &OpenBaoCluster) -> Option<String> {
+    pending(restores, cluster).filter(|_| cluster.left_half_restored().is_none())
+}
+
 /// The UID of a claim that is there, and stays: under its name may lie another one than was seen before.
 pub fn stays(claim: Option<&PersistentVolumeClaim>) -> Option<String> {
     claim.filter(|claim| claim.metadata.deletion_timestamp.is_none())?.uid()
@@ -88,7 +94,14 @@ pub fn other_volumes(op: &OpenBaoOperation, found: &BTreeMap<String, String>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{adapter::kubernetes::time::to_kube, api::OpenBaoClusterStatus, service::opslifecycle::RefusalPhase};
+    use crate::{
+        adapter::kubernetes::time::to_kube,
+        api::{
+            OpenBaoClusterStatus,
+            restore::{OpenBaoRestoreStatus, RestorePhase},
+        },
+        service::opslifecycle::RefusalPhase,
+    };
     use serde_json::{Value, json};
 
     fn cluster(runs: &Value) -> OpenBaoCluster {
@@ -157,6 +170,38 @@ mod tests {
         let up = upgrade("up", 1, "Succeeded", true);
         assert_eq!(upgrade_at_work(&[up.clone(), rollback()]), None);
         assert_eq!(upgrade_at_work(&[up, upgrade("later", 2, "Running", false)]).as_deref(), Some("later"));
+    }
+
+    #[test]
+    fn a_rollback_lets_an_announced_restore_go_first_unless_that_one_waits_for_a_rollback() {
+        let restore = |operation: Option<&str>, phase| {
+            let spec = crate::api::OpenBaoRestoreSpec { cluster: "kelp".into(), ..Default::default() };
+            let mut restore = OpenBaoRestore::new("undo-monday", spec);
+            let operation = operation.map(str::to_owned);
+            restore.status = Some(OpenBaoRestoreStatus { phase, operation, ..Default::default() });
+            [Arc::new(restore)]
+        };
+        let runs = json!({"version": "2.7.2", "image": "bao:2.7.2"});
+        let whole = cluster(&runs);
+        let left = |closed: bool| {
+            let mut left = cluster(&runs);
+            let half = json!({"rollback": "back", "rollbackOf": "up", "wipedAt": "2026-11-21T12:40:00Z",
+                "servers": {"count": 1, "initialize": false, "closed": closed}});
+            let upgrade = Some(serde_json::from_value(json!({"directive": runs, "halfRestored": half})).unwrap());
+            left.status = Some(OpenBaoClusterStatus { upgrade, ..OpenBaoClusterStatus::default() });
+            left
+        };
+        let announced = || restore(Some("undo-monday-restore"), RestorePhase::Running);
+        for (case, restores, cluster, first) in [
+            ("it is announced", announced(), &whole, true),
+            ("it is not let in yet", restore(None, RestorePhase::Pending), &whole, false),
+            ("it has ended", restore(Some("undo-monday-restore"), RestorePhase::Failed), &whole, false),
+            ("it waits for what this rollback brings", announced(), &left(true), false),
+            ("that is proven", announced(), &left(false), true),
+        ] {
+            assert_eq!(restore_before(&restores, cluster).is_some(), first, "{case}");
+        }
+        assert_eq!(restore_before(&announced(), &whole).as_deref(), Some("undo-monday"));
     }
 
     #[test]

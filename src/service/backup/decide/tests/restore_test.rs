@@ -243,7 +243,7 @@ fn a_test_of_a_strangers_backup_or_one_that_was_given_up_says_nothing_of_this_cl
     let read = |key: &str| json!({"artifacts": {"key": key}, "inputs": {"clusterUID": UID}});
     let ours = "deep/reef/kelp/a.snap";
     assert_eq!(told("Succeeded", read(ours), json!({})), Some((true, false)));
-    assert_eq!(told("Failed", json!({}), json!({"key": ours})), Some((false, true)));
+    assert_eq!(told("Failed", json!({}), json!({"key": ours})), None, "an older one that somebody named");
     assert_eq!(told("Failed", json!({}), json!({})), Some((false, true)), "the newest is its own");
     for strange in ["deep/reef/coral/a.snap", "deep/greef/kelp/a.snap"] {
         assert_eq!(told("Succeeded", read(strange), json!({})), None, "{strange}");
@@ -267,4 +267,19 @@ fn a_request_that_was_refused_as_it_was_written_is_no_failed_test_and_a_schedule
     };
     assert_eq!(told("api"), None);
     assert!(told("schedule").is_some_and(|test| test.last_failure_message.is_some()));
+}
+
+#[test]
+fn what_becomes_of_an_older_backup_that_is_named_takes_back_nothing_that_was_said_of_the_newest() {
+    let failed = record("t", "Failed", "2026-11-21T02:00:00Z", json!({}));
+    let named = |key: &str| {
+        let whole = json!({"spec": {"parameters": {"key": key}}, "status": {"artifacts": {"key": key}}});
+        let passed = record("u", "Succeeded", "2026-11-21T02:30:00Z", whole);
+        let cluster = tested(json!({}), json!({"lastKey": "reef/kelp/new.snap"}));
+        let told =
+            look(&cluster, &[failed.clone(), passed], "2026-11-21T03:00:00Z").status.unwrap().restore_test.unwrap();
+        (told.last_success.is_some(), told.last_failure_message.is_some())
+    };
+    assert_eq!(named("reef/kelp/old.snap"), (false, true), "the newest still does not come back");
+    assert_eq!(named("reef/kelp/new.snap"), (true, false), "by its key it is the newest all the same");
 }

@@ -77,6 +77,25 @@ impl Journal {
         given_up.fields.get("reason").map(String::as_str)
     }
 
+    /// What is said where something could not be undone. The lock stays with who still has it, and with nobody else.
+    pub fn not_undone(&self) -> Option<String> {
+        let failed = self.status.steps.iter().filter(|step| step.state == StepState::CompensationFailed);
+        let failed: Vec<&str> = failed.map(|step| step.name.as_str()).collect();
+        if failed.is_empty() {
+            return None;
+        }
+        let (fate, way_out) = match &self.status.lock {
+            Some(lock) if lock.lost_at.is_some() => {
+                ("the cluster's lock went into other hands, so others may be at work", "put it right by hand")
+            }
+            Some(lock) if lock.released_at.is_none() => {
+                ("the cluster's lock stays", "put it right by hand, then say Abandon to release the lock")
+            }
+            Some(_) | None => ("it holds no lock, so others may be at work", "put it right by hand"),
+        };
+        Some(format!("could not undo {}; {fate}. See status.steps, {way_out}", failed.join(", ")))
+    }
+
     /// Whether it had ended, with its lock given back, and begins anew: nothing of it is under way, and nothing waits for it.
     pub fn begins_anew(&self) -> bool {
         let tried = |step: &StepStatus| step.state == StepState::Pending && step.attempt > 0;

@@ -18,7 +18,24 @@ pub const HISTORY_HEAD: usize = 24;
 pub(super) const OUTPUT_KEYS: usize = 32;
 pub(super) const OUTPUT_BYTES: usize = 2048;
 
+/// Between why an operation ends and what its clean-up waits for.
+const CLEANING_UP: &str = "; cleaning up: ";
+
 impl Journal {
+    /// What the clean-up waits for: behind why it ends, which is not forgotten over it.
+    pub fn cleans_up(&mut self, what: &str) {
+        self.cleaned_up();
+        let why = self.status.message.take().unwrap_or_default();
+        self.status.message = Some(cut(&format!("{why}{CLEANING_UP}{what}")));
+    }
+
+    pub(super) fn cleaned_up(&mut self) {
+        let why = self.status.message.as_ref().and_then(|message| message.split_once(CLEANING_UP));
+        if let Some(why) = why.map(|(why, _)| why.to_owned()) {
+            self.status.message = Some(why);
+        }
+    }
+
     pub(super) fn say(&mut self, reason: &str, message: &str) {
         self.status.reason = Some(reason.to_owned());
         self.status.message = Some(cut(message));

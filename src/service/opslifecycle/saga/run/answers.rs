@@ -243,15 +243,13 @@ impl Run {
         match outcome {
             StepOutcome::Done { .. } => self.cleaned = true,
             StepOutcome::Waiting { reason, retry } => {
-                self.rest = Some(Ask::Rest { after: retry.delay(standard) });
-                self.tell(&format!("cleaning up: {reason}"), facts);
+                self.cleans_up(&reason, retry.delay(standard), facts);
             }
             StepOutcome::Parked { reason: message, .. }
             | StepOutcome::Failed { message, .. }
             | StepOutcome::NotApplied { message }
             | StepOutcome::Unknown { message } => {
-                self.rest = Some(Ask::Rest { after: RetryClass::ProgressPoll.delay(standard) });
-                self.tell(&format!("cleaning up: {message}"), facts);
+                self.cleans_up(&message, RetryClass::ProgressPoll.delay(standard), facts);
             }
         }
     }
@@ -292,6 +290,13 @@ impl Run {
             let text: String = message.chars().take(512).collect();
             self.journal.status.steps[step].waiting = Some(text.clone());
             self.journal.status.message = Some(text);
+        }
+    }
+
+    fn cleans_up(&mut self, what: &str, after: Duration, facts: &Facts) {
+        self.rest = Some(Ask::Rest { after });
+        if self.may_tell(facts) {
+            self.journal.cleans_up(what);
         }
     }
 

@@ -46,7 +46,7 @@ impl Run {
             // Undoing touches the cluster like doing: what was done under the lock is undone under it.
             return self.lock_first(plan, step, undo).unwrap_or(next);
         }
-        Move::Events(vec![self.unwound(plan)])
+        Move::Events(vec![self.unwound()])
     }
 
     /// Whether something that was built on `step` could not be undone: then `step` must stay too.
@@ -67,26 +67,18 @@ impl Run {
         false
     }
 
-    fn unwound(&self, plan: &Plan) -> Event {
-        let status = &self.journal.status;
-        let failed: Vec<&str> = (0..plan.steps.len())
-            .filter(|&step| status.steps[step].state == StepState::CompensationFailed)
-            .map(|step| plan.steps[step].name.as_str())
-            .collect();
-        let cause = status.message.clone().unwrap_or_default();
-        if failed.is_empty() {
-            let undone = status.steps.iter().filter(|step| step.state == StepState::Compensated).count();
-            let phase = status.ending.unwrap_or(OperationPhase::Failed);
-            let cancelled = phase == OperationPhase::Cancelled;
-            let known = self.journal.reason_of_failure().or(status.reason.as_deref()).unwrap_or("StepFailed");
-            let reason = if cancelled { CANCELLED } else { known }.to_owned();
-            let message = self.journal.status.cause.clone().unwrap_or(cause);
-            return Event::Ending { phase, reason, message: format!("{message} ({undone} steps undone)") };
+    fn unwound(&self) -> Event {
+        if let Some(message) = self.journal.not_undone() {
+            return Event::Ending { phase: OperationPhase::Failed, reason: COMPENSATION_FAILED.to_owned(), message };
         }
-        let message = format!(
-            "could not undo {}; the cluster's lock stays. See status.steps, put it right by hand, then say Abandon to release the lock",
-            failed.join(", ")
-        );
-        Event::Ending { phase: OperationPhase::Failed, reason: COMPENSATION_FAILED.to_owned(), message }
+        let status = &self.journal.status;
+        let cause = status.message.clone().unwrap_or_default();
+        let undone = status.steps.iter().filter(|step| step.state == StepState::Compensated).count();
+        let phase = status.ending.unwrap_or(OperationPhase::Failed);
+        let cancelled = phase == OperationPhase::Cancelled;
+        let known = self.journal.reason_of_failure().or(status.reason.as_deref()).unwrap_or("StepFailed");
+        let reason = if cancelled { CANCELLED } else { known }.to_owned();
+        let message = self.journal.status.cause.clone().unwrap_or(cause);
+        Event::Ending { phase, reason, message: format!("{message} ({undone} steps undone)") }
     }
 }
