@@ -15,7 +15,7 @@ mod scenario;
 /// A cell of each kind, spread over each operation and always the same: the quickest look at all of them.
 mod sample {
     use super::run::{Choice, matrix};
-    use super::scenario::{backup, bootstrap, restore, upgrade, workflow};
+    use super::scenario::{backup, bootstrap, restore, restoretest, upgrade, workflow};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn workflow_and_its_operators_death() {
@@ -25,6 +25,11 @@ mod sample {
     #[tokio::test(flavor = "multi_thread")]
     async fn backup_and_its_operators_death() {
         matrix::<backup::Backup>(Choice::Sample, 1).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn restore_test_and_its_operators_death() {
+        matrix::<restoretest::RestoreTest>(Choice::Sample, 1).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +52,7 @@ mod sample {
 /// `OPENBAO_MATRIX_LANES` says in how many places at once, `OPENBAO_MATRIX_MINUTES` stops early.
 mod whole {
     use super::run::{Choice, matrix};
-    use super::scenario::{backup, bootstrap, restore, rollback, rotation, scale, upgrade, workflow};
+    use super::scenario::{backup, bootstrap, restore, restoretest, rollback, rotation, scale, upgrade, workflow};
 
     const LANES: usize = 2;
 
@@ -67,6 +72,12 @@ mod whole {
     #[ignore = "long: cargo xtask test --matrix"]
     async fn retention() {
         matrix::<backup::Retention>(Choice::Whole, LANES).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "long: cargo xtask test --matrix"]
+    async fn restore_test() {
+        matrix::<restoretest::RestoreTest>(Choice::Whole, LANES).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

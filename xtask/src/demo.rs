@@ -25,6 +25,7 @@ const UNSEEN: &str =
     "waiting for the first status; if none comes, no operator watches this namespace (its watchNamespaces)";
 const CLUSTER: &str = include_str!("../demo/cluster.yaml");
 const BACKUP: &str = include_str!("../demo/backup.yaml");
+const REHEARSAL: &str = include_str!("../demo/rehearsal.yaml");
 const RESTORE: &str = include_str!("../demo/restore.yaml");
 /// For three servers on two cores, with the image still being imported.
 const CLUSTER_READY: Duration = Duration::from_mins(6);
@@ -171,6 +172,20 @@ fn play(cluster: &Devcluster, place: &Place, story: &mut Story) -> Result<Scene>
     let artifacts = &backup["status"]["artifacts"];
     say(format!("   {}", artifacts["key"].as_str().unwrap_or("(no key)")));
     say(format!("   {} bytes, sha256 {}", artifacts["sizeBytes"], artifacts["sha256"].as_str().unwrap_or("?")));
+
+    story.tell("A rehearsal, before anybody needs it: the backup in a server of its own, which can reach nobody");
+    stage.apply(REHEARSAL)?;
+    let tested = stage.watch("openbaooperation/does-it-come-back", BACKUP_DONE, |object| {
+        ended(object, "Succeeded", &["Failed", "ConstraintFailed", "Cancelled", "Unknown", "RolledBack"])
+    })?;
+    let found = &tested["status"]["steps"][0]["output"];
+    let counted = |what: &str| found[what].as_str().unwrap_or("?").to_owned();
+    say(format!(
+        "   it came back: {} keys in {} mounts, unsealed and led after {} ms",
+        counted("keys"),
+        counted("mounts"),
+        counted("restoreMs")
+    ));
 
     story.tell("A mistake: somebody removes the whole engine, and every secret with it");
     client.remove_engine()?;

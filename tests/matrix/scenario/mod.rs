@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod bootstrap;
 pub mod restore;
+pub mod restoretest;
 pub mod rollback;
 pub mod rotation;
 pub mod scale;
