@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::archive::ArchiveError;
 use super::protocol::{Cause, Failure, KEY_TAKEN, MAY_BE_STORED};
-use super::rehearsal::judge::RehearsalError;
+use super::rehearsal::error::RehearsalError;
 use crate::adapter::kubernetes::client::RequestError;
 use crate::adapter::objectstore::StoreError;
 use crate::adapter::objectstore::error::detail;

@@ -6,7 +6,9 @@
 //! | [`fetch`] | the backup, verified, and this program, laid where the server's container finds them |
 //! | [`server`] | the server: started, watched, stopped |
 //! | [`judge`] | what a restored server must show (pure) |
+//! | [`error`] | why one does not, as a reason |
 
+pub mod error;
 pub mod fetch;
 pub mod judge;
 mod server;
@@ -26,8 +28,8 @@ use super::leader::{Identity, Servers};
 use super::patience::bounded;
 use super::protocol::{Endpoint, RehearsalDone};
 use crate::adapter::openbao::{self, Client, InitRequest, Token};
+use error::RehearsalError;
 use fetch::Fetched;
-use judge::RehearsalError;
 use server::Server;
 
 /// After its answer the server still applies the snapshot; then its first token is nobody's any more.

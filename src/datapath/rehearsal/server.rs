@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::Plan;
-use super::judge::RehearsalError;
+use super::error::RehearsalError;
 use crate::adapter::openbao::{Client, Endpoint, Health, HealthState};
 use crate::datapath::error::MoverError;
 

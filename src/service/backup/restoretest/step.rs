@@ -10,7 +10,7 @@ use super::super::steps::{self, JOB_MARGIN, Work, output};
 use super::job::{self, Test};
 use crate::api::OpenBaoCluster;
 use crate::datapath::protocol::{Cause, Failure, RehearsalDone};
-use crate::datapath::rehearsal::judge::reason;
+use crate::datapath::rehearsal::error::reason;
 use crate::service::cluster::{names, validate, version};
 use crate::service::opslifecycle::StepOutcome;
 
