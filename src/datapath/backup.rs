@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::FutureExt;
+use futures::{FutureExt, Stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -254,7 +254,7 @@ async fn fill(
     writer: SpoolWriter,
     meter: &Meter,
 ) -> Result<(), MoverError> {
-    let mut stream = Chunks { answer, pod: leader.peer.pod.clone(), bytes: 0 };
+    let mut stream = Chunks::of(answer, &leader.peer.pod);
     while let Some(chunk) = stream.next().await? {
         meter.add(chunk.len());
         if writer.push(chunk).await.is_err() {
@@ -302,12 +302,8 @@ async fn direct(
     limits: Limits,
     meter: &Meter,
 ) -> Result<Verified, MoverError> {
-    let mut stream = Chunks { answer, pod: leader.peer.pod.clone(), bytes: 0 };
+    let mut stream = Chunks::of(answer, &leader.peer.pod);
     let (feed, reader) = feed::pipe();
-    let verify = async {
-        let verified = tokio::task::spawn_blocking(move || archive::read(reader, limits));
-        verified.await.map_err(MoverError::Task)?.map_err(MoverError::Archive)
-    };
     let fill = async {
         let buffers = Buffers::new(part);
         let mut building = buffers.take();
@@ -333,18 +329,27 @@ async fn direct(
         }
         Ok(())
     };
-    let ((), verified) = tokio::try_join!(biased; fill, verify)?;
+    let ((), verified) = tokio::try_join!(biased; fill, feed::read(reader, limits))?;
     Ok(verified)
 }
 
 /// The body of an answer, with the patience and the words of a snapshot stream.
-struct Chunks {
+pub(super) struct Chunks {
     answer: reqwest::Response,
     pod: String,
     bytes: u64,
 }
 
 impl Chunks {
+    pub(super) fn of(answer: reqwest::Response, pod: &str) -> Self {
+        Self { answer, pod: pod.to_owned(), bytes: 0 }
+    }
+
+    pub(super) fn into_stream(self) -> impl Stream<Item = Result<Bytes, MoverError>> {
+        let next = |mut chunks: Self| async { Ok(chunks.next().await?.map(|chunk| (chunk, chunks))) };
+        futures::stream::try_unfold(self, next)
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, MoverError> {
         let (pod, bytes) = (self.pod.clone(), self.bytes);
         match tokio::time::timeout(STALL, self.answer.chunk()).await {

@@ -3,7 +3,12 @@
 use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
+use futures::{Stream, TryStreamExt};
 use tokio::sync::mpsc;
+
+use super::archive::{self, Limits, Verified};
+use super::error::MoverError;
+use super::progress::Meter;
 
 const QUEUE: usize = 8;
 
@@ -20,6 +25,38 @@ pub(super) struct FeedReader {
 pub(super) fn pipe() -> (Feed, FeedReader) {
     let (send, queue) = mpsc::channel(QUEUE);
     (Feed(send), FeedReader { queue, current: Bytes::new(), ended: false })
+}
+
+/// Verifies what comes, without a disk.
+pub(super) async fn verify<E>(
+    stream: impl Stream<Item = Result<Bytes, E>>,
+    limits: Limits,
+    meter: &Meter,
+) -> Result<Verified, MoverError>
+where
+    MoverError: From<E>,
+{
+    let mut stream = std::pin::pin!(stream);
+    let (feed, reader) = pipe();
+    let fill = async {
+        while let Some(chunk) = stream.try_next().await? {
+            meter.add(chunk.len());
+            if !feed.push(chunk).await {
+                // The verifier has found a fault and says so itself.
+                return std::future::pending().await;
+            }
+        }
+        feed.finish().await;
+        Ok(())
+    };
+    let ((), verified) = tokio::try_join!(biased; fill, read(reader, limits))?;
+    Ok(verified)
+}
+
+/// The verifier, on a thread that may block.
+pub(super) async fn read(reader: FeedReader, limits: Limits) -> Result<Verified, MoverError> {
+    let verified = tokio::task::spawn_blocking(move || archive::read(reader, limits));
+    verified.await.map_err(MoverError::Task)?.map_err(MoverError::Archive)
 }
 
 impl Feed {

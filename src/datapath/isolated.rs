@@ -55,17 +55,16 @@ fn close() -> Result<(), IsolationError> {
 
 /// No `connect` at all, and no socket for datagrams, which needs none.
 fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
-    let datagram = |family: i32| {
-        SeccompRule::new(vec![
-            is(0, SeccompCmpOp::Eq, family)?,
-            // The kind stands in the lower four bits, flags above it.
-            is(1, SeccompCmpOp::MaskedEq(0xf), libc::SOCK_DGRAM)?,
-        ])
+    // The kind stands in the lower four bits, flags above it.
+    let socket = |family: i32, kind: i32| {
+        SeccompRule::new(vec![is(0, SeccompCmpOp::Eq, family)?, is(1, SeccompCmpOp::MaskedEq(0xf), kind)?])
     };
-    let raw = |family: i32| {
-        SeccompRule::new(vec![is(0, SeccompCmpOp::Eq, family)?, is(1, SeccompCmpOp::MaskedEq(0xf), libc::SOCK_RAW)?])
-    };
-    let sockets = vec![datagram(libc::AF_INET)?, datagram(libc::AF_INET6)?, raw(libc::AF_INET)?, raw(libc::AF_INET6)?];
+    let sockets = vec![
+        socket(libc::AF_INET, libc::SOCK_DGRAM)?,
+        socket(libc::AF_INET6, libc::SOCK_DGRAM)?,
+        socket(libc::AF_INET, libc::SOCK_RAW)?,
+        socket(libc::AF_INET6, libc::SOCK_RAW)?,
+    ];
     // Sending can open a connection too, where it is told to.
     let opens = |flags: u8| SeccompRule::new(vec![is(flags, SeccompCmpOp::MaskedEq(FASTOPEN), libc::MSG_FASTOPEN)?]);
     // An empty list of rules means: always. What comes through a ring is no call of these names.

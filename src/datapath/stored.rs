@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
-use super::archive::{self, Limits, Verified};
+use super::archive::{Limits, Verified};
 use super::backup::verify_spool;
 use super::error::MoverError;
 use super::feed;
@@ -271,24 +271,7 @@ pub(super) async fn verify(
     limits: Limits,
     meter: &Meter,
 ) -> Result<Verified, MoverError> {
-    let mut stream = store.stream(&found.key, found.size);
-    let (feed, reader) = feed::pipe();
-    let verify = async {
-        let verified = tokio::task::spawn_blocking(move || archive::read(reader, limits));
-        verified.await.map_err(MoverError::Task)?.map_err(MoverError::Archive)
-    };
-    let fill = async {
-        while let Some(chunk) = stream.try_next().await? {
-            meter.add(chunk.len());
-            if !feed.push(chunk).await {
-                // The verifier has found a fault and says so itself.
-                return std::future::pending().await;
-            }
-        }
-        feed.finish().await;
-        Ok(())
-    };
-    let ((), verified) = tokio::try_join!(biased; fill, verify)?;
+    let verified = feed::verify(store.stream(&found.key, found.size), limits, meter).await?;
     found.compare(&verified)?;
     Ok(verified)
 }

@@ -207,7 +207,7 @@ impl LoginArgs {
         read.transpose()
     }
 
-    pub(super) fn identity(&self) -> Result<Option<Identity>, MoverError> {
+    fn identity(&self) -> Result<Option<Identity>, MoverError> {
         let jwt = |file: &Path, role: &str| Jwt {
             file: file.to_owned(),
             mount: self.auth_mount.clone(),
@@ -222,6 +222,13 @@ impl LoginArgs {
             (None, Some(_), None) => Err(MoverError::Config("--jwt-file needs --auth-role".to_owned())),
             (None, None, _) => Ok(None),
         }
+    }
+
+    /// For what can do nothing without a login.
+    pub(super) fn needed_identity(&self) -> Result<Identity, MoverError> {
+        let no_login =
+            || MoverError::Config("no way to log in: name --jwt-file and --auth-role, or --token-file".to_owned());
+        self.identity()?.ok_or_else(no_login)
     }
 }
 
@@ -274,9 +281,7 @@ pub(super) struct BackupArgs {
 impl BackupArgs {
     pub(super) fn plan(self, stop: CancellationToken) -> Result<backup::Plan, MoverError> {
         let peers: Vec<Peer> = json("--peers", &self.peers)?;
-        let no_login =
-            || MoverError::Config("no way to log in: name --jwt-file and --auth-role, or --token-file".to_owned());
-        let identity = self.login.identity()?.ok_or_else(no_login)?;
+        let identity = self.login.needed_identity()?;
         let key = self.key.clone().unwrap_or_else(|| {
             let uid = if self.operation_uid.is_empty() {
                 format!("{:08x}", rand::random::<u32>())

@@ -69,15 +69,13 @@ pub(in crate::datapath) struct RehearseArgs {
 
 impl RehearseArgs {
     pub(in crate::datapath) fn plan(&self, stop: CancellationToken) -> Result<rehearsal::Plan, MoverError> {
-        let no_login =
-            || MoverError::Config("no way to log in: name --jwt-file and --auth-role, or --token-file".to_owned());
         Ok(rehearsal::Plan {
             folder: self.folder.clone(),
             server: json("--server", &self.server)?,
             config: self.config.clone(),
             address: self.address.clone(),
             isolated: self.isolated,
-            identity: self.login.identity()?.ok_or_else(no_login)?,
+            identity: self.login.needed_identity()?,
             canaries: self.canaries.as_deref().map(|text| json("--canaries", text)).transpose()?.unwrap_or_default(),
             limits: self.limits.limits(),
             until: self.report.until(),

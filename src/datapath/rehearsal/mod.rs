@@ -16,16 +16,17 @@ mod server;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
-use super::archive::{self, Inspection, Limits};
+use super::archive::{Inspection, Limits};
+use super::backup::Chunks;
 use super::error::MoverError;
 use super::feed;
 use super::leader::{Identity, Servers};
 use super::patience::bounded;
+use super::progress::Meter;
 use super::protocol::{Endpoint, RehearsalDone};
 use crate::adapter::openbao::{self, Client, InitRequest, Token};
 use error::RehearsalError;
@@ -177,29 +178,8 @@ async fn contents(plan: &Plan, client: &Client, token: &Token) -> Result<Inspect
     let answer = client.snapshot(token).await.map_err(|error| {
         if error.is_denied() { RehearsalError::Denied(error).into() } else { MoverError::Leader(error) }
     })?;
-    let mut stream = answer.bytes_stream().boxed();
-    let (feed, reader) = feed::pipe();
-    let limits = plan.limits;
-    let read = async {
-        let verified = tokio::task::spawn_blocking(move || archive::read(reader, limits)).await;
-        verified.map_err(MoverError::Task)?.map_err(MoverError::Archive)
-    };
-    let fill = async {
-        let broken = |source: reqwest::Error| MoverError::Stream {
-            pod: client.pod().to_owned(),
-            bytes: 0,
-            source: source.without_url(),
-        };
-        while let Some(chunk) = stream.try_next().await.map_err(broken)? {
-            if !feed.push(chunk).await {
-                // The reader has found a fault and says so itself.
-                return std::future::pending().await;
-            }
-        }
-        feed.finish().await;
-        Ok(())
-    };
-    let ((), verified) = tokio::try_join!(biased; fill, read)?;
+    let stream = Chunks::of(answer, client.pod()).into_stream();
+    let verified = feed::verify(stream, plan.limits, &Meter::default()).await?;
     Ok(verified.inspection)
 }
 

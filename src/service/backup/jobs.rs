@@ -261,6 +261,11 @@ impl Task<'_> {
         matches!(self, Self::Backup { .. } | Self::Restore { .. })
     }
 
+    /// Whether it tells the operator how far it is, and so may ask the API server.
+    fn reports(&self) -> bool {
+        !matches!(self, Self::RestoreTest { .. })
+    }
+
     /// What that disk may hold; `None`: what the mover itself finds free.
     fn scratch_limit(&self) -> Option<u64> {
         match self {
@@ -445,9 +450,11 @@ fn variables(mover: &Mover<'_>) -> Result<Vec<EnvVar>, serde_json::Error> {
         (env::OPERATION_UID, operation.uid.clone()),
         (env::INTENT, operation.intent.clone()),
         (env::ACTOR, operation.actor.clone()),
-        (env::CONFIG_MAP, mover_name(&operation.name)),
-        (env::DEADLINE, by_time(mover.deadline - MARGIN)),
     ];
+    if mover.task.reports() {
+        list.push((env::CONFIG_MAP, mover_name(&operation.name)));
+    }
+    list.push((env::DEADLINE, by_time(mover.deadline - MARGIN)));
     if !operation.role.is_empty() {
         list.push((env::ROLE, operation.role.clone()));
     }

@@ -284,19 +284,27 @@ impl Work<'_> {
     async fn create(&self, name: &str, task: Task<'_>) -> Result<(), MoverError> {
         let account = &self.frozen.service_account;
         mover::open_channel(self.call.ad, &self.operation, account).await?;
-        let job: Job = jobs::job(&Mover {
+        self.start(jobs::job(&self.mover(name, task))).await
+    }
+
+    /// What a Job of this step is built from.
+    pub(super) fn mover<'b>(&'b self, name: &'b str, task: Task<'b>) -> Mover<'b> {
+        Mover {
             operation: &self.operation,
             name,
             task,
             store: &self.frozen.store,
             image: &self.frozen.image,
             image_pull_secrets: &self.frozen.image_pull_secrets,
-            service_account: account,
+            service_account: &self.frozen.service_account,
             max_expanded: self.call.cluster.and_then(jobs::max_expanded),
             deadline: self.call.deadline - JOB_MARGIN,
             now: self.call.now,
-        })
-        .map_err(|source| MoverError::Json(self.operation.name.clone(), source))?;
+        }
+    }
+
+    pub(super) async fn start(&self, job: Result<Job, serde_json::Error>) -> Result<(), MoverError> {
+        let job = job.map_err(|source| MoverError::Json(self.operation.name.clone(), source))?;
         mover::start(self.call.ad, &self.operation, &job).await
     }
 

@@ -27,7 +27,9 @@ pub(super) struct Pieces {
 impl Pieces {
     pub(super) fn of(mover: &Mover<'_>) -> Self {
         let mut pieces = Self::default();
-        pieces.add("kubernetes", path::KUBERNETES, true, |v| v.projected = Some(kubernetes_access()));
+        if mover.task.reports() {
+            pieces.add("kubernetes", path::KUBERNETES, true, |v| v.projected = Some(kubernetes_access()));
+        }
         if mover.task.needs_scratch() {
             let limit = mover.task.scratch_limit().map(|limit| Quantity(limit.saturating_add(SPARE).to_string()));
             let disk = EmptyDirVolumeSource { size_limit: limit, medium: None };

@@ -3,23 +3,20 @@
 //! The first container is a mover: it has the store's credentials, and fetches. The second is the server: it has the seal and a
 //! token for the login, and nothing of the store. Neither may ask the API server anything. They share one disposable volume.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{
-        Container, EnvVar, EphemeralVolumeSource, PersistentVolumeClaimSpec, PersistentVolumeClaimTemplate, PodSpec,
-        Volume, VolumeMount, VolumeResourceRequirements,
-    },
+    core::v1::{Container, EnvVar, EphemeralVolumeSource, PersistentVolumeClaimTemplate, PodSpec, Volume, VolumeMount},
 };
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::super::jobs::{self, FETCH, Login, Mover, Source, Task, escaped};
+use super::super::jobs::{self, FETCH, Mover, escaped};
 use super::manager::settings;
 use crate::api::{BackupSpec, RestoreTestSpec, TestNetwork};
 use crate::datapath::environment as env;
 use crate::datapath::rehearsal::fetch::PROGRAM;
-use crate::service::cluster::build::{rehearsal, statefulset::CONTAINER};
+use crate::service::cluster::build::{
+    rehearsal,
+    statefulset::{CONTAINER, claim_of},
+};
 use crate::service::cluster::config::{DATA_DIR, server};
 use crate::service::cluster::names;
 use crate::service::cluster::validate::ValidatedCluster;
@@ -28,8 +25,6 @@ use crate::service::cluster::validate::ValidatedCluster;
 const FOLDER: &str = "/openbao/data/restore-test";
 /// What of a mover's pod is the server's: the ways to log in.
 const LOGIN_VOLUMES: [&str; 2] = ["openbao", "token"];
-/// A client of the API server is neither of them.
-const NOBODYS_VOLUMES: [&str; 1] = ["kubernetes"];
 const LOGIN_VARIABLES: [&str; 5] = [env::JWT_MOUNT, env::JWT_ROLE, env::JWT_FILE, env::AUDIENCE, env::TOKEN_FILE];
 const SHARED_VARIABLES: [&str; 2] = [env::DEADLINE, env::MAX_EXPANDED];
 
@@ -40,14 +35,11 @@ pub struct Test<'a> {
     pub spec: &'a BackupSpec,
     /// The image that the cluster's servers run.
     pub image: &'a str,
-    pub source: &'a Source,
-    pub login: &'a Login,
 }
 
-/// Builds it on what `mover` would be: its task is replaced.
+/// Builds it on what `mover`, whose task is a restore test, would be alone.
 pub fn job(mover: &Mover<'_>, test: &Test<'_>) -> Result<Job, serde_json::Error> {
-    let task = Task::RestoreTest { source: test.source, login: test.login };
-    let mut job = jobs::job(&Mover { task, ..mover.clone() })?;
+    let mut job = jobs::job(mover)?;
     if let Some(pod) = job.spec.as_mut().and_then(|spec| spec.template.spec.as_mut()) {
         pair(pod, test)?;
     }
@@ -75,11 +67,8 @@ fn pair(pod: &mut PodSpec, test: &Test<'_>) -> Result<(), serde_json::Error> {
         mine_too.iter().filter(|variable| is_one(&SHARED_VARIABLES, &variable.name)).cloned().collect();
     let data = VolumeMount { name: names::DATA_VOLUME.into(), mount_path: DATA_DIR.into(), ..VolumeMount::default() };
     let folder = plain(env::REHEARSAL, FOLDER);
-    fetch.volume_mounts =
-        Some(mine.into_iter().filter(|mount| !is_one(&NOBODYS_VOLUMES, &mount.name)).chain([data.clone()]).collect());
-    fetch.env = Some(
-        mine_too.into_iter().filter(|variable| variable.name != env::CONFIG_MAP).chain([folder.clone()]).collect(),
-    );
+    fetch.volume_mounts = Some([mine, vec![data.clone()]].concat());
+    fetch.env = Some([mine_too, vec![folder.clone()]].concat());
     pod.init_containers = Some(vec![fetch]);
     pod.containers = vec![Container {
         name: CONTAINER.into(),
@@ -94,8 +83,7 @@ fn pair(pod: &mut PodSpec, test: &Test<'_>) -> Result<(), serde_json::Error> {
         ..Container::default()
     }];
     let volumes = pod.volumes.take().unwrap_or_default();
-    let volumes = volumes.into_iter().filter(|volume| !is_one(&NOBODYS_VOLUMES, &volume.name));
-    pod.volumes = Some(volumes.chain(pieces.volumes).chain([disposable(test.cluster, &settings)]).collect());
+    pod.volumes = Some([volumes, pieces.volumes, vec![disposable(test.cluster, &settings)]].concat());
     // One user for both: what the first writes the second reads.
     pod.security_context = Some(pieces.pod_security);
     let place = &test.cluster.spec.pod;
@@ -133,15 +121,7 @@ fn disposable(cluster: &ValidatedCluster, settings: &RestoreTestSpec) -> Volume 
         ephemeral: Some(EphemeralVolumeSource {
             volume_claim_template: Some(PersistentVolumeClaimTemplate {
                 metadata: None,
-                spec: PersistentVolumeClaimSpec {
-                    access_modes: Some(vec!["ReadWriteOnce".into()]),
-                    storage_class_name: wanted.storage_class_name.or_else(|| storage.storage_class_name.clone()),
-                    resources: Some(VolumeResourceRequirements {
-                        requests: Some(BTreeMap::from([("storage".into(), Quantity(size))])),
-                        ..VolumeResourceRequirements::default()
-                    }),
-                    ..PersistentVolumeClaimSpec::default()
-                },
+                spec: claim_of(size, wanted.storage_class_name.or_else(|| storage.storage_class_name.clone())),
             }),
         }),
         ..Volume::default()
@@ -150,9 +130,11 @@ fn disposable(cluster: &ValidatedCluster, settings: &RestoreTestSpec) -> Volume 
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PersistentVolumeClaimSpec;
     use serde_json::json;
 
     use super::super::super::jobs::tests::operation;
+    use super::super::super::jobs::{Login, Source, Task};
     use super::super::super::store::Store;
     use super::*;
     use crate::api::BackupSpec;
@@ -174,7 +156,7 @@ mod tests {
         let mover = Mover {
             operation: &operation,
             name: "kelp-restoretest-1795316400-test",
-            task: Task::List,
+            task: Task::RestoreTest { source: &source, login: &login },
             store: &store,
             image: "own:1",
             image_pull_secrets: &[],
@@ -183,7 +165,7 @@ mod tests {
             deadline: "2026-11-21T03:30:00Z".parse().unwrap(),
             now: "2026-11-21T03:00:00Z".parse().unwrap(),
         };
-        let test = Test { cluster: &cluster, spec: &spec, image: "bao:2.7.2", source: &source, login: &login };
+        let test = Test { cluster: &cluster, spec: &spec, image: "bao:2.7.2" };
         job(&mover, &test).unwrap().spec.unwrap().template.spec.unwrap()
     }
 

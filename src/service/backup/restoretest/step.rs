@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::super::found::Found;
-use super::super::jobs::{self, Mover, Task};
-use super::super::mover::{self, MoverError};
+use super::super::jobs::{self, Task};
+use super::super::mover;
 use super::super::stamp;
 use super::super::steps::{self, JOB_MARGIN, Work, output};
 use super::job::{self, Test};
@@ -77,24 +77,9 @@ async fn begin(work: &Work<'_>, cluster: &OpenBaoCluster, name: &str) -> StepOut
         ));
     };
     let source = work.to_read();
-    let mover = Mover {
-        operation: &work.operation,
-        name,
-        task: Task::List,
-        store: &work.frozen.store,
-        image: &work.frozen.image,
-        image_pull_secrets: &work.frozen.image_pull_secrets,
-        service_account: &work.frozen.service_account,
-        max_expanded: jobs::max_expanded(cluster),
-        deadline: work.call.deadline - JOB_MARGIN,
-        now: work.call.now,
-    };
-    let test = Test { cluster: &validated, spec, image: &image, source: &source, login: &work.frozen.login };
-    let job = match job::job(&mover, &test) {
-        Ok(job) => job,
-        Err(source) => return steps::failed(&MoverError::Json(work.operation.name.clone(), source)),
-    };
-    match mover::start(work.call.ad, &work.operation, &job).await {
+    let mover = work.mover(name, Task::RestoreTest { source: &source, login: &work.frozen.login });
+    let test = Test { cluster: &validated, spec, image: &image };
+    match work.start(job::job(&mover, &test)).await {
         Ok(()) => steps::running(name, TRIES, None),
         Err(error) => steps::failed(&error),
     }

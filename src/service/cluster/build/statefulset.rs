@@ -112,16 +112,21 @@ fn claim(cluster: &ValidatedCluster) -> PersistentVolumeClaim {
             labels: Some(names::labels(&cluster.name)),
             ..ObjectMeta::default()
         },
-        spec: Some(PersistentVolumeClaimSpec {
-            access_modes: Some(vec!["ReadWriteOnce".into()]),
-            storage_class_name: cluster.spec.storage.storage_class_name.clone(),
-            resources: Some(VolumeResourceRequirements {
-                requests: Some(BTreeMap::from([("storage".into(), Quantity(cluster.spec.storage.size.clone()))])),
-                ..VolumeResourceRequirements::default()
-            }),
-            ..PersistentVolumeClaimSpec::default()
-        }),
+        spec: Some(claim_of(cluster.spec.storage.size.clone(), cluster.spec.storage.storage_class_name.clone())),
         ..PersistentVolumeClaim::default()
+    }
+}
+
+/// What is asked of a volume for one server.
+pub fn claim_of(size: String, class: Option<String>) -> PersistentVolumeClaimSpec {
+    PersistentVolumeClaimSpec {
+        access_modes: Some(vec!["ReadWriteOnce".into()]),
+        storage_class_name: class,
+        resources: Some(VolumeResourceRequirements {
+            requests: Some(BTreeMap::from([("storage".into(), Quantity(size))])),
+            ..VolumeResourceRequirements::default()
+        }),
+        ..PersistentVolumeClaimSpec::default()
     }
 }
 
